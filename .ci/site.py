@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 _OUTSIDE = re.compile(
-    r"\[([^\]]+)\]\((?:\.\./)+(?:[A-Z]+\.md|(?:adapters|backends|deploy|examples|tests)/[^)]*)\)"
+    r"\[([^\]]+)\]\((?:\.\./)+([A-Z]+\.md|(?:adapters|backends|deploy|examples|tests)/[^)]*)\)"
 )
 _DIAGRAM = 'class="mermaid"'
 _SCRIPT = "assets/javascripts/mermaid.js"
@@ -24,8 +24,13 @@ def on_config(config: dict[str, str], **_more: object) -> None:
 
 
 def on_page_markdown(markdown: str, **_more: object) -> str:
-    """Keep only the text of links to the repository, which is not part of the site. MkDocs calls this."""
-    return _OUTSIDE.sub(r"\1", markdown)
+    """Replace links to the repository, which is not part of the site, by paths. MkDocs calls this."""
+    return _OUTSIDE.sub(_path_shown, markdown)
+
+
+def _path_shown(link: re.Match[str]) -> str:
+    text, path = link[1], link[2].rstrip("/")
+    return text if path in text else f"{text} (`{path}` in the repository)"
 
 
 def on_post_page(output: str, *, page: object, **_more: object) -> str:

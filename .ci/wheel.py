@@ -1,13 +1,15 @@
-"""Build the wheel, install it where nothing else is, and see that it works as users get it.
+"""Build the distributions, look into them, and see that the wheel works as users get it.
 
 In an environment with the wheel alone the in-memory server runs a job, and a missing backend names its
-extra; with the extra for tests, a job runs alone. The full test suite runs against the editable install.
+extra; with the extra for tests, a job runs alone. With ``--demo``, an environment with the extra ``all`` runs
+the first command of the README as well, on Spark. The full test suite runs against the editable install.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import tarfile
 import tempfile
 import venv
 import zipfile
@@ -64,11 +66,26 @@ def run(*command: str | Path, cwd: Path) -> None:
     subprocess.run([str(part) for part in command], check=True, cwd=cwd)
 
 
-def build(directory: Path) -> Path:
-    """Build the wheel through a source distribution, as the package index would get it."""
+def build(directory: Path) -> tuple[Path, Path]:
+    """Build the source distribution, and from it the wheel, as a package index would get them."""
     run(sys.executable, "-m", "build", "--outdir", directory, ROOT, cwd=directory)
-    (wheel,) = directory.glob("*.whl")
-    return wheel
+    (source,), (wheel,) = directory.glob("*.tar.gz"), directory.glob("*.whl")
+    run(sys.executable, "-m", "twine", "check", "--strict", source, wheel, cwd=directory)
+    return source, wheel
+
+
+def check_source(source: Path) -> None:
+    """See that the source distribution has all that a clone has, and nothing else."""
+    with tarfile.open(source) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    tracked = {name for name in listed.stdout.splitlines() if (ROOT / name).is_file()}
+    assert not tracked or tracked <= names, sorted(tracked - names)
+    assert not tracked or names <= {*tracked, "PKG-INFO"}, sorted(names - tracked)
+    for room in ("docs", "examples", "deploy", "tests", "benchmarks"):
+        assert [name for name in names if name.startswith(f"{room}/")], (
+            f"{room} is not in the source distribution"
+        )
 
 
 def check_content(wheel: Path) -> None:
@@ -85,7 +102,8 @@ def main() -> None:
     """Build, look inside, install, run."""
     with tempfile.TemporaryDirectory(prefix="jobserver-wheel-") as text:
         directory = Path(text)
-        wheel = build(directory)
+        source, wheel = build(directory)
+        check_source(source)
         check_content(wheel)
         venv.create(directory / "venv", with_pip=True)
         python = directory / "venv" / "bin" / "python"
@@ -105,6 +123,9 @@ def main() -> None:
             "test_words.py",
             cwd=directory,
         )
+        if "--demo" in sys.argv[1:]:
+            run(python, "-m", "pip", "install", "-q", f"{wheel}[all]", cwd=directory)
+            run(directory / "venv" / "bin" / "jobserver", "demo", cwd=directory)
 
 
 if __name__ == "__main__":

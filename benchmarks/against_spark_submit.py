@@ -47,8 +47,8 @@ def submit_script(script: Path) -> None:
 
 def submit_job(client: httpx.Client, **context: str) -> None:
     query = {"cp": "words", "mainClass": CLASS_NAME, "sync": "true", "timeout": 120, **context}
-    answer = client.post("/jobs", params=query, content=WORDS)
-    assert answer.json()["result"] == EXPECTED, answer.text
+    response = client.post("/jobs", params=query, content=WORDS)
+    assert response.json()["result"] == EXPECTED, response.text
 
 
 def seconds(call: Callable[[], None]) -> float:

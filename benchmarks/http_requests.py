@@ -43,8 +43,8 @@ async def load(url: str, clients: int, requests: int, method: str, path: str, bo
     async def one(client: httpx.AsyncClient) -> None:
         for _ in left:
             begun = time.perf_counter()
-            answer = await client.request(method, path, content=body)
-            assert answer.status_code < 300, answer.text
+            response = await client.request(method, path, content=body)
+            assert response.status_code < 300, response.text
             taken.append(time.perf_counter() - begun)
 
     limits = httpx.Limits(max_connections=clients)
@@ -70,8 +70,8 @@ async def wait(url: str, clients: int) -> str:
         await client.get("/healthz")
         beside = time.perf_counter() - begun
         gate.set()
-        answers = await asyncio.gather(*waiting)
-    assert all(answer.json()["result"] == "open" for answer in answers)
+        responses = await asyncio.gather(*waiting)
+    assert all(response.json()["result"] == "open" for response in responses)
     return f"{clients} clients waited on {threads} threads more; one request beside: {1000 * beside:.1f} ms"
 
 

@@ -119,14 +119,14 @@ def run(client: httpx.Client, pid: int, size: int) -> None:
     headers = {"Content-Type": "application/python-wheel"}
     reset_peak(pid)
     before, begun = peak(pid), time.perf_counter()
-    answer = client.post("/binaries/large", content=zip_of(size), headers=headers)
-    assert answer.status_code == 201, answer.text
+    response = client.post("/binaries/large", content=zip_of(size), headers=headers)
+    assert response.status_code == 201, response.text
     measured("binary", size, pid, begun, before)
     reset_peak(pid)
     before, begun = peak(pid), time.perf_counter()
     block = os.urandom(MB)
-    answer = client.post("/data/large", content=(block for _ in range(size)))
-    assert answer.status_code == 200, answer.text
+    response = client.post("/data/large", content=(block for _ in range(size)))
+    assert response.status_code == 200, response.text
     measured("data file", size, pid, begun, before)
     client.put("/data?reset=reboot")
     query = "/jobs?appName=large&classPath=b.Numbers&sync=true&timeout=600"

@@ -1,4 +1,4 @@
-"""What the launcher's benchmarks share: a launcher, contexts, and three small jobs."""
+"""What the launcher's benchmarks share: a launcher, contexts, and small jobs."""
 
 from __future__ import annotations
 
@@ -33,6 +33,18 @@ class WordCount(Nothing):
 class Range(Nothing):
     def run_job(self, context, runtime, data):
         return context.range(1000).count()
+
+
+class Shuffle(Nothing):
+    def run_job(self, context, runtime, data):
+        pairs = context.sparkContext.parallelize(range(20)).map(lambda number: (number % 3, number))
+        return pairs.reduceByKey(max).collect()
+
+
+class Sums(Nothing):
+    def run_job(self, context, runtime, data):
+        rows = context.range(100).selectExpr("id % 7 AS k", "id AS v").groupBy("k").sum("v")
+        return [list(row) for row in rows.collect()]
 """
 
 

@@ -58,10 +58,10 @@ def main(submits: int) -> None:
             server.create_context("shared").result(10)
             before = _memory()
             began = time.monotonic()
-            answers = asyncio.run(_submit_all(url, submits))
+            responses = asyncio.run(_submit_all(url, submits))
             seconds = time.monotonic() - began
             gate.set()
-            _report(server, answers, seconds, before)
+            _report(server, responses, seconds, before)
 
 
 def _archive() -> bytes:
@@ -80,10 +80,10 @@ def _memory() -> float:
 
 
 async def _submit_all(url: str, submits: int) -> list[tuple[str, int, dict[str, str]]]:
-    """Submit from many connections at once; return the user, the status and the body of each answer."""
+    """Submit from many connections at once; return the user, the status and the body of each response."""
     users = [user for user, share in USERS.items() for _ in range(round(submits * share / 10))]
     pending = [user for _ in range(10) for user in users]
-    answers: list[tuple[str, int, dict[str, str]]] = []
+    responses: list[tuple[str, int, dict[str, str]]] = []
 
     async def client() -> None:
         host = urlsplit(url)
@@ -98,25 +98,25 @@ async def _submit_all(url: str, submits: int) -> list[tuple[str, int, dict[str, 
             head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
             length = int(head.partition("content-length: ")[2].partition("\r\n")[0])
             body = json.loads(await reader.readexactly(length))
-            answers.append((user, int(head.split()[1]), body))
+            responses.append((user, int(head.split()[1]), body))
         writer.close()
 
     await asyncio.gather(*(client() for _ in range(CONNECTIONS)))
-    return answers
+    return responses
 
 
 def _report(
-    server: JobServer, answers: list[tuple[str, int, dict[str, str]]], seconds: float, before: float
+    server: JobServer, responses: list[tuple[str, int, dict[str, str]]], seconds: float, before: float
 ) -> None:
-    accepted = [(user, body["jobId"]) for user, status, body in answers if status == 202]
-    refused = Counter((status, body["status"]) for _, status, body in answers if status != 202)
+    accepted = [(user, body["jobId"]) for user, status, body in responses if status == 202]
+    refused = Counter((status, body["status"]) for _, status, body in responses if status != 202)
     deadline = time.monotonic() + 300
     while any(not server.job(job_id).state.final for _, job_id in accepted):
         assert time.monotonic() < deadline, "jobs did not finish"
         time.sleep(0.1)
     states = Counter(server.job(job_id).state for _, job_id in accepted)
     known = len(server.jobs(JobQuery(limit=10_000)).jobs)
-    print(f"{len(answers)} submits in {seconds:.1f} s ({len(answers) / seconds:.0f}/s)")
+    print(f"{len(responses)} submits in {seconds:.1f} s ({len(responses) / seconds:.0f}/s)")
     print(f"accepted by user: {dict(Counter(user for user, _ in accepted))}, states {dict(states)}")
     print(f"refused: {dict(refused)}")
     print(f"memory: {before:.0f} MiB before, {_memory():.0f} MiB at most (this client included)")

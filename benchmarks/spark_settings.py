@@ -1,142 +1,117 @@
-"""What Spark's own settings change for small jobs: each against the launcher's defaults, in turns.
+"""What Spark's own settings change for small jobs: each against the launcher's defaults.
 
-    python benchmarks/spark_settings.py [--rounds 40] [--only SETTING ...]
+    python benchmarks/spark_settings.py [--minutes 4] [--only ROW ...]
 
-A PySpark session with the launcher's defaults runs all the time. Settings of SQL are switched on and off in
-it. Each of the others has a session of its own, and the two sessions run the same small job in turns: one
-that counts words, one with a shuffle, and a SQL query. Only the ratios matter. All of it takes about four
-minutes on two idle cores.
+Each row starts two new contexts, one with its settings and one without, and they run the same Python jobs in
+turns: one that counts words, one with a shuffle, and a SQL query. Both contexts are new, because the JVM
+compiles code while it runs: one that has run more jobs is faster. The figures are ratios of medians: below 1
+is faster. The first row changes nothing, so its ratios show how much of a difference is chance. The rows
+share the time that is given.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import IO
+from pathlib import Path
 
-SESSION = """
-import json, sys, time
-from pyspark.sql import SparkSession
-builder = SparkSession.builder.master("local[2]")
-for key, value in json.loads(sys.argv[1]).items():
-    builder = builder.config(key, value)
-spark = builder.getOrCreate()
-spark.sparkContext.setLogLevel("ERROR")
-def rdd():
-    return dict(spark.sparkContext.parallelize("a b c a b see".split()).countByValue())
-def shuffle():
-    pairs = spark.sparkContext.parallelize(range(20)).map(lambda n: (n % 3, n))
-    return pairs.reduceByKey(max).collect()
-def sql():
-    return spark.range(100).selectExpr("id % 7 AS k", "id AS v").groupBy("k").sum("v").collect()
-jobs = {"RDD": rdd, "shuffle": shuffle, "SQL": sql}
-print("ready", flush=True)
-for line in sys.stdin:
-    job, conf = json.loads(line)
-    for key, value in conf.items():
-        spark.conf.set(key, value)
-    begun = time.perf_counter()
-    jobs[job]()
-    print(time.perf_counter() - begun, flush=True)
-    for key in conf:
-        spark.conf.unset(key)
-spark.stop()
-"""
-JOBS = ("RDD", "shuffle", "SQL")
-WARM_UP = 15
-DEFAULTS = {
-    "spark.ui.enabled": "false",
-    "spark.python.unix.domain.socket.enabled": "true",
-    "spark.rdd.compress": "True",
+from launcher_bench import Bench, BenchContext
+from rows.figures import timed
+
+JOBS = {"RDD": "WordCount", "shuffle": "Shuffle", "SQL": "Sums"}
+WARM_UP = 8
+MIN_ROUNDS = 5
+
+LOW_LATENCY = {
+    "spark.sql.shuffle.partitions": "2",
+    "spark.sql.adaptive.enabled": "false",
+    "spark.default.parallelism": "1",
 }
-SWITCHED = (
-    "spark.sql.shuffle.partitions=2",
-    "spark.sql.adaptive.enabled=false",
-    "spark.sql.codegen.wholeStage=false",
-)
-"""Settings that a session can change while it runs; they concern SQL alone."""
-STARTED = (
-    "spark.ui.enabled=true",
-    "spark.python.unix.domain.socket.enabled=false",
-    "spark.default.parallelism=1",
-    "spark.cleaner.referenceTracking=false",
-    "spark.shuffle.compress=false",
-    "spark.scheduler.mode=FAIR",
-    "spark.driver.extraJavaOptions=-XX:TieredStopAtLevel=1",
-)
-"""Settings that are read when the application starts."""
+"""The settings that help small jobs, for a context with two cores."""
 
-
-class Session:
-    """A PySpark session in a process of its own."""
-
-    def __init__(self, requests: IO[str], answers: IO[str]) -> None:
-        self._requests = requests
-        self._answers = answers
-
-    def run(self, job: str, conf: dict[str, str] | None = None) -> float:
-        """Run a job, with settings that last as long as it; return how many seconds it took."""
-        self._requests.write(json.dumps([job, conf or {}]) + "\n")
-        self._requests.flush()
-        return float(self._answers.readline())
+ROWS: dict[str, Mapping[str, str]] = {
+    "nothing": {},
+    **{f"{key}={value}": {key: value} for key, value in LOW_LATENCY.items()},
+    **{
+        f"{key}={value}": {key: value}
+        for key, value in (
+            ("spark.shuffle.compress", "false"),
+            ("spark.cleaner.referenceTracking", "false"),
+            ("spark.sql.codegen.wholeStage", "false"),
+            ("spark.scheduler.mode", "FAIR"),
+            ("spark.driver.extraJavaOptions", "-XX:TieredStopAtLevel=1"),
+            ("spark.ui.enabled", "true"),
+            ("spark.python.unix.domain.socket.enabled", "false"),
+        )
+    },
+    "the first three together": LOW_LATENCY,
+}
 
 
 @contextmanager
-def session(**conf: str) -> Iterator[tuple[Session, float]]:
-    """Yield a session, and how many seconds its start took."""
-    command = [sys.executable, "-W", "ignore", "-c", SESSION, json.dumps({**DEFAULTS, **conf})]
-    begun = time.perf_counter()
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        if not process.stdout.readline():
-            sys.exit(f"no session could be started with {conf}")
-        took = time.perf_counter() - begun
-        made = Session(process.stdin, process.stdout)
-        for _ in range(WARM_UP):
-            for job in JOBS:
-                made.run(job)
-        yield made, took
-        process.stdin.close()
+def started(bench: Bench, settings: Mapping[str, str]) -> Iterator[tuple[BenchContext, float]]:
+    """Start a context; yield it, and how many seconds its start took."""
+    made: list[BenchContext] = []
+    took = timed(lambda: made.append(bench.start(settings)))
+    try:
+        yield made[0], took
+    finally:
+        made[0].stop()
 
 
-def ratio(ours: list[float], theirs: list[float]) -> str:
-    return f"{statistics.median(ours) / statistics.median(theirs):.2f}"
+def measure(bench: Bench, settings: Mapping[str, str], seconds: float) -> tuple[list[str], int]:
+    """Return the cells of a row, and the number of rounds that fitted in the time."""
+    deadline = time.monotonic() + seconds
+    ours: dict[str, list[float]] = {job: [] for job in JOBS}
+    usual: dict[str, list[float]] = {job: [] for job in JOBS}
+    with started(bench, {}) as (base, usual_start), started(bench, settings) as (changed, start):
+        calls: tuple[tuple[Callable[[str], object], dict[str, list[float]]], ...] = (
+            (base.run, usual),
+            (changed.run, ours),
+        )
+        rounds = 0
+        while rounds < WARM_UP + MIN_ROUNDS or time.monotonic() < deadline:
+            for job, name in JOBS.items():
+                for run, times in calls[:: 1 if rounds % 2 else -1]:
+                    times[job].append(timed(lambda run=run, name=name: run(name)))  # type: ignore[misc]
+            rounds += 1
+    cells = [f"{start / usual_start:.2f}"]
+    for job in JOBS:
+        own, theirs = (statistics.median(times[job][WARM_UP:]) for times in (ours, usual))
+        cells.append(f"{own / theirs:.2f}" if settings else f"{own / theirs:.2f} ({1000 * theirs:.0f} ms)")
+    return cells, rounds - WARM_UP
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--only", nargs="*", choices=[*SWITCHED, *STARTED], default=[*SWITCHED, *STARTED])
+    parser.add_argument("--minutes", type=float, default=4.0)
+    parser.add_argument("--only", nargs="*", choices=[*ROWS], default=[*ROWS])
     options = parser.parse_args()
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; ratios to the launcher's defaults\n")
-    with session() as (base, start):
-        usual = {job: [base.run(job) for _ in range(options.rounds)] for job in JOBS}
-        medians = ", ".join(f"{job} {1000 * statistics.median(times):.1f} ms" for job, times in usual.items())
-        print(f"defaults: start {start:.1f} s, {medians}\n")
+    failed = []
+    with tempfile.TemporaryDirectory() as directory, Bench(Path(directory)) as bench:
+        bench.prepare()
+        deadline = time.monotonic() + 60 * options.minutes
+        print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; times against those of the defaults\n")
         print("| setting | start | RDD | shuffle | SQL |\n| --- | --- | --- | --- | --- |", flush=True)
-        for setting in options.only:
-            key, _, value = setting.partition("=")
-            if setting in SWITCHED:
-                pairs = [(base.run("SQL", {key: value}), base.run("SQL")) for _ in range(options.rounds)]
-                other, own = zip(*pairs, strict=True)
-                print(f"| `{setting}` | | | | {ratio([*other], [*own])} |", flush=True)
+        for number, row in enumerate(options.only):
+            seconds = (deadline - time.monotonic()) / (len(options.only) - number)
+            try:
+                cells, rounds = measure(bench, ROWS[row], seconds)
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - one row must not cost the others
+                print(f"{row}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+                failed.append(row)
                 continue
-            with session(**{key: value}) as (changed, took):
-                cells = [f"{took / start:.2f}"]
-                for job in JOBS:
-                    times = [(changed.run(job), base.run(job)) for _ in range(options.rounds)]
-                    cells.append(ratio([a for a, _ in times], [b for _, b in times]))
-            print(f"| `{setting}` | {' | '.join(cells)} |", flush=True)
+            label = f"`{row}`" if "=" in row else row
+            print(f"| {label} | {' | '.join(cells)} |", flush=True)
+            print(f"{row}: {rounds} rounds", file=sys.stderr, flush=True)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

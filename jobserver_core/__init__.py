@@ -64,10 +64,9 @@ _PUBLIC = {
         DuplicateId FetchError IdempotencyMismatch IllegalTransition InvalidCallbackUrl InvalidConfig
         InvalidFirstLetter InvalidInput InvalidName InvalidRequest InvalidSetting JobAlreadyFinal JobFailed
         JobInterrupted JobKilled JobNotFound JobPostponed JobServerError JobUnsuccessful LaunchError
-        LogNotFound MalformedUrl NoSlots NotAnArchive NotFound OnAnotherServer PluginFailed PluginNotFound
-        ResultTimeout
-        SchemaTooNew ServerClosed StaleOwner StaleState StorageError TooLarge TransportError Unavailable
-        UnknownContextFactory UnsupportedMediaType
+        LogNotFound LogServerGone MalformedUrl NoSlots NotAnArchive NotFound OnAnotherServer PluginFailed
+        PluginNotFound ResultTimeout SchemaTooNew ServerClosed StaleOwner StaleState StorageError TooLarge
+        TransportError Unavailable UnknownContextFactory UnsupportedMediaType
     """,
     "events": "ContextChanged DeliveryChanged Event JobChanged JobProgressed Subscription",
     "models.binaries": "Binary BinaryType ClassPathEntry DataFile ResolvedEntry parse_class_path",
@@ -78,7 +77,7 @@ _PUBLIC = {
     "models.failures": "ErrorInfo FailureKind",
     "models.jobs": "Job JobPage JobProgress JobQuery JobRequest JobResult QueueLimits ResultKind",
     "models.lifecycle": "ContextState DeliveryState JobState",
-    "models.servers": "Server ServerRequest ServerStatus",
+    "models.servers": "Server ServerRequest ServerStatus Takeovers",
     "models.storage": "MetadataUsage StorageUsage",
     "running.fetching": "Preparation",
     "running.logs": "LogReader",

@@ -1,8 +1,7 @@
-"""Putting the services together, and their order of starting and stopping."""
+"""Put the services together, and start and stop them in the right order."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import socket
 import tempfile
@@ -14,17 +13,17 @@ from typing import TYPE_CHECKING
 
 from jobserver_core.binaries.class_paths import ClassPaths
 from jobserver_core.binaries.data_files import DataFileService
-from jobserver_core.binaries.sweep_lock import SweepLock
+from jobserver_core.binaries.pins import BlobPins
 from jobserver_core.binaries.uploads import BinaryService
 from jobserver_core.callbacks.service import CallbackService
 from jobserver_core.data_directory import DataDirectory
 from jobserver_core.errors import JobServerError
 from jobserver_core.events import EventBus
-from jobserver_core.models.arguments import chunks_of
+from jobserver_core.models.arguments import digest_of
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.models.contexts import ContextQuery
 from jobserver_core.models.failures import ErrorInfo
-from jobserver_core.models.jobs import JobQuery
+from jobserver_core.models.jobs import Job, JobQuery
 from jobserver_core.ports import (
     BlobStore,
     Clock,
@@ -50,8 +49,7 @@ from jobserver_core.running.outbox import Syncer
 from jobserver_core.running.records import Records
 from jobserver_core.running.recovery import Recovery
 from jobserver_core.running.requests import Requests
-from jobserver_core.running.restarts import SERVER_STOPPED
-from jobserver_core.running.results import ResultStore
+from jobserver_core.running.result_storage import ResultStore
 from jobserver_core.running.retention import BlobSweep, RecordSweep, Sweeper
 from jobserver_core.running.servers import Membership
 from jobserver_core.running.storage import StorageService
@@ -62,18 +60,16 @@ from jobserver_core.shutdown import FORCE, RELEASE, Admission, Steps
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
 
-__all__ = ["STORAGE", "Services"]
-
 _log = logging.getLogger(__name__)
 
 STORAGE = ("metadata", "blobs")
 """The parts without which nothing can be recorded."""
-LOOK = 1.0
-"""Seconds for which a shutdown waits while this server still takes over what another one left."""
+BRIEF_STEP = 1.0
+"""Seconds that a shutdown waits for each brief step, such as the end of a takeover."""
 
 
 class Services:
-    """Every use case of a job server, and the parts that it starts and closes."""
+    """All use cases of a job server, and the parts that it starts and closes."""
 
     def __init__(
         self,
@@ -89,27 +85,29 @@ class Services:
         data_dir: Path | None,
         resources: ExitStack,
     ) -> None:
-        """Create the services over these ports; without a data directory a temporary one is used."""
+        """Create the services on these ports. The default data directory is a temporary one."""
         if data_dir is None:
             data_dir = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="jobserver-")))
         self.metadata, self.blobs, self.fetcher, self.launcher = metadata, blobs, fetcher, launcher
         self.transports, self.settings, self.resources = transports, settings, resources
         self.clock = clock = SteadyClock(clock)
-        self.data_directory = data_directory = DataDirectory(data_dir)
+        self.data_directory = data_directory = DataDirectory(data_dir, settings.data_files.directory)
         self.server_id = server_id = data_directory.server_id(ids.new)
         self.address = address = settings.servers.address or socket.gethostname()
         self.admission = admission = Admission()
         self.bus = bus = EventBus()
         self.configs = configs = JobConfigs(settings.limits, settings.jobs.default_config)
         self.fetching = fetching = FetchService(fetcher, clock, settings.fetcher, admission)
-        self.data_files = data_files = DataFileService(data_directory, clock, settings.limits.upload_size)
+        self.data_files = data_files = DataFileService(
+            data_directory, clock, settings.limits.upload_size, server_id
+        )
         self.syncer = syncer = Syncer(metadata)
-        sweep_lock = SweepLock()
-        class_paths = ClassPaths(metadata, blobs, sweep_lock)
+        self.pins = pins = BlobPins(metadata, clock, server_id)
+        class_paths = ClassPaths(metadata, blobs, pins)
         self.binaries = BinaryService(
             metadata=metadata,
             blobs=blobs,
-            sweep_lock=sweep_lock,
+            pins=pins,
             data_directory=data_directory,
             clock=clock,
             ids=ids,
@@ -135,8 +133,7 @@ class Services:
             on_removed=self._lose_contexts,
             take_over=self._take_over_from_others,
         )
-        self.notices = notices = Notices(metadata, clock)
-        notices.has_peers = lambda: membership.has_peers
+        self.notices = notices = Notices(metadata, clock, has_peers=lambda: membership.has_peers)
         self.requests = requests = Requests(
             metadata=metadata,
             notices=notices,
@@ -154,6 +151,7 @@ class Services:
             syncer=syncer,
             notices=notices,
             server_id=server_id,
+            address=address if metadata.shared else "",
         )
         self.registry = registry = ContextRegistry(
             records=records,
@@ -163,6 +161,7 @@ class Services:
             clock=clock,
             settings=settings,
             restart=self._restart,
+            on_retired=self._retire,
         )
         self.contexts = contexts = ContextService(
             registry=registry,
@@ -177,12 +176,13 @@ class Services:
         )
         self.jobs = jobs = JobService(
             records=records,
-            results=ResultStore(blobs, sweep_lock, settings.jobs),
+            results=ResultStore(blobs, pins, settings.jobs),
             configs=configs,
             metadata=metadata,
             data_directory=data_directory,
             clock=clock,
             requests=requests,
+            kill_waiting=self._kill_waiting,
         )
         self.submissions = SubmissionService(
             jobs=jobs,
@@ -202,12 +202,11 @@ class Services:
             class_paths=class_paths,
             notices=notices,
             clock=clock,
+            restart=self._run_again,
         )
-        registry.on_retired = intake.context_ended
-        notices.on(Topic.SUBMITTED, intake.look)
-        jobs.kill_waiting = intake.kill
+        notices.on(Topic.SUBMITTED, intake.scan)
         notices.on(Topic.ENDED, self._notice_ends)
-        notices.on(Topic.LEFT, membership.servers_left)
+        notices.on(Topic.LEFT, membership.search_now)
         self.supervisor = supervisor = Supervisor(
             registry=registry, jobs=jobs, fetching=fetching, clock=clock
         )
@@ -223,9 +222,8 @@ class Services:
             fetching=fetching,
             class_paths=class_paths,
             settings=settings.spark,
-            restart=lambda context: supervisor.restart(context, ()),
+            restart_context=lambda context: supervisor.restart(context, ()),
         )
-        intake.restart = self.recovery.restart
         record_sweep = RecordSweep(
             metadata=metadata,
             clock=clock,
@@ -238,9 +236,7 @@ class Services:
             blobs=blobs,
             clock=clock,
             data_directory=data_directory,
-            sweep_lock=sweep_lock,
-            pinned=registry.pinned_digests,
-            others=membership.others,
+            pins=pins,
         )
         self.sweeper = Sweeper(clock, (*record_sweep.sweeps, blob_sweep))
         self.storage = StorageService(
@@ -260,7 +256,7 @@ class Services:
         self.callbacks.start(self.membership.others)
         self._upload_configured()
         self.supervisor.start()
-        # Fetching files may take minutes, and other servers need answers for what this one has by now.
+        # Fetching files may take minutes, but other servers already need answers from this one.
         self.notices.start()
         self.contexts.start_configured()
         self.recovery.restart(lost.jobs)
@@ -269,11 +265,11 @@ class Services:
 
     def _notice_ends(self, ids: frozenset[str] | None) -> None:
         """Notify those who wait for jobs and contexts of other servers."""
-        self.jobs.watch.look(ids)
-        self.contexts.watch.look(ids)
+        self.jobs.watch.scan(ids)
+        self.contexts.watch.scan(ids)
 
     def _take_over_from_others(self) -> None:
-        """Continue with what servers left that are gone."""
+        """Take over what other servers left when they ended."""
         if self.admission.open:
             lost = self.recovery.end_lost()
             self.callbacks.take_over(self.membership.others)
@@ -283,19 +279,29 @@ class Services:
     def _restart(self, context: LiveContext, jobs: Sequence[LiveJob]) -> None:
         self.supervisor.restart(context, jobs)
 
+    def _retire(self, context: LiveContext) -> None:
+        self.intake.context_ended(context)
+
+    def _kill_waiting(self, job_id: str) -> Job | None:
+        return self.intake.kill(job_id)
+
+    def _run_again(self, jobs: list[Job]) -> None:
+        self.recovery.restart(jobs)
+
     def _lose_contexts(self) -> None:
         """End all contexts here, because other servers have declared this one dead."""
+        self.pins.renew()
         reason = ErrorInfo(message="the job server did not renew its lease in time", error_class="LeaseLost")
         for context in self.registry.all():
             try:
                 context.lose(reason)
-            except Exception:  # noqa: BLE001 - the other contexts have to end all the same
+            except Exception:  # noqa: BLE001 - the other contexts must still be ended
                 _log.exception("context %s could not be ended", context.record.name)
 
     def drain(self) -> None:
-        """Take nothing new and begin nothing more; jobs that have begun go on."""
-        # First, so that the other servers accept no more jobs which this one does not pick up.
-        Steps(LOOK).run("announcing to other servers that this one drains", self.membership.drain)
+        """Accept no new work and begin nothing more. Jobs that have begun continue."""
+        # First, so that other servers accept no more jobs that this one would not pick up.
+        Steps(BRIEF_STEP).run("announcing to other servers that this one drains", self.membership.drain)
         self.fetching.close()
         self.intake.close()
         self.supervisor.close()
@@ -303,14 +309,16 @@ class Services:
         self.recovery.close()
 
     def close(self, timeout: float, *, detach: bool) -> None:
-        """Shut down within ``timeout`` seconds, in an order in which nothing reports to what is closed.
+        """Shut down within ``timeout`` seconds, in an order in which nothing reports to a closed part.
 
         With ``detach``, contexts are left to the next server, if the launcher can do that. Killing and
-        releasing have their fixed times even if ``timeout`` is shorter. Idempotent.
+        releasing always get their fixed times, even if ``timeout`` is shorter. Idempotent.
         """
         began = time.monotonic()
         self.drain()
-        Steps(LOOK).run("ending the watch over other servers", lambda: self.membership.stop_watching(LOOK))
+        Steps(BRIEF_STEP).run(
+            "ending the watch over other servers", lambda: self.membership.stop_watching(BRIEF_STEP)
+        )
         detached = False
         if detach and self.launcher.reattaches:
             detached = bool(self.registry.all())
@@ -325,9 +333,9 @@ class Services:
         steps.run("detaching contexts", self.registry.detach_all)
 
     def _end_contexts(self, seconds: float) -> None:
-        Steps(LOOK).run("handing contexts over to other servers", self._leave_contexts)
+        Steps(BRIEF_STEP).run("handing contexts over to other servers", self._leave_contexts)
         if seconds:
-            # A little less, so that contexts which are ended by force for it are still seen to end.
+            # A little less, so that there is time to see the end of contexts that are then ended by force.
             Steps(seconds).run("stopping contexts", lambda: self.registry.stop_all(seconds * 0.9))
         force = Steps(FORCE)
         force.run("killing contexts that have not stopped", lambda: self.registry.kill_all(FORCE / 2))
@@ -336,28 +344,28 @@ class Services:
     def _leave_contexts(self) -> None:
         if self.registry.all() and self.membership.has_heirs:
             message = f"server {self.address} was stopped"
-            self.registry.leave_all(ErrorInfo(message=message, error_class=SERVER_STOPPED))
+            self.registry.leave_all(ErrorInfo(message=message, error_class="ServerStopped"))
 
     def _release(self, *, detached: bool) -> None:
         release = Steps(RELEASE)
-        release.run("waking those who wait for the disk", self.syncer.close)
+        release.run("waking waiters for the disk", self.syncer.close)
         release.run("ending requests to other servers", self.requests.close)
         release.run("closing the notices", self.notices.close)
-        release.run("waking those who wait for jobs of other servers", self.jobs.close)
-        release.run("waking those who wait for contexts of other servers", self.contexts.close)
+        release.run("waking waiters for jobs of other servers", self.jobs.close)
+        release.run("waking waiters for contexts of other servers", self.contexts.close)
         release.run("ending the sweep", self.sweeper.close)
         release.run("ending callbacks", lambda: self.callbacks.close(RELEASE / 2))
         for transport in self.transports:
             release.run(f"closing {type(transport).__name__}", transport.close)
         release.run("closing the clock", self.clock.close)
         release.run("closing the fetcher", self.fetcher.close)
-        release.run("giving the lease up", lambda: self.membership.close(detached=detached))
+        release.run("giving up the lease", lambda: self.membership.close(detached=detached))
         release.run("closing the metadata store", self.metadata.close)
         release.run("closing the blob store", self.blobs.close)
         release.run("removing temporary files and locks", self.resources.close)
 
     def _continue_time(self) -> None:
-        """Let new records be newer than those of earlier runs, should the clock have been set back since."""
+        """Make new records newer than those of earlier runs, even if the clock has been set back since."""
         newest = [job.submitted_at for job in self.metadata.jobs(JobQuery(limit=1)).jobs]
         newest += [context.started_at for context in self.metadata.contexts(ContextQuery(limit=1))]
         newest += [binary.uploaded_at for binary in self.metadata.binaries()]
@@ -365,7 +373,7 @@ class Services:
             self.clock.continue_after(max(newest))
 
     def _upload_configured(self) -> None:
-        """Upload the binaries of the configuration whose content is not the newest already."""
+        """Upload the configured binaries, unless their newest version already has the same content."""
         for name, location in self.settings.job_binary_paths.items():
             path = Path(location)
             kind = BinaryType.from_file_name(path.name) or BinaryType.JAR
@@ -374,24 +382,21 @@ class Services:
                     with path.open("rb") as file:
                         self.binaries.upload(name, kind, file)
             except (JobServerError, OSError) as error:
-                _log.error("binary %s of the configuration could not be uploaded: %s", name, error)
+                _log.error("the configured binary %s could not be uploaded: %s", name, error)
 
     def _uploaded_already(self, name: str, path: Path) -> bool:
         newest = self.metadata.binary(name)
         if newest is None or newest.size != path.stat().st_size:
             return False
-        digest = hashlib.sha256()
         with path.open("rb") as file:
-            for chunk in chunks_of(file):
-                digest.update(chunk)
-        return digest.hexdigest() == newest.digest
+            return digest_of(file) == newest.digest
 
 
 def _health_of(
     metadata: MetadataStore, blobs: BlobStore, launcher: Launcher, data_directory: DataDirectory
 ) -> Health:
     def check_blobs() -> None:
-        data_directory.verify()  # or the check would create a blob directory in another data directory
+        data_directory.verify()  # or the check might create a blob directory in a different one
         blobs.check()
 
     return Health({"metadata": metadata.check, "blobs": check_blobs, "launcher": launcher.check})

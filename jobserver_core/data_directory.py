@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import stat
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from jobserver_core.errors import DataDirLocked, StorageError
 
+_log = logging.getLogger(__name__)
+
 _SERVER_ID = "server.id"
-_JOB_LOGS, _CONTEXT_LOGS, _DATA_FILES = "logs/jobs", "logs/contexts", "data"
+_JOB_LOGS, _CONTEXT_LOGS, _CONTEXTS, _DATA_FILES = "logs/jobs", "logs/contexts", "contexts", "data"
+_PRIVATE = 0o700
 
 
 class DataDirectory:
-    """The data directory of a server, with its subdirectories. All are created at once.
+    """The data directory of a server, with its subdirectories, which are private to this user.
 
-    If the data directory is removed or replaced later, nothing is written to what is there instead: uploads,
-    jobs and contexts fail with StorageError until the original is back. A subdirectory that is removed later
-    is created again for a new file, in the original data directory only.
+    All are created at once. If the data directory is removed or replaced later, nothing is written to what
+    is there instead: uploads, jobs and contexts fail with StorageError until the original is back. A
+    subdirectory that is removed later is created again for a new file, in the original data directory only.
+
+    ``data_files`` is another place for data files, which several servers may share. It must exist, and is
+    never created: a directory that is not mounted would be taken for an empty one.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, data_files: Path | None = None) -> None:
         self.root = root
+        self._data_files = data_files
+        self.shares_data_files = data_files is not None
+        """Whether other servers may keep their data files in the same place."""
         try:
-            root.mkdir(parents=True, exist_ok=True)
+            root.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
             self._identity = self._identify()
         except OSError as error:
             raise StorageError(message=f"data directory {root}: {error.strerror or error}") from error
-        for name in (_JOB_LOGS, _CONTEXT_LOGS, _DATA_FILES):
-            self._created(name)
+        for name in (_JOB_LOGS, _CONTEXT_LOGS, _CONTEXTS, _DATA_FILES):
+            self._ensure(name)
 
     def server_id(self, new: Callable[[], str]) -> str:
         """Return the id of the servers of this data directory, which the first of them gets from ``new``."""
@@ -56,15 +67,15 @@ class DataDirectory:
 
     def work_dir(self, context_id: str) -> Path:
         """Return the directory for the launcher's files of a context."""
-        return self.root / "contexts" / context_id
+        return self._ensure(_CONTEXTS) / context_id
 
     def context_log(self, context_id: str) -> Path:
         """Return the file of a context's driver output."""
-        return self._created(_CONTEXT_LOGS) / f"{context_id}.log"
+        return self._ensure(_CONTEXT_LOGS) / f"{context_id}.log"
 
     def job_log(self, job_id: str) -> Path:
         """Return the file of a job's output."""
-        return self._created(_JOB_LOGS) / f"{job_id}.log"
+        return self._ensure(_JOB_LOGS) / f"{job_id}.log"
 
     @property
     def job_logs(self) -> Path:
@@ -78,18 +89,25 @@ class DataDirectory:
 
     @property
     def data_files(self) -> Path:
-        """The directory of the data files."""
-        return self._verified(_DATA_FILES)
+        """The directory of the data files. Raises StorageError if it is a configured one that is missing."""
+        if self._data_files is None:
+            return self._verified(_DATA_FILES)
+        if not self._data_files.is_dir():
+            raise StorageError(
+                message=f"the directory of the data files, {self._data_files}, does not exist "
+                "(jobserver.data-files.directory); create it, or mount it"
+            )
+        return self._data_files
 
     def create_data_files(self) -> Path:
         """Return the directory of the data files, for a new one."""
-        return self._created(_DATA_FILES)
+        return self._ensure(_DATA_FILES) if self._data_files is None else self.data_files
 
     def _verified(self, name: str) -> Path:
         self.verify()
         return self.root / name
 
-    def _created(self, name: str) -> Path:
+    def _ensure(self, name: str) -> Path:
         directory = self._verified(name)
         if not directory.is_dir():
             self._create(name)
@@ -107,7 +125,7 @@ class DataDirectory:
                 raise self._lost("was replaced")
             for path in (*reversed(Path(name).parents[:-1]), Path(name)):
                 with suppress(FileExistsError):
-                    os.mkdir(path, dir_fd=root)
+                    os.mkdir(path, _PRIVATE, dir_fd=root)
         except OSError as error:
             message = f"cannot create {self.root / name}: {error.strerror or error}"
             raise StorageError(message=message) from error
@@ -125,11 +143,22 @@ class DataDirectory:
         )
 
 
+def create_private(directory: Path) -> None:
+    """Create a directory and its missing parents, private to this user. Existing ones keep their mode.
+
+    ``mkdir`` gives the mode to the last directory only: its parents would depend on the umask.
+    """
+    missing = [parent for parent in directory.parents if not parent.exists()]
+    for path in (*reversed(missing), directory):
+        path.mkdir(mode=_PRIVATE, exist_ok=True)
+
+
 def lock_data_dir(path: Path, until: ExitStack) -> Path:
     """Create the data directory, private to this user, and keep other servers out of it.
 
     The lock belongs to the operating system, so it ends with the process however that ends. Returns the
-    absolute path.
+    absolute path. An existing directory that other users can access keeps its mode, because that may be
+    intended, as for a volume of Kubernetes that belongs to a group; a warning is logged.
 
     Raises:
         DataDirLocked: Another server uses the directory; names its process.
@@ -138,7 +167,7 @@ def lock_data_dir(path: Path, until: ExitStack) -> Path:
     import fcntl  # noqa: PLC0415 - not on every platform that can embed the in-memory server
 
     try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
         file = until.enter_context((path / "server.lock").open("a+"))
     except OSError as error:
         raise StorageError(message=f"data directory {path}: {error.strerror or error}") from error
@@ -151,4 +180,16 @@ def lock_data_dir(path: Path, until: ExitStack) -> Path:
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()
+    _warn_if_accessible(path)
     return path.resolve()
+
+
+def _warn_if_accessible(path: Path) -> None:
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        _log.warning(
+            "other users of this machine can access the data directory %s (mode %04o): unless that is "
+            "intended, restrict it with chmod 700",
+            path,
+            mode,
+        )

@@ -177,7 +177,7 @@ class DiskCache:
         if lease is not None:
             return lease
         with self._making_alone(name):
-            return self.lease(name, size=size) or self._made(name, make)
+            return self.lease(name, size=size) or self._make(name, make)
 
     def new_part(self) -> Part:
         """Return a new file to write to."""
@@ -190,7 +190,7 @@ class DiskCache:
         os.fchmod(part.file.fileno(), 0o444)
         os.fsync(part.file.fileno())
         fcntl.flock(part.file, fcntl.LOCK_UN)
-        return self._published(name, part.path, part.size)
+        return self._publish(name, part.path, part.size)
 
     def discard(self, name: str) -> None:
         """Remove an entry as soon as it is unused, even if there is room."""
@@ -236,10 +236,10 @@ class DiskCache:
     def _place(self, name: str) -> Path:
         with self._opening:
             if self._directory is None:
-                self._directory = self._opened()
+                self._directory = self._open_directory()
             return self._directory / name
 
-    def _opened(self) -> Path:
+    def _open_directory(self) -> Path:
         directory = self._given
         if directory is None:
             directory = Path(tempfile.mkdtemp(prefix="jobserver-cache-"))
@@ -249,9 +249,9 @@ class DiskCache:
         return directory
 
     def _lease(self, name: str, path: Path) -> CacheLease:
-        return CacheLease(path, lambda: self._released(name, path))
+        return CacheLease(path, lambda: self._release(name, path))
 
-    def _made(self, name: str, make: Callable[[Path], object]) -> CacheLease:
+    def _make(self, name: str, make: Callable[[Path], object]) -> CacheLease:
         place = self._place("parts") / secrets.token_hex(16)
         place.mkdir(mode=0o700)
         descriptor = os.open(place, _READ)
@@ -260,16 +260,16 @@ class DiskCache:
             path = place / name
             make(path)
             if path.is_dir():
-                return self._published(name, path, None)
+                return self._publish(name, path, None)
             path.chmod(0o444)
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-            return self._published(name, path, path.stat().st_size)
+            return self._publish(name, path, path.stat().st_size)
         finally:
             os.close(descriptor)
             shutil.rmtree(place, ignore_errors=True)
 
-    def _published(self, name: str, made: Path, size: int | None) -> CacheLease:
+    def _publish(self, name: str, made: Path, size: int | None) -> CacheLease:
         path = self.path(name)
         while (lease := self.lease(name, size=size)) is None:
             descriptor = os.open(made, _READ)
@@ -282,7 +282,7 @@ class DiskCache:
                 except OSError:
                     os.close(descriptor)
                     if path.exists():
-                        continue  # another thread was first
+                        continue  # another thread or process was first
                     raise
                 self._held[name] = _Held(descriptor)
                 return self._lease(name, path)
@@ -302,7 +302,7 @@ class DiskCache:
                 if not users:
                     self._making.pop(name, None)
 
-    def _released(self, name: str, path: Path) -> None:
+    def _release(self, name: str, path: Path) -> None:
         with self._lock:
             held = self._held[name]
             held.leases -= 1

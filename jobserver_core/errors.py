@@ -19,10 +19,12 @@
     │   ├── ContextTooLarge          a context that asks for more than all contexts together may use
     │   └── IdempotencyMismatch      one key for two different requests
     ├── NotFound
-    │   ├── BinaryNotFound, ContextNotFound, JobNotFound, DataFileNotFound, BlobNotFound, LogNotFound
+    │   ├── BinaryNotFound, ContextNotFound, JobNotFound, DataFileNotFound, BlobNotFound
+    │   └── LogNotFound
+    │       └── LogServerGone        a log on the machine of a server that has ended
     ├── Conflict                     not possible in the current state
     │   ├── ContextExists, ContextStopping, BinaryInUse, JobAlreadyFinal
-    │   ├── OnAnotherServer          something that only another server can return
+    │   ├── OnAnotherServer          something that only another server can provide
     │   ├── IllegalTransition        an event that the state does not allow
     │   ├── StaleState               another writer changed the record first
     │   │   └── StaleOwner           another server took the record over
@@ -34,7 +36,7 @@
     │       ├── JobPostponed         a job that has not started, and runs after the next start
     │       └── JobInterrupted       a running job that ends with the server
     ├── JobUnsuccessful              a job that ended without a result
-    │   ├── JobFailed, JobKilled
+    │   └── JobFailed, JobKilled
     ├── ContextFailed                a context that could not be started or died
     ├── ResultTimeout                a wait that exceeded its timeout
     └── BackendError                 a backend that does not work
@@ -55,7 +57,11 @@ from __future__ import annotations
 
 import inspect
 import re
-from typing import Any, ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:  # only the types of fields: errors are the lowest layer
+    from jobserver_core.models.failures import ErrorInfo, FailureKind
 
 __all__ = [
     "BackendError",
@@ -92,6 +98,7 @@ __all__ = [
     "JobUnsuccessful",
     "LaunchError",
     "LogNotFound",
+    "LogServerGone",
     "MalformedUrl",
     "NoSlots",
     "NotAnArchive",
@@ -111,10 +118,6 @@ __all__ = [
     "UnknownContextFactory",
     "UnsupportedMediaType",
 ]
-
-
-def _rebuild(cls: type[JobServerError], fields: dict[str, object]) -> JobServerError:
-    return cls(**fields)
 
 
 _INNER_CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
@@ -173,7 +176,7 @@ class JobServerError(Exception):
         return {name: getattr(self, name) for name in self.field_names}
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), self.fields))
+        return (partial(type(self), **self.fields), ())
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.fields == getattr(other, "fields", None)
@@ -189,7 +192,7 @@ class InvalidInput(JobServerError):
 
 
 class InvalidName(InvalidInput):
-    """A name is not allowed. The error has the rule that it breaks."""
+    """A name is not allowed. The message says which rule it breaks."""
 
     template = "{kind} name {name!r} is not allowed: {rule}"
     kind: str
@@ -243,7 +246,7 @@ class UnknownContextFactory(InvalidSetting):
 
 
 class UnsupportedMediaType(InvalidInput):
-    """The content type of an upload is missing, or not that of a binary."""
+    """The content type of an upload is missing, or is not the type of a binary."""
 
     template = "content type {media_type!r} is not supported; expected one of {supported}"
     media_type: str | None
@@ -251,7 +254,7 @@ class UnsupportedMediaType(InvalidInput):
 
 
 class NotAnArchive(InvalidInput):
-    """An uploaded or fetched file is not a ZIP archive, or an unsafe one."""
+    """An uploaded or fetched file is not a ZIP archive, or is an unsafe one."""
 
     template = "the binary is not a valid archive: {reason}"
     reason: str
@@ -285,8 +288,8 @@ class ContextTooLarge(InvalidInput):
     """A context asks for more than all contexts of the server together may use.
 
     ``resource`` is ``contexts``, ``cores`` or ``memory``, and ``setting`` the key of the limit. ``requested``
-    is what the context asks for, None without a bound. ``limit`` is what is allowed, and ``reserved`` what
-    spare contexts use of it. Memory is in bytes.
+    is the amount that the context asks for; None means no upper bound. ``limit`` is the amount that is
+    allowed, and ``reserved`` the part of it that spare contexts use. Memory is in bytes.
     """
 
     resource: str
@@ -363,14 +366,27 @@ class BlobNotFound(NotFound):
 
 
 class LogNotFound(NotFound):
-    """A log was never written, has been removed, or is on a server that does not run."""
+    """A log was never written, or has been removed."""
+
+    template = "log of {kind} {id} not found: nothing was written to it, or it was removed"
+    kind: str
+    id: str
+
+
+class LogServerGone(LogNotFound):
+    """A log is on the machine of a server that has ended.
+
+    It can be read again once a server runs on the same data directory. ``server`` is the address of the ended
+    server.
+    """
 
     template = (
-        "log of {kind} {id} not found: nothing was written to it, it was removed, or it is on a server that "
-        "does not run"
+        "the log of {kind} {id} is on server {server}, which is not running; "
+        "it can be read again once a server runs on its data directory"
     )
     kind: str
     id: str
+    server: str
 
 
 # -- conflicts -------------------------------------------------------------------------------------
@@ -395,11 +411,17 @@ class ContextStopping(Conflict):
 
 
 class BinaryInUse(Conflict):
-    """The binary cannot be deleted, because jobs that have not ended use it."""
+    """The binary cannot be deleted, because jobs that have not ended use it.
 
-    template = "binary {name!r} is in use by jobs {job_ids}"
+    ``job_ids`` has those that the caller may see.
+    """
+
     name: str
     job_ids: tuple[str, ...]
+
+    def _text(self) -> str:
+        jobs = f"jobs {', '.join(self.job_ids)}" if self.job_ids else "jobs of other users"
+        return f"binary {self.name!r} is in use by {jobs}"
 
 
 class JobAlreadyFinal(Conflict):
@@ -421,7 +443,7 @@ class IllegalTransition(Conflict):
 
 
 class OnAnotherServer(Conflict):
-    """What the request is about is on another server, and only that one can return it.
+    """The requested object is on another server, and only that server can return it.
 
     ``server`` is the address of that server.
     """
@@ -480,8 +502,8 @@ class CapacityReached(Unavailable):
     """With one more context, all contexts together would exceed a limit. Nothing was created.
 
     ``resource`` is ``contexts``, ``cores`` or ``memory``, and ``setting`` the key of the limit. ``requested``
-    is what the context asks for, ``used`` what living contexts and spares use, None without a bound. Memory
-    is in bytes.
+    is the amount that the context asks for, and ``used`` the amount that living contexts and spares use; None
+    means no upper bound. Memory is in bytes.
     """
 
     resource: str
@@ -513,7 +535,7 @@ class ServerClosed(Unavailable):
 
 
 class JobPostponed(ServerClosed):
-    """The server is shutting down before the job has started. The job runs after the next start."""
+    """The server is shutting down and the job has not started. The job runs after the next start."""
 
     template = (
         "the job server is shutting down; job {job_id} has not started. It remains accepted, and runs when a "
@@ -538,24 +560,36 @@ class JobInterrupted(ServerClosed):
 class JobUnsuccessful(JobServerError):
     """A job ended without a result. Raised when waiting for its result.
 
-    ``error`` is the job's :class:`jobserver_core.models.jobs.ErrorInfo`.
+    ``error`` is the job's :class:`~jobserver_core.ErrorInfo`.
     """
 
     template = "job {job_id}: {error.message}"
     job_id: str
-    error: Any
+    error: ErrorInfo
+
+    def _text(self) -> str:
+        kind, message = getattr(self.error, "error_class", ""), getattr(self.error, "message", "")
+        return f"job {self.job_id}: {kind}: {message}" if kind else super()._text()
 
 
 class JobFailed(JobUnsuccessful):
-    """The job ended in the state ERROR. ``failure`` is a :class:`jobserver_core.models.jobs.FailureKind`."""
+    """The job ended in the state ERROR. ``failure`` is a :class:`~jobserver_core.FailureKind`.
+
+    It is None if the client's server does not report it.
+    """
 
     job_id: str
-    error: Any
-    failure: Any
+    error: ErrorInfo
+    failure: FailureKind | None
 
 
 class JobKilled(JobUnsuccessful):
     """The job ended in the state KILLED."""
+
+    def _text(self) -> str:
+        if getattr(self.error, "message", None) == f"Job {self.job_id} killed":
+            return f"job {self.job_id} was killed"
+        return super()._text()
 
 
 class ContextFailed(JobServerError):
@@ -563,7 +597,7 @@ class ContextFailed(JobServerError):
 
     template = "context {name} failed: {error.message}"
     name: str
-    error: Any
+    error: ErrorInfo
 
 
 class ResultTimeout(JobServerError, TimeoutError):
@@ -598,7 +632,7 @@ class LaunchError(BackendError):
 
 
 class TransportError(BackendError):
-    """A transport is misconfigured. Failed deliveries do not raise errors; they are reported as answers."""
+    """A transport is misconfigured. Failed deliveries raise no error; they are reported as answers."""
 
 
 class SchemaTooNew(BackendError):
@@ -638,8 +672,8 @@ class PluginNotFound(BackendError):
 class PluginFailed(BackendError):
     """A backend of another package could not be imported or created.
 
-    ``plugin`` is its entry point, ``package`` its distribution with the version. The cause of the error is
-    the plug-in's exception, if there was one.
+    ``plugin`` is its entry point, and ``package`` its distribution and version. If the plug-in raised an
+    exception, that is the error's ``__cause__``.
     """
 
     template = "the {kind} backend {name!r} of {package} ({plugin}) does not work: {reason}"

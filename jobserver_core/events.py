@@ -66,15 +66,14 @@ Subscriber = Callable[[Event], None]
 
 
 class Subscription:
-    """A subscriber's place on the bus; :meth:`close` (or leaving the ``with`` block) ends it."""
+    """A subscription to events; :meth:`close` (or leaving the ``with`` block) ends it."""
 
-    def __init__(self, bus: EventBus, key: int) -> None:
-        self._bus = bus
-        self._key = key
+    def __init__(self, cancel: Callable[[], object]) -> None:
+        self._cancel = cancel
 
     def close(self) -> None:
         """End the subscription. Idempotent."""
-        self._bus.drop(self._key)
+        self._cancel()
 
     def __enter__(self) -> Subscription:
         return self
@@ -107,12 +106,12 @@ class EventBus:
         with self._lock:
             key = next(self._keys)
             self._subscribers[key] = subscriber
-        return Subscription(self, key)
 
-    def drop(self, key: int) -> None:
-        """End the subscription with this key."""
-        with self._lock:
-            self._subscribers.pop(key, None)
+        def cancel() -> None:
+            with self._lock:
+                self._subscribers.pop(key, None)
+
+        return Subscription(cancel)
 
     def publish(self, event: Event) -> None:
         """Call every subscriber."""

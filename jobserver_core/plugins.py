@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import traceback
 from abc import ABC
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from jobserver_core.errors import JobServerError, PluginFailed, PluginNotFound
 
 if TYPE_CHECKING:
-    from jobserver_core.config.settings import Settings
+    from importlib.metadata import EntryPoint
 
-__all__ = ["Backend", "find", "load", "registered"]
+    from jobserver_core.config.settings import Settings
 
 _DISTRIBUTION = "jobserver-core"
 _EXTRAS = {"sql": "sql", "fsspec": "fsspec", "pyspark": "pyspark", "httpx": "httpx"}
@@ -52,6 +51,8 @@ class Backend(ABC):
 
 def registered(port: type[Backend]) -> dict[str, EntryPoint]:
     """Return the backends of a port that are installed, by name."""
+    from importlib.metadata import entry_points  # noqa: PLC0415 - clients import ports, but load none
+
     return {point.name: point for point in entry_points(group=f"jobserver.{port.kind}")}
 
 

@@ -1,8 +1,8 @@
 """Log lines of loops that fail over and over: one a minute for each cause, with a count of the others.
 
 A loop that cannot do its work, since the disk is full or no file descriptor is left, tries again many times a
-second. A line for each attempt would fill the disk and hide everything else, which helps nobody: it is the
-first one that matters, and that it goes on.
+second. A line for each attempt would fill the disk and hide everything else, which helps nobody.
+What matters is the first failure, and that it continues.
 """
 
 from __future__ import annotations
@@ -19,17 +19,10 @@ _MOST = 1000
 
 
 class Repeats:
-    """Writes to a logger, for each cause at most one line per ``interval`` seconds. Thread-safe."""
+    """Writes to a logger, for each cause at most one line per :data:`INTERVAL`. Thread-safe."""
 
-    def __init__(
-        self,
-        log: logging.Logger,
-        *,
-        interval: float = INTERVAL,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, log: logging.Logger, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._log = log
-        self._interval = interval
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._written: dict[str, tuple[float, int]] = {}
@@ -38,8 +31,8 @@ class Repeats:
         """Log a warning, unless one for the same cause was written a short while ago; then it is counted."""
         now = self._monotonic()
         with self._lock:
-            at, suppressed = self._written.pop(cause, (now - self._interval, 0))
-            due = now - at >= self._interval
+            at, suppressed = self._written.pop(cause, (now - INTERVAL, 0))
+            due = now - at >= INTERVAL
             self._written[cause] = (now, 0) if due else (at, suppressed + 1)
             if len(self._written) > _MOST:
                 del self._written[next(iter(self._written))]

@@ -1,4 +1,4 @@
-"""The job server: the one object that an embedder holds."""
+"""The job server, the main entry point for programs that embed it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, TypeVar
 from jobserver_core.assembly import STORAGE, Services
 from jobserver_core.binaries.data_files import DataUpload
 from jobserver_core.binaries.uploads import Upload
+from jobserver_core.callbacks.options import check_options
 from jobserver_core.data_directory import lock_data_dir
 from jobserver_core.events import Event, Subscription
-from jobserver_core.models.arguments import check_job_id, check_kind, check_seconds
+from jobserver_core.models.arguments import check_job_id, check_kind, check_limit, check_seconds
 from jobserver_core.models.binaries import Binary, BinaryType, DataFile
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import (
@@ -28,7 +29,8 @@ from jobserver_core.models.contexts import (
 )
 from jobserver_core.models.jobs import Job, JobPage, JobQuery, JobRequest
 from jobserver_core.models.json_values import JsonMapping
-from jobserver_core.models.servers import ServerStatus
+from jobserver_core.models.lifecycle import CONTEXTS
+from jobserver_core.models.servers import ServerStatus, Takeovers
 from jobserver_core.models.storage import StorageUsage
 from jobserver_core.ports import (
     BlobStore,
@@ -57,15 +59,15 @@ Part = TypeVar("Part", MetadataStore, BlobStore, Fetcher, Launcher, Transport)
 
 
 class JobServer:
-    """Keeps binaries, runs contexts and jobs in them, and remembers what came of it.
+    """Stores binaries, runs contexts and jobs, and keeps their records and results.
 
-    Pass it a backend for every port, or use :meth:`in_memory` or :meth:`from_settings`.
-    Use it as a context manager, or call :meth:`start` and :meth:`close`. Every method may be
-    called from any thread. Methods that take long hand back a
-    :class:`~jobserver_core.running.waiting.Waiter`, which can be blocked on, called back by, or awaited.
+    Pass it a backend for every port, or use :meth:`in_memory` or :meth:`from_settings`. Use it as a context
+    manager, or call :meth:`start` and :meth:`close`. All methods can be called from any thread. Long-running
+    methods return a :class:`~jobserver_core.running.waiting.Waiter`: block on it, add a callback, or await
+    it.
 
-    Logs and data files are in ``data_dir``; without one, in a temporary directory that is removed with the
-    server. The server closes its backends, and then ``resources``, when it is closed.
+    Logs and data files are in ``data_dir``, or by default in a temporary directory that is removed when the
+    server closes. Closing the server also closes its backends, and then ``resources``.
     """
 
     def __init__(
@@ -119,9 +121,9 @@ class JobServer:
         ids: Ids | None = None,
         data_dir: Path | None = None,
     ) -> _Server:
-        """Return a server that keeps all in memory and runs Python callables in this process.
+        """Return a server that keeps everything in memory and runs Python callables in this process.
 
-        Each part that is given takes the place of the one in memory.
+        Any part that you pass replaces the in-memory one.
         """
         from jobserver_core import memory  # noqa: PLC0415 - keeps the import of core light
 
@@ -152,13 +154,14 @@ class JobServer:
     ) -> JobServer:
         """Return a server with the backends that the settings select. It locks the data directory.
 
-        Each part that is given takes the place of the selected one. ``transports`` are used beside the
-        selected ones. The server closes the given parts too, but not when this raises.
+        Any part that you pass replaces the selected one; ``transports`` are added to the selected ones. The
+        server closes the parts that you pass, too, but not if this raises.
 
         Raises:
             PluginNotFound: A selected backend is not installed.
             PluginFailed: A selected backend of another package cannot be imported or created.
-            InvalidSetting: A backend refuses its settings, or ``spark.context-settings`` has a mistake.
+            InvalidSetting: A backend refuses its settings, no transport has an option of
+                ``jobserver.callbacks.options``, or ``spark.context-settings`` has a mistake.
             DataDirLocked: Another server uses the data directory.
             StorageError: The data directory or a store cannot be opened.
             TransportError: Two transports serve the same URL scheme.
@@ -178,27 +181,29 @@ class JobServer:
 
             chosen = selected(Launcher, settings.launcher.backend, launcher)
             check_common_settings(settings.spark, chosen)
+            chosen_transports = [
+                *transports,
+                *(selected(Transport, name) for name in settings.callbacks.transports),
+            ]
+            check_options(settings.callbacks, chosen_transports)
             server = cls(
                 metadata=selected(MetadataStore, settings.metadata.backend, metadata),
                 blobs=selected(BlobStore, settings.blobs.backend, blobs),
                 fetcher=selected(Fetcher, settings.fetcher.backend, fetcher),
                 launcher=chosen,
-                transports=[
-                    *transports,
-                    *(selected(Transport, name) for name in settings.callbacks.transports),
-                ],
+                transports=chosen_transports,
                 settings=settings,
                 clock=clock,
                 ids=ids,
                 data_dir=data_dir,
                 resources=owned,
             )
-            owned.push(resources.pop_all())  # only now: when something above raises, all is closed here
+            owned.push(resources.pop_all())  # only now: if something above raises, everything is closed here
             return server
 
     @property
     def _new_work(self) -> Services:
-        """The services for what a closing server refuses. Raises ServerClosed."""
+        """The services, for requests that a closing server refuses. Raises ServerClosed."""
         self._services.admission.check()
         return self._services
 
@@ -208,8 +213,8 @@ class JobServer:
         """Reconcile what an earlier run left behind, start the configured contexts, then accept work.
 
         Contexts that outlived the last server are taken over if the launcher can do that. All others end as
-        ERROR, and so do the jobs that had begun in them; their other jobs run in other contexts. Callbacks
-        that are due are sent. Idempotent. Returns the server itself.
+        ERROR, as do the jobs that had begun in them; their remaining jobs run in other contexts. Due
+        callbacks are sent. Idempotent. Returns the server itself.
         """
         with self._starting:
             if not self._started:
@@ -218,21 +223,21 @@ class JobServer:
         return self
 
     def drain(self) -> None:
-        """Take nothing new from now on: no job, no context, no upload, no reset.
+        """Stop accepting new work: jobs, contexts, uploads and resets.
 
-        Jobs that have begun go on; :attr:`begun_jobs` counts them. Jobs that have not begun stay accepted:
+        Jobs that have begun continue; :attr:`begun_jobs` counts them. Jobs that have not begun stay accepted:
         they run when a server starts again on the same metadata.
         """
         self._services.drain()
 
     @property
     def begun_jobs(self) -> int:
-        """How many jobs have begun and not ended: what there is to wait for after :meth:`drain`."""
+        """The number of jobs that have begun but not ended. After :meth:`drain`, wait until it is 0."""
         return self._services.jobs.begun
 
     @property
     def detaches(self) -> bool:
-        """Whether :meth:`close` leaves contexts to the next server, if it is not called with ``contexts``."""
+        """Whether :meth:`close` leaves contexts to the next server by default."""
         return self.settings.contexts.on_shutdown == "detach" and self._services.launcher.reattaches
 
     def close(
@@ -240,20 +245,20 @@ class JobServer:
     ) -> None:
         """Stop contexts or leave them to the next server, and close all stores, within ``timeout`` seconds.
 
-        ``contexts`` is by default the configured ``contexts.on-shutdown``. With ``"detach"``, contexts and
+        ``contexts`` defaults to the configured ``contexts.on-shutdown``. With ``"detach"``, contexts and
         their jobs continue, and the next server that starts within ``contexts.reattach-timeout`` on the same
         data directory and metadata takes them over. A launcher that cannot do that stops them. Idempotent.
 
-        The default is the configured ``stop-timeout``. The last 7 seconds of it are for killing contexts that
-        have not stopped by then, and for closing the stores; what hangs even then is left behind. Jobs
-        that run end as ERROR, jobs that have not begun run under the next server.
+        ``timeout`` defaults to the configured ``stop-timeout``. Its last 7 seconds are reserved for killing
+        contexts that have not stopped by then, and for closing the stores; anything that still hangs is left
+        behind. Running jobs end as ERROR, and jobs that have not begun run under the next server.
 
         Raises:
             InvalidRequest: The timeout is not a number of seconds.
         """
         check_seconds("timeout", timeout)
         if (contexts or self.settings.contexts.on_shutdown) == "detach":
-            self._detached = True  # for good: a second call must not end the contexts
+            self._detached = True  # permanently: a second call must not end the contexts
         timeout = self.settings.stop_timeout if timeout is None else timeout
         self._services.close(min(timeout, threading.TIMEOUT_MAX), detach=self._detached)
 
@@ -265,15 +270,15 @@ class JobServer:
         self.close()
 
     def check(self) -> dict[str, str | None]:
-        """Return for each part (metadata, blobs, launcher) what is wrong with it, None for nothing.
+        """Return the problem of each part (metadata, blobs, launcher), or None if it works.
 
-        Storage is written to. Outcomes are shared for a moment, and a part that does not answer in
-        time counts as not working, as probes need it: see :mod:`jobserver_core.running.health`.
+        Writes to storage. For the sake of probes, outcomes are shared for a moment, and a part that does not
+        answer in time counts as not working; see :mod:`jobserver_core.running.health`.
         """
         return self._services.health.check()
 
     def check_storage(self) -> dict[str, str | None]:
-        """As :meth:`check`, for the parts without which nothing can be recorded: metadata and blobs."""
+        """Like :meth:`check`, for the parts that are needed to record anything: metadata and blobs."""
         return self._services.health.check(STORAGE)
 
     def subscribe(self, subscriber: Callable[[Event], None]) -> Subscription:
@@ -281,16 +286,16 @@ class JobServer:
         return self._services.bus.subscribe(subscriber)
 
     def parse_config(self, text: str | bytes) -> JsonMapping:
-        """Parse what a user posted as HOCON or JSON: no includes, no environment, within the limits.
+        """Parse HOCON or JSON from a user: no includes, no environment variables, within the limits.
 
-        JSON keeps its text: a job whose ``config`` is this object gets exactly that text.
+        JSON keeps its text: a job whose ``config`` is the returned object gets exactly that text.
         Raises InvalidConfig.
         """
         return self._services.configs.parse(text)
 
     @property
     def id(self) -> str:
-        """The id of this server among those that share the metadata store. It stays after a restart."""
+        """The id of this server among those that share the metadata store. A restart does not change it."""
         return self._services.server_id
 
     def servers(self) -> list[ServerStatus]:
@@ -301,13 +306,17 @@ class JobServer:
         return self._services.membership.statuses()
 
     def storage(self) -> list[StorageUsage]:
-        """Return what uses how much storage, and its limits. May take long. Raises StorageError."""
+        """Return the storage that each kind of data uses, and its limits. May be slow.
+
+        Raises StorageError.
+        """
         return self._services.storage.usage()
 
     def prune(self) -> dict[str, int]:
-        """Remove now what the hourly sweep would remove; return how many of each kind.
+        """Run the hourly sweep now, and return how many of each kind it removed.
 
-        May take long: it works in small steps, so that others are not blocked. Raises ServerClosed.
+        May take a long time: it works in small steps, so that it does not block other work. Raises
+        ServerClosed.
         """
         return self._new_work.sweeper.sweep()
 
@@ -319,11 +328,12 @@ class JobServer:
         type: BinaryType | str,
         data: bytes | BinaryIO | Iterable[bytes],
     ) -> Binary:
-        """Store a new version of a binary.
+        """Store a new version of a binary, even if its content equals that of the newest one.
 
-        ``type`` may be its name: ``"jar"``, ``"egg"`` or ``"wheel"``.
+        ``type`` may be a name: ``"jar"``, ``"egg"`` or ``"wheel"``.
 
-        Raises InvalidName, InvalidRequest, NotAnArchive, TooLarge, StorageError; then nothing was stored.
+        Raises InvalidName, InvalidRequest, NotAnArchive, TooLarge, StorageError. If it raises, nothing was
+        stored.
         """
         return self._new_work.binaries.upload(name, BinaryType.of(type), data)
 
@@ -350,11 +360,11 @@ class JobServer:
     # -- contexts ----------------------------------------------------------------------------------
 
     def create_context(self, name: str, settings: JsonMapping | None = None) -> Waiter[Context]:
-        """Begin to start a context; the waiter has it once jobs can run, or raises ContextFailed.
+        """Begin to start a context. The waiter returns it once jobs can run, or raises ContextFailed.
 
-        ``settings`` are laid over the server's ``spark.context-settings``. Raises ContextExists,
-        InvalidName, InvalidSetting, ContextTooLarge, CapacityReached, MalformedUrl, FetchError, ServerClosed
-        at once.
+        ``settings`` override the server's ``spark.context-settings``. This call itself raises ContextExists,
+        InvalidName, InvalidSetting, ContextTooLarge, CapacityReached, MalformedUrl, FetchError or
+        ServerClosed.
         """
         with self.begin_context(name, settings) as preparation:
             return preparation.finish()
@@ -362,29 +372,48 @@ class JobServer:
     def begin_context(
         self, name: str, settings: JsonMapping | None = None, *, caller: str = ""
     ) -> Preparation[Waiter[Context]]:
-        """Fetch what a context needs, without waiting; finishing what this returns starts the context.
+        """Begin to fetch what a context needs. Finishing the returned preparation starts the context.
 
-        For callers that must not block, such as event loops. The limit
-        ``jobserver.fetcher.per-caller`` applies to each ``caller``, and callers take turns when contexts wait
-        to be started. Raises as :meth:`create_context`.
+        For callers that must not block, such as event loops. The limit ``jobserver.fetcher.per-caller``
+        applies to each ``caller``, and callers take turns when contexts wait to be started. Raises like
+        :meth:`create_context`.
         """
         return self._new_work.contexts.begin(name, {} if settings is None else settings, caller)
 
     def contexts(self, query: ContextQuery | None = None) -> list[Context]:
-        """Return contexts, newest first; without a query those that are not final."""
+        """Return contexts, newest first. Without a query, return those that are not final."""
         return self._services.contexts.select(query)
 
     def context(self, name: str) -> Context:
-        """Return the living context of a name, or else the newest that ended. Raises ContextNotFound."""
+        """Return the living context of this name, or the newest ended one, or the one with this id.
+
+        Raises ContextNotFound.
+        """
         return self._services.contexts.get(name)
 
-    def stop_context(self, name: str, *, timeout: float | None = None) -> Waiter[Context]:
-        """Begin to stop a context; the waiter has it once it ended.
+    def ended_contexts(self, limit: int = 50) -> list[Context]:
+        """Return the newest contexts that have ended, newest first.
 
-        After ``timeout`` seconds (default: the configured ``deletion-timeout``) it is ended by force.
-        Its jobs end as ERROR, without callbacks.
+        At most ``limit`` (1 to 10,000) are returned. Raises InvalidRequest.
+        """
+        check_limit(limit, least=1)
+        return self._services.contexts.select(ContextQuery(states=CONTEXTS.final_states, limit=limit))
 
-        Blocks for up to 10 seconds if the context is on another server, until that one has accepted.
+    def context_before(self, context: Context) -> Context | None:
+        """Return the supervised context whose death led to this one. Its ``error`` is the restart's reason.
+
+        Returns None if this context is not the result of a restart, or if the record has been removed.
+        Raises StorageError.
+        """
+        return self._services.contexts.before(context)
+
+    def stop_context(self, name: str, *, timeout: float | None = None, user: str = "") -> Waiter[Context]:
+        """Begin to stop a context. The waiter returns it once it has ended.
+
+        After ``timeout`` seconds (default: the configured ``deletion-timeout``), the context is killed. Its
+        jobs end as ERROR, without callbacks, and their errors name the ``user`` who stopped it.
+
+        If the context is on another server, this blocks for up to 10 seconds until that server has accepted.
 
         Raises:
             ContextNotFound: No context has the name, or it has ended already.
@@ -392,58 +421,68 @@ class JobServer:
             ServerClosed: This server closed in the meantime.
             StorageError: The metadata store failed.
         """
-        return self._services.contexts.stop(name, timeout)
+        return self._services.contexts.stop(name, timeout, user)
 
-    def kill_context(self, name: str) -> Waiter[Context]:
-        """End a context by force; the waiter has it once it ended.
+    def kill_context(self, name: str, *, user: str = "") -> Waiter[Context]:
+        """Kill a context. The waiter returns it once it has ended.
 
-        Blocks and raises as :meth:`stop_context` does.
+        Blocks and raises like :meth:`stop_context`; ``user`` has the same meaning.
         """
-        return self._services.contexts.kill(name)
+        return self._services.contexts.kill(name, user)
 
-    def reset_contexts(self) -> Waiter[None]:
-        """Have every server stop its contexts, and start those of its configuration again.
+    def reset_contexts(self, *, user: str = "") -> Waiter[None]:
+        """Have every server stop its contexts and restart the configured ones.
 
-        The waiter is done once all contexts have stopped and this server has started its own again. Blocks
-        for up to 10 seconds until the other servers have accepted the request. Those that do not are left
-        out, which is logged. Raises ServerClosed, StorageError.
+        The waiter is done once all contexts have stopped and this server has restarted its own. Blocks for up
+        to 10 seconds until the other servers have accepted the request. Servers that do not accept it are
+        skipped and logged. ``user`` is as in :meth:`stop_context`. Raises ServerClosed, StorageError.
         """
-        return self._new_work.contexts.reset()
+        return self._new_work.contexts.reset(user)
 
     @property
     def load(self) -> LoadStatus:
-        """How many jobs run and wait, and whether submits are being refused for lack of room."""
+        """How many jobs are running and waiting, and whether submits are being refused for lack of room."""
         return self._services.jobs.load
 
     def context_loads(self) -> dict[str, ContextLoad]:
-        """Return how many jobs run and wait in each context that this server runs, by its ID."""
+        """Return how many jobs are running and waiting in each context of this server, by context ID."""
         loads, living = self._services.jobs.context_loads, self._services.registry.all()
         return {live.record.id: loads.get(live.record.id, ContextLoad()) for live in living}
 
     def start_queue(self) -> StartQueueStatus:
-        """Return how many contexts are starting now, and which ones wait for their turn to start."""
+        """Return how many contexts are starting, and which ones are waiting to start."""
         return self._services.registry.start_queue
 
     def resource_usage(self) -> Sequence[ResourceUsage]:
-        """Return what all contexts together may use at most, and what the configuration allows, by resource.
+        """Return the maximum usage of all contexts together, and its limit, for each resource.
 
-        Contexts count with what their settings ask for, and pools of spares with their full size.
+        Contexts count with the maximum that their settings ask for, and pools of spares with their full size.
         """
         return self._services.registry.usage
 
+    @property
+    def takeovers(self) -> Takeovers:
+        """What this server has taken over from other servers, and lost to them, since it started."""
+        services = self._services
+        return Takeovers(
+            contexts_reattached=services.registry.reattached,
+            leases_taken_over=services.membership.leases_taken_over,
+            leases_lost=services.membership.leases_lost,
+        )
+
     def spare_pools(self) -> Sequence[SparePool]:
-        """Return the pools of contexts that are kept started for new ones of the same settings."""
+        """Return the pools of contexts that are started in advance, for new ones with the same settings."""
         return self._services.launcher.spare_pools()
 
     # -- jobs --------------------------------------------------------------------------------------
 
     def submit(self, request: JobRequest) -> JobHandle:
-        """Accept a job: from here on it is recorded, and nothing that happens loses it.
+        """Accept a job. From then on, it is recorded, and no crash loses it.
 
         May block while a URI is fetched. Raises InvalidRequest, InvalidConfig, InvalidCallbackUrl,
         MalformedUrl, FetchError, NotAnArchive, BinaryNotFound, ContextNotFound, ContextStopping, NoSlots,
         ContextTooLarge, CapacityReached, IdempotencyMismatch, ServerClosed, or Unavailable if the server of
-        the context is shutting down; then nothing was recorded.
+        the context is shutting down. If it raises, nothing was recorded.
         """
         with self.begin_submit(request) as preparation:
             return preparation.finish()
@@ -451,7 +490,7 @@ class JobServer:
     def begin_submit(
         self, request: JobRequest, *, caller: str = "", durable: bool = True
     ) -> Preparation[JobHandle]:
-        """Fetch what a job needs, without waiting; finishing what this returns submits the job.
+        """Begin to fetch what a job needs. Finishing the returned preparation submits the job.
 
         For callers that must not block, such as event loops::
 
@@ -459,9 +498,9 @@ class JobServer:
                 await preparation.ready
                 handle = preparation.finish()
 
-        ``caller`` is as for :meth:`begin_context`. Without ``durable``, a power cut may lose the job until it
-        has ended; the end of the process does not. Use this only if the client gets no response before
-        the job ends. Raises the errors of :meth:`submit`.
+        ``caller`` is as in :meth:`begin_context`. Without ``durable``, a power cut (but not a crash of the
+        process) may lose the job before it has ended. Use this only if the client gets no response before the
+        job ends. Raises like :meth:`submit`.
         """
         check_kind("the request", request, JobRequest, "a JobRequest")
         return self._new_work.submissions.begin(request, caller, durable=durable)
@@ -478,7 +517,7 @@ class JobServer:
         return self._services.jobs.get(job_id)
 
     def job_handle(self, job_id: str) -> JobHandle:
-        """Return a handle to wait for a job, whenever it was submitted. Raises JobNotFound."""
+        """Return a handle to wait for a job, no matter when it was submitted. Raises JobNotFound."""
         check_job_id(job_id)
         return self._services.jobs.handle(job_id)
 
@@ -488,7 +527,7 @@ class JobServer:
         return self._services.jobs.config(job_id)
 
     def open_result(self, job_id: str) -> ResultReader | None:
-        """Open a finished job's result for reading in chunks; None when it has none.
+        """Open a finished job's result for reading in chunks. Return None if it has no result.
 
         Raises JobNotFound.
         """
@@ -501,12 +540,11 @@ class JobServer:
         return self._services.metadata.deliveries_of(job_id)
 
     def kill_job(self, job_id: str, *, force: bool = False) -> Waiter[Job]:
-        """Begin to end a job; the waiter has it once it is final: KILLED, unless it ended before that.
+        """Begin to kill a job. The waiter returns it once it is final: KILLED, unless it ended first.
 
-        With ``force`` the context is killed when the job has not ended after the configured
-        ``kill-timeout``.
+        With ``force``, the context is killed if the job has not ended after the configured ``kill-timeout``.
 
-        Blocks for up to 10 seconds if the job is on another server, until that one has accepted.
+        If the job is on another server, this blocks for up to 10 seconds until that server has accepted.
 
         Raises:
             JobNotFound: No job has the id.
@@ -521,22 +559,22 @@ class JobServer:
     # -- logs and data files -----------------------------------------------------------------------
 
     def job_log(self, job_id: str) -> Path:
-        """Return the file that a job's output goes to. Raises JobNotFound, LogNotFound, OnAnotherServer."""
+        """Return the file with a job's output. Raises JobNotFound, LogNotFound, OnAnotherServer."""
         check_job_id(job_id)
         return self._services.logs.job_file(job_id)
 
     def context_log(self, name: str) -> Path:
-        """Return the file that a context's driver output goes to.
+        """Return the file with a context's driver output, given its name or id.
 
         Raises ContextNotFound, LogNotFound, OnAnotherServer.
         """
         return self._services.logs.context_file(name)
 
     def open_job_log(self, job_id: str, *, last: int | None = None) -> LogReader:
-        """Return a reader of a job's output, on whatever server that is; ``last`` bytes of it, or all.
+        """Return a reader of a job's output, wherever the job runs: the ``last`` bytes, or all of it.
 
-        Opening and reading block for up to 10 seconds if another server has the log and does not respond.
-        Raises JobNotFound.
+        If the log is on another server that does not respond, opening and reading block for up to 10 seconds.
+        If that server has ended, they fail at once. Raises JobNotFound.
         """
         check_job_id(job_id)
         return self._services.logs.open_job(job_id, last)
@@ -553,8 +591,8 @@ class JobServer:
     ) -> DataFile:
         """Store a data file that jobs on this machine can read by its path.
 
-        Its name is ``<prefix>-<time><ending>``. Spark recognizes compressed files by the ending, such as
-        ``.csv.gz``. By default it is taken from ``prefix``, so ``sales.csv.gz`` becomes
+        Its name is ``<prefix>-<time><ending>``. Spark recognizes compressed files by their ending, such as
+        ``.csv.gz``. By default, the ending is taken from ``prefix``: for example, ``sales.csv.gz`` becomes
         ``sales-<time>.csv.gz``, and ``sales`` becomes ``sales-<time>.dat``.
 
         Raises InvalidName, TooLarge, StorageError.
@@ -564,8 +602,7 @@ class JobServer:
     def begin_data_file(self, prefix: str, *, ending: str | None = None) -> DataUpload:
         """Return a data file to write to in chunks; see :class:`DataUpload`.
 
-        Its name is that which :meth:`add_data_file` gives it.
-        Raises InvalidName, StorageError.
+        It gets the same kind of name as in :meth:`add_data_file`. Raises InvalidName, StorageError.
         """
         return self._new_work.data_files.begin(prefix, ending)
 
@@ -579,5 +616,5 @@ class JobServer:
 
     def reset_data_files(self) -> None:
         """Remove every data file."""
-        # Jobs that wait for the next start may need them.
+        # Not on a closing server: jobs that wait for the next start may need the files.
         self._new_work.data_files.reset()

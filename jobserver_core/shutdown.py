@@ -1,10 +1,9 @@
-"""How a server shuts down within a known time, whatever hangs.
+"""Shut a server down within a known time, whatever hangs.
 
-What holds up a shutdown is rarely the server itself: a JVM that does not answer, a database that has gone,
-a callback to a receiver that never replies. An orchestrator does not wait for any of them: after its grace
-period it kills, and what was not stored by then is lost. So there is one deadline for all of it, and it is
-divided from its end: the last phases, in which nothing may be lost, have fixed shares that the first ones
-cannot use up.
+A shutdown is rarely delayed by the server itself, but by a JVM that does not answer, a database that is gone,
+or a receiver of callbacks that never replies. An orchestrator does not wait for them: after its grace period
+it kills the server, and what was not stored by then is lost. So one deadline covers everything, divided from
+its end: the last phases, in which nothing may be lost, have fixed shares that the first ones cannot use up.
 
 ====================  =========================  =========================================================
 phase                 time                       what happens
@@ -12,11 +11,11 @@ phase                 time                       what happens
 drain                 ``http.drain-timeout``     nothing new is taken, jobs that have begun may end
 stop                  what is left of the rest   contexts stop gracefully, all at once
 force                 ``FORCE``                  contexts that have not stopped are killed
-release               ``RELEASE``                callbacks under way end, stores are closed
+release               ``RELEASE``                callbacks in progress end, stores are closed
 ====================  =========================  =========================================================
 
-The last three are the ``jobserver.stop-timeout``. Each step runs in a thread of its own; one that has not
-returned when its time is over is left behind with a line in the log.
+The last three are the ``jobserver.stop-timeout``. Each step runs in a thread of its own; a step that has not
+returned when its time is over is left behind, and the log says so.
 """
 
 from __future__ import annotations

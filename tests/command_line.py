@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -73,6 +74,10 @@ def fail(job: InlineJob) -> Any:
     raise ValueError("no such table: birds")
 
 
+def missing(job: InlineJob) -> Any:
+    importlib.import_module("rates.daily")
+
+
 def hostile(job: InlineJob) -> Any:
     job.print(HOSTILE)
     raise ValueError(HOSTILE)
@@ -106,6 +111,10 @@ def large(job: InlineJob) -> str:
     return "x" * 5_000_000
 
 
+def echo(job: InlineJob) -> Any:
+    return job.config["value"]
+
+
 def stream(job: InlineJob) -> Iterator[bytes]:
     return (b"[" if number == 0 else b"%d]" % number for number in range(2))
 
@@ -125,17 +134,22 @@ def outer(depth: int) -> Any:
     raise ValueError("too deep")
 
 
+LONG = "words." + "AClassWithAVeryLongName" * 8
+
 JOBS = {
+    LONG: count,
     "words.Raw": raw,
     "words.Deep": deep,
     "words.Count": count,
     "words.Fail": fail,
+    "words.Missing": missing,
     "words.Hostile": hostile,
     "words.Refuse": refuse,
     "words.Sleep": sleep,
     "words.Deaf": deaf,
     "words.Large": large,
     "words.Stream": stream,
+    "words.Echo": echo,
 }
 
 

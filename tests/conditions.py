@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from jobserver_core.testing.contract import wait_until
 
-__all__ = ["PATIENCE", "wait_until"]
+__all__ = ["SPARK_WAIT", "WAIT", "wait_until"]
 
-PATIENCE = 60.0
-
-
-def wait_until(
-    condition: Callable[[], object],
-    what: str | Callable[[], object] = "",
-    timeout: float = PATIENCE,
-    pause: float = 0.01,
-) -> None:
-    """Wait until a condition holds. Otherwise fail with ``what`` was waited for, or what it returns."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout} s: {what() if callable(what) else what}")
-        time.sleep(pause)
+WAIT = 60.0
+"""Seconds to wait for anything without Spark: a deadline, and never the time that something takes."""
+SPARK_WAIT = 280.0
+"""Seconds to wait for a command that starts Spark, or compiles for it."""

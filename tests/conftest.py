@@ -5,13 +5,18 @@ import logging
 import os
 import signal
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:  # most tests need no database, and importing SQLAlchemy takes long
+    from jobserver_sql.testing import PostgresqlServer
 
 # Quick by default, thorough in full runs; failures are shrunk in both.
 settings.register_profile("quick", max_examples=25, deadline=None)
@@ -24,7 +29,27 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 pytest_plugins = ["jobserver_pytest"]
 pytest.register_assert_rewrite("jobserver_core.testing", "master_suite", "several_servers_suite")
 
-from jobserver_sql import testing  # noqa: E402 - after the line above
+LONGEST_FIRST = [
+    "integration/pyspark/test_torture.py",
+    "integration/pyspark/yarn/test_launcher_yarn.py",
+    "integration/pyspark/kubernetes/test_launcher_kubernetes.py",
+    "integration/pyspark/test_launcher_cluster.py",
+]
+"""The modules that take more than a minute, the longest first."""
+
+
+@pytest.hookimpl(trylast=True)  # after tests were deselected
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the modules that take longest, then those with most tests.
+
+    A free worker takes the next module, and no other one can help it. So at the end there must be short ones,
+    or one worker waits for the other. This needs ``--no-loadscope-reorder``, because many tests are not long.
+    """
+    here = Path(__file__).parent
+    ranks = {here / name: rank for rank, name in enumerate(LONGEST_FIRST)}
+    assert all(path.is_file() for path in ranks), "a module of LONGEST_FIRST has another name now"
+    counts = Counter(item.path for item in items)
+    items.sort(key=lambda item: (ranks.get(item.path, len(ranks)), -counts[item.path], item.path))
 
 
 @pytest.fixture(autouse=True)
@@ -59,8 +84,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(scope="session")
-def postgresql_server() -> Iterator[testing.PostgresqlServer]:
+def postgresql_server() -> Iterator["PostgresqlServer"]:
     """A PostgreSQL server for this run, if one can be started."""
+    from jobserver_sql import testing
+
     if problem := testing.missing():
         pytest.skip(f"needs {problem}")
     with testing.PostgresqlServer() as server:

@@ -160,10 +160,13 @@ class JobServerHistory(RuleBasedStateMachine):
 
     @rule(name=CONTEXT_NAMES, force=st.booleans())
     def delete_context(self, name: str, *, force: bool) -> None:
+        jobs = [job.id for job in self.live() if job.context_name == name]
         try:
             self.server.kill_context(name) if force else self.server.stop_context(name)
         except errors.ContextNotFound:
             assert all(context.name != name for context in self.server.contexts())
+        # A context that waits for its turn to start ends at once, and its jobs with it.
+        self.cancelled |= {job_id for job_id in jobs if self.server.job(job_id).state.final}
 
     @precondition(lambda self: self.launcher.listeners)
     @rule(data=st.data())

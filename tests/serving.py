@@ -8,6 +8,9 @@ import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
+
+from conditions import WAIT
 from faulty_store import FaultyStore
 from jobserver_core import BinaryType, JobHandle, JobRequest, JobServer, JobState, Settings, parse_class_path
 from jobserver_core.events import Event, JobChanged
@@ -29,10 +32,8 @@ from jobserver_core.ports import (
     JobSpec,
     Launcher,
 )
+from jobserver_core.running.contexts import ContextService
 from jobserver_core.testing.clock import ManualClock
-
-WAIT = 60.0
-"""Seconds that anything may take before a test fails."""
 
 
 def archive(text: str = "x = 1") -> bytes:
@@ -200,6 +201,20 @@ class Scene:
         return list(dict.fromkeys(seen))
 
 
+def shut_down_before_handover(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the next server that moves a job to another context stop that context before, as a shutdown."""
+    replacement = ContextService.replacement
+
+    def stopped(self: ContextService, *args: Any) -> Any:
+        monkeypatch.undo()
+        found = replacement(self, *args)
+        self._registry.drain()
+        self._registry.stop_all(WAIT)
+        return found
+
+    monkeypatch.setattr(ContextService, "replacement", stopped)
+
+
 class Successors:
     """Stores in memory, and the servers that start on them, each as if the one before had crashed."""
 
@@ -226,5 +241,6 @@ class Successors:
 
     def close(self) -> None:
         for server, launcher in zip(self.servers, self.launchers, strict=True):
+            server.drain()  # or contexts that end with their launcher would start again
             launcher.close()
             server.close(0)

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["spark_server"]
+from conditions import SPARK_WAIT
 
-PATIENCE = 280.0
+__all__ = ["spark_server"]
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def spark_server(
         assert url, (directory / "log").read_text()
         yield url
         process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE) == 0, (directory / "log").read_text()
+        assert process.wait(SPARK_WAIT) == 0, (directory / "log").read_text()
     finally:
         process.kill()
         process.wait()

@@ -1,6 +1,6 @@
 """Servers that share one store, and a random history of submits, kills, pauses, crashes and takeovers.
 
-The machine looks at every write of a job, and at every run of its code:
+The machine checks every write of a job and every run of its code:
 
 - a job ends once, and its record never changes afterwards;
 - its code runs at most once, and if it finished, exactly once;
@@ -95,7 +95,7 @@ class Torture:
                 [(_, action)] = self.dice.choices(actions, [weight for weight, _ in actions])
                 self.counts[action.__name__] += 1
                 action()
-                self.look()
+                self.check_ended()
             self.settle()
             self.check()
             return self.counts
@@ -227,7 +227,7 @@ class Torture:
         self.boot()
 
     def close(self) -> None:
-        """Close a server gracefully, and let another one look for what waited there."""
+        """Close a server gracefully, and let another one take over what waited there."""
         member = self.dice.choice(self.members)
         self.members.remove(member)
         member.server.drain()
@@ -244,7 +244,7 @@ class Torture:
 
     # -- checks ------------------------------------------------------------------------------------
 
-    def look(self) -> None:
+    def check_ended(self) -> None:
         """Compare the final jobs with what they were when they ended."""
         for job in self.store.jobs(JobQuery(states=_FINAL_JOBS, limit=10_000)).jobs:
             before = self.finals.setdefault(job.id, job)
@@ -270,7 +270,7 @@ class Torture:
             return not jobs
 
         wait_until(delivered, "the end of all deliveries")
-        self.look()
+        self.check_ended()
 
     def _delivery_states(self, job_id: str) -> set[str]:
         return {delivery.state.value for delivery in self.store.deliveries_of(job_id)}

@@ -7,9 +7,13 @@ such as results, logs and events of single jobs. Modules are imported only when 
 
 from __future__ import annotations
 
+import os
 import sys
 
 __all__ = ["main"]
+
+COMPLETION_VARIABLE = "_JOBSERVER_COMPLETE"
+"""Set by the scripts of :mod:`jobserver_cli.shells`: the command completes a line instead of running."""
 
 
 def main() -> None:
@@ -24,4 +28,8 @@ def main() -> None:
             "Install it with: pip install 'jobserver-core[cli]'\n"
         )
         sys.exit(7)
+    if COMPLETION_VARIABLE in os.environ:
+        from typer._completion_classes import completion_init  # noqa: PLC0415 - only the scripts of shells need it
+
+        completion_init()
     app(prog_name="jobserver")

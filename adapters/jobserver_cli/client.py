@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from jobserver_client.synchronous import StreamedResponse
     from jobserver_core.models.json_values import Json
 
-__all__ = ["DEFAULT_URL", "PASSWORD_VARIABLE", "Client", "Connection", "refusal", "segment", "translated"]
-
 DEFAULT_URL = "http://127.0.0.1:8090"
 PASSWORD_VARIABLE = "JOBSERVER_PASSWORD"  # noqa: S105 - the name of a variable
 RETRIES = 2
@@ -83,6 +81,8 @@ class Client:
     def remote(self) -> jobserver_client.Client:
         """The client library, whose errors are its own: use it within :func:`translated`."""
         if self._remote is None:
+            # The command line of httpx is not needed here; with its formatter, it is half of the import.
+            sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
             import jobserver_client  # noqa: PLC0415 - --help does not need it
             from jobserver_client.errors import InvalidProxy  # noqa: PLC0415
             from jobserver_core.errors import InvalidRequest  # noqa: PLC0415
@@ -263,9 +263,9 @@ def _unlike_a_server(url: str, status: int, reason: str) -> CommandFailed:
 
 
 _NO_SUCH_PATH = (404, 405, 501)
-"""What other web servers answer to a request for a job server."""
+"""Status codes of web servers that are no job server."""
 _OUTAGES = (502, 503, 504)
-"""What a proxy answers whose server is away."""
+"""Status codes of a proxy that cannot reach its server."""
 _DENIALS = (401, 403, 407)
 
 
@@ -275,6 +275,6 @@ def _advice(status: int) -> str | None:
     return f"Log in with JOBSERVER_USER and {PASSWORD_VARIABLE}, or with JOBSERVER_TOKEN."
 
 
-def segment(name: str) -> str:
+def quoted_segment(name: str) -> str:
     """Quote a name for use as one segment of a URL path."""
     return quote(name, safe="")

@@ -1,40 +1,48 @@
-"""Completing names of jobs, contexts and binaries in a shell.
+"""Completing names of jobs, contexts, binaries, data files and saved servers in a shell.
 
 The shell runs the command for every press of the tab key, so these functions ask the server once, without
-repeating, and complete nothing if it does not answer. They never prompt.
+repeating, and complete nothing if it does not answer. They never prompt. Each name comes with a short
+description, which shells show beside it.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import PurePosixPath
+from typing import Any
 
 import typer
 
 from jobserver_cli import saved_servers
 from jobserver_cli.client import DEFAULT_URL, PASSWORD_VARIABLE, Client, Connection
 from jobserver_cli.exits import CommandFailed
-
-__all__ = ["binary_names", "context_names", "job_ids"]
+from jobserver_cli.records import FINAL, class_shown, context_state, job_state, time_shown
+from jobserver_cli.terminal import visible
 
 RECENT = 50
 """How many of the newest jobs are completed."""
 CONNECT_TIMEOUT, TIMEOUT = 1.0, 10.0
 """Seconds for opening a connection and for the response, while the shell is blocked."""
 
+Described = tuple[str, str]
+"""A name and its description."""
 
-def _completed(
-    context: typer.Context, incomplete: str, names: Callable[[Client], Iterable[str]]
-) -> list[str]:
+
+def _complete(
+    context: typer.Context, incomplete: str, names: Callable[[Client], Iterable[Described]]
+) -> list[Described]:
     try:
         connection = saved_servers.completed(_connection(context.params))
         with Client(connection, retries=0, connect_timeout=CONNECT_TIMEOUT, timeout=TIMEOUT) as client:
-            return [name for name in names(client) if name.startswith(incomplete)]
+            found = [(name, about) for name, about in names(client) if name.startswith(incomplete)]
     except CommandFailed:
         return []
+    # Brackets would be markup of descriptions, and a hostile server must not steer the terminal.
+    return [(name, visible(about).replace("[", "(")) for name, about in found if visible(name) == name]
 
 
-def _connection(given: Mapping[str, str | None]) -> Connection:
+def _connection(given: Mapping[str, Any]) -> Connection:
     """Return the connection of the options that precede the cursor, or of the environment."""
 
     def value(option: str, variable: str) -> str | None:
@@ -49,20 +57,63 @@ def _connection(given: Mapping[str, str | None]) -> Connection:
     )
 
 
-def job_ids(context: typer.Context, incomplete: str) -> list[str]:
+def _recent_jobs(client: Client, *, live: bool) -> Iterable[Described]:
+    for record in client.get("/jobs", limit=RECENT):
+        if not live or record.get("status") not in FINAL:
+            about = [job_state(record), class_shown(record.get("classPath"), wide=False)]
+            yield record["jobId"], " ".join([*about, time_shown(record.get("startTime"))])
+
+
+def job_ids(context: typer.Context, incomplete: str) -> list[Described]:
     """Return the IDs of the newest jobs that begin like this."""
 
-    def newest(client: Client) -> list[str]:
-        return ["@last", *(report["jobId"] for report in client.get("/jobs", limit=RECENT))]
+    def newest(client: Client) -> list[Described]:
+        return [("@last", "the newest job"), *_recent_jobs(client, live=False)]
 
-    return _completed(context, incomplete, newest)
+    return _complete(context, incomplete, newest)
 
 
-def context_names(context: typer.Context, incomplete: str) -> list[str]:
+def live_job_ids(context: typer.Context, incomplete: str) -> list[Described]:
+    """Return the IDs of the newest jobs that have not ended and begin like this."""
+    return _complete(context, incomplete, lambda client: _recent_jobs(client, live=True))
+
+
+def context_names(context: typer.Context, incomplete: str) -> list[Described]:
     """Return the names of live contexts that begin like this."""
-    return _completed(context, incomplete, lambda client: client.get("/contexts"))
+
+    def living(client: Client) -> Iterable[Described]:
+        for record in client.get("/contexts", details="true"):
+            yield record["name"], f"{context_state(record)} since {time_shown(record.get('startTime'))}"
+
+    return _complete(context, incomplete, living)
 
 
-def binary_names(context: typer.Context, incomplete: str) -> list[str]:
+def binary_names(context: typer.Context, incomplete: str) -> list[Described]:
     """Return the names of binaries that begin like this."""
-    return _completed(context, incomplete, lambda client: client.get("/binaries"))
+
+    def uploaded(client: Client) -> Iterable[Described]:
+        for name, about in client.get("/binaries").items():
+            yield name, f"{about.get('binary-type')} of {time_shown(about.get('upload-time'))}"
+
+    return _complete(context, incomplete, uploaded)
+
+
+def data_files(context: typer.Context, incomplete: str) -> list[Described]:
+    """Return the names of data files that begin like this, or their paths if it is the start of one."""
+
+    def uploaded(client: Client) -> Iterable[Described]:
+        for path in client.get("/data"):
+            yield (path if incomplete.startswith("/") else PurePosixPath(path).name), ""
+
+    return _complete(context, incomplete, uploaded)
+
+
+def server_names(incomplete: str) -> list[Described]:
+    """Return the names of saved servers that begin like this."""
+    try:
+        saved = saved_servers.addresses()
+    except CommandFailed:
+        return []
+    return [
+        (name, address.replace("[", "(")) for name, address in saved.items() if name.startswith(incomplete)
+    ]

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 import typer
 
-from jobserver_cli.client import Client, segment
+from jobserver_cli.client import Client, quoted_segment
 from jobserver_cli.completion import context_names
 from jobserver_cli.exits import CommandFailed, ExitCode
-from jobserver_cli.lookups import explained
-from jobserver_cli.options import config_text
-from jobserver_cli.parameters import command
-from jobserver_cli.reports import ContextReport, error_text, load_shown, settings_shown, time_shown
+from jobserver_cli.lookups import explained, resolve_context
+from jobserver_cli.options import config_text, key_and_value
+from jobserver_cli.records import (
+    ContextFields,
+    context_state,
+    error_text,
+    last_restart_shown,
+    load_shown,
+    settings_shown,
+    time_shown,
+)
 from jobserver_cli.terminal import Terminal
 
-PANEL = "Contexts"
 NO_TIMEOUT = None
 """For starting and stopping contexts, which the server limits with its own settings."""
 
@@ -31,32 +38,45 @@ Spares = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands for contexts."""
-    command(app, "contexts", rich_help_panel=PANEL)(contexts)
-    group = typer.Typer(help="List, start, show and stop contexts.", no_args_is_help=True)
-    command(group, "list")(contexts)
-    command(group, "create")(create)
-    command(group, "show")(show)
-    command(group, "stop")(stop)
-    app.add_typer(group, name="context", rich_help_panel=PANEL)
+Ended = Annotated[
+    bool, typer.Option("--ended", help="List the newest contexts that have ended instead, with their IDs.")
+]
 
 
-def contexts(client: Client, terminal: Terminal, spares: Spares = False) -> None:
+def contexts(client: Client, terminal: Terminal, spares: Spares = False, ended: Ended = False) -> None:
     """List the live contexts."""
+    if spares and ended:
+        raise CommandFailed("--spares and --ended cannot be combined", ExitCode.USAGE)
     if spares:
         _list_pools(client, terminal)
-        return
-    reports: list[ContextReport] = client.get("/contexts", details="true")
-    if terminal.as_json:
-        terminal.json(reports)
-    elif not reports:
-        terminal.note("no contexts")
+    elif ended:
+        columns = ["Context", "State", "Started", "Ended", "ID"]
+        _list(terminal, client.get("/contexts", ended="true"), columns, "no ended contexts")
     else:
-        columns = ["Context", "State", "Started"] + (
-            ["Application", "Spark UI"] if terminal.wide else ["Spark UI"]
-        )
-        terminal.table(columns, [_row(report, terminal.wide) for report in reports])
+        columns = ["Context", "State", "Started", "Application", "Spark UI"]
+        _list(terminal, client.get("/contexts", details="true"), columns, "no contexts")
+
+
+_CELLS: Mapping[str, Callable[[ContextFields], object]] = {
+    "Context": lambda record: record.get("name"),
+    "State": context_state,
+    "Started": lambda record: time_shown(record.get("startTime")),
+    "Ended": lambda record: time_shown(record.get("endTime")),
+    "ID": lambda record: record.get("id"),
+    "Application": lambda record: record.get("applicationId", ""),
+    "Spark UI": lambda record: record.get("url", ""),
+}
+
+
+def _list(terminal: Terminal, records: list[ContextFields], columns: list[str], none: str) -> None:
+    """Print contexts as a table with these columns, or the note ``none`` if there are none."""
+    if terminal.as_json:
+        terminal.json(records)
+    elif not records:
+        terminal.note(none)
+    else:
+        rows = ([_CELLS[column](record) for column in columns] for record in records)
+        terminal.table(columns, rows, optional=["Application", "Spark UI", "Started"])
 
 
 def _list_pools(client: Client, terminal: Terminal) -> None:
@@ -70,35 +90,30 @@ def _list_pools(client: Client, terminal: Terminal) -> None:
         terminal.table(["Pool", "Size", "Ready", "Starting"], rows)
 
 
-def _row(report: ContextReport, wide: bool) -> list[object]:
-    row: list[object] = [report.get("name"), _state(report), time_shown(report.get("startTime"))]
-    return [*row, *([report.get("applicationId", "")] if wide else []), report.get("url", "")]
-
-
-def _state(report: ContextReport) -> str | None:
-    return "WAITING" if report.get("waiting") else report.get("state")
-
-
 def show(client: Client, terminal: Terminal, name: ContextName) -> None:
-    """Show the newest context with a name, even after it has ended."""
+    """Show the newest context with a name, or the context with an ID, even after it has ended."""
+    name = resolve_context(client, name)
     with explained(client, context=name):
-        report = client.get(f"/contexts/{segment(name)}")
+        record = client.get(f"/contexts/{quoted_segment(name)}")
     if terminal.as_json:
-        terminal.json(report)
+        terminal.json(record)
         return
-    ended = report.get("endTime")
+    ended = record.get("endTime")
     terminal.record(
         {
-            "Context": report.get("name"),
-            "State": _state(report),
-            "Started": time_shown(report.get("startTime")),
+            "Context": record.get("name"),
+            "State": context_state(record),
+            "Started": time_shown(record.get("startTime")),
             "Ended": time_shown(ended) if ended != "Empty" else None,
-            "Application": report.get("applicationId"),
-            "Spark UI": report.get("url"),
-            "Load": load_shown(report),
-            "Restarts": report.get("restarts"),
-            "Error": error_text(report["error"]) if report.get("error") else None,
-            "Settings": settings_shown(report),
+            "ID": record.get("id"),
+            "Server": record.get("server"),
+            "Application": record.get("applicationId"),
+            "Spark UI": record.get("url"),
+            "Load": load_shown(record),
+            "Restarts": record.get("restarts"),
+            "Last restart": last_restart_shown(record),
+            "Error": error_text(record["error"]) if record.get("error") else None,
+            "Settings": settings_shown(record),
         }
     )
 
@@ -130,23 +145,16 @@ def create(
     with terminal.status(f"starting {name} (takes a few seconds)"):
         client.call(
             "POST",
-            f"/contexts/{segment(name)}",
-            params=dict(_pair(setting) for setting in settings or []),
+            f"/contexts/{quoted_segment(name)}",
+            params=dict(map(key_and_value, settings or [])),
             content=config_text(data).encode(),
             headers={"Content-Type": "text/plain"},
             timeout=NO_TIMEOUT,
         )
     if terminal.as_json:
-        terminal.json(client.get(f"/contexts/{segment(name)}"))
+        terminal.json(client.get(f"/contexts/{quoted_segment(name)}"))
     else:
-        terminal.done(f"{name} is ready")
-
-
-def _pair(setting: str) -> tuple[str, str]:
-    key, equals, value = setting.partition("=")
-    if not equals or not key.strip():
-        raise CommandFailed(f"--set takes KEY=VALUE, got {setting!r}", ExitCode.USAGE)
-    return key.strip(), value
+        terminal.report_done(f"{name} is ready")
 
 
 def stop(
@@ -158,10 +166,11 @@ def stop(
     ] = False,
 ) -> None:
     """Stop a context and its jobs, and wait until it has ended."""
+    name = resolve_context(client, name)
     with explained(client, context=name), terminal.status(f"stopping {name}"):
         response = client.send(
             "DELETE",
-            f"/contexts/{segment(name)}",
+            f"/contexts/{quoted_segment(name)}",
             params={"force": "true" if force else None},
             timeout=NO_TIMEOUT,
         )
@@ -169,6 +178,6 @@ def stop(
         advice = None if force else f"Kill it with: jobserver context stop {name} --force"
         raise CommandFailed(f"{name} has not stopped yet", ExitCode.TIMED_OUT, advice)
     if terminal.as_json:
-        terminal.json(client.get(f"/contexts/{segment(name)}"))
+        terminal.json(client.get(f"/contexts/{quoted_segment(name)}"))
     else:
-        terminal.done(f"{name} has stopped")
+        terminal.report_done(f"{name} has stopped")

@@ -22,7 +22,7 @@ from jobserver_cli.interruption import (
     signals_ignored,
     sigterm_as_interrupt,
 )
-from jobserver_cli.reports import error_text
+from jobserver_cli.records import error_text
 from jobserver_cli.server_process import LogLevel, configure_logging, front_end
 from jobserver_cli.terminal import Terminal
 
@@ -54,7 +54,7 @@ class Demonstration:
         with sigterm_as_interrupt(), ExitStack() as cleaning:
             self._directory = Path(tempfile.mkdtemp(prefix="jobserver-demo-"))
             cleaning.callback(shutil.rmtree, self._directory, ignore_errors=True)
-            cleaning.callback(self._terminal.done, "stopped, and cleaned up")
+            cleaning.callback(self._terminal.report_done, "stopped, and cleaned up")
             with self._serving(http) as url, Client(Connection(server=url)) as client:
                 run_on_thread(lambda: self._show(client))
                 if self._keep:
@@ -64,7 +64,7 @@ class Demonstration:
         for finding in (java_finding(), pyspark_finding()):
             if finding.verdict is Verdict.BAD:
                 raise CommandFailed(f"{finding.name}: {finding.text}", ExitCode.NOT_READY, finding.advice)
-            self._terminal.done(f"{finding.name} {finding.text}")
+            self._terminal.report_done(f"{finding.name} {finding.text}")
 
     @contextmanager
     def _serving(self, http: Any) -> Iterator[str]:
@@ -83,7 +83,7 @@ class Demonstration:
         with ExitStack() as serving:
             with interrupt_delayed(), self._terminal.status("starting a job server"):
                 url = serving.enter_context(http.running(JobServer.from_settings(settings)))
-            self._terminal.done(f"a job server listens at {url}")
+            self._terminal.report_done(f"a job server listens at {url}")
             try:
                 yield url
             finally:
@@ -99,11 +99,11 @@ class Demonstration:
             content=wheel.read_bytes(),
             headers={"Content-Type": "application/python-wheel"},
         )
-        self._terminal.done(f"built {wheel.name} and uploaded it as {APP}")
-        with self._terminal.status("starting a Spark context (takes a few seconds, once)"):
+        self._terminal.report_done(f"built {wheel.name} and uploaded it as {APP}")
+        with self._terminal.status("starting a Spark context (takes up to a minute the first time)"):
             started = time.monotonic()
             client.call("POST", f"/contexts/{CONTEXT}", timeout=None)
-        self._terminal.done(f"the context {CONTEXT} is ready after {time.monotonic() - started:.1f} s")
+        self._terminal.report_done(f"the context {CONTEXT} is ready after {time.monotonic() - started:.1f} s")
         self._run_and_follow(client)
         self._run_again(client)
 
@@ -120,13 +120,13 @@ class Demonstration:
         self._terminal.note(f"→ job {self._class_name} with {CONFIG}")
         started = time.monotonic()
         job = client.call("POST", "/jobs", params=self._params(), content=CONFIG.encode())
-        report = follow_job(client, job["jobId"], self._terminal)
-        if report.get("status") != "FINISHED":
+        record = follow_job(client, job["jobId"], self._terminal)
+        if record.get("status") != "FINISHED":
             raise CommandFailed(
-                f"the job ended with {report.get('status')}: {error_text(report.get('result'))}",
+                f"the job ended with {record.get('status')}: {error_text(record.get('result'))}",
                 ExitCode.JOB_FAILED,
             )
-        self._terminal.done(f"the job finished after {time.monotonic() - started:.1f} s")
+        self._terminal.report_done(f"the job finished after {time.monotonic() - started:.1f} s")
         result = client.get(f"/jobs/{job['jobId']}")["result"]
         self._terminal.line(json.dumps(result, sort_keys=True))
 
@@ -138,7 +138,9 @@ class Demonstration:
             params={**self._params(), "sync": "true", "timeout": "60"},
             content=CONFIG.encode(),
         )
-        self._terminal.done(f"the same job again, in the warm context: {time.monotonic() - started:.2f} s")
+        self._terminal.report_done(
+            f"the same job again, in the warm context: {time.monotonic() - started:.2f} s"
+        )
 
     def _stay(self, url: str) -> None:
         query = f"appName={APP}&classPath={self._class_name}&context={CONTEXT}&sync=true"

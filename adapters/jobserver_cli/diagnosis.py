@@ -11,7 +11,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ import attrs
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
+    from jobserver_core.errors import PluginNotFound
 
 GIB = 1024**3
 SCARCE_DISK = 2 * GIB
@@ -61,7 +62,8 @@ def examine(settings: Settings) -> Iterator[Finding]:
     checks: list[Callable[[Settings], Finding]] = [_python]
     if settings.launcher.backend == "pyspark":
         checks += [_java, _pyspark, _descriptors, _host_name]
-    checks += [_backends, _contexts, _metadata, _front_end, _port, _data_dir, _disk, _temporary_disk, _memory]
+    checks += [_backends, _contexts, _metadata, _callbacks, _front_end, _users, _port]
+    checks += [_data_dir, _disk, _temporary_disk, _memory]
     for check in checks:
         yield check(settings)
 
@@ -156,18 +158,20 @@ def _backends(settings: Settings) -> Finding:
         try:
             plugins.find(port, name)
         except PluginNotFound as error:
-            advice = (
-                f"pip install 'jobserver-core[{error.extra}]'"
-                if error.extra
-                else "Install the package that provides it."
-            )
             known = ", ".join(error.available) or "none"
             text = f"{port.kind} {name!r} is not installed (installed: {known})"
             if error.__cause__:
                 text = f"cannot load {port.kind} {name!r}: {error.__cause__}"
-            return _bad("Backends", text, advice)
+            return _bad("Backends", text, _installation(error))
         names.append(f"{port.kind} {name}")
     return _good("Backends", ", ".join(names))
+
+
+def _installation(missing: PluginNotFound) -> str:
+    """Return how to install a backend that is missing."""
+    if missing.extra:
+        return f"pip install 'jobserver-core[{missing.extra}]'"
+    return "Install the package that provides it."
 
 
 def _contexts(settings: Settings) -> Finding:
@@ -214,6 +218,31 @@ def _metadata(settings: Settings) -> Finding:
     return _good(name, "the database answers")
 
 
+def _callbacks(settings: Settings) -> Finding:
+    from jobserver_core import plugins  # noqa: PLC0415 - --help does not need it
+    from jobserver_core.callbacks.options import check_options  # noqa: PLC0415
+    from jobserver_core.callbacks.service import transports_by_scheme  # noqa: PLC0415
+    from jobserver_core.errors import JobServerError, PluginNotFound  # noqa: PLC0415
+    from jobserver_core.ports import Transport  # noqa: PLC0415
+
+    name, callbacks = "Callbacks", settings.callbacks
+    try:
+        with ExitStack() as stack:
+            transports = [
+                stack.enter_context(closing(plugins.load(Transport, transport, settings, settings.data_dir)))
+                for transport in callbacks.transports
+            ]
+            check_options(callbacks, transports)
+            transports_by_scheme(transports)
+    except PluginNotFound as error:
+        return _bad(name, str(error), _installation(error))
+    except JobServerError as error:
+        return _bad(name, str(error), "Correct jobserver.callbacks.")
+    if not transports:
+        return _good(name, "no transports are configured")
+    return _good(name, f"sent by {', '.join(callbacks.transports)}")
+
+
 def _front_end(settings: Settings) -> Finding:
     from jobserver_core.errors import InvalidSetting  # noqa: PLC0415 - --help does not need it
 
@@ -227,6 +256,23 @@ def _front_end(settings: Settings) -> Finding:
         problem, _, advice = error.message.partition(": ")
         return _bad("HTTP", problem, f"{advice[:1].upper()}{advice[1:]}.")
     return _good("HTTP", "the front-end is installed")
+
+
+def _users(settings: Settings) -> Finding:
+    from jobserver_core.errors import JobServerError  # noqa: PLC0415 - --help does not need it
+
+    try:
+        from jobserver_http.authentication import authenticator_from_settings  # noqa: PLC0415 - as above
+
+        authenticator = authenticator_from_settings(settings)
+    except ImportError as error:
+        return _bad("Users", f"cannot load the front-end: {error}", "pip install 'jobserver-core[http]'")
+    except JobServerError as error:
+        advice = "Correct jobserver.auth or the file. Create entries with: jobserver credentials"
+        return _bad("Users", str(error), advice)
+    if authenticator is None:
+        return _good("Users", "nobody has to log in")
+    return _good("Users", f"authentication {settings.auth.backend} is configured")
 
 
 def _port(settings: Settings) -> Finding:

@@ -7,16 +7,13 @@ from typing import Annotated
 
 import typer
 
-from jobserver_cli.client import Client, segment
-from jobserver_cli.completion import binary_names
+from jobserver_cli.client import Client, quoted_segment
+from jobserver_cli.completion import binary_names, data_files
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.lookups import explained
-from jobserver_cli.parameters import command
-from jobserver_cli.reports import time_shown
+from jobserver_cli.records import time_shown
 from jobserver_cli.terminal import Terminal
 from jobserver_cli.uploads import BinaryKind, digest_of, has, kind_of, post_file, upload_binary
-
-PANEL = "Code and data"
 
 BinaryName = Annotated[
     str,
@@ -35,25 +32,6 @@ LocalFile = Annotated[
         show_default=False,
     ),
 ]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands for binaries and data files."""
-    command(app, "upload", rich_help_panel=PANEL)(upload)
-    command(app, "binaries", rich_help_panel=PANEL)(binaries)
-    group = typer.Typer(help="List, upload and delete binaries.", no_args_is_help=True)
-    command(group, "list")(binaries)
-    command(group, "upload")(upload)
-    command(group, "versions")(versions)
-    command(group, "delete")(delete)
-    app.add_typer(group, name="binary", rich_help_panel=PANEL)
-    data = typer.Typer(
-        help="Data files: uploaded files on the server's machine that jobs can read.", no_args_is_help=True
-    )
-    command(data, "list")(data_list)
-    command(data, "upload")(data_upload)
-    command(data, "delete")(data_delete)
-    app.add_typer(data, name="data", rich_help_panel=PANEL)
 
 
 def upload(
@@ -78,11 +56,11 @@ def upload(
     if not unchanged:
         upload_binary(client, terminal, name, file, kind)
     if terminal.as_json:
-        terminal.json(client.get(f"/binaries/{segment(name)}"))
+        terminal.json(client.get(f"/binaries/{quoted_segment(name)}"))
     elif unchanged:
-        terminal.done(f"{name} is up to date: its newest version has the same content as {file.name}")
+        terminal.report_done(f"{name} is up to date: its newest version has the same content as {file.name}")
     else:
-        terminal.done(f"uploaded {file.name} as {name}")
+        terminal.report_done(f"uploaded {file.name} as {name}")
 
 
 def binaries(client: Client, terminal: Terminal) -> None:
@@ -97,13 +75,17 @@ def binaries(client: Client, terminal: Terminal) -> None:
             (name, about.get("binary-type", ""), time_shown(about.get("upload-time")))
             for name, about in found.items()
         ]
-        terminal.table(["Binary", "Type", "Uploaded"], rows)
+        terminal.table(["Binary", "Type", "Uploaded"], rows, optional=["Uploaded"])
 
 
 def versions(client: Client, terminal: Terminal, name: BinaryName) -> None:
-    """List all versions of a binary, newest first."""
+    """List all versions of a binary, newest first.
+
+    Names and versions of the uploaded files are not stored. To find out which file a version is, compare its
+    SHA-256 with the output of `sha256sum`.
+    """
     with explained(client, binary=name):
-        found = client.get(f"/binaries/{segment(name)}/versions")
+        found = client.get(f"/binaries/{quoted_segment(name)}/versions")
     if terminal.as_json:
         terminal.json(found)
         return
@@ -116,17 +98,17 @@ def versions(client: Client, terminal: Terminal, name: BinaryName) -> None:
         )
         for version in found
     ]
-    terminal.table(["Uploaded", "Type", "Bytes", "SHA-256"], rows)
+    terminal.table(["Uploaded", "Type", "Bytes", "SHA-256"], rows, fold=True)
 
 
 def delete(client: Client, terminal: Terminal, name: BinaryName) -> None:
     """Delete all versions of a binary."""
     with explained(client, binary=name):
-        answer = client.call("DELETE", f"/binaries/{segment(name)}")
+        response = client.call("DELETE", f"/binaries/{quoted_segment(name)}")
     if terminal.as_json:
-        terminal.json(answer)
+        terminal.json(response)
     else:
-        terminal.done(f"deleted {name}")
+        terminal.report_done(f"deleted {name}")
 
 
 def data_list(client: Client, terminal: Terminal) -> None:
@@ -156,11 +138,11 @@ def data_upload(
     from jobserver_core.models.validation import split_ending  # noqa: PLC0415 - keeps the start light
 
     _, ending = split_ending(file.name)
-    path = f"/data/{segment(prefix.removesuffix(ending) or prefix)}"
-    answer = post_file(client, terminal, path, file, "application/octet-stream", ending=ending)
-    stored = str(answer["result"]["filename"])
+    path = f"/data/{quoted_segment(prefix.removesuffix(ending) or prefix)}"
+    response = post_file(client, terminal, path, file, "application/octet-stream", ending=ending)
+    stored = str(response["result"]["filename"])
     if terminal.as_json:
-        terminal.json(answer)
+        terminal.json(response)
     else:
         terminal.line(stored)
     if not stored.endswith(ending):
@@ -172,13 +154,19 @@ def data_delete(
     client: Client,
     terminal: Terminal,
     name: Annotated[
-        str, typer.Argument(metavar="FILE", help="The path that the upload printed.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="The name of the file, or the path that the upload printed.",
+            show_default=False,
+            autocompletion=data_files,
+        ),
     ],
 ) -> None:
     """Delete a data file."""
     with explained(client, data_file=name):
-        answer = client.call("DELETE", f"/data/{segment(name)}")
+        response = client.call("DELETE", f"/data/{quoted_segment(name)}")
     if terminal.as_json:
-        terminal.json(answer)
+        terminal.json(response)
     else:
-        terminal.done(f"deleted {name}")
+        terminal.report_done(f"deleted {name}")

@@ -8,30 +8,17 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from jobserver_cli.client import Client, segment, translated
+from jobserver_cli.client import Client, quoted_segment, translated
 from jobserver_cli.exits import CommandFailed, ExitCode
-from jobserver_cli.reports import JobReport, progress_shown, state_shown
+from jobserver_cli.records import FINAL, JobFields, progress_shown, state_shown
 from jobserver_cli.terminal import Terminal
 
 if TYPE_CHECKING:
     from jobserver_client.synchronous import StreamedResponse
     from jobserver_core.models.jobs import Job
 
-__all__ = [
-    "FINAL",
-    "follow_job",
-    "interrupt_note",
-    "naming_job_in_errors",
-    "show_again",
-    "log_lines",
-    "opened_log",
-    "wait_for_end",
-    "while_taken_over",
-]
-
 T = TypeVar("T")
 
-FINAL = ("FINISHED", "ERROR", "KILLED")
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 """Seconds between two lists of ``--watch``: the shorter one when jobs change all the time."""
 TAKEOVER_TIMEOUT = 60.0
@@ -42,8 +29,8 @@ LOG_TIMEOUT = 10.0
 
 def wait_for_end(
     client: Client, job_id: str, terminal: Terminal, *, timeout: float | None = None
-) -> JobReport:
-    """Wait until a job has ended, and return its last report.
+) -> JobFields:
+    """Wait until a job has ended, and return its last record.
 
     After Ctrl-C or a timeout, the message lists the commands to continue with.
 
@@ -53,9 +40,9 @@ def wait_for_end(
     terminal.interrupt_note = interrupt_note(job_id)
     with naming_job_in_errors(job_id), terminal.status(f"waiting for job {job_id}"):
         while_taken_over(lambda: _await_end(client, job_id, timeout))
-        report: JobReport = client.get(f"/jobs/{segment(job_id)}", result="false")
+        record: JobFields = client.get(f"/jobs/{quoted_segment(job_id)}", result="false")
     terminal.interrupt_note = None
-    return report
+    return record
 
 
 def _await_end(client: Client, job_id: str, timeout: float | None = None) -> None:
@@ -87,7 +74,7 @@ def _next_commands(job_id: str) -> str:
 
 @contextmanager
 def naming_job_in_errors(job_id: str) -> Iterator[None]:
-    """Add the command for looking at the job to errors about a lost connection."""
+    """Add the command that shows the job to errors about a lost connection."""
     try:
         yield
     except CommandFailed as error:
@@ -101,7 +88,7 @@ def naming_job_in_errors(job_id: str) -> Iterator[None]:
 def while_taken_over(call: Callable[[], T]) -> T:
     """Return what a call returns; call again while the server is not available yet, for up to a minute.
 
-    So it is in the seconds after the death of a server, until another one has taken over its contexts.
+    This happens for some seconds after a server dies, until another one has taken over its contexts.
 
     Raises:
         CommandFailed: The last call failed, or one for another reason.
@@ -138,7 +125,7 @@ class _LogPrinter(threading.Thread):
     def __init__(self, client: Client, job_id: str, terminal: Terminal) -> None:
         super().__init__(name="job-log", daemon=True)
         self._client = client
-        self._path = f"/jobs/{segment(job_id)}/logs"
+        self._path = f"/jobs/{quoted_segment(job_id)}/logs"
         self._terminal = terminal
 
     def run(self) -> None:
@@ -150,18 +137,18 @@ class _LogPrinter(threading.Thread):
             self._terminal.note(f"cannot show the log: {error.message}", style="yellow")
 
 
-def follow_job(client: Client, job_id: str, terminal: Terminal) -> JobReport:
-    """Show a job's state, progress and output on stderr until it has ended. Return its last report."""
+def follow_job(client: Client, job_id: str, terminal: Terminal) -> JobFields:
+    """Show a job's state, progress and output on stderr until it has ended. Return its last record."""
     log = _LogPrinter(client, job_id, terminal)
     terminal.interrupt_note = interrupt_note(job_id)
     with naming_job_in_errors(job_id), terminal.status("submitted") as show, _showing(client, job_id, show):
         log.start()
         while_taken_over(lambda: _await_end(client, job_id))
-        report: JobReport = client.get(f"/jobs/{segment(job_id)}", result="false")
-        show(_shown(report))
+        record: JobFields = client.get(f"/jobs/{quoted_segment(job_id)}", result="false")
+        show(_shown(record))
         log.join(LOG_TIMEOUT)
     terminal.interrupt_note = None
-    return report
+    return record
 
 
 @contextmanager
@@ -171,17 +158,17 @@ def _showing(client: Client, job_id: str, show: Callable[[str], None]) -> Iterat
 
     def receive(event: Event) -> None:
         if isinstance(event, JobChanged | JobProgressed) and event.job.id == job_id:
-            show(_shown(_report_of(event.job)))
+            show(_shown(_record_of(event.job)))
 
     with translated(client.url):
         subscription = client.remote.subscribe(receive)
     with subscription:
-        show(_shown(client.get(f"/jobs/{segment(job_id)}", result="false")))
+        show(_shown(client.get(f"/jobs/{quoted_segment(job_id)}", result="false")))
         yield
 
 
-def show_again(client: Client, terminal: Terminal, show: Callable[[], None]) -> None:
-    """Call ``show`` now and after each change on the server, forever. A terminal is cleared before.
+def show_repeatedly(client: Client, terminal: Terminal, show: Callable[[], None]) -> None:
+    """Call ``show`` now and after each change on the server, forever. A terminal is cleared first.
 
     Raises:
         CommandFailed: The server cannot be reached.
@@ -192,17 +179,16 @@ def show_again(client: Client, terminal: Terminal, show: Callable[[], None]) -> 
     with subscription:
         while True:
             changed.clear()
-            if terminal.out.is_terminal:
-                terminal.out.clear()
+            terminal.clear()
             show()
             changed.wait(LONGEST_PAUSE)
             time.sleep(SHORTEST_PAUSE)
 
 
-def _report_of(job: Job) -> JobReport:
-    """Return what is shown of a job in the form in which the server reports it."""
+def _record_of(job: Job) -> JobFields:
+    """Return the part of a job's record that is shown while it is followed."""
     progress = job.progress
-    return JobReport(
+    return JobFields(
         status=job.state.value,
         waiting=job.waiting,
         killRequested=job.kill_requested,
@@ -217,6 +203,6 @@ def _report_of(job: Job) -> JobReport:
     )
 
 
-def _shown(report: JobReport) -> str:
-    progress = progress_shown(report) if report.get("status") not in FINAL else None
-    return f"{state_shown(report)} ({progress})" if progress else state_shown(report)
+def _shown(record: JobFields) -> str:
+    progress = progress_shown(record) if record.get("status") not in FINAL else None
+    return f"{state_shown(record)} ({progress})" if progress else state_shown(record)

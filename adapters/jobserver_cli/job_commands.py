@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
-from jobserver_cli.client import Client, segment
-from jobserver_cli.completion import job_ids
+from jobserver_cli.client import Client, quoted_segment
+from jobserver_cli.completion import job_ids, live_job_ids
 from jobserver_cli.exits import CommandFailed, ExitCode
-from jobserver_cli.following import FINAL, opened_log, show_again, wait_for_end, while_taken_over
-from jobserver_cli.lookups import LAST, explained, resolved_job
-from jobserver_cli.parameters import JOB_HELP, JobId, command, context_option
-from jobserver_cli.reports import (
-    CONTEXT_TERMINATED,
-    JobReport,
+from jobserver_cli.following import opened_log, show_repeatedly, wait_for_end, while_taken_over
+from jobserver_cli.lookups import LAST, explained, resolve_context, resolve_job
+from jobserver_cli.parameters import JOB_HELP, JobId, context_option
+from jobserver_cli.records import (
+    FINAL,
+    JobFields,
     class_shown,
     duration_shown,
     error_text,
+    job_state,
+    missing_code_advice,
     progress_shown,
+    stack_of,
     state_shown,
     time_shown,
 )
-from jobserver_cli.results import copy_report, failed, print_result
-from jobserver_cli.submissions import follow_to_result, run, submit
+from jobserver_cli.results import copy_record, failed, print_result, print_result_table
+from jobserver_cli.submissions import follow_to_result
 from jobserver_cli.terminal import Terminal
 
-PANEL = "Jobs"
-JOBS_EXAMPLES = "Examples: jobserver jobs --since 1h --status ERROR · jobserver jobs -c warm --watch"
-RESULT_EXAMPLES = "Examples: jobserver result @last · jobserver result 5453779a --wait > result.json"
-LOGS_EXAMPLES = "Examples: jobserver logs @last -f · jobserver logs --context warm"
+MAX_LISTED = 10_000
+"""How many jobs the server lists at most."""
 
 
 def moment(text: str) -> datetime:
@@ -55,8 +55,9 @@ def moment(text: str) -> datetime:
 
 
 class JobStatus(str, Enum):
-    """The values of the option ``--status``."""
+    """The values of the option ``--status``: the states that the list shows."""
 
+    WAITING = "WAITING"
     STARTED = "STARTED"
     RUNNING = "RUNNING"
     RESTARTING = "RESTARTING"
@@ -65,46 +66,20 @@ class JobStatus(str, Enum):
     KILLED = "KILLED"
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands for jobs."""
-    command(app, "jobs", rich_help_panel=PANEL, epilog=JOBS_EXAMPLES)(jobs)
-    command(app, "result", rich_help_panel=PANEL, epilog=RESULT_EXAMPLES)(result)
-    command(app, "kill", rich_help_panel=PANEL)(kill)
-    command(app, "logs", rich_help_panel=PANEL, epilog=LOGS_EXAMPLES)(logs)
-    group = typer.Typer(
-        cls=_ShowByDefault,
-        help="Show a job: jobserver job JOB. Or list, submit and kill jobs.",
-        no_args_is_help=True,
-    )
-    command(group, "show")(job)
-    command(group, "list")(jobs)
-    command(group, "submit")(submit)
-    command(group, "run")(run)
-    command(group, "result")(result)
-    command(group, "logs")(logs)
-    command(group, "kill")(kill)
-    app.add_typer(group, name="job", rich_help_panel=PANEL)
-
-
-class _ShowByDefault(TyperGroup):
-    """Commands for jobs; arguments that name none of them are those of ``show``."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Insert the command that was left out. (The context's class depends on the release of typer.)"""
-        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
-            args = ["show", *args]
-        return super().parse_args(ctx, args)
-
-
 def jobs(
     client: Client,
     terminal: Terminal,
     *,
     limit: Annotated[
-        int, typer.Option("--limit", "-n", min=1, max=10_000, help="The maximum number of jobs to show.")
+        int, typer.Option("--limit", "-n", min=1, max=MAX_LISTED, help="The maximum number of jobs to show.")
     ] = 50,
     status: Annotated[
-        JobStatus | None, typer.Option("--status", case_sensitive=False, help="Only jobs in this state.")
+        JobStatus | None,
+        typer.Option(
+            "--status",
+            case_sensitive=False,
+            help="Only jobs in this state. STARTED and RESTARTING include jobs that are shown as WAITING.",
+        ),
     ] = None,
     context: Annotated[str | None, context_option("Only jobs of this context.")] = None,
     main_class: Annotated[
@@ -123,44 +98,57 @@ def jobs(
         bool, typer.Option("--watch", "-w", help="Show the list again after each change, until Ctrl-C.")
     ] = False,
 ) -> None:
-    """List jobs, newest first."""
+    """List jobs, newest first. A duration counts from the submission, so it includes the wait for a slot."""
 
     def show() -> None:
-        reports = client.get(
-            "/jobs",
-            limit=limit,
-            status=status.value if status else None,
-            context=context,
-            classPath=main_class,
-            since=since.isoformat() if since else None,
-        )
-        _list(terminal, reports)
+        chosen = {
+            "context": context,
+            "classPath": main_class,
+            "since": since.isoformat() if since else None,
+        }
+        if status is JobStatus.WAITING:
+            records = _waiting(client, chosen)[:limit]
+        else:
+            records = client.get("/jobs", limit=limit, status=status.value if status else None, **chosen)
+        _list(terminal, records)
 
     if watch:
-        show_again(client, terminal, show)
+        show_repeatedly(client, terminal, show)
     else:
         show()
 
 
-def _list(terminal: Terminal, reports: list[JobReport]) -> None:
+def _waiting(client: Client, chosen: Mapping[str, str | None]) -> list[JobFields]:
+    """Return the jobs that wait for a slot or a context, newest first. The server has no such state."""
+    found = [
+        record
+        for status in (JobStatus.STARTED, JobStatus.RESTARTING)
+        for record in client.get("/jobs", limit=MAX_LISTED, status=status.value, **chosen)
+        if record.get("waiting")
+    ]
+    return sorted(found, key=lambda record: str(record.get("startTime")), reverse=True)
+
+
+def _list(terminal: Terminal, records: list[JobFields]) -> None:
     if terminal.as_json:
-        terminal.json(reports)
-    elif not reports:
+        terminal.json(records)
+    elif not records:
         terminal.note("no jobs")
     else:
-        columns = ["Job", "State", "Started", "Took", "Class"] + (["Context"] if terminal.wide else [])
-        terminal.table(columns, [_row(report, terminal) for report in reports])
+        columns = ["Job", "State", "Submitted", "Duration", "Class", "Context"]
+        rows = [_row(record, terminal) for record in records]
+        terminal.table(columns, rows, optional=["Context", "Duration", "Submitted"])
 
 
-def _row(report: JobReport, terminal: Terminal) -> list[object]:
-    row: list[object] = [
-        terminal.id_shown(report.get("jobId")),
-        "WAITING" if report.get("waiting") else report.get("status"),
-        time_shown(report.get("startTime")),
-        duration_shown(report.get("duration")),
-        class_shown(report.get("classPath"), wide=terminal.wide),
+def _row(record: JobFields, terminal: Terminal) -> list[object]:
+    return [
+        terminal.id_shown(record.get("jobId")),
+        job_state(record),
+        time_shown(record.get("startTime")),
+        duration_shown(record.get("duration")),
+        class_shown(record.get("classPath"), wide=terminal.wide),
+        record.get("context"),
     ]
-    return [*row, report.get("context")] if terminal.wide else row
 
 
 def job(
@@ -175,46 +163,44 @@ def job(
     ] = False,
 ) -> None:
     """Show a job, and its result if it has finished. With --json, a result of any size is printed."""
-    job_id = resolved_job(client, job_id)
+    job_id = resolve_job(client, job_id)
     with explained(client, job=job_id):
         if config:
-            terminal.json(client.get(f"/jobs/{segment(job_id)}/config"))
+            terminal.json(client.get(f"/jobs/{quoted_segment(job_id)}/config"))
         elif follow:
             # Fails at once for an unknown job.
-            while_taken_over(lambda: client.get(f"/jobs/{segment(job_id)}", result="false"))
+            while_taken_over(lambda: client.get(f"/jobs/{quoted_segment(job_id)}", result="false"))
             follow_to_result(client, terminal, job_id)
         elif terminal.as_json:
-            copy_report(client, terminal, job_id)
+            copy_record(client, terminal, job_id)
         else:
             _show(client, terminal, job_id)
 
 
 def _show(client: Client, terminal: Terminal, job_id: str) -> None:
-    report = client.get(f"/jobs/{segment(job_id)}", result="false")
-    unsuccessful = report.get("status") in ("ERROR", "KILLED")
+    record = client.get(f"/jobs/{quoted_segment(job_id)}", result="false")
+    unsuccessful = record.get("status") in ("ERROR", "KILLED")
     terminal.record(
         {
-            "Job": report.get("jobId"),
-            "State": state_shown(report),
-            "Class": report.get("classPath"),
-            "Context": report.get("context"),
-            "Started": time_shown(report.get("startTime")),
-            "Took": duration_shown(report.get("duration")) or None,
-            "Restarts": report.get("restarts") or None,
-            "Progress": progress_shown(report) if report.get("status") not in FINAL else None,
-            "Error": error_text(report.get("result")) if unsuccessful else None,
+            "Job": record.get("jobId"),
+            "State": state_shown(record),
+            "Class": record.get("classPath"),
+            "Context": record.get("context"),
+            "Submitted": time_shown(record.get("startTime")),
+            "Started": time_shown(record.get("runningTime")) or None,
+            "Duration": duration_shown(record.get("duration")) or None,
+            "Restarts": record.get("restarts") or None,
+            "Progress": progress_shown(record) if record.get("status") not in FINAL else None,
+            "Error": error_text(record.get("result")) if unsuccessful else None,
         }
     )
-    if report.get("status") == "FINISHED":
+    if record.get("status") == "FINISHED":
         print_result(client, terminal, job_id, brief=True)
-    elif unsuccessful and _has_stack(report.get("result")):
-        terminal.line(f"\n{report['result']['stack']}")
-
-
-def _has_stack(error: object) -> bool:
-    if not isinstance(error, dict) or error.get("errorClass") == CONTEXT_TERMINATED:
-        return False  # what stands for the stack of that error is shown with its message
-    return bool(error.get("stack"))
+        return
+    if unsuccessful and (stack := stack_of(record.get("result"))):
+        terminal.line(f"\n{stack}")
+    if unsuccessful and (advice := missing_code_advice(record.get("result"))):
+        terminal.note(advice)
 
 
 def result(
@@ -222,23 +208,28 @@ def result(
     terminal: Terminal,
     job_id: JobId,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait until the job has ended.")] = False,
+    table: Annotated[
+        bool, typer.Option("--table", help="Print a list of objects or lists, or an object, as a table.")
+    ] = False,
 ) -> None:
     """Write a job's result to stdout: JSON, or the bytes of a streamed result.
 
     Results of any size can be saved with: jobserver result JOB > FILE
     """
-    job_id = resolved_job(client, job_id)
+    if table and terminal.as_json:
+        raise CommandFailed("--table and --json cannot be combined", ExitCode.USAGE)
+    job_id = resolve_job(client, job_id)
     with explained(client, job=job_id):
-        report = client.get(f"/jobs/{segment(job_id)}", result="false")
-        if wait and report.get("status") not in FINAL:
-            report = wait_for_end(client, job_id, terminal)
-        if report.get("status") not in FINAL:
-            message = f"job {job_id} has no result yet; its state is {state_shown(report)}"
+        record = client.get(f"/jobs/{quoted_segment(job_id)}", result="false")
+        if wait and record.get("status") not in FINAL:
+            record = wait_for_end(client, job_id, terminal)
+        if record.get("status") not in FINAL:
+            message = f"job {job_id} has no result yet; its state is {state_shown(record)}"
             advice = f"Wait for it with: jobserver result {job_id} --wait"
             raise CommandFailed(message, ExitCode.TIMED_OUT, advice)
-        if report.get("status") != "FINISHED":
-            raise failed(client, report)
-        print_result(client, terminal, job_id)
+        if record.get("status") != "FINISHED":
+            raise failed(client, record)
+        (print_result_table if table else print_result)(client, terminal, job_id)
 
 
 def kill(
@@ -247,7 +238,7 @@ def kill(
     job_ids: Annotated[
         list[str],
         typer.Argument(
-            metavar="JOB…", help="The IDs of the jobs.", show_default=False, autocompletion=job_ids
+            metavar="JOB…", help="The IDs of the jobs.", show_default=False, autocompletion=live_job_ids
         ),
     ],
     force: Annotated[
@@ -256,30 +247,40 @@ def kill(
 ) -> None:
     """Kill jobs, and wait until they have ended."""
     if LAST in job_ids:
-        raise CommandFailed(
-            f"kill does not accept {LAST}, because the newest job may be somebody else's", ExitCode.USAGE
-        )
-    job_ids = [resolved_job(client, given) for given in job_ids]
-    answers = dict(_killed(client, terminal, job_ids, force))
+        message = f"kill does not accept {LAST}, because the newest job may be somebody else's"
+        raise CommandFailed(message, ExitCode.USAGE, _advice_for_last(client))
+    job_ids = [resolve_job(client, given) for given in job_ids]
+    responses = dict(_kill(client, terminal, job_ids, force))
     if terminal.as_json:
-        terminal.json(answers)
-    running = [job_id for job_id, answer in answers.items() if "jobId" in answer]
+        terminal.json(responses)
+    running = [job_id for job_id, response in responses.items() if "jobId" in response]
     if running:
         advice = None if force else "To kill them together with their context: jobserver kill --force"
         raise CommandFailed(f"still running: {', '.join(running)}", ExitCode.TIMED_OUT, advice)
 
 
-def _killed(
+def _advice_for_last(client: Client) -> str | None:
+    """Return which job is the newest, and how to kill it; None if there is none, or it cannot be listed."""
+    try:
+        [newest] = client.get("/jobs", limit=1)
+    except (CommandFailed, ValueError):
+        return None
+    job_id, state = newest.get("jobId"), job_state(newest)
+    about = f"The newest job is {job_id} ({class_shown(newest.get('classPath'), wide=False)}, {state})."
+    return about if state in FINAL else f"{about} Kill it with: jobserver kill {job_id}"
+
+
+def _kill(
     client: Client, terminal: Terminal, job_ids: list[str], force: bool
-) -> Iterator[tuple[str, JobReport]]:
+) -> Iterator[tuple[str, JobFields]]:
     for job_id in job_ids:
         with _explained_kill(client, job_id), terminal.status(f"killing {job_id}"):
-            answer = client.call(
-                "DELETE", f"/jobs/{segment(job_id)}", params={"force": "true" if force else None}
+            response = client.call(
+                "DELETE", f"/jobs/{quoted_segment(job_id)}", params={"force": "true" if force else None}
             )
-        if "jobId" not in answer:
-            terminal.done(f"{job_id} {answer.get('status')}")
-        yield job_id, answer
+        if "jobId" not in response:
+            terminal.report_done(f"{job_id} {response.get('status')}")
+        yield job_id, response
 
 
 @contextmanager
@@ -310,10 +311,11 @@ def logs(
     if (job_id is None) == (context is None):
         raise CommandFailed("expected either a job, or a context with --context", ExitCode.USAGE)
     if job_id is not None:
-        job_id = resolved_job(client, job_id)
-        path = f"/jobs/{segment(job_id)}/logs"
+        job_id = resolve_job(client, job_id)
+        path = f"/jobs/{quoted_segment(job_id)}/logs"
     else:
-        path = f"/contexts/{segment(context or '')}/logs"
+        context = resolve_context(client, context or "")
+        path = f"/contexts/{quoted_segment(context)}/logs"
     with explained(client, job=job_id, context=context), opened_log(client, path, follow=follow) as response:
         if terminal.as_json:
             for line in response.iter_lines():

@@ -9,24 +9,19 @@ import typer
 
 from jobserver_cli import saved_servers
 from jobserver_cli.client import Client
+from jobserver_cli.completion import server_names
 from jobserver_cli.exits import CommandFailed
-from jobserver_cli.parameters import command
 from jobserver_cli.terminal import Terminal
 
-__all__ = ["register"]
-
-PANEL = "Server"
-EXAMPLE = "Example: jobserver login prod --server https://jobs.example.com --user ann"
-
 ServerName = Annotated[
-    str, typer.Argument(metavar="NAME", help="The name of the saved server.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="The name of the saved server.",
+        show_default=False,
+        autocompletion=server_names,
+    ),
 ]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    command(app, "login", rich_help_panel=PANEL, epilog=EXAMPLE)(login)
-    command(app, "logout", rich_help_panel=PANEL)(logout)
 
 
 def login(client: Client, terminal: Terminal, name: ServerName) -> None:
@@ -38,10 +33,10 @@ def login(client: Client, terminal: Terminal, name: ServerName) -> None:
             raise
     connection = attrs.evolve(client.connection, server=client.url, password=client.password)
     path = saved_servers.save(name, connection)
-    terminal.done(f"saved {client.url} as {name} in {path}; use it with --server {name}")
+    terminal.report_done(f"saved {client.url} as {name} in {path}; use it with --server {name}")
 
 
 def logout(terminal: Terminal, name: ServerName) -> None:
     """Forget a saved server and its credentials."""
     saved_servers.remove(name)
-    terminal.done(f"{name} is forgotten")
+    terminal.report_done(f"{name} is forgotten")

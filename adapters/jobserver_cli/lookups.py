@@ -1,23 +1,30 @@
-"""Resolving what users type: job ID prefixes, ``@last``, and suggestions for misspelled names."""
+"""Resolving what users type: prefixes of IDs, ``@last``, and suggestions for misspelled names."""
 
 from __future__ import annotations
 
 import difflib
+import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import attrs
 
-from jobserver_cli.client import Client
+from jobserver_cli.client import Client, quoted_segment
 from jobserver_cli.exits import CommandFailed, ExitCode
+from jobserver_cli.records import ContextFields, context_state, time_shown
 
 LAST = "@last"
 """Means the newest job."""
 RECENT = 1000
-"""How many of the newest jobs are searched for an ID prefix."""
+"""How many of the newest jobs, and of the newest ended contexts, are searched for an ID prefix."""
+LEAST_PREFIX = 4
+"""The shortest prefix of the ID of an ended context."""
+SUGGESTED = 3
+"""How many names are suggested at most."""
 FULL_LENGTH = 32
 """An ID with at least this many characters is complete."""
+_ID_PREFIX = re.compile("[0-9a-f]{1,8}(-[0-9a-f-]*)?")
 
 
 @attrs.frozen
@@ -28,16 +35,51 @@ class _Kind:
     names: Callable[[Client], Iterable[str]]
     listed_by: str
 
-    def not_found(self, client: Client, name: str) -> CommandFailed:
+    def not_found(self, client: Client, name: str, *, for_job: bool = False) -> CommandFailed:
         """Return the error for a name that does not exist, with a suggestion."""
-        found = _close(client, name, self.names)
-        hint = f"Did you mean {shlex.quote(found)}? " if found else ""
+        if self is _KINDS["context_not_found"] and (ended := _ended_context(client, name, for_job=for_job)):
+            return ended
+        found = [shlex.quote(one) for one in _close(client, name, self.names)]
+        hint = f"Did you mean {' or '.join(found)}? " if found else ""
         advice = f"{hint}List them with: {self.listed_by}"
+        if self is _KINDS["job_not_found"] and name in _listed(client, _KINDS["context_not_found"].names):
+            shown = shlex.quote(name)
+            advice = f"It is a context: jobserver context show {shown}, jobserver logs --context {shown}"
         return CommandFailed(f"{self.noun} {name!r} not found", ExitCode.REFUSED, advice)
 
 
+def _ended_context(client: Client, given: str, *, for_job: bool) -> CommandFailed | None:
+    """Return the error for the name or ID of a context that has ended.
+
+    None if there is none, or if the server does not show it. With ``for_job``, the error says in which
+    context a job could run instead.
+    """
+    try:
+        record: ContextFields = client.get(f"/contexts/{quoted_segment(given)}")
+    except CommandFailed:
+        return None
+    if record.get("endTime", "Empty") == "Empty":
+        return None
+    name = str(record.get("name"))
+    shown = repr(name) if given == name else f"{name!r} ({given})"
+    advice = f"Show it with: jobserver context show {shlex.quote(given)}"
+    if for_job:
+        advice = f"{_other_context(client, name)}\n{advice}"
+    ended = f"has already ended ({context_state(record)}, {time_shown(record.get('endTime'))})"
+    return CommandFailed(f"context {shown} {ended}", ExitCode.REFUSED, advice)
+
+
+def _other_context(client: Client, name: str) -> str:
+    """Return in which context a job can run instead of the one with this name, which has ended."""
+    live = similar_context(client, name)
+    if live == name:
+        return f"Another context of this name is live: {shlex.quote(name)}"
+    hint = f"Did you mean {shlex.quote(live)}, which is live? " if live else ""
+    return f"{hint}Create it again with: jobserver context create {shlex.quote(name)}"
+
+
 def _recent_jobs(client: Client) -> list[str]:
-    return [report["jobId"] for report in client.get("/jobs", limit=RECENT)]
+    return [record["jobId"] for record in client.get("/jobs", limit=RECENT)]
 
 
 _KINDS = {
@@ -48,10 +90,31 @@ _KINDS = {
 }
 
 
-def _close(client: Client, name: str, names: Callable[[Client], Iterable[str]]) -> str | None:
-    """Return the most similar name, or None if there is none or the server does not list the names."""
+def _close(client: Client, name: str, names: Callable[[Client], Iterable[str]]) -> list[str]:
+    """Return the most similar names; none if there are none or the server does not list the names."""
+    return similar(name, _listed(client, names))
+
+
+def _listed(client: Client, names: Callable[[Client], Iterable[str]]) -> list[str]:
+    """Return the names; none if the server does not list them."""
     try:
-        return nearest(name, names(client))
+        return list(names(client))
+    except CommandFailed:
+        return []
+
+
+def similar(name: str, known: Iterable[str]) -> list[str]:
+    """Return a few known names that begin with this one, ignoring case, or else the nearest one, if any."""
+    known = list(known)
+    beginning = [one for one in known if name and one.casefold().startswith(name.casefold())]
+    found = nearest(name, known)
+    return beginning[:SUGGESTED] or ([found] if found else [])
+
+
+def similar_context(client: Client, name: str) -> str | None:
+    """Return the name of the live context that is most similar to this one, or None."""
+    try:
+        return nearest(name, _KINDS["context_not_found"].names(client))
     except CommandFailed:
         return None
 
@@ -64,10 +127,11 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 @contextmanager
-def explained(client: Client, **named: str | None) -> Iterator[None]:
+def explained(client: Client, *, for_job: bool = False, **named: str | None) -> Iterator[None]:
     """Add a suggestion to errors about names that the server does not know.
 
-    ``named`` has the names that the user gave, by kind: ``context="warm"``.
+    ``named`` has the names that the user gave, by kind: ``context="warm"``. With ``for_job``, the context is
+    to run a job.
     """
     try:
         yield
@@ -76,7 +140,7 @@ def explained(client: Client, **named: str | None) -> Iterator[None]:
         name = named.get(kind.noun.replace(" ", "_")) if kind else None
         if kind is None or name is None:
             raise
-        raise kind.not_found(client, name) from None
+        raise kind.not_found(client, name, for_job=for_job) from None
 
 
 def unknown_binaries(client: Client, names: Iterable[str]) -> list[CommandFailed]:
@@ -85,7 +149,7 @@ def unknown_binaries(client: Client, names: Iterable[str]) -> list[CommandFailed
     return [_KINDS["binary_not_found"].not_found(client, name) for name in names if name not in known]
 
 
-def resolved_job(client: Client, given: str) -> str:
+def resolve_job(client: Client, given: str) -> str:
     """Return the full ID for an ID, a unique prefix of an ID, or ``@last``.
 
     A string that matches no job is returned unchanged, and the server rejects it.
@@ -108,7 +172,44 @@ def resolved_job(client: Client, given: str) -> str:
         if refused.code is not ExitCode.DENIED:
             raise
         return given
-    if len(matching) > 1 and given not in matching:
+    if given in matching:
+        return given
+    return _only(given, matching, "job") or given
+
+
+def _only(given: str, matching: list[str], noun: str) -> str | None:
+    """Return the only ID that begins like this, or None."""
+    if len(matching) > 1:
         shown = ", ".join(matching[:5]) + (", …" if len(matching) > 5 else "")
-        raise CommandFailed(f"{given} is a prefix of several job IDs: {shown}", ExitCode.USAGE)
-    return given if given in matching or not matching else matching[0]
+        raise CommandFailed(f"{given} is a prefix of several {noun} IDs: {shown}", ExitCode.USAGE)
+    return matching[0] if matching else None
+
+
+def resolve_context(client: Client, given: str) -> str:
+    """Return the name of the live context, or else the ID of the ended one, whose ID begins like this.
+
+    A name has precedence. A string that matches no context is returned unchanged, and the server rejects it.
+
+    Raises:
+        CommandFailed: The prefix is ambiguous, or the server does not answer.
+    """
+    if not _ID_PREFIX.fullmatch(given):
+        return given
+    try:
+        found = client.get(f"/contexts/{quoted_segment(given)}")
+    except CommandFailed as refused:
+        if refused.code is ExitCode.DENIED:
+            return given
+        if refused.reason != "context_not_found":
+            raise
+    else:
+        # Only the name can be stopped. That of an ended context may belong to another one by now.
+        lives = found["id"] == given and found["endTime"] == "Empty"
+        return str(found["name"]) if lives else given
+    names = {str(record["id"]): str(record["name"]) for record in client.get("/contexts", details="true")}
+    if live := _only(given, [one for one in names if one.startswith(given)], "context"):
+        return names[live]
+    if len(given) < LEAST_PREFIX:  # more likely the name of no context
+        return given
+    ended = [str(record["id"]) for record in client.get("/contexts", ended="true", limit=RECENT)]
+    return _only(given, [one for one in ended if one.startswith(given)], "context") or given

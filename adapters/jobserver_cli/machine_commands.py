@@ -18,7 +18,6 @@ import typer
 
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.options import ConfigFile, DataDir, Host, Port, settings_of
-from jobserver_cli.parameters import command
 from jobserver_cli.server_process import front_end
 from jobserver_cli.terminal import Terminal
 
@@ -27,22 +26,7 @@ if TYPE_CHECKING:
     from jobserver_core.config.loading import Described
     from jobserver_core.config.settings import Settings
 
-PANEL = "This machine"
 _MARKS = {"good": ("✓", "green"), "warning": ("!", "yellow"), "bad": ("✗", "red")}
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    command(app, "doctor", rich_help_panel=PANEL)(doctor)
-    command(app, "prepare", rich_help_panel=PANEL)(prepare)
-    group = typer.Typer(help="Show the configuration.", no_args_is_help=True)
-    command(group, "show")(config_show)
-    app.add_typer(group, name="config", rich_help_panel=PANEL)
-    command(app, "jvm-api", rich_help_panel=PANEL)(jvm_api)
-    credentials = typer.Typer(help="Create entries for password and token files.", no_args_is_help=True)
-    command(credentials, "password")(password)
-    command(credentials, "token")(token)
-    app.add_typer(credentials, name="credentials", rich_help_panel=PANEL)
 
 
 def doctor(
@@ -85,7 +69,7 @@ def doctor(
 
 def _print(terminal: Terminal, finding: Finding) -> None:
     mark, style = _MARKS[finding.verdict.value]
-    terminal.marked(mark, style, f"{finding.name}: {finding.text}")
+    terminal.print_marked(mark, style, f"{finding.name}: {finding.text}")
     if finding.advice:
         terminal.line(f"  → {finding.advice}")
 
@@ -113,7 +97,7 @@ def prepare(terminal: Terminal, *, config: ConfigFile = None) -> None:
     if terminal.as_json:
         terminal.json({"prepared": name})
     else:
-        terminal.marked("✓", "green", f"the launcher {name} is prepared")
+        terminal.print_marked("✓", "green", f"the launcher {name} is prepared")
 
 
 def config_show(
@@ -135,14 +119,14 @@ def config_show(
     settings = settings_of(config, host, port, data_dir)
     for warning in [*settings.warnings, *_context_problems(settings)]:
         terminal.note(f"warning: {warning}", style="yellow")
-    described = [one for one in describe(settings) if not changed or one.origin != "default"]
+    described = [one for one in describe(settings) if not changed or one.changed]
     if terminal.as_json:
         terminal.json([attrs.asdict(one) for one in described])
         return
     if not described:
         terminal.note("all settings have their defaults")
         return
-    terminal.table(["Setting", "Value", "From"], [_setting(one) for one in described])
+    terminal.table(["Setting", "Value", "From"], [_setting(one) for one in described], fold=True)
 
 
 def _context_problems(settings: Settings) -> list[str]:

@@ -53,13 +53,13 @@ def _print(terminal: Terminal, one: KeyMigration) -> None:
     if one.explanation:
         line += f": {_LABELS.get(one.outcome, '')}{one.explanation}"
     if one.outcome.refused:
-        terminal.marked("✗", "red", line)
+        terminal.print_marked("✗", "red", line)
     elif one.outcome is Outcome.IGNORED:
-        terminal.marked("-", "dim", line)
+        terminal.print_marked("-", "dim", line)
     elif one.explanation:
-        terminal.marked("!", "yellow", line)
+        terminal.print_marked("!", "yellow", line)
     else:
-        terminal.marked("✓", "green", line)
+        terminal.print_marked("✓", "green", line)
 
 
 def _examine(file: Path) -> tuple[KeyMigration, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from jobserver_cli.exits import CommandFailed, ExitCode
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
+    from jobserver_core.models.json_values import JsonObject
 
 MAX_CONFIG_BYTES = 64 * 1024 * 1024
 """How much configuration the command parses. The server has a limit of its own."""
@@ -24,6 +26,16 @@ ConfigTexts = Annotated[
         "-d",
         metavar="HOCON",
         help="Configuration in HOCON or JSON; @FILE reads a file, @- reads stdin. Can be repeated.",
+    ),
+]
+
+ConfigStrings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        "-s",
+        metavar="KEY=VALUE",
+        help="A string of the configuration, such as a path, taken as it is. Can be repeated.",
     ),
 ]
 
@@ -86,21 +98,51 @@ def whole_seconds(text: str) -> int:
     return seconds
 
 
-def config_text(texts: list[str] | None) -> str:
-    """Return the values of ``--data``, joined with newlines.
+def config_text(texts: list[str] | None, strings: list[str] | None = None) -> str:
+    """Return the values of ``--data``, joined with newlines, and then those of ``--set``.
 
     Raises:
-        CommandFailed: A file cannot be read, or the result is not HOCON.
+        CommandFailed: A file cannot be read, the result is not HOCON, or a string has no key.
     """
-    from jobserver_core.config.hocon import parse_untrusted  # noqa: PLC0415
-    from jobserver_core.errors import InvalidConfig  # noqa: PLC0415 - --help does not need it
+    parts = [_text_of(text) for text in texts or []]
+    if len(parts) + bool(strings) > 1:
+        parts = [_members_of(part) if part.lstrip().startswith("{") else part for part in parts]
+    text = "\n".join([*parts, *map(_assignment, strings or [])])
+    if text:
+        _parsed(text)
+    return text
 
-    text = "\n".join(_text_of(text) for text in texts or [])
+
+def _parsed(text: str) -> JsonObject:
+    from jobserver_core.config.hocon import parse_untrusted  # noqa: PLC0415 - few commands need it
+    from jobserver_core.errors import InvalidConfig  # noqa: PLC0415
+
     try:
-        parse_untrusted(text, max_bytes=MAX_CONFIG_BYTES)
+        return parse_untrusted(text, max_bytes=MAX_CONFIG_BYTES)
     except InvalidConfig as error:
         raise CommandFailed(f"invalid --data: {error}", ExitCode.USAGE) from error
-    return text
+
+
+def _members_of(text: str) -> str:
+    """Return an object without its braces, so that more members can follow."""
+    from jobserver_core.models.json_values import dumps  # noqa: PLC0415 - few commands need it
+
+    return dumps(_parsed(text)).strip()[1:-1]
+
+
+def _assignment(given: str) -> str:
+    """Return ``KEY=VALUE`` as HOCON in which every character of the value stands for itself."""
+    key, value = key_and_value(given)
+    path = ".".join(json.dumps(name, ensure_ascii=False) for name in key.split("."))
+    return f"{path} = {json.dumps(value, ensure_ascii=False)}"
+
+
+def key_and_value(given: str) -> tuple[str, str]:
+    """Return the parts of a value of ``--set``. Raises CommandFailed: It has no key."""
+    key, equals, value = given.partition("=")
+    if not equals or not key.strip():
+        raise CommandFailed(f"--set takes KEY=VALUE, got {given!r}", ExitCode.USAGE)
+    return key.strip(), value
 
 
 def _text_of(given: str) -> str:

@@ -21,7 +21,7 @@ import typer
 
 from jobserver_cli import saved_servers
 from jobserver_cli.client import DEFAULT_URL, Client, Connection
-from jobserver_cli.completion import context_names, job_ids
+from jobserver_cli.completion import context_names, job_ids, server_names
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.interruption import run_on_thread
 from jobserver_cli.terminal import Terminal
@@ -55,6 +55,7 @@ def _connection_options(
             envvar="JOBSERVER_URL",
             help="The job server's address, or the name of a saved server.",
             rich_help_panel=CONNECTION_PANEL,
+            autocompletion=server_names,
         ),
     ] = DEFAULT_URL,
     user: Annotated[
@@ -95,20 +96,11 @@ def _parameters(function: Function) -> dict[str, inspect.Parameter]:
     return dict(inspect.signature(function, eval_str=True).parameters)
 
 
-def command(app: typer.Typer, name: str, **settings: Any) -> Callable[[Function], Function]:
-    """Register the function as a command of the application.
+def runnable(function: Function) -> Function:
+    """Return the function as a command: with its options, and as one that ends the process when it fails.
 
-    Its errors are printed on stderr and end the process with their exit code.
+    Its errors are printed on stderr, and the process ends with their exit code.
     """
-
-    def register(function: Function) -> Function:
-        app.command(name, **settings)(_runnable(function))
-        return function
-
-    return register
-
-
-def _runnable(function: Function) -> Function:
     own = _parameters(function)
     created = {kind: name for name, p in own.items() for kind in (Client, Terminal) if p.annotation is kind}
     options = {name: p for name, p in own.items() if name not in created.values()}
@@ -157,7 +149,7 @@ def _talk(terminal: Terminal, client: Client, call: Callable[[], None]) -> None:
     try:
         run_on_thread(talking)
     except KeyboardInterrupt:
-        terminal.interrupted()
+        terminal.report_interruption()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(ExitCode.INTERRUPTED)
@@ -172,7 +164,7 @@ def failures_as_exits(terminal: Terminal) -> Iterator[None]:
         terminal.error(error.message, error.advice)
         raise typer.Exit(error.code) from None
     except (KeyboardInterrupt, typer.Abort):
-        terminal.interrupted()
+        terminal.report_interruption()
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     except typer.Exit:
         raise

@@ -23,14 +23,21 @@ from jobserver_cli.lookups import nearest
 if TYPE_CHECKING:
     from jobserver_core.models.json_values import JsonObject
 
-__all__ = ["completed", "not_saved", "remove", "save"]
-
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _FIELDS = ("server", "user", "password", "token", "ca_file")
 
 
 def _path() -> Path:
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "jobserver" / "servers.json"
+
+
+def addresses() -> dict[str, str]:
+    """Return the addresses of the saved servers by their names.
+
+    Raises:
+        CommandFailed: The file cannot be read, or others can read it.
+    """
+    return {name: str(saved["server"]) for name, saved in _read().items()}
 
 
 def completed(connection: Connection) -> Connection:

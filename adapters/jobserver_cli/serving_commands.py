@@ -11,8 +11,7 @@ import typer
 from jobserver_cli.client import Client
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.options import ConfigFile, DataDir, Host, Port, settings_of
-from jobserver_cli.parameters import command
-from jobserver_cli.reports import time_shown
+from jobserver_cli.records import time_shown
 from jobserver_cli.server_process import (
     LogLevel,
     become_init,
@@ -28,18 +27,8 @@ from jobserver_cli.terminal import Terminal
 if TYPE_CHECKING:
     from jobserver_core.errors import InvalidSetting
 
-PANEL = "Server"
 STORAGE_TIMEOUT = 600.0
-"""Seconds to wait for a server that looks at all its records and files."""
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    command(app, "serve", rich_help_panel=PANEL)(serve)
-    command(app, "demo", rich_help_panel=PANEL)(demo)
-    command(app, "servers", rich_help_panel=PANEL)(servers)
-    command(app, "storage", rich_help_panel=PANEL)(storage)
-    command(app, "prune", rich_help_panel=PANEL)(prune)
+"""Seconds to wait for a server that reads all its records and files."""
 
 
 def serve(
@@ -118,7 +107,10 @@ def demo(
 
 
 def servers(client: Client, terminal: Terminal) -> None:
-    """List the servers that share the database, with the state of their leases."""
+    """List the servers that share the database, with the state of their leases.
+
+    A server renews its lease as long as it lives. One that does not share its database has none ("-").
+    """
     found = client.call("GET", "/servers")
     if terminal.as_json:
         terminal.json(found)
@@ -131,11 +123,12 @@ def servers(client: Client, terminal: Terminal) -> None:
             server["contexts"],
             server["version"],
             time_shown(server["startTime"]),
-            time_shown(server["leaseUntil"]),
+            time_shown(server["leaseUntil"]) if server.get("leased", True) else "-",
         )
         for server in found
     ]
-    terminal.table(["Address", "ID", "State", "Contexts", "Version", "Started", "Lease until"], rows)
+    columns = ["Address", "ID", "State", "Contexts", "Version", "Started", "Lease until"]
+    terminal.table(columns, rows, optional=["Version", "ID", "Started", "Lease until"])
 
 
 def storage(client: Client, terminal: Terminal) -> None:
@@ -153,23 +146,23 @@ def storage(client: Client, terminal: Terminal) -> None:
         )
         for kind in found
     ]
-    terminal.table(["Kind", "Number", "Size", "Limits"], rows)
+    terminal.table(["Kind", "Number", "Size", "Limits"], rows, fold=True)
 
 
 def prune(client: Client, terminal: Terminal) -> None:
     """Remove jobs, logs and files beyond the limits now, instead of within the hour."""
     with terminal.status("removing what is beyond the limits"):
-        answer = client.call("POST", "/storage/prune", timeout=STORAGE_TIMEOUT)
+        response = client.call("POST", "/storage/prune", timeout=STORAGE_TIMEOUT)
     if terminal.as_json:
-        terminal.json(answer)
-    elif not answer["removed"]:
+        terminal.json(response)
+    elif not response["removed"]:
         terminal.note("nothing is beyond the limits")
     else:
-        terminal.table(["Removed", "Number"], list(answer["removed"].items()))
+        terminal.table(["Removed", "Number"], list(response["removed"].items()))
 
 
 def _limit(key: str, value: object) -> str:
-    return f"{key.rpartition('.')[2]} {'none' if value is None else value}"
+    return f"{key} = {'none' if value is None else value}"
 
 
 def _size(size: int) -> str:

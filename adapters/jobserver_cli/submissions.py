@@ -9,22 +9,21 @@ from typing import Annotated
 
 import typer
 
-from jobserver_cli.client import Client, segment
+from jobserver_cli.client import Client, quoted_segment
 from jobserver_cli.completion import binary_names
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.following import follow_job, interrupt_note, wait_for_end
-from jobserver_cli.lookups import explained, unknown_binaries
-from jobserver_cli.options import ConfigTexts, config_text, whole_seconds
-from jobserver_cli.parameters import command, context_option
-from jobserver_cli.reports import JobReport, duration_shown
-from jobserver_cli.results import copy_report, copy_response, failed, print_result
+from jobserver_cli.lookups import explained, similar_context, unknown_binaries
+from jobserver_cli.options import ConfigStrings, ConfigTexts, config_text, whole_seconds
+from jobserver_cli.parameters import context_option
+from jobserver_cli.records import ContextFields, JobFields, duration_shown, missing_code_advice
+from jobserver_cli.results import copy_record, copy_response, failed, print_result
 from jobserver_cli.terminal import Terminal
-from jobserver_cli.uploads import Code, uploaded_code
+from jobserver_cli.uploads import Code, upload_code
 
 SYNC_TIMEOUT = 300
-RUN_EXAMPLES = "Example: jobserver run words.WordCount --wheel ./dist/words.whl -c warm -d n=3"
-SUBMIT_EXAMPLES = "Examples: jobserver submit words.WordCount --cp words -c warm --sync · … -d @config.conf"
-
+_STARTING = {"STARTED": "is still starting", "RESTARTING": "has died and is started again"}
+"""What is said of contexts in the states in which jobs wait for them."""
 
 Packages = Annotated[
     list[str] | None,
@@ -36,12 +35,6 @@ Packages = Annotated[
         autocompletion=binary_names,
     ),
 ]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    command(app, "run", rich_help_panel="Jobs", epilog=RUN_EXAMPLES)(run)
-    command(app, "submit", rich_help_panel="Jobs", epilog=SUBMIT_EXAMPLES)(submit)
 
 
 def submit(
@@ -66,6 +59,7 @@ def submit(
     *,
     package: Packages = None,
     data: ConfigTexts = None,
+    strings: ConfigStrings = None,
     context: Annotated[
         str | None, context_option("The context to run in. By default, one is created for the job.")
     ] = None,
@@ -121,8 +115,8 @@ def submit(
     """Submit a job and print its ID; with --sync or --follow, wait for it and print its result."""
     if sync and follow:
         raise CommandFailed("--sync and --follow cannot be combined", ExitCode.USAGE)
-    config = config_text(data)
-    code = uploaded_code(client, terminal, cp, package or [])
+    config = config_text(data, strings)
+    code = upload_code(client, terminal, cp, package or [])
     params = {
         "cp": ",".join(code.class_path),
         "mainClass": main_class,
@@ -135,17 +129,19 @@ def submit(
         "callbackUrl": callback,
         "spark.proxy.user": proxy_user,
     }
+    if context is not None and (sync or follow):
+        _note_start(terminal, _live_context(client, context))
     terminal.interrupt_note = _maybe_accepted(main_class)
     with _explained(client, main_class, code, context), terminal.status(_starting(context)):
-        report = _submitted(client, params, config)
-    job_id = str(report["jobId"])
+        record = _submit(client, params, config)
+    job_id = str(record["jobId"])
     terminal.interrupt_note = interrupt_note(job_id)
     if sync:
         _print_awaited(client, terminal, job_id, timeout)
     elif follow:
         follow_to_result(client, terminal, job_id)
     elif terminal.as_json:
-        terminal.json(report)
+        terminal.json(record)
     else:
         terminal.line(job_id)
 
@@ -176,6 +172,7 @@ def run(
     *,
     package: Packages = None,
     data: ConfigTexts = None,
+    strings: ConfigStrings = None,
     context: Annotated[
         str | None,
         context_option(
@@ -185,8 +182,8 @@ def run(
     ] = None,
 ) -> None:
     """Upload code, create the context, run a job, show its output, and print its result: in one step."""
-    config = config_text(data)  # before anything changes on the server
-    code = uploaded_code(client, terminal, cp, package or [])
+    config = config_text(data, strings)  # before anything changes on the server
+    code = upload_code(client, terminal, cp, package or [], option="--wheel")
     if context is not None:
         _ensure_context(client, terminal, context)
     params = {
@@ -197,22 +194,39 @@ def run(
     }
     terminal.interrupt_note = _maybe_accepted(main_class)
     with _explained(client, main_class, code, context), terminal.status(_starting(context)):
-        report = _submitted(client, params, config)
-    follow_to_result(client, terminal, str(report["jobId"]))
+        record = _submit(client, params, config)
+    follow_to_result(client, terminal, str(record["jobId"]))
 
 
 def _ensure_context(client: Client, terminal: Terminal, name: str) -> None:
     """Create a context unless it is live; another client may create it at the same time."""
-    found = client.send("GET", f"/contexts/{segment(name)}", accept_errors=True)
-    if not found.is_error and found.json().get("endTime") == "Empty":
+    record = _live_context(client, name)
+    if record is not None:
+        _note_start(terminal, record)
         return
+    if similar := similar_context(client, name):
+        terminal.note(f"no context {name} is live, so it is started; did you mean {similar}, which is live?")
     try:
         with terminal.status(f"starting {name} (takes a few seconds)"):
-            client.call("POST", f"/contexts/{segment(name)}", timeout=None)
-        terminal.done(f"{name} is ready")
+            client.call("POST", f"/contexts/{quoted_segment(name)}", timeout=None)
+        terminal.report_done(f"{name} is ready")
     except CommandFailed as refused:
         if refused.reason != "context_exists":
             raise
+
+
+def _live_context(client: Client, name: str) -> ContextFields | None:
+    """Return the record of a live context, or None if there is none, or it may not be read."""
+    found = client.send("GET", f"/contexts/{quoted_segment(name)}", accept_errors=True)
+    record: ContextFields | None = None if found.is_error else found.json()
+    return record if record and record.get("endTime") == "Empty" else None
+
+
+def _note_start(terminal: Terminal, record: ContextFields | None) -> None:
+    """Say that a job waits until its context has started, if it has to."""
+    how = _STARTING.get(str(record.get("state"))) if record else None
+    if record and how:
+        terminal.note(f"context {record.get('name')} {how}; the job waits until it is ready")
 
 
 def _maybe_accepted(main_class: str) -> str:
@@ -223,10 +237,10 @@ def _starting(context: str | None) -> str:
     return "submitting" if context else "submitting (starting the job's context takes a few seconds)"
 
 
-def _submitted(client: Client, params: Mapping[str, str | int | None], config: str) -> JobReport:
+def _submit(client: Client, params: Mapping[str, str | int | None], config: str) -> JobFields:
     from jobserver_client.requests import SUBMIT_TIMEOUT  # noqa: PLC0415 - --help does not need it
 
-    report: JobReport = client.call(
+    record: JobFields = client.call(
         "POST",
         "/jobs",
         params=params,
@@ -234,14 +248,14 @@ def _submitted(client: Client, params: Mapping[str, str | int | None], config: s
         headers={"Idempotency-Key": os.urandom(16).hex(), "Content-Type": "text/plain"},
         timeout=SUBMIT_TIMEOUT,
     )
-    return report
+    return record
 
 
 @contextmanager
 def _explained(client: Client, main_class: str, code: Code, context: str | None) -> Iterator[None]:
     """Rephrase errors of the server in terms of the command line."""
     try:
-        with explained(client, context=context):
+        with explained(client, for_job=True, context=context):
             yield
     except CommandFailed as refused:
         rephrased = _rephrased(client, refused, main_class, code)
@@ -256,6 +270,9 @@ def _rephrased(client: Client, refused: CommandFailed, main_class: str, code: Co
     if refused.reason == "class_not_found":
         advice = "CLASS needs the full name with package and module, such as words.jobs.Count."
         return CommandFailed(_without_class(refused, main_class, code.class_path), refused.code, advice)
+    if refused.reason == "job_loading_failed":
+        hint = missing_code_advice(refused.message)
+        return CommandFailed(refused.message, refused.code, hint) if hint else None
     if refused.reason == "invalid_request" and len(code.class_path) > 1:
         return _several_packages(client, code.class_path)
     return None
@@ -282,11 +299,11 @@ def _several_packages(client: Client, names: list[str]) -> CommandFailed | None:
 
 
 def _print_awaited(client: Client, terminal: Terminal, job_id: str, timeout: int) -> None:
-    report = wait_for_end(client, job_id, terminal, timeout=timeout)
+    record = wait_for_end(client, job_id, terminal, timeout=timeout)
     if terminal.as_json:
-        copy_response(client, terminal, report)
-    if report.get("status") != "FINISHED":
-        raise failed(client, report)
+        copy_response(client, terminal, record)
+    if record.get("status") != "FINISHED":
+        raise failed(client, record)
     if not terminal.as_json:
         print_result(client, terminal, job_id)
 
@@ -299,12 +316,12 @@ def follow_to_result(client: Client, terminal: Terminal, job_id: str) -> None:
     """
     terminal.interrupt_note = interrupt_note(job_id)
     terminal.note(f"job {job_id}")
-    report = follow_job(client, job_id, terminal)
-    if report.get("status") == "FINISHED":
-        terminal.done(f"FINISHED in {duration_shown(report.get('duration'))}")
+    record = follow_job(client, job_id, terminal)
+    if record.get("status") == "FINISHED":
+        terminal.report_done(f"FINISHED in {duration_shown(record.get('duration'))}")
     if terminal.as_json:
-        copy_report(client, terminal, job_id)
-    if report.get("status") != "FINISHED":
-        raise failed(client, report)
+        copy_record(client, terminal, job_id)
+    if record.get("status") != "FINISHED":
+        raise failed(client, record)
     if not terminal.as_json:
         print_result(client, terminal, job_id, brief=terminal.out.is_terminal)

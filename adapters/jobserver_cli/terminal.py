@@ -11,20 +11,24 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 from jobserver_cli.exits import ExitCode
+from jobserver_cli.tables import Table
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from pathlib import Path
+    from typing import TypeAlias
+
+    from rich.console import Console
     from rich.progress import Progress
+
+    Output: TypeAlias = "Console | Pipe"
 
 UNLIMITED = 100_000
 """The width of an output that is not a terminal. Nothing is wrapped or truncated there."""
-SHORT = 20
-"""Cells of a table up to this length are never truncated."""
 NARROW = 80
 """Terminals below this width show the first characters of an ID, which are enough to name a job."""
 ID_DIGITS = 8
@@ -33,6 +37,7 @@ WIDE = 110
 """Terminals of at least this width show all columns of a table."""
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _CONTROL = re.compile(r"(?:\x1b\[[0-?]*[ -/]*[@-~])|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_LINE_BREAK = re.compile("[\t\n\u2028\u2029]")
 
 STATE_STYLES = {
     "STARTED": "cyan",
@@ -62,13 +67,8 @@ class Terminal:
         self.interrupt_note: str | None = None
         """The message to print when Ctrl-C ends the command."""
         self._display: Progress | None = None
-        self.out = _console(stderr=False)
-        self.err = _console(stderr=True)
-
-    @property
-    def interactive(self) -> bool:
-        """Whether stderr is a terminal, so that progress can be shown."""
-        return self.err.is_terminal
+        self.out: Output = _output("stdout")
+        self.err: Output = _output("stderr")
 
     @property
     def wide(self) -> bool:
@@ -87,31 +87,34 @@ class Terminal:
 
     def line(self, text: str) -> None:
         """Print a line on stdout, without wrapping it."""
-        self.out.print(
-            visible(text) if self.out.is_terminal else text, markup=False, emoji=False, soft_wrap=True
-        )
+        _print(self.out, visible(text) if self.out.is_terminal else text)
 
     def note(self, text: str, *, style: str | None = None) -> None:
         """Print a note on stderr."""
-        self.err.print(visible(text), style=style, markup=False, emoji=False, soft_wrap=True)
+        _print(self.err, visible(text), style=style)
 
-    def done(self, text: str) -> None:
+    def report_done(self, text: str) -> None:
         """Report on stderr that a step succeeded."""
-        self.err.print(_marked("✓", "green", text), emoji=False, soft_wrap=True)
+        _print(self.err, visible(text), mark="✓", mark_style="green")
 
-    def failed(self, text: str) -> None:
+    def report_failed(self, text: str) -> None:
         """Report on stderr that a step failed."""
-        self.err.print(_marked("✗", "red", text), emoji=False, soft_wrap=True)
+        _print(self.err, visible(text), mark="✗", mark_style="red")
 
-    def marked(self, mark: str, style: str, text: str) -> None:
+    def print_marked(self, mark: str, style: str, text: str) -> None:
         """Print a line with a coloured mark on stdout."""
-        self.out.print(_marked(mark, style, text), emoji=False, soft_wrap=True)
+        _print(self.out, visible(text), mark=mark, mark_style=style)
 
     def error(self, message: str, advice: str | None = None) -> None:
         """Print an error on stderr, with advice."""
-        self.failed(message)
+        self.report_failed(message)
         for line in (advice or "").splitlines():
             self.note(f"  {line}")
+
+    def clear(self) -> None:
+        """Clear the terminal, if stdout is one."""
+        if not isinstance(self.out, Pipe):
+            self.out.clear()
 
     def stop_display(self) -> None:
         """Remove the progress display, from any thread. Idempotent."""
@@ -119,43 +122,61 @@ class Terminal:
         if display is not None:
             display.stop()
 
-    def interrupted(self) -> None:
+    def report_interruption(self) -> None:
         """Restore the terminal, and print the note for an interrupted command."""
         self.stop_display()
         self.note(self.interrupt_note or "interrupted")
 
-    def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        """Print rows under headings. Long cells are truncated to fit, except for the first column."""
-        from rich.table import Table  # noqa: PLC0415 - only when a table is shown
-        from rich.text import Text  # noqa: PLC0415
-
-        cells = [[visible(cell).replace("\n", " ") for cell in row] for row in rows]
-        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-        for number, column in enumerate(columns):
-            longest = max((len(row[number]) for row in cells), default=0)
-            table.add_column(column, no_wrap=number == 0 or longest <= SHORT, overflow="ellipsis")
-        for row in cells:
-            table.add_row(*(Text(cell, style=STATE_STYLES.get(cell, "")) for cell in row))
-        self._print(table)
+    def table(
+        self,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[object]],
+        *,
+        optional: Sequence[str] = (),
+        fold: bool = False,
+    ) -> None:
+        """Print rows under headings, as :mod:`jobserver_cli.tables` fits them to the terminal."""
+        headings, *cells = [[_LINE_BREAK.sub(" ", visible(cell)) for cell in row] for row in (columns, *rows)]
+        table = Table(headings, cells, optional, fold)
+        if isinstance(self.out, Pipe):
+            for line in table.lines():
+                self.line(line)
+            return
+        table, found = table.fitted(self.out.width)
+        if found is not None:
+            self.out.print(table.drawn(found, STATE_STYLES))
+            return
+        for number, row in enumerate(table.rows):
+            if number:
+                self.line("")
+            self._pairs(list(zip(table.columns, row, strict=True)))
 
     def record(self, fields: Mapping[str, object]) -> None:
         """Print names and values, one a line; None is left out."""
-        from rich.table import Table  # noqa: PLC0415 - only when a record is shown
+        self._pairs([(name, visible(value)) for name, value in fields.items() if value is not None])
+
+    def _pairs(self, values: Sequence[tuple[str, str]]) -> None:
+        longest = max((len(name) for name, _ in values), default=0)
+        if isinstance(self.out, Pipe):
+            for name, value in values:
+                indented = value.replace("\n", "\n" + " " * (longest + 2))
+                self.line(f"{name.ljust(longest)}  {indented}".rstrip())
+            return
+        from rich import table as tables  # noqa: PLC0415 - only a terminal needs it
         from rich.text import Text  # noqa: PLC0415
 
-        table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+        table = tables.Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
-        for name, value in fields.items():
-            if value is not None:
-                table.add_row(name, Text(visible(value), style=STATE_STYLES.get(str(value), "")))
-        self._print(table)
+        for name, value in values:
+            table.add_row(Text(name), Text(value, style=STATE_STYLES.get(value, "")))
+        self.out.print(table)
 
     def copy(self, chunks: Iterable[bytes]) -> None:
         """Copy bytes to stdout as they arrive; on a terminal, without control characters."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         for chunk in chunks:
-            if self.out.is_terminal:
+            if not isinstance(self.out, Pipe):
                 self.out.out(visible(decoder.decode(chunk)), end="", highlight=False)
             else:
                 self._write(chunk)
@@ -165,7 +186,7 @@ class Terminal:
             sys.stdout.buffer.write(chunk)
             sys.stdout.buffer.flush()
         except BrokenPipeError:
-            self.out.on_broken_pipe()
+            close_pipe()
 
     def status(self, text: str) -> AbstractContextManager[Callable[[str], None]]:
         """Show a status message while the block runs. The block gets a function that changes it.
@@ -173,10 +194,15 @@ class Terminal:
         Without a terminal, each new message is printed as a line, so that logs of unattended runs have it
         too.
         """
-        return _Spinner(self, text) if self.interactive else _Lines(self, text)
+        return _Lines(self, text) if isinstance(self.err, Pipe) else _Spinner(self.err, self.remember, text)
 
-    def progress(self) -> Progress:
-        """Return a progress bar of bytes on stderr. It is invisible without a terminal."""
+    @contextmanager
+    def opened(self, file: Path) -> Iterator[BinaryIO]:
+        """Open a file for reading its bytes; a terminal shows how many of them were read."""
+        if isinstance(self.err, Pipe):
+            with file.open("rb") as content:
+                yield content
+            return
         from rich import progress as bars  # noqa: PLC0415 - only when progress is shown
 
         display = bars.Progress(
@@ -187,40 +213,31 @@ class Terminal:
             bars.TimeRemainingColumn(compact=True),
             console=self.err,
             transient=True,
-            disable=not self.interactive,
             expand=True,
         )
-        return self.shown(display)
+        with self.remember(display), display.open(file, "rb", description=file.name) as content:
+            yield content
 
-    def shown(self, display: Progress) -> Progress:
+    def remember(self, display: Progress) -> Progress:
         """Remember the display that is on the terminal now, and return it."""
         self._display = display
         return display
-
-    def _print(self, content: RenderableType) -> None:
-        if self.out.is_terminal:
-            self.out.print(content)
-            return
-        with self.out.capture() as capture:
-            self.out.print(content)
-        for line in capture.get().splitlines():
-            self.line(line.rstrip())
 
 
 class _Spinner:
     """A status message with a spinner and the elapsed time."""
 
-    def __init__(self, terminal: Terminal, text: str) -> None:
+    def __init__(self, console: Console, remember: Callable[[Progress], object], text: str) -> None:
         from rich import progress as bars  # noqa: PLC0415 - only when progress is shown
 
         self._progress = bars.Progress(
             bars.SpinnerColumn(),
             bars.TextColumn("{task.description}", markup=False),
             bars.TimeElapsedColumn(),
-            console=terminal.err,
+            console=console,
             transient=True,
         )
-        terminal.shown(self._progress)
+        remember(self._progress)
         self._task = self._progress.add_task(visible(text), total=None)
 
     def __enter__(self) -> Callable[[str], None]:
@@ -255,23 +272,60 @@ class _Lines:
             self._terminal.note(text)
 
 
-def _marked(mark: str, style: str, text: str) -> RenderableType:
-    from rich.text import Text  # noqa: PLC0415 - only when something is shown
+class Pipe:
+    """An output that is not a terminal: text as it is. Imports nothing, so that calls in loops are cheap."""
 
-    return Text.assemble((mark, style), " ", visible(text))
+    is_terminal = False
+    width = UNLIMITED
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def print(self, text: str) -> None:
+        """Print a line, or exit if the reader has closed the pipe."""
+        try:
+            stream = getattr(sys, self._name)  # at each call, as print() does
+            if stream is not None:
+                stream.write(f"{text}\n")
+                stream.flush()
+        except BrokenPipeError:
+            close_pipe()
 
 
-def _console(*, stderr: bool) -> Console:
-    from rich.console import Console  # noqa: PLC0415 - --help does not need it
+def close_pipe() -> NoReturn:
+    """Exit without a message, because the reader of the output has closed the pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(ExitCode.PIPE_CLOSED)
 
-    class Output(Console):
+
+def _print(
+    output: Output, text: str, *, style: str | None = None, mark: str = "", mark_style: str = ""
+) -> None:
+    """Print a line without wrapping it, perhaps with a coloured mark before it."""
+    if isinstance(output, Pipe):
+        output.print(f"{mark} {text}" if mark else text)
+        return
+    from rich.text import Text  # noqa: PLC0415 - only a terminal needs it
+
+    marked = Text.assemble((mark, mark_style), " ", text) if mark else Text(text)
+    output.print(marked, style=style, soft_wrap=True)
+
+
+def _output(name: str) -> Output:
+    """Return an output for ``stdout`` or ``stderr``."""
+    forced = any(os.environ.get(variable) for variable in ("FORCE_COLOR", "TTY_COMPATIBLE"))
+    stream = getattr(sys, name)
+    if stream is None or not (forced or stream.isatty()):
+        return Pipe(name)
+    from rich.console import Console  # noqa: PLC0415 - only a terminal needs it
+
+    class Screen(Console):
         """A console that exits with PIPE_CLOSED when the reader closes the pipe."""
 
         def on_broken_pipe(self) -> None:
             """Exit without a message."""
             self.quiet = True
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise SystemExit(ExitCode.PIPE_CLOSED)
+            close_pipe()
 
-    terminal = Output(stderr=stderr, highlight=False)
-    return terminal if terminal.is_terminal else Output(stderr=stderr, highlight=False, width=UNLIMITED)
+    screen = Screen(stderr=name == "stderr", highlight=False)
+    return screen if screen.is_terminal else Pipe(name)

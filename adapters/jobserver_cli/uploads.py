@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import attrs
 
-from jobserver_cli.client import Client, segment
+from jobserver_cli.client import Client, quoted_segment
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.lookups import nearest
 from jobserver_cli.terminal import Terminal
@@ -73,42 +73,38 @@ def post_file(
 @contextmanager
 def _opened(terminal: Terminal, file: Path) -> Iterator[tuple[BinaryIO, int]]:
     try:
-        size = file.stat().st_size
-        with (
-            terminal.progress() as progress,
-            progress.open(file, "rb", total=size, description=file.name) as content,
-        ):
-            yield content, size
+        with terminal.opened(file) as content:
+            yield content, file.stat().st_size
     except OSError as error:
         raise CommandFailed(f"cannot read {file}: {error.strerror or error}", ExitCode.USAGE) from error
 
 
 def upload_binary(client: Client, terminal: Terminal, name: str, file: Path, kind: BinaryKind) -> None:
     """Upload a file as the newest version of a binary."""
-    post_file(client, terminal, f"/binaries/{segment(name)}", file, _MEDIA_TYPES[kind])
+    post_file(client, terminal, f"/binaries/{quoted_segment(name)}", file, _MEDIA_TYPES[kind])
 
 
-def uploaded_code(client: Client, terminal: Terminal, cp: list[str], packages: list[str]) -> Code:
-    """Upload the local files that the options ``--cp`` and ``--package`` name, and return all by their names.
+def upload_code(
+    client: Client, terminal: Terminal, cp: list[str], packages: list[str], *, option: str = "--cp"
+) -> Code:
+    """Upload the local files among the values of ``--cp`` and ``--package``, and return the names of all.
 
-    Entries may be separated by commas. A file that the server already has under its content-based name is
-    not sent again.
+    Errors call the first one ``option``. Values may be separated by commas. A file that the server already
+    has under its content-based name is not sent again.
 
     Raises:
         CommandFailed: An entry is not a name, a URI or a code file. Nothing is uploaded in that case.
     """
-    entries = [("--cp", entry) for given in cp for entry in given.split(",")]
+    entries = [(option, entry) for given in cp for entry in given.split(",")]
     entries += [("--package", entry) for given in packages for entry in given.split(",")]
-    files = {
-        entry: _code_file(option, entry) for option, entry in entries if _names_a_file(client, option, entry)
-    }
+    files = {entry: _code_file(name, entry) for name, entry in entries if _names_a_file(client, name, entry)}
     names = [
-        (option, _uploaded(client, terminal, files[entry]) if entry in files else entry)
-        for option, entry in entries
+        (name, _upload(client, terminal, files[entry]) if entry in files else entry)
+        for name, entry in entries
     ]
     return Code(
-        class_path=[name for option, name in names if option == "--cp"],
-        packages=[name for option, name in names if option == "--package"],
+        class_path=[code for name, code in names if name != "--package"],
+        packages=[code for name, code in names if name == "--package"],
     )
 
 
@@ -155,7 +151,7 @@ def _missing(option: str, entry: str, file: Path) -> CommandFailed:
     return CommandFailed(f"{option} {entry}: file not found", ExitCode.USAGE, advice)
 
 
-def _uploaded(client: Client, terminal: Terminal, file: Path) -> str:
+def _upload(client: Client, terminal: Terminal, file: Path) -> str:
     """Upload a file unless the server has it; return its name there."""
     digest = digest_of(file)
     kind = kind_of(file)
@@ -187,7 +183,7 @@ def digest_of(file: Path) -> str:
 
 def has(client: Client, name: str, digest: str, kind: BinaryKind) -> bool:
     """Return whether the newest version of a binary has this content and this kind."""
-    response = client.send("GET", f"/binaries/{segment(name)}/versions", accept_errors=True)
+    response = client.send("GET", f"/binaries/{quoted_segment(name)}/versions", accept_errors=True)
     if response.is_error:
         return False
     newest = response.json()[0]

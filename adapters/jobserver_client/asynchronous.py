@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -17,7 +16,6 @@ import httpx
 
 from jobserver_client.connection import (
     Connection,
-    ConnectionOptions,
     FileBody,
     Params,
     body_of,
@@ -25,13 +23,14 @@ from jobserver_client.connection import (
     path_to,
 )
 from jobserver_client.errors import error_from
-from jobserver_client.handles import AsyncJobHandle, AsyncResultReader, AsyncWaiter, EventSubscription
-from jobserver_client.reports import binary_of, context_of, deliveries_of, job_of, server_of, storage_of
+from jobserver_client.handles import AsyncJobHandle, AsyncResultReader, AsyncWaiter
+from jobserver_client.options import ConnectionOptions, RemoteServer
+from jobserver_client.records import binary_of, context_of, deliveries_of, job_of, server_of, storage_of
 from jobserver_client.requests import SUBMIT_TIMEOUT, list_params, submit_call
 from jobserver_client.watching import GAP, EventStream, Item
 from jobserver_core.errors import Conflict, ContextNotFound, InvalidRequest, JobAlreadyFinal, JobServerError
-from jobserver_core.events import ContextChanged, Event, JobChanged
-from jobserver_core.models.arguments import check_settings, config_text
+from jobserver_core.events import ContextChanged, Event, JobChanged, Subscription
+from jobserver_core.models.arguments import check_limit, check_settings, config_text
 from jobserver_core.models.binaries import Binary, BinaryType, DataFile
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextQuery
@@ -42,14 +41,12 @@ from jobserver_core.models.servers import ServerStatus
 from jobserver_core.models.storage import StorageUsage
 from jobserver_core.models.validation import check_binary_name, check_context_name, data_file_name
 
-__all__ = ["AsyncClient"]
-
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
 
-class AsyncClient:
+class AsyncClient(RemoteServer):
     """A job server that runs elsewhere: :class:`jobserver_client.Client`, with coroutines.
 
     Use it in an ``async with`` block, within one event loop. Methods and options are those of ``Client``;
@@ -60,40 +57,12 @@ class AsyncClient:
             print(await handle)
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        user: str | None = None,
-        password: str | None = None,
-        token: str | None = None,
-        ca_file: Path | str | None = None,
-        ssl_context: ssl.SSLContext | None = None,
-        timeout: float = 90.0,
-        connect_timeout: float = 5.0,
-        retries: int = 3,
-        reconnect_timeout: float = 60.0,
-        user_agent: str = "jobserver-client",
-    ) -> None:
-        self.connection = Connection(
-            ConnectionOptions(
-                url=url,
-                user=user,
-                password=password,
-                token=token,
-                ca_file=ca_file,
-                ssl_context=ssl_context,
-                timeout=timeout,
-                connect_timeout=connect_timeout,
-                retries=retries,
-                reconnect_timeout=reconnect_timeout,
-                user_agent=user_agent,
-            )
-        )
+    def _open(self, options: ConnectionOptions) -> None:
+        self.connection = Connection(options)
         self._stream = EventStream(self.connection)
         self._begun_waiters: set[AsyncWaiter[Any]] = set()
 
-    def _begun(self, start: Callable[[], Coroutine[object, object, T]], what: str) -> AsyncWaiter[T]:
+    def _begin(self, start: Callable[[], Coroutine[object, object, T]], what: str) -> AsyncWaiter[T]:
         """Return a waiter for an operation that begins now, whether or not anybody waits."""
         waiter = AsyncWaiter(start, what)
         self._begun_waiters.add(waiter)
@@ -123,7 +92,7 @@ class AsyncClient:
         response = await self.connection.request("GET", "/readyz", accept_errors=True)
         return response.status_code == httpx.codes.OK
 
-    async def subscribe(self, subscriber: Callable[[Event], object]) -> EventSubscription:
+    async def subscribe(self, subscriber: Callable[[Event], object]) -> Subscription:
         """Call ``subscriber`` with every event from now on, in the event loop, until it is closed.
 
         Exceptions of ``subscriber`` are logged. After an interrupted connection, some events are missing. If
@@ -145,7 +114,7 @@ class AsyncClient:
             elif not opened.done():
                 opened.set_result(None)
 
-        subscription = EventSubscription(lambda: self._stream.remove(None, receive))
+        subscription = Subscription(lambda: self._stream.remove(None, receive))
         self._stream.add(None, receive)
         try:
             await opened
@@ -156,12 +125,12 @@ class AsyncClient:
 
     async def servers(self) -> list[ServerStatus]:
         """Return the servers that share the database, oldest first."""
-        return [server_of(report) for report in decoded(await self.connection.request("GET", "/servers"))]
+        return [server_of(record) for record in decoded(await self.connection.request("GET", "/servers"))]
 
     async def storage(self) -> list[StorageUsage]:
         """Return what uses how much storage, and its limits. May take long."""
         response = await self.connection.request("GET", "/storage", unlimited=True)
-        return [storage_of(report) for report in decoded(response)]
+        return [storage_of(usage) for usage in decoded(response)]
 
     async def prune(self) -> dict[str, int]:
         """Remove now what the hourly sweep would remove; return how many of each kind. May take long."""
@@ -191,8 +160,8 @@ class AsyncClient:
 
     async def binaries(self) -> list[Binary]:
         """Return the newest version of every binary, sorted by name."""
-        reports: JsonMapping = await self.connection.get("/binaries")
-        return sorted((binary_of(*item) for item in reports.items()), key=lambda binary: binary.name)
+        records: JsonMapping = await self.connection.get("/binaries")
+        return sorted((binary_of(*item) for item in records.items()), key=lambda binary: binary.name)
 
     async def binary(self, name: str) -> Binary:
         """Return the newest version of a binary. Raises BinaryNotFound."""
@@ -200,8 +169,8 @@ class AsyncClient:
 
     async def binary_versions(self, name: str) -> list[Binary]:
         """Return all versions of a binary, newest first. Raises BinaryNotFound."""
-        reports = await self.connection.get(path_to("binaries", name, "versions"))
-        return [binary_of(name, report) for report in reports]
+        records = await self.connection.get(path_to("binaries", name, "versions"))
+        return [binary_of(name, record) for record in records]
 
     async def delete_binary(self, name: str) -> list[Binary]:
         """Remove every version of a binary, and return them. Raises BinaryNotFound, BinaryInUse."""
@@ -227,19 +196,42 @@ class AsyncClient:
             )
             return await self.context(name)
 
-        return self._begun(create, f"the start of context {name}")
+        return self._begin(create, f"the start of context {name}")
 
     async def contexts(self, query: ContextQuery | None = None) -> list[Context]:
-        """Return the live contexts, newest first. Raises InvalidRequest for a query."""
+        """Return the live contexts, newest first. Raises InvalidRequest for a query; see ended_contexts."""
         if query is not None:
             raise InvalidRequest(message="the HTTP API lists the live contexts only, without a query")
-        contexts = [context_of(report) for report in await self.connection.get("/contexts", details="true")]
+        contexts = [context_of(record) for record in await self.connection.get("/contexts", details="true")]
         live = [context for context in contexts if not context.state.final]
         return sorted(live, key=lambda context: context.started_at, reverse=True)
 
     async def context(self, name: str) -> Context:
-        """Return the newest context of a name, also after it ended. Raises ContextNotFound."""
+        """Return the newest context of a name, or the one with an id, or raise ContextNotFound."""
         return context_of(await self.connection.get(path_to("contexts", name)))
+
+    async def ended_contexts(self, limit: int = 50) -> list[Context]:
+        """Return the newest contexts that have ended, newest first.
+
+        At most ``limit`` (1 to 10,000) are returned. Raises InvalidRequest.
+        """
+        check_limit(limit, least=1)
+        records = await self.connection.get("/contexts", ended="true", limit=str(limit))
+        return [context_of(record) for record in records]
+
+    async def context_before(self, context: Context) -> Context | None:
+        """Return the supervised context whose death led to this one: its ``error`` is the restart's reason.
+
+        Returns None if this one is no restart, or the record was removed since.
+        """
+        if not context.restarts:
+            return None
+        try:
+            record = await self.connection.get(path_to("contexts", context.id))
+            before = record.get("lastRestart")
+            return await self.context(before["id"]) if before else None
+        except ContextNotFound:
+            return None
 
     async def stop_context(self, name: str) -> AsyncWaiter[Context]:
         """Begin to stop a context; the waiter has it once it has ended. Raises ContextNotFound."""
@@ -264,7 +256,7 @@ class AsyncClient:
                 lambda found: found.state.final or found.id != context.id,
             )
 
-        return self._begun(end, f"the end of context {name}")
+        return self._begin(end, f"the end of context {name}")
 
     async def reset_contexts(self) -> AsyncWaiter[None]:
         """Stop every context, and start those of the configuration again."""
@@ -272,7 +264,7 @@ class AsyncClient:
         async def reset() -> None:
             await self.connection.request("PUT", "/contexts", params={"reset": "reboot"}, unlimited=True)
 
-        return self._begun(reset, "the reset of the contexts")
+        return self._begin(reset, "the reset of the contexts")
 
     # -- jobs --------------------------------------------------------------------------------------
 
@@ -299,18 +291,18 @@ class AsyncClient:
         """Return a page of jobs, newest first. Raises InvalidRequest."""
         params = list_params(JobQuery() if query is None else query)
         response = await self.connection.request("GET", "/jobs", params=params)
-        jobs = tuple(job_of(report) for report in decoded(response))
+        jobs = tuple(job_of(record) for record in decoded(response))
         following = response.links.get("next", {}).get("url")
         cursor = parse_qs(urlsplit(following).query)["cursor"][0] if following else None
         return JobPage(jobs=jobs, next=cursor)
 
     async def job(self, job_id: str) -> Job:
         """Return a job as it is recorded. Raises JobNotFound."""
-        return job_of(await self._report(job_id))
+        return job_of(await self._record(job_id))
 
-    async def _report(self, job_id: str) -> JsonMapping:
-        report: JsonMapping = await self.connection.get(path_to("jobs", job_id), result="false")
-        return report
+    async def _record(self, job_id: str) -> JsonMapping:
+        record: JsonMapping = await self.connection.get(path_to("jobs", job_id), result="false")
+        return record
 
     async def job_handle(self, job_id: str) -> AsyncJobHandle:
         """Return a handle to wait for a job, whenever it was submitted. Raises JobNotFound."""
@@ -357,7 +349,7 @@ class AsyncClient:
 
     async def deliveries(self, job_id: str) -> list[Delivery]:
         """Return the callback deliveries of a job, with their attempts and states, but without their URL."""
-        return deliveries_of(job_id, (await self._report(job_id)).get("callbacks", ()))
+        return deliveries_of(job_id, (await self._record(job_id)).get("callbacks", ()))
 
     async def kill_job(self, job_id: str, *, force: bool = False) -> AsyncWaiter[Job]:
         """Begin to end a job; the waiter has it once it is final: KILLED, unless it ended before that.
@@ -386,7 +378,7 @@ class AsyncClient:
                 raise error
             return await self._job_when(job, _has_ended)
 
-        return self._begun(kill, f"the end of job {job_id}")
+        return self._begin(kill, f"the end of job {job_id}")
 
     # -- logs and data files -----------------------------------------------------------------------
 

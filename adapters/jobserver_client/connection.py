@@ -9,11 +9,9 @@ import random
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote, urlsplit
 
-import attrs
 import httpx
 
 from jobserver_client.errors import (
@@ -24,11 +22,11 @@ from jobserver_client.errors import (
     error_from,
     is_gateway_error,
 )
+from jobserver_client.options import ConnectionOptions
 from jobserver_core.errors import (
     BinaryNotFound,
     ContextNotFound,
     DataFileNotFound,
-    InvalidRequest,
     JobNotFound,
     NotFound,
     ResultTimeout,
@@ -36,8 +34,6 @@ from jobserver_core.errors import (
 )
 from jobserver_core.models.arguments import check_job_id, chunks_of
 from jobserver_core.models.json_values import Json, loads
-
-__all__ = ["Connection", "ConnectionOptions", "FileBody", "Params", "body_of", "decoded", "delay", "path_to"]
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0
@@ -47,71 +43,6 @@ KEEP_ALIVE = 2.0
 """Seconds for which an unused connection is kept. Servers keep it longer, so none is used too late."""
 Content = bytes | AsyncIterable[bytes]
 Params = Mapping[str, str | int | None]
-
-
-@attrs.frozen(kw_only=True)
-class ConnectionOptions:
-    """How to reach a server: see :class:`jobserver_client.Client` for what they mean."""
-
-    url: str
-    user: str | None = None
-    password: str | None = attrs.field(default=None, repr=False)
-    token: str | None = attrs.field(default=None, repr=False)
-    ca_file: Path | str | None = None
-    ssl_context: ssl.SSLContext | None = None
-    timeout: float = 90.0
-    connect_timeout: float = 5.0
-    retries: int = 3
-    reconnect_timeout: float = 60.0
-    user_agent: str = "jobserver-client"
-
-    @property
-    def address(self) -> str:
-        """The URL, with a scheme and without a trailing slash.
-
-        Raises:
-            InvalidRequest: It is not the URL of a server.
-        """
-        text = self.url.strip()
-        text = text if "://" in text else f"http://{text}"
-        try:
-            parts = urlsplit(text)
-            valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            valid = False
-        if not valid or "@" in parts.netloc or parts.query or parts.fragment:
-            raise InvalidRequest(message="invalid server address; expected a URL such as http://host:8090")
-        return text.rstrip("/")
-
-    def auth(self) -> httpx.Auth | tuple[str, str] | None:
-        """Return the credentials in the form that httpx takes."""
-        if self.token is not None:
-            return _Bearer(self.token)
-        return (self.user, self.password or "") if self.user is not None else None
-
-    def verification(self) -> ssl.SSLContext | bool:
-        """Return what to check the server's certificate with.
-
-        Raises:
-            InvalidRequest: The file has no certificates, or cannot be read.
-        """
-        if self.ssl_context is not None or self.ca_file is None:
-            return self.ssl_context or True
-        try:
-            return ssl.create_default_context(cafile=str(self.ca_file))
-        except (OSError, ssl.SSLError) as error:
-            message = f"cannot read certificate authorities from {self.ca_file}: {error}"
-            raise InvalidRequest(message=message) from error
-
-
-class _Bearer(httpx.Auth):
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    def auth_flow(self, request: httpx.Request) -> Json:
-        """Add the token to a request."""
-        request.headers["Authorization"] = f"Bearer {self._token}"
-        yield request
 
 
 _NOT_FOUND: Mapping[str, Callable[[str], NotFound]] = {
@@ -244,14 +175,14 @@ class Connection:
         whole = isinstance(content, bytes)
         harmless = whole and (method in ("GET", "HEAD") or "Idempotency-Key" in (headers or {}))
         try:
-            response = await self._sent(build, harmless=harmless)
+            response = await self._send(build, harmless=harmless)
         except httpx.ReadTimeout as error:
             raise ResultTimeout(what=f"{method} {path}", seconds=seconds) from error
         if response.is_error and not accept_errors:
             raise error_from(response)
         return response
 
-    async def _sent(self, build: Callable[[], httpx.Request], *, harmless: bool) -> httpx.Response:
+    async def _send(self, build: Callable[[], httpx.Request], *, harmless: bool) -> httpx.Response:
         """Send a request, and repeat it: if it may have been carried out, only a harmless one."""
         for attempt in itertools.count(1):
             if self._http.is_closed:

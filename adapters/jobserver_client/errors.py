@@ -1,7 +1,7 @@
 """Errors of the client, and turning error responses into the server's exceptions.
 
 A response has the ``code`` and the ``fields`` of the error, so the client raises an exception that equals
-the server's. Whatever is not an answer of a job server becomes one of the errors below.
+the server's. A response that is not from a job server becomes one of the errors below.
 """
 
 from __future__ import annotations
@@ -12,22 +12,9 @@ from typing import TYPE_CHECKING
 from jobserver_core import errors as core
 from jobserver_core.errors import InvalidRequest, JobServerError, ResultTimeout, Unavailable
 from jobserver_core.models.json_values import Json, JsonMapping
-from jobserver_core.models.serialization import structure
 
 if TYPE_CHECKING:
     import httpx
-
-__all__ = [
-    "AccessDenied",
-    "ConnectionLost",
-    "InvalidProxy",
-    "ServerUnreachable",
-    "UnexpectedResponse",
-    "error_from",
-    "is_gateway_error",
-    "is_outage",
-    "message_of",
-]
 
 
 class ServerUnreachable(Unavailable):
@@ -87,6 +74,8 @@ def error_from(response: httpx.Response) -> JobServerError:
     kind = _ERRORS.get(code)
     if kind is None:
         return _unexpected(response, message_of(body))
+    from jobserver_core.models.serialization import structure  # noqa: PLC0415 - only errors need cattrs
+
     try:
         return structure({"type": kind.__name__, "fields": body.get("fields", {})}, JobServerError)
     except (ValueError, TypeError):  # an error of another release, with other fields
@@ -101,7 +90,7 @@ def is_outage(error: JobServerError) -> bool:
 
 
 def is_gateway_error(response: httpx.Response) -> bool:
-    """Whether a proxy answered, because its server is away. The server's own answers are JSON."""
+    """Whether a proxy answered, because its server is away. The server's own responses are JSON."""
     return response.status_code in _OUTAGES and "json" not in response.headers.get("content-type", "")
 
 

@@ -10,14 +10,11 @@ from typing import Generic, TypeVar
 import httpx
 
 from jobserver_client.errors import UnexpectedResponse
-from jobserver_core.errors import JobFailed, JobKilled, ResultTimeout
+from jobserver_core.errors import ResultTimeout
 from jobserver_core.models.arguments import check_seconds
-from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.jobs import Job, ResultKind
 from jobserver_core.models.json_values import Json, loads
-from jobserver_core.models.lifecycle import JobState
-
-__all__ = ["AsyncJobHandle", "AsyncResultReader", "AsyncWaiter", "EventSubscription", "raise_unless_finished"]
+from jobserver_core.running.waiting import raise_unless_finished
 
 T = TypeVar("T")
 
@@ -36,7 +33,7 @@ class AsyncWaiter(Generic[T]):
         self._what = what
         self._task: asyncio.Task[T] | None = None
 
-    def _begun(self) -> asyncio.Task[T]:
+    def _begin(self) -> asyncio.Task[T]:
         if self._task is None:
             self._task = asyncio.create_task(self._start())
             # Nobody has to fetch the error.
@@ -45,7 +42,7 @@ class AsyncWaiter(Generic[T]):
 
     def done(self) -> bool:
         """Whether the value is available, or its computation failed."""
-        return self._begun().done()
+        return self._begin().done()
 
     async def result(self, timeout: float | None = None) -> T:
         """Wait up to ``timeout`` seconds (None: forever) and return the value, or raise the error.
@@ -54,7 +51,7 @@ class AsyncWaiter(Generic[T]):
             ResultTimeout: It takes longer; you can wait again.
         """
         check_seconds("timeout", timeout)
-        task = self._begun()
+        task = self._begin()
         await asyncio.wait({task}, timeout=timeout)
         if not task.done():
             raise ResultTimeout(what=self._what, seconds=timeout)
@@ -62,7 +59,7 @@ class AsyncWaiter(Generic[T]):
 
     def add_done_callback(self, call: Callable[[AsyncWaiter[T]], None]) -> None:
         """Call with this waiter once it is done, in the event loop."""
-        self._begun().add_done_callback(lambda _task: call(self))
+        self._begin().add_done_callback(lambda _task: call(self))
 
     def cancel(self) -> None:
         """Stop waiting, for a client that is closed. Its callers get a CancelledError."""
@@ -71,23 +68,6 @@ class AsyncWaiter(Generic[T]):
 
     def __await__(self) -> Generator[object, None, T]:
         return self.result().__await__()
-
-
-class EventSubscription:
-    """A subscription to the events of a server; :meth:`close` (or leaving the ``with`` block) ends it."""
-
-    def __init__(self, cancel: Callable[[], object]) -> None:
-        self._cancel = cancel
-
-    def close(self) -> None:
-        """End the subscription. Idempotent."""
-        self._cancel()
-
-    def __enter__(self) -> EventSubscription:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.close()
 
 
 class AsyncJobHandle:
@@ -110,6 +90,9 @@ class AsyncJobHandle:
         self.finished = finished
         self._open_result = open_result
 
+    def __repr__(self) -> str:
+        return f"<AsyncJobHandle {self.id}>"
+
     @property
     def id(self) -> str:
         """The job's ID."""
@@ -127,7 +110,8 @@ class AsyncJobHandle:
             JobFailed: The job ended as ERROR.
             JobKilled: The job was killed.
         """
-        job = raise_unless_finished(await self.finished.result(timeout))
+        job = await self.finished.result(timeout)
+        raise_unless_finished(job)
         reader = await self._open_result(job.id)
         return await reader.value() if reader is not None else None
 
@@ -137,15 +121,6 @@ class AsyncJobHandle:
 
     def __await__(self) -> Generator[object, None, Json]:
         return self.result().__await__()
-
-
-def raise_unless_finished(job: Job) -> Job:
-    """Return a job that has a result, and raise the error of any other job that has ended."""
-    if job.state is JobState.KILLED:
-        raise JobKilled(job_id=job.id, error=job.error or ErrorInfo(message=f"Job {job.id} killed"))
-    if job.state is JobState.ERROR:
-        raise JobFailed(job_id=job.id, error=job.error, failure=job.failure)
-    return job
 
 
 class AsyncResultReader:

@@ -8,15 +8,11 @@ from collections.abc import Iterable, Mapping
 
 import attrs
 
-from jobserver_core.config.hocon import parse_untrusted
-from jobserver_core.config.trees import overlaid
 from jobserver_core.errors import InvalidRequest
 from jobserver_core.models.arguments import check_kind, config_text
 from jobserver_core.models.binaries import ClassPathEntry
 from jobserver_core.models.jobs import JobQuery, JobRequest
 from jobserver_core.models.json_values import dumps
-
-__all__ = ["SUBMIT_TIMEOUT", "SubmitCall", "list_params", "submit_call"]
 
 SUBMIT_TIMEOUT = 600.0
 """Seconds to wait for the response to a submit, before which the server may have to fetch code."""
@@ -79,6 +75,9 @@ def _config(request: JobRequest) -> str:
         settings = request.context_settings
         if isinstance(config, str) and not config.lstrip().startswith("{"):
             return f"{config}\nspark.context-settings = {dumps(settings)}"
+        from jobserver_core.config.hocon import parse_untrusted  # noqa: PLC0415 - few requests need it
+        from jobserver_core.config.trees import overlaid  # noqa: PLC0415
+
         own = parse_untrusted(config, max_bytes=MAX_CONFIG_BYTES) if isinstance(config, str) else config
         config = overlaid(own, {"spark": {"context-settings": settings}})
     return config if isinstance(config, str) else config_text(config)

@@ -7,21 +7,22 @@ of every call, and so that waiting for many jobs costs no threads. See :mod:`job
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
 from functools import partial
 from os import PathLike
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO, TypeVar
 
+import attrs
 import httpx
 
 from jobserver_client.asynchronous import AsyncClient
 from jobserver_client.connection import FileBody
-from jobserver_client.handles import AsyncJobHandle, AsyncResultReader, AsyncWaiter, EventSubscription
+from jobserver_client.handles import AsyncJobHandle, AsyncResultReader, AsyncWaiter
+from jobserver_client.options import ConnectionOptions, RemoteServer
 from jobserver_client.threads import LoopThread, waiter_for
-from jobserver_core.events import Event
+from jobserver_core.events import Event, Subscription
 from jobserver_core.models.binaries import Binary, BinaryType, DataFile
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextQuery
@@ -31,8 +32,6 @@ from jobserver_core.models.servers import ServerStatus
 from jobserver_core.models.storage import StorageUsage
 from jobserver_core.running.results import CHUNK, ResultReader
 from jobserver_core.running.waiting import JobHandle, Waiter
-
-__all__ = ["Client"]
 
 T = TypeVar("T")
 
@@ -55,7 +54,6 @@ class RemoteResult(ResultReader):
         return chunk
 
     def close(self) -> None:
-        """Close the connection. Idempotent."""
         self._thread.run(self._reader.close())
 
 
@@ -81,11 +79,11 @@ class StreamedResponse:
         return self._iterate(self.response.aiter_lines())
 
     def _iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
-        while found := self._thread.run(_translated(items, self._opened)):
+        while found := self._thread.run(_next_translated(items, self._opened)):
             yield found[0]
 
 
-async def _translated(
+async def _next_translated(
     items: AsyncIterator[T], opened: AbstractAsyncContextManager[httpx.Response]
 ) -> tuple[T] | None:
     """Return the next item, or None at the end. The context manager raises errors as ours."""
@@ -96,10 +94,6 @@ async def _translated(
         raise
 
 
-async def _leave(opened: AbstractAsyncContextManager[httpx.Response]) -> None:
-    await opened.__aexit__(None, None, None)
-
-
 async def _next(items: AsyncIterator[T]) -> tuple[T] | None:
     """Return the next item, or None at the end."""
     try:
@@ -108,7 +102,7 @@ async def _next(items: AsyncIterator[T]) -> tuple[T] | None:
         return None
 
 
-class Client:
+class Client(RemoteServer):
     """A job server that runs elsewhere, with the methods of :class:`jobserver_core.JobServer`.
 
     Code that submits jobs to an embedded server works with a client as well::
@@ -130,34 +124,8 @@ class Client:
     if a response takes too long, and UnexpectedResponse for a response that is not one of a job server.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        user: str | None = None,
-        password: str | None = None,
-        token: str | None = None,
-        ca_file: Path | str | None = None,
-        ssl_context: ssl.SSLContext | None = None,
-        timeout: float = 90.0,
-        connect_timeout: float = 5.0,
-        retries: int = 3,
-        reconnect_timeout: float = 60.0,
-        user_agent: str = "jobserver-client",
-    ) -> None:
-        self._remote = AsyncClient(
-            url,
-            user=user,
-            password=password,
-            token=token,
-            ca_file=ca_file,
-            ssl_context=ssl_context,
-            timeout=timeout,
-            connect_timeout=connect_timeout,
-            retries=retries,
-            reconnect_timeout=reconnect_timeout,
-            user_agent=user_agent,
-        )
+    def _open(self, options: ConnectionOptions) -> None:
+        self._remote = AsyncClient(**attrs.asdict(options, recurse=False))
         self._thread = LoopThread()
 
     @property
@@ -179,7 +147,7 @@ class Client:
         """Return whether the server accepts jobs. Needs no credentials. Raises ServerUnreachable."""
         return self._thread.run(self._remote.is_ready())
 
-    def subscribe(self, subscriber: Callable[[Event], object]) -> EventSubscription:
+    def subscribe(self, subscriber: Callable[[Event], object]) -> Subscription:
         """Call ``subscriber`` with every event from now on, until the subscription is closed.
 
         It is called on a thread of the client. Its exceptions are logged. After an interrupted connection,
@@ -189,7 +157,7 @@ class Client:
         subscription = self._thread.run(
             self._remote.subscribe(lambda event: self._thread.call_back(partial(subscriber, event)))
         )
-        return EventSubscription(lambda: self._thread.call_on_loop(subscription.close))
+        return Subscription(lambda: self._thread.call_on_loop(subscription.close))
 
     def servers(self) -> list[ServerStatus]:
         """Return the servers that share the database, oldest first."""
@@ -250,7 +218,7 @@ class Client:
         try:
             yield StreamedResponse(self._thread, response, opened)
         finally:
-            self._thread.run(_leave(opened))
+            self._thread.run(opened.__aexit__(None, None, None))
 
     # -- binaries ----------------------------------------------------------------------------------
 
@@ -284,12 +252,26 @@ class Client:
         return self._waiter(self._remote.create_context(name, settings), f"the start of context {name}")
 
     def contexts(self, query: ContextQuery | None = None) -> list[Context]:
-        """Return the live contexts, newest first. Raises InvalidRequest for a query."""
+        """Return the live contexts, newest first. Raises InvalidRequest for a query; see ended_contexts."""
         return self._thread.run(self._remote.contexts(query))
 
     def context(self, name: str) -> Context:
-        """Return the newest context of a name, also after it ended. Raises ContextNotFound."""
+        """Return the newest context of a name, or the one with an id, or raise ContextNotFound."""
         return self._thread.run(self._remote.context(name))
+
+    def ended_contexts(self, limit: int = 50) -> list[Context]:
+        """Return the newest contexts that have ended, newest first.
+
+        At most ``limit`` (1 to 10,000) are returned. Raises InvalidRequest.
+        """
+        return self._thread.run(self._remote.ended_contexts(limit))
+
+    def context_before(self, context: Context) -> Context | None:
+        """Return the supervised context whose death led to this one: its ``error`` is the restart's reason.
+
+        Returns None if this one is no restart, or the record was removed since.
+        """
+        return self._thread.run(self._remote.context_before(context))
 
     def stop_context(self, name: str) -> Waiter[Context]:
         """Begin to stop a context; the waiter has it once it has ended. Raises ContextNotFound."""

@@ -23,8 +23,6 @@ from jobserver_client.handles import AsyncWaiter
 from jobserver_core.errors import Unavailable
 from jobserver_core.running.waiting import Waiter
 
-__all__ = ["LoopThread", "waiter_for"]
-
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
@@ -85,7 +83,7 @@ class LoopThread:
     def call_back(self, call: Callable[[], object]) -> None:
         """Call it on the thread for the code of the user, after all earlier calls. Log its exceptions."""
         with suppress(RuntimeError):  # the client was closed
-            self._callbacks.submit(_logged, call)
+            self._callbacks.submit(_call_and_log, call)
 
     def call_on_loop(self, call: Callable[[], object]) -> None:
         """Call it on the loop, without waiting; a closed client ignores it."""
@@ -106,7 +104,7 @@ class LoopThread:
         self._callbacks.shutdown(wait=threading.current_thread() is not self._callback_thread)
 
 
-def _logged(call: Callable[[], object]) -> None:
+def _call_and_log(call: Callable[[], object]) -> None:
     try:
         call()
     except Exception:  # noqa: BLE001 - the code belongs to the user

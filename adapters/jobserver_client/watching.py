@@ -7,13 +7,13 @@ The idea: the server publishes every change on one event stream, so all waits an
 share one stream. It is opened when something needs it, and closed when nothing has for a while. Events alone
 are not enough, since a change may happen before the stream is open, while the connection is interrupted, or
 when a slow client loses events. In each of these cases, everyone gets :data:`GAP` in place of events, and
-looks at the current state instead.
+reads the current state instead.
 
 With several servers behind a load balancer, a stream may have only the events of one of them. So a wait that
-gets no event for a while looks at the current state as well.
+gets no event for a while reads the current state as well.
 
-The invariant: between two GAPs, a listener gets every event. A listener that looks after each GAP, and relies
-on events only after that, misses nothing.
+The invariant: between two GAPs, a listener gets every event. A listener that reads the state after each GAP,
+and relies on events only after that, misses nothing.
 
 A server that restarts, or a proxy that answers for it, counts as away. Not handled: a server that is away for
 longer than ``reconnect_timeout`` ends all waits with an error.
@@ -34,11 +34,9 @@ from httpx_sse import EventSource, ServerSentEvent
 
 from jobserver_client.connection import Connection, delay
 from jobserver_client.errors import UnexpectedResponse, is_outage
-from jobserver_client.reports import event_of
+from jobserver_client.records import event_of
 from jobserver_core.errors import JobServerError, Unavailable
 from jobserver_core.events import ContextChanged, DeliveryChanged, Event
-
-__all__ = ["GAP", "EventStream", "Item"]
 
 T = TypeVar("T")
 
@@ -50,12 +48,12 @@ LINGER = 5.0
 """Seconds for which the stream stays open when nobody listens."""
 STABLE = 5.0
 """Seconds after which a stream that ends is opened again at once."""
-LOOKS = 16
-"""How many waits look at the current state at the same time."""
-LOOK_INTERVAL = 5.0
-"""Seconds without an event after which a wait looks at the current state."""
-LOOK_RATE = 20.0
-"""How many such looks a client makes per second: with many waits, each of them looks less often."""
+READS = 16
+"""How many waits read the current state at the same time."""
+READ_INTERVAL = 5.0
+"""Seconds without an event after which a wait reads the current state."""
+READ_RATE = 20.0
+"""How many such reads a client makes per second: with many waits, each of them reads less often."""
 
 
 class _Gap(Enum):
@@ -81,7 +79,7 @@ class EventStream:
         self._is_open = False
         self._is_closed = False
         self._last_open = 0.0
-        self._looks = asyncio.Semaphore(LOOKS)
+        self._reads = asyncio.Semaphore(READS)
 
     @property
     def is_closed(self) -> bool:
@@ -125,19 +123,19 @@ class EventStream:
     async def until(
         self,
         key: str,
-        look: Callable[[], Awaitable[T]],
+        read: Callable[[], Awaitable[T]],
         seen: Callable[[Event], T | None],
         reached: Callable[[T], bool],
     ) -> T:
         """Wait until the job or context with this ID has reached a state, and return its record.
 
-        ``look`` gets the current record, and ``seen`` returns the one that an event has.
+        ``read`` gets the current record, and ``seen`` returns the one that an event has.
 
         Raises:
-            JobServerError: An error of ``look``, or the event stream cannot be read.
+            JobServerError: An error of ``read``, or the event stream cannot be read.
         """
         if not self._is_open:
-            value = await self._look(look)
+            value = await self._read_current(read)
             if reached(value):
                 return value
         items: asyncio.Queue[Item] = asyncio.Queue()
@@ -148,26 +146,26 @@ class EventStream:
                 item = await self._next(items)
                 if isinstance(item, JobServerError):
                     raise item
-                found = await self._look(look) if item is GAP else seen(item)
+                found = await self._read_current(read) if item is GAP else seen(item)
                 if found is not None and reached(found):
                     return found
         finally:
             self.remove(key, listener)
 
     async def _next(self, items: asyncio.Queue[Item]) -> Item:
-        seconds = max(LOOK_INTERVAL, len(self._listeners) / LOOK_RATE)
+        seconds = max(READ_INTERVAL, len(self._listeners) / READ_RATE)
         try:
             return await asyncio.wait_for(items.get(), seconds)
         except asyncio.TimeoutError:
             return GAP
 
-    async def _look(self, look: Callable[[], Awaitable[T]]) -> T:
+    async def _read_current(self, read: Callable[[], Awaitable[T]]) -> T:
         """Get the current record, as soon as the server is there."""
         since = time.monotonic()
         for attempt in itertools.count(1):
             try:
-                async with self._looks:
-                    return await look()
+                async with self._reads:
+                    return await read()
             except JobServerError as error:
                 if not self._may_return(error, since):
                     raise

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import attrs
 
-from jobserver_core.config.trees import flatten, nested
+from jobserver_core.config.trees import check_settings_fit, flatten, nested
 from jobserver_core.errors import ContextNotFound, InvalidName, JobNotFound
 from jobserver_core.models.jobs import Job
 from jobserver_core.models.json_values import Json, JsonMapping, JsonObject
@@ -90,9 +90,14 @@ class Namespace:
         return job
 
     def settings(self, settings: JsonMapping) -> JsonObject:
-        """Return the context settings with the owner as proxy user, replacing any other."""
+        """Return the context settings with the owner as proxy user, replacing any other.
+
+        Raises:
+            InvalidSetting: There are too many settings, or a name is too long.
+        """
         if self.owner is None:
             return dict(settings)
+        check_settings_fit(settings)
         leaves = {
             key: value
             for key, value in flatten(settings).items()

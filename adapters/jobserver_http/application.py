@@ -9,6 +9,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 from urllib.parse import quote
 
+import attrs
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
@@ -20,7 +21,6 @@ from jobserver_core.errors import BackendError, JobServerError
 from jobserver_core.server import JobServer
 from jobserver_http.access import Namespace, allows
 from jobserver_http.addresses import BrowserGuard, without_password_dialog
-from jobserver_http.answers import respond
 from jobserver_http.authentication import (
     Authenticator,
     CredentialVerifier,
@@ -29,10 +29,12 @@ from jobserver_http.authentication import (
 )
 from jobserver_http.bodies import BodyGuard, Disconnected
 from jobserver_http.calls import ApplicationState, Call
-from jobserver_http.errors import INTERNAL, REFUSALS, Answer, Rejected, answer_to
+from jobserver_http.errors import INTERNAL, REFUSALS, Rejected, StatusResponse, response_to
 from jobserver_http.openapi import document
 from jobserver_http.parameters import parse_query, parsed
-from jobserver_http.routes import Route, chosen
+from jobserver_http.responses import respond
+from jobserver_http.routes import chosen
+from jobserver_http.routing import Route
 
 _log = logging.getLogger(__name__)
 _access = logging.getLogger("jobserver_http.access")
@@ -40,13 +42,13 @@ _access = logging.getLogger("jobserver_http.access")
 _OVERRIDES = ("DELETE", "PUT")
 _OWNER = re.compile(r"[^/\\\s~\x00-\x1f\x7f]{1,128}")
 _UNKNOWN = "none"
-_AMBIGUOUS = Answer(
+_AMBIGUOUS = StatusResponse(
     status=400,
     result="the request has both Content-Length and Transfer-Encoding",
     code=REFUSALS[400],
     headers={"Connection": "close"},
 )
-_NO_PATH = Answer(status=400, result="the request target must start with /", code=REFUSALS[400])
+_NO_PATH = StatusResponse(status=400, result="the request target must start with /", code=REFUSALS[400])
 CHALLENGE = "WWW-Authenticate"
 CLIENT_DISCONNECTED = 499
 """The status in logs and metrics if the client disconnected before the response."""
@@ -83,9 +85,12 @@ def create_app(
         server=server,
         describe=lambda root: document(selected, root=root, guarded=guarded),
         guarded=guarded,
+        authenticator=authenticator,
     )
     state.metrics.watch(server)
-    verifier = CredentialVerifier(authenticator, state.pools.passwords) if authenticator is not None else None
+    verifier = (
+        CredentialVerifier(authenticator, state.threads.passwords) if authenticator is not None else None
+    )
     return HttpApplication(state, selected, verifier, browsers or BrowserGuard())
 
 
@@ -112,7 +117,7 @@ class HttpApplication:
                 for path, methods in jobs_first
             ],
             redirect_slashes=False,
-            default=_not_found,
+            default=_respond_not_found,
         )
 
     def drain(self) -> None:
@@ -190,29 +195,23 @@ class _ResponseRecorder:
         await self._guard.send(message)
 
 
+@attrs.frozen(eq=False)
 class _Endpoint:
     """Handles the requests for one path: selects the route by method, and checks permissions."""
 
-    def __init__(
-        self,
-        state: ApplicationState,
-        verifier: CredentialVerifier | None,
-        browsers: BrowserGuard,
-        routes: Mapping[str, Route],
-    ) -> None:
-        self._state = state
-        self._verifier = verifier
-        self._browsers = browsers
-        self._routes = routes
+    _state: ApplicationState
+    _verifier: CredentialVerifier | None
+    _browsers: BrowserGuard
+    _routes: Mapping[str, Route]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            response = await self._answered(scope)
+            response = await self._respond(scope)
             await response(scope, receive, send)
         except (Disconnected, ClientDisconnect):
             return
 
-    async def _answered(self, scope: Scope) -> Response:
+    async def _respond(self, scope: Scope) -> Response:
         names, operation = Namespace(), None
         try:
             query = parse_query(scope["query_string"])
@@ -221,7 +220,7 @@ class _Endpoint:
                 return Response(status_code=204, headers=self._allowed())
             scope["jobserver.route"] = operation = route.name
             self._browsers.check(route.method, dict(scope["headers"]))
-            identity = await self._authenticated(scope, route)
+            identity = await self._authenticate(scope, route)
             names = self._namespace(identity)
             call = Call(
                 state=self._state,
@@ -243,7 +242,7 @@ class _Endpoint:
         except (Rejected, JobServerError) as error:
             if isinstance(error, BackendError):
                 _log.warning("%s: %s", operation, error)
-            return respond(answer_to(error, operation, names))
+            return respond(response_to(error, operation, names))
         except Exception:  # noqa: BLE001 - an unexpected error is logged and becomes a 500 response
             return _unexpected(operation)
 
@@ -268,7 +267,7 @@ class _Endpoint:
         methods = {*self._routes, "OPTIONS"} | ({"HEAD"} if "GET" in self._routes else set())
         return {"Allow": ", ".join(sorted(methods))}
 
-    async def _authenticated(self, scope: Scope, route: Route) -> Identity | None:
+    async def _authenticate(self, scope: Scope, route: Route) -> Identity | None:
         if self._verifier is None or route.permission is None:
             return None
         address = str((scope.get("client") or ("unknown",))[0])
@@ -311,12 +310,12 @@ def _unexpected(operation: str | None) -> Response:
     reference = secrets.token_hex(4)
     _log.exception("%s failed (reference %s)", operation, reference)
     text = f"internal error; the server's log has the details under reference {reference}"
-    return respond(Answer(status=500, result=text, code=INTERNAL))
+    return respond(StatusResponse(status=500, result=text, code=INTERNAL))
 
 
-async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
+async def _respond_not_found(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] != "http":
         await WebSocketClose()(scope, receive, send)
         return
     text = f"unknown path {scope['path'][:256]!a}"
-    await respond(Answer(status=404, result=text, code=REFUSALS[404]))(scope, receive, send)
+    await respond(StatusResponse(status=404, result=text, code=REFUSALS[404]))(scope, receive, send)

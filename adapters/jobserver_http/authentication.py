@@ -28,7 +28,7 @@ from jobserver_core.errors import InvalidSetting
 from jobserver_core.ports import Backend
 from jobserver_http.addresses import network_of
 from jobserver_http.errors import Rejected
-from jobserver_http.pools import Pool
+from jobserver_http.thread_pools import ThreadPool
 from jobserver_http.throttle import Throttle
 
 REMEMBER_SECONDS = 60.0
@@ -87,7 +87,11 @@ class Authenticator(Backend):
         """
 
     def current(self, identity: Identity) -> bool:
-        """Whether a recently authenticated identity is still valid. Must be cheap."""
+        """Whether an authenticated identity is still valid. Must be cheap.
+
+        It is asked with each request whose credentials were verified within the last minute, and while
+        events or logs are streamed, which end when it is not.
+        """
         return True
 
 
@@ -141,18 +145,16 @@ class CredentialVerifier:
     def __init__(
         self,
         authenticator: Authenticator,
-        pool: Pool,
+        threads: ThreadPool,
         *,
-        remember: float = REMEMBER_SECONDS,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._authenticator = authenticator
         self._sleep = sleep
-        self._pool = pool
+        self._threads = threads
         self._throttles = {scheme: Throttle(clock=clock) for scheme in ("basic", "bearer")}
         self._clock = clock
-        self._remember = remember
         self._key = secrets.token_bytes(32)
         self._familiar: OrderedDict[bytes, tuple[float, Identity]] = OrderedDict()
         self._checks: dict[tuple[str, bytes], asyncio.Task[Identity | None]] = {}
@@ -172,12 +174,12 @@ class CredentialVerifier:
         if credentials is None:
             raise self._challenge(INVALID, "the Authorization header must have Basic or Bearer credentials")
         mark = self._mark(credentials)
-        identity = self._cached(mark) or await self._checked(credentials, mark, network_of(address))
+        identity = self._cached(mark) or await self._join_check(credentials, mark, network_of(address))
         if identity is None:
             raise self._challenge(INVALID)
         return identity
 
-    async def _checked(self, credentials: Credentials, mark: bytes, network: str) -> Identity | None:
+    async def _join_check(self, credentials: Credentials, mark: bytes, network: str) -> Identity | None:
         """Check credentials, or join a check of equal credentials that is in progress."""
         key = (network, mark)
         check = self._checks.get(key)
@@ -194,7 +196,7 @@ class CredentialVerifier:
 
     async def _check(self, credentials: Credentials, mark: bytes, network: str) -> Identity | None:
         if mark in self._familiar:
-            return await self._verified(credentials, mark, network)
+            return await self._verify(credentials, mark, network)
         if self._wrong_within(RECHECK_SECONDS, mark):
             return None
         account, throttle = _account(credentials, mark), self._throttles[credentials.scheme]
@@ -206,29 +208,29 @@ class CredentialVerifier:
         # One at a time, so that concurrent guesses are counted before further ones are checked.
         async with queue:
             await self._sleep(throttle.pause(network, account))
-            return await self._verified(credentials, mark, network)
+            return await self._verify(credentials, mark, network)
 
     def _wrong_within(self, seconds: float, mark: bytes) -> bool:
         return self._wrong.get(mark, float("-inf")) > self._clock() - seconds
 
-    async def _verified(self, credentials: Credentials, mark: bytes, network: str) -> Identity | None:
-        identity = await self._pool.run(self._authenticator.authenticate, credentials)
+    async def _verify(self, credentials: Credentials, mark: bytes, network: str) -> Identity | None:
+        identity = await self._threads.run(self._authenticator.authenticate, credentials)
         if identity is None:
             self._familiar.pop(mark, None)
-            self._failed(credentials, mark, network)
+            self._count_failure(credentials, mark, network)
             name = ascii(credentials.user[:64]) if credentials.user else f"a {credentials.scheme} token"
             _log.warning("login of %s from %s failed", name, network)
             return None
         self._wrong.pop(mark, None)
-        self._familiar[mark] = (self._clock() + self._remember, identity)
+        self._familiar[mark] = (self._clock() + REMEMBER_SECONDS, identity)
         self._familiar.move_to_end(mark)
         while len(self._familiar) > MAX_FAMILIAR:
             self._familiar.popitem(last=False)
         return identity
 
-    def _failed(self, credentials: Credentials, mark: bytes, network: str) -> None:
+    def _count_failure(self, credentials: Credentials, mark: bytes, network: str) -> None:
         if not self._wrong_within(SAME_FAILURE_SECONDS, mark):
-            self._throttles[credentials.scheme].failed(network, _account(credentials, mark))
+            self._throttles[credentials.scheme].count_failure(network, _account(credentials, mark))
         self._wrong[mark] = self._clock()
         self._wrong.move_to_end(mark)
         while len(self._wrong) > MAX_WRONG:

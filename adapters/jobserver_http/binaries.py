@@ -6,17 +6,19 @@ objects, and an upload returns 200 with a message. The content type of an upload
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from starlette.responses import Response
 
-from jobserver_core.errors import BinaryNotFound
+from jobserver_core.errors import BinaryInUse, BinaryNotFound
 from jobserver_core.models.binaries import Binary, BinaryType
-from jobserver_core.models.jobs import JobQuery
+from jobserver_core.models.jobs import Job, JobQuery
 from jobserver_core.models.lifecycle import JobState
-from jobserver_http.answers import json_response, respond
 from jobserver_http.calls import Call
-from jobserver_http.errors import Answer
-from jobserver_http.routing import NO_BINARY, NOT_STORED, SUCCESS_BODY, Body, Reply, Routes, failures
-from jobserver_http.wire import binary_report, named_report, timestamp
+from jobserver_http.errors import BinaryInUseByOthers
+from jobserver_http.responses import json_response, success
+from jobserver_http.routing import NO_BINARY, NOT_STORED, SUCCESS_BODY, Body, RouteResponse, Routes, failures
+from jobserver_http.wire import binary_record, named_binary_record, timestamp
 
 MAX_USERS = 1000
 """The maximum number of jobs that have not ended in which the users of a binary are searched."""
@@ -36,12 +38,11 @@ BINARY_TYPES = (
     "/binaries",
     permission="binaries:read",
     summary="List the binaries, each with its newest version",
-    replies=(Reply(200, "The binaries by name", "Binaries"),),
+    responses=(RouteResponse(200, "The binaries by name", "Binaries"),),
 )
 async def list_binaries(call: Call) -> Response:
-    """Return the newest version of each binary."""
-    binaries = await call.pools.quick.run(call.server.binaries)
-    return json_response({binary.name: binary_report(binary) for binary in binaries})
+    binaries = await call.threads.quick.run(call.server.binaries)
+    return json_response({binary.name: binary_record(binary) for binary in binaries})
 
 
 @ROUTES.add(
@@ -49,11 +50,12 @@ async def list_binaries(call: Call) -> Response:
     "/binaries/{name}",
     permission="binaries:read",
     summary="Get the newest version of a binary",
-    replies=(Reply(200, "The binary", "Binary"), *NO_BINARY),
+    responses=(RouteResponse(200, "The binary", "Binary"), *NO_BINARY),
 )
 async def get_binary(call: Call) -> Response:
-    """Return the newest version of a binary."""
-    return json_response(named_report(await call.pools.quick.run(call.server.binary, call.path["name"])))
+    return json_response(
+        named_binary_record(await call.threads.quick.run(call.server.binary, call.path["name"]))
+    )
 
 
 @ROUTES.add(
@@ -61,27 +63,32 @@ async def get_binary(call: Call) -> Response:
     "/binaries/{name}/versions",
     permission="binaries:read",
     summary="List all versions of a binary, newest first",
-    replies=(Reply(200, "The versions", "Versions"), *NO_BINARY),
+    responses=(RouteResponse(200, "The versions", "Versions"), *NO_BINARY),
     extension=True,
 )
 async def list_versions(call: Call) -> Response:
-    """Return all versions of a binary, newest first."""
-    versions = await call.pools.quick.run(call.server.binary_versions, call.path["name"])
-    users = await call.pools.quick.run(_users, call)
+    versions = await call.threads.quick.run(call.server.binary_versions, call.path["name"])
+    users = await call.threads.quick.run(_users, call)
     return json_response(
-        [{**binary_report(binary), "usedBy": users.get(binary.id, [])} for binary in versions]
+        [{**binary_record(binary), "usedBy": users.get(binary.id, [])} for binary in versions]
     )
 
 
 def _users(call: Call) -> dict[str, list[str]]:
-    """Return the IDs of the newest jobs that have not ended, by the IDs of the versions that they use."""
-    states = tuple(state for state in JobState if not state.final)
+    """Return the IDs of the caller's unfinished jobs, by the IDs of the versions that they use."""
     users: dict[str, list[str]] = {}
+    for job in _unfinished(call):
+        for binary_id in {entry.binary_id for entry in job.class_path if entry.binary_id is not None}:
+            users.setdefault(binary_id, []).append(job.id)
+    return users
+
+
+def _unfinished(call: Call) -> Iterator[Job]:
+    """Yield those of the newest jobs that have not ended which the caller may see."""
+    states = tuple(state for state in JobState if not state.final)
     for job in call.server.jobs(JobQuery(states=states, limit=MAX_USERS)).jobs:
         if call.names.owns(job.context_name):
-            for binary_id in {entry.binary_id for entry in job.class_path if entry.binary_id is not None}:
-                users.setdefault(binary_id, []).append(job.id)
-    return users
+            yield job
 
 
 @ROUTES.add(
@@ -90,8 +97,8 @@ def _users(call: Call) -> dict[str, list[str]]:
     permission="binaries:upload",
     summary="Upload a jar, an egg or a wheel",
     body=Body("The file. Its content type determines the binary's type", BINARY_TYPES, required=True),
-    replies=(
-        Reply(201, "The file is now the newest version of the binary", SUCCESS_BODY),
+    responses=(
+        RouteResponse(201, "The file is now the newest version of the binary", SUCCESS_BODY),
         *failures(
             s400="The body is not a ZIP archive, or the name is not allowed",
             s415="The content type is missing or not one of a binary",
@@ -100,15 +107,14 @@ def _users(call: Call) -> dict[str, list[str]]:
     ),
 )
 async def upload_binary(call: Call) -> Response:
-    """Store the body as a new version. Its content type determines the binary's type."""
     await _store(call, BinaryType.from_media_type(call.header("content-type")))
-    return respond(Answer(status=201, label="SUCCESS"))
+    return success(status=201)
 
 
 async def _store(call: Call, kind: BinaryType) -> None:
     """Store the body as a new version of the binary while it arrives."""
     name = call.path["name"]
-    await call.stored(f"binary {name}", lambda: call.server.begin_upload(name, kind))
+    await call.store_body(f"binary {name}", lambda: call.server.begin_upload(name, kind))
 
 
 @ROUTES.add(
@@ -116,16 +122,29 @@ async def _store(call: Call, kind: BinaryType) -> None:
     "/binaries/{name}",
     permission="binaries:delete",
     summary="Delete all versions of a binary",
-    replies=(
-        Reply(200, "The binary was deleted", SUCCESS_BODY),
+    responses=(
+        RouteResponse(200, "The binary was deleted", SUCCESS_BODY),
         *NO_BINARY,
         *failures(s403="A job that has not ended uses the binary"),
     ),
 )
 async def delete_binary(call: Call) -> Response:
-    """Delete all versions of a binary."""
-    await call.pools.quick.run(call.server.delete_binary, call.path["name"])
-    return respond(Answer(status=200, label="SUCCESS"))
+    await call.threads.quick.run(_delete, call, call.path["name"])
+    return success()
+
+
+def _delete(call: Call, name: str) -> None:
+    """Delete a binary. An error names no jobs that the caller may not see."""
+    try:
+        call.server.delete_binary(name)
+    except BinaryInUse as error:
+        if call.names.owner is None:
+            raise
+        own = {job.id for job in _unfinished(call)}.intersection(error.job_ids)
+        if len(own) == len(error.job_ids):
+            raise
+        visible = tuple(job_id for job_id in error.job_ids if job_id in own)
+        raise BinaryInUseByOthers(name=name, job_ids=visible) from None
 
 
 @ROUTES.add(
@@ -133,11 +152,10 @@ async def delete_binary(call: Call) -> Response:
     "/jars",
     permission="binaries:read",
     summary="List the jars, each with the upload time of its newest version",
-    replies=(Reply(200, "The upload times by name", "Jars"),),
+    responses=(RouteResponse(200, "The upload times by name", "Jars"),),
 )
 async def list_jars(call: Call) -> Response:
-    """Return the upload time of the newest version of each jar."""
-    binaries = await call.pools.quick.run(call.server.binaries)
+    binaries = await call.threads.quick.run(call.server.binaries)
     return json_response({b.name: timestamp(b.uploaded_at) for b in binaries if b.type is BinaryType.JAR})
 
 
@@ -146,12 +164,11 @@ async def list_jars(call: Call) -> Response:
     "/jars/{name}",
     permission="binaries:read",
     summary="Get the newest version of a jar",
-    replies=(Reply(200, "The jar", "Binary"), *NO_BINARY),
+    responses=(RouteResponse(200, "The jar", "Binary"), *NO_BINARY),
     extension=True,
 )
 async def get_jar(call: Call) -> Response:
-    """Return the newest version of a jar."""
-    return json_response(named_report(await _jar(call)))
+    return json_response(named_binary_record(await _jar(call)))
 
 
 @ROUTES.add(
@@ -160,16 +177,15 @@ async def get_jar(call: Call) -> Response:
     permission="binaries:upload",
     summary="Upload a jar",
     body=Body("The jar, regardless of the content type", ("application/java-archive",), required=True),
-    replies=(
-        Reply(200, "The file is now the newest version of the jar", SUCCESS_BODY),
+    responses=(
+        RouteResponse(200, "The file is now the newest version of the jar", SUCCESS_BODY),
         *failures(s400="The body is not a ZIP archive, or the name is not allowed"),
         *NOT_STORED,
     ),
 )
 async def upload_jar(call: Call) -> Response:
-    """Store the body as a new version of a jar while it arrives."""
     await _store(call, BinaryType.JAR)
-    return respond(Answer(status=200, label="SUCCESS", result="Jar uploaded"))
+    return success("Jar uploaded")
 
 
 @ROUTES.add(
@@ -177,21 +193,20 @@ async def upload_jar(call: Call) -> Response:
     "/jars/{name}",
     permission="binaries:delete",
     summary="Delete all versions of a jar",
-    replies=(
-        Reply(200, "The jar was deleted", SUCCESS_BODY),
+    responses=(
+        RouteResponse(200, "The jar was deleted", SUCCESS_BODY),
         *NO_BINARY,
         *failures(s403="A job that has not ended uses the jar"),
     ),
 )
 async def delete_jar(call: Call) -> Response:
-    """Delete all versions of a jar."""
     jar = await _jar(call)
-    await call.pools.quick.run(call.server.delete_binary, jar.name)
-    return respond(Answer(status=200, label="SUCCESS"))
+    await call.threads.quick.run(_delete, call, jar.name)
+    return success()
 
 
 async def _jar(call: Call) -> Binary:
-    binary = await call.pools.quick.run(call.server.binary, call.path["name"])
+    binary = await call.threads.quick.run(call.server.binary, call.path["name"])
     if binary.type is not BinaryType.JAR:
         raise BinaryNotFound(name=binary.name)
     return binary

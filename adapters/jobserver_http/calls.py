@@ -13,17 +13,18 @@ from starlette.types import Scope
 
 from jobserver_core.binaries.uploads import ChunkedUpload
 from jobserver_core.errors import FetchError, ResultTimeout, ServerClosed
+from jobserver_core.models.jobs import Job
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.running.fetching import Preparation
 from jobserver_core.running.waiting import Waiter
 from jobserver_core.server import JobServer
 from jobserver_http.access import Namespace
-from jobserver_http.authentication import Identity
+from jobserver_http.authentication import Authenticator, Identity
 from jobserver_http.bodies import BodyGuard, Disconnected, decoded, read_body, stream_body
 from jobserver_http.errors import BodyTooLarge
 from jobserver_http.metrics import Metrics
-from jobserver_http.pools import Pools
 from jobserver_http.schemas import Schema
+from jobserver_http.thread_pools import ThreadPools
 
 T = TypeVar("T")
 
@@ -35,13 +36,15 @@ class ApplicationState:
     ``draining`` means that no new work is accepted. ``closing`` is set when the server stops; endless streams
     and waiting calls end then. ``heartbeat`` is the number of seconds after which an idle event stream sends
     a comment. ``describe`` returns the OpenAPI document, for the path at which the application is mounted.
+    Without an ``authenticator``, every caller may do everything.
     """
 
     server: JobServer
     describe: Callable[[str], Schema]
-    pools: Pools = attrs.field(factory=Pools)
+    threads: ThreadPools = attrs.field(factory=ThreadPools)
     metrics: Metrics = attrs.field(factory=Metrics)
     guarded: bool = False
+    authenticator: Authenticator | None = None
     heartbeat: float = 15.0
     draining: bool = False
     closing: asyncio.Event = attrs.field(factory=asyncio.Event)
@@ -103,9 +106,9 @@ class Call:
         return self.state.server
 
     @property
-    def pools(self) -> Pools:
+    def threads(self) -> ThreadPools:
         """The thread pools for blocking calls."""
-        return self.state.pools
+        return self.state.threads
 
     @property
     def caller(self) -> str:
@@ -113,6 +116,23 @@ class Call:
         if self.identity is not None:
             return f"user {self.identity.name}"
         return f"address {(self.scope.get('client') or ('unknown',))[0]}"
+
+    @property
+    def user(self) -> str:
+        """The name of the authenticated user, or empty if authentication is off."""
+        return self.identity.name if self.identity is not None else ""
+
+    @property
+    def revoked(self) -> bool:
+        """Whether the caller's credentials have become invalid since the call began. Streams end then."""
+        authenticator = self.state.authenticator
+        if authenticator is None or self.identity is None:
+            return False
+        return not authenticator.current(self.identity)
+
+    async def job(self) -> Job:
+        """Return the job that the path names, as its owner sees it. Raises JobNotFound."""
+        return self.names.checked(await self.threads.quick.run(self.server.job, self.path["id"]))
 
     def header(self, name: str) -> str | None:
         """Return a header's value, or None. Repeated headers are joined with commas."""
@@ -132,7 +152,7 @@ class Call:
         body = await read_body(self.guard.receive, limit=limit, what=what)
         return decoded(body, self.header("content-type"))
 
-    async def stored(self, what: str, begin: Callable[[], ChunkedUpload[T]]) -> T:
+    async def store_body(self, what: str, begin: Callable[[], ChunkedUpload[T]]) -> T:
         """Store the body with an upload while it arrives, completely or not at all.
 
         Raises:
@@ -141,13 +161,13 @@ class Call:
         limit = self.server.settings.limits.upload_size
         if self.guard.declared is not None and self.guard.declared > limit:
             raise BodyTooLarge(what=what, limit=limit)
-        upload = await self.pools.quick.run(begin)
+        upload = await self.threads.quick.run(begin)
         try:
             async for chunk in stream_body(self.guard.receive, limit=limit, what=what):
-                await self.pools.quick.run(upload.write, chunk)
-            return await self.pools.slow.run(upload.finish)
+                await self.threads.quick.run(upload.write, chunk)
+            return await self.threads.slow.run(upload.finish)
         finally:
-            await self.pools.quick.run(upload.discard)
+            await self.threads.quick.run(upload.discard)
 
     async def wait(self, waiter: Waiter[T], timeout: float | None = None) -> T:
         """Wait without occupying a thread, and return the waiter's value or raise its error.
@@ -161,14 +181,14 @@ class Call:
         """
         if not waiter.done():
             with self.state.notified(waiter) as done:
-                await _first_of(done, asyncio.ensure_future(self._disconnected()), timeout=timeout)
+                await _first_of(done, asyncio.ensure_future(self._wait_for_disconnect()), timeout=timeout)
         if waiter.done():
             return waiter.result(0)
         if timeout is None or self.state.closing.is_set():
             raise ServerClosed
         raise ResultTimeout(what=self.operation, seconds=timeout)
 
-    async def prepared(
+    async def run_prepared(
         self, text: str, begin: Callable[[JsonMapping], Preparation[T]], timeout: float | None = None
     ) -> T:
         """Parse a posted configuration, begin an operation with it, and finish that when its files are here.
@@ -185,39 +205,40 @@ class Call:
             Disconnected: The client has disconnected.
         """
         parse = self.server.parse_config
-        config = await self._parsed_in_turn(text) if len(text) > _SMALL_CONFIG else None
+        config = await self._parse_in_turn(text) if len(text) > _SMALL_CONFIG else None
 
-        def start() -> tuple[Preparation[T], T | None]:
+        def start() -> tuple[Preparation[T], list[T]]:
+            """Return the preparation, and what it results in if it could be finished at once."""
             preparation = begin(parse(text) if config is None else config)
             if not preparation.ready.done():
-                return preparation, None
+                return preparation, []
             with preparation:
-                return preparation, preparation.finish()
+                return preparation, [preparation.finish()]
 
-        preparation, done = await self.pools.slow.run(start)
-        if done is not None:
-            return done
+        preparation, done = await self.threads.slow.run(start)
+        if done:
+            return done[0]
         try:
             await self.wait(preparation.ready, timeout)
-            return await self.pools.slow.run(preparation.finish)
+            return await self.threads.slow.run(preparation.finish)
         except ResultTimeout:
             reason = f"not fetched within the request's timeout of {timeout:g} s"
             raise FetchError(url=", ".join(preparation.missing), reason=reason) from None
         finally:
-            await self.pools.quick.run(preparation.close)
+            await self.threads.quick.run(preparation.close)
 
-    async def _parsed_in_turn(self, text: str) -> JsonMapping:
+    async def _parse_in_turn(self, text: str) -> JsonMapping:
         parsed: list[JsonMapping] = []
 
         async def parse() -> None:
-            parsed.append(await self.pools.parsing.run(self.server.parse_config, text))
+            parsed.append(await self.threads.parsing.run(self.server.parse_config, text))
 
         await wait_for_first(parse(), self.state.closing.wait())
         if not parsed:
             raise ServerClosed
         return parsed[0]
 
-    async def _disconnected(self) -> None:
+    async def _wait_for_disconnect(self) -> None:
         while True:
             message = await self.guard.receive()
             if message["type"] == "http.disconnect":

@@ -31,9 +31,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from jobserver_core.repeats import Repeats
 from jobserver_http.addresses import is_loopback, network_of, within
-from jobserver_http.answers import respond
 from jobserver_http.bodies import BodyGuard
-from jobserver_http.errors import Answer
+from jobserver_http.errors import StatusResponse
+from jobserver_http.responses import respond
 
 _log = logging.getLogger(__name__)
 _repeats = Repeats(_log)
@@ -45,7 +45,7 @@ UNREAD_TIMEOUT = 60.0
 RESERVE = 64
 """Connections beyond the limit on which requests are refused with 503."""
 TOO_MANY = "too_many_connections"
-_REFUSAL = Answer(
+_REFUSAL = StatusResponse(
     status=503,
     result="the server has too many connections; try again later",
     code=TOO_MANY,

@@ -7,29 +7,31 @@ from collections.abc import Iterable, Mapping
 from starlette.responses import Response
 
 from jobserver_core.config.trees import all_settings, merged
-from jobserver_core.errors import ResultTimeout, ServerClosed
+from jobserver_core.errors import ContextNotFound, ResultTimeout, ServerClosed
 from jobserver_core.models.arguments import check_settings
-from jobserver_core.models.contexts import Context
+from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.json_values import JsonMapping, JsonObject
+from jobserver_core.models.lifecycle import CONTEXTS
 from jobserver_core.running.fetching import Preparation
 from jobserver_core.running.waiting import Waiter
-from jobserver_http.answers import json_response, respond
 from jobserver_http.calls import Call
-from jobserver_http.errors import Answer
-from jobserver_http.parameters import Flag, Parameter
+from jobserver_http.parameters import Flag, Integer, Parameter
+from jobserver_http.responses import json_response, success
 from jobserver_http.routing import (
     CONFIGURATION,
     NO_CONTEXT,
     RESET,
     SUCCESS_BODY,
     SYNC,
-    Reply,
+    RouteResponse,
     Routes,
     failures,
 )
-from jobserver_http.wire import context_details, pool_report
+from jobserver_http.wire import context_details, pool_object, restart_object
 
 MEMORY, OLD_MEMORY = "memory-per-node", "mem-per-node"
+DEFAULT_ENDED, MOST_ENDED = 50, 10_000
+"""How many ended contexts are listed by default and at most."""
 KILL_TIMEOUT = 10.0
 """How many seconds to wait for a killed context before responding that it has not ended yet."""
 
@@ -62,34 +64,73 @@ def _renamed(settings: JsonMapping) -> JsonObject:
     permission="contexts:read",
     summary="List the names of the live contexts",
     parameters=(
-        Parameter(name="details", kind=Flag(), doc="true returns the reports instead of the names"),
+        Parameter(name="details", kind=Flag(), doc="true returns the records instead of the names"),
         Parameter(name="spares", kind=Flag(), doc="true returns the pools of spare contexts instead"),
+        Parameter(
+            name="ended", kind=Flag(), doc="true returns the records of ended contexts instead, newest first"
+        ),
+        Parameter(
+            name="limit",
+            kind=Integer(1, MOST_ENDED),
+            doc=f"how many ended contexts; default {DEFAULT_ENDED}",
+        ),
     ),
-    replies=(Reply(200, "The names, the reports, or the pools", "Contexts"),),
+    responses=(RouteResponse(200, "The names, the records, or the pools", "Contexts"),),
 )
 async def list_contexts(call: Call) -> Response:
-    """Return the names of the live contexts, their reports, or the pools of spare ones."""
     if call.params["spares"]:
-        return json_response([pool_report(pool) for pool in call.server.spare_pools()])
-    live = await call.pools.quick.run(call.server.contexts)
+        return json_response([pool_object(pool) for pool in call.server.spare_pools()])
+    if call.params["ended"]:
+        ended = await call.threads.quick.run(_read_ended, call, call.params["limit"] or DEFAULT_ENDED)
+        return json_response(_details(call, ended))
+    live = await call.threads.quick.run(call.server.contexts)
     contexts = [context for context in live if call.names.owns(context.name)]
     if call.params["details"]:
         return json_response(_details(call, contexts))
     return json_response([call.names.shown(context.name) for context in contexts])
 
 
+def _read_ended(call: Call, limit: int) -> list[Context]:
+    """Return the newest contexts of the user that have ended; reads on past those of other users."""
+    reading = limit
+    while True:
+        found = call.server.contexts(ContextQuery(states=CONTEXTS.final_states, limit=reading))
+        own = [context for context in found if call.names.owns(context.name)][:limit]
+        if len(own) == limit or len(found) < reading or reading == MOST_ENDED:
+            return own
+        reading = min(10 * reading, MOST_ENDED)
+
+
 @ROUTES.add(
     "GET",
     "/contexts/{name}",
     permission="contexts:read",
-    summary="Get the newest context with a name, even after it has ended",
-    replies=(Reply(200, "The context", "Context"), *NO_CONTEXT),
+    summary="Get the newest context with a name, or the context with this id, even after it has ended",
+    responses=(RouteResponse(200, "The context", "Context"), *NO_CONTEXT),
 )
 async def get_context(call: Call) -> Response:
-    """Return the newest context with a name."""
-    name = call.names.stored(call.path["name"])
-    context = await call.pools.quick.run(call.server.context, name)
-    return json_response(_details(call, [context])[0])
+    context = await call.threads.quick.run(named_context, call)
+    before = await call.threads.quick.run(call.server.context_before, context) if context.restarts else None
+    record = _details(call, [context])[0]
+    if before is not None:
+        record["lastRestart"] = restart_object(before, call.names)
+    return json_response(record)
+
+
+def named_context(call: Call) -> Context:
+    """Return the newest context with the name in the path, or the context with this id.
+
+    Raises:
+        ContextNotFound: There is neither, or it belongs to another user.
+    """
+    given = call.path["name"]
+    try:
+        return call.server.context(call.names.stored(given))
+    except ContextNotFound:
+        context = call.server.context(given)
+        if context.id != given or not call.names.owns(context.name):
+            raise
+        return context
 
 
 def _details(call: Call, contexts: Iterable[Context]) -> list[JsonObject]:
@@ -123,8 +164,8 @@ def _details(call: Call, contexts: Iterable[Context]) -> list[JsonObject]:
     ),
     open_query=True,
     body=CONFIGURATION,
-    replies=(
-        Reply(200, "The context is ready", SUCCESS_BODY),
+    responses=(
+        RouteResponse(200, "The context is ready", SUCCESS_BODY),
         *failures(
             s400="The name is taken or invalid, a setting is invalid, "
             "or the context can never fit (context_too_large)",
@@ -136,19 +177,15 @@ def _details(call: Call, contexts: Iterable[Context]) -> list[JsonObject]:
     ),
 )
 async def create_context(call: Call) -> Response:
-    """Start a context, and respond when jobs can run in it."""
     name = call.names.new(call.path["name"])
     text = await call.text("the configuration")
 
     def begin(config: JsonMapping) -> Preparation[Waiter[Context]]:
-        return call.server.begin_context(name, _context_settings(call, config), caller=call.caller)
+        settings = merged(_renamed(call.query), _renamed(context_settings_of(config)))
+        return call.server.begin_context(name, call.names.settings(settings), caller=call.caller)
 
-    await call.wait(await call.prepared(text, begin))
-    return respond(Answer(status=200, label="SUCCESS", result="Context initialized"))
-
-
-def _context_settings(call: Call, config: JsonMapping) -> JsonObject:
-    return call.names.settings(merged(_renamed(call.query), _renamed(context_settings_of(config))))
+    await call.wait(await call.run_prepared(text, begin))
+    return success("Context initialized")
 
 
 @ROUTES.add(
@@ -157,9 +194,9 @@ def _context_settings(call: Call, config: JsonMapping) -> JsonObject:
     permission="contexts:delete",
     summary="Stop a context and the jobs in it",
     parameters=(Parameter(name="force", kind=Flag(), doc="true kills it"),),
-    replies=(
-        Reply(200, "The context has stopped", SUCCESS_BODY),
-        Reply(202, "The context has not stopped yet; Location has the URL of its report"),
+    responses=(
+        RouteResponse(200, "The context has stopped", SUCCESS_BODY),
+        RouteResponse(202, "The context has not stopped yet; Location has the URL of its record"),
         *NO_CONTEXT,
         *failures(
             s500="The context could not be stopped",
@@ -168,19 +205,18 @@ def _context_settings(call: Call, config: JsonMapping) -> JsonObject:
     ),
 )
 async def delete_context(call: Call) -> Response:
-    """Stop or (with ``force``) kill a context. The response is 202 if this exceeds the timeout."""
     name = call.names.stored(call.path["name"])
     if call.params["force"]:
-        waiter = await call.pools.ending.run(call.server.kill_context, name)
+        waiter = await call.threads.ending.run(call.server.kill_context, name, user=call.user)
         timeout = KILL_TIMEOUT
     else:
-        waiter = await call.pools.ending.run(call.server.stop_context, name)
+        waiter = await call.threads.ending.run(call.server.stop_context, name, user=call.user)
         timeout = call.server.settings.contexts.deletion_timeout
     try:
         await call.wait(waiter, timeout)
     except (ResultTimeout, ServerClosed):
         return Response(status_code=202, headers={"Location": call.url("contexts", call.path["name"])})
-    return respond(Answer(status=200, label="SUCCESS", result="Context stopped"))
+    return success("Context stopped")
 
 
 @ROUTES.add(
@@ -189,15 +225,14 @@ async def delete_context(call: Call) -> Response:
     permission="contexts:reset",
     summary="Stop all contexts of all servers, and restart those of the configuration",
     parameters=(RESET, SYNC),
-    replies=(
-        Reply(200, "The reset is complete, or was requested", SUCCESS_BODY),
+    responses=(
+        RouteResponse(200, "The reset is complete, or was requested", SUCCESS_BODY),
         *failures(s503="The server is shutting down"),
     ),
 )
 async def reset_contexts(call: Call) -> Response:
-    """Stop all contexts of all servers, and restart those of the configuration."""
-    waiter = await call.pools.ending.run(call.server.reset_contexts)
+    waiter = await call.threads.ending.run(call.server.reset_contexts, user=call.user)
     if call.params["sync"] is False:
-        return respond(Answer(status=200, label="SUCCESS", result="Context reset requested"))
+        return success("Context reset requested")
     await call.wait(waiter)
-    return respond(Answer(status=200, label="SUCCESS", result="Context reset"))
+    return success("Context reset")

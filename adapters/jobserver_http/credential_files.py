@@ -102,7 +102,7 @@ class _File:
         self._lock = threading.Lock()
         self._warned = False
         self._checked_at = time.monotonic()
-        self._stamp = self._stamped()
+        self._stamp = self._read_stamp()
         self._entries = self._read()
 
     def entries(self) -> dict[str, _Entry]:
@@ -112,7 +112,7 @@ class _File:
             if now - self._checked_at >= CHECK_INTERVAL:
                 self._checked_at = now
                 try:
-                    stamp = self._stamped()
+                    stamp = self._read_stamp()
                     if stamp != self._stamp:
                         self._entries, self._stamp = self._read(), stamp
                 except InvalidSetting as error:
@@ -136,7 +136,7 @@ class _File:
                 "%s: everyone may read the password hashes; run: chmod o-r %s", self._key, self._path
             )
 
-    def _stamped(self) -> tuple[int, int, int, int]:
+    def _read_stamp(self) -> tuple[int, int, int, int]:
         try:
             status = self._path.stat()
         except OSError as error:
@@ -156,7 +156,8 @@ class _File:
                 try:
                     entry = self._parsed(line.strip())
                     if entry.identity.name in entries:
-                        raise ValueError("duplicate name")
+                        name = entry.identity.name
+                        raise ValueError(f"the name {name} is on an earlier line as well; delete one")
                 except ValueError as error:
                     raise self._invalid(f"line {number}: {error}") from None
                 entries[entry.identity.name] = entry
@@ -202,7 +203,6 @@ class FileAuthenticator(Authenticator):
         self.challenges = tuple(challenges)
 
     def authenticate(self, credentials: Credentials) -> Identity | None:
-        """Look the credentials up in the files."""
         if credentials.scheme == "bearer":
             return self._by_token(credentials.secret)
         return self._by_password(credentials.user or "", credentials.secret)

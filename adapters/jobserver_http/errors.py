@@ -17,8 +17,8 @@ from jobserver_http.wire import error_object, exception_object
 
 
 @attrs.frozen(kw_only=True)
-class Answer:
-    """A response body in one of the contract's formats, with its status and headers.
+class StatusResponse:
+    """A response whose body has a ``status`` in one of the contract's formats, with its headers.
 
     ``result`` is a string, an error object, or None. As an extension, failures have a machine-readable
     ``code``, a ``detail`` if the contract prescribes the message, and the ``fields`` of the error, from which
@@ -98,14 +98,20 @@ class ContextUrlMalformed(core.MalformedUrl):
     code = core.MalformedUrl.code
 
 
-Rule = Callable[[Any, Namespace], Answer]
+class BinaryInUseByOthers(core.BinaryInUse):
+    """Jobs that the caller may not see use the binary, too. ``job_ids`` has only the caller's."""
+
+    code = core.BinaryInUse.code
+
+
+Rule = Callable[[Any, Namespace], StatusResponse]
 
 RETRY = {"Retry-After": "5"}
 
 
 def _message(status: int, prefix: str = "", headers: Mapping[str, str] | None = None) -> Rule:
     """Return ``ERROR`` with the error's message."""
-    return lambda error, names: Answer(
+    return lambda error, names: StatusResponse(
         status=status, result=prefix + names.without_prefix(str(error)), headers=headers or {}
     )
 
@@ -113,9 +119,9 @@ def _message(status: int, prefix: str = "", headers: Mapping[str, str] | None = 
 def _fixed_text(status: int, text: str, detail: str | None = None) -> Rule:
     """Return ``ERROR`` with a message of the contract, formatted with the error's fields."""
 
-    def rule(error: Any, names: Namespace) -> Answer:
+    def rule(error: Any, names: Namespace) -> StatusResponse:
         result = names.without_prefix(error.formatted(text))
-        return Answer(status=status, result=result, detail=getattr(error, detail) if detail else None)
+        return StatusResponse(status=status, result=result, detail=getattr(error, detail) if detail else None)
 
     return rule
 
@@ -124,9 +130,9 @@ def _object(status: int, label: str) -> Rule:
     """Return a label with the error object of the exception. Its message does not repeat the label."""
     repeated = label.rpartition(": ")[2] + ": "
 
-    def rule(error: Any, names: Namespace) -> Answer:
+    def rule(error: Any, names: Namespace) -> StatusResponse:
         result = exception_object(error, names)
-        return Answer(
+        return StatusResponse(
             status=status, label=label, result={**result, "message": result["message"].removeprefix(repeated)}
         )
 
@@ -135,12 +141,19 @@ def _object(status: int, label: str) -> Rule:
 
 def _job_error(status: int, label: str) -> Rule:
     """Return a label with the error object of a failed job or context."""
-    return lambda error, names: Answer(status=status, label=label, result=error_object(error.error, names))
+    return lambda error, names: StatusResponse(
+        status=status, label=label, result=error_object(error.error, names)
+    )
+
+
+def _used_by_others(error: BinaryInUseByOthers, _names: Namespace) -> StatusResponse:
+    own = error.formatted(": {job_ids}, and by jobs") if error.job_ids else ""
+    return StatusResponse(status=403, result=f"Binary is in use by job(s){own} of other users")
 
 
 _NO_SLOTS = "Too many running jobs ({running}) for job context '{context}'"
 
-_ANSWERS: dict[type[Exception], Rule] = {
+_RESPONSES: dict[type[Exception], Rule] = {
     core.JobServerError: _object(500, "ERROR"),
     core.InvalidInput: _message(400),
     core.InvalidName: _message(400),
@@ -164,10 +177,12 @@ _ANSWERS: dict[type[Exception], Rule] = {
     core.DataFileNotFound: _fixed_text(400, "Unable to delete data file '{name}'."),
     core.BlobNotFound: _object(500, "Storage Failure"),
     core.LogNotFound: _message(404),
+    core.LogServerGone: _message(404),
     core.Conflict: _message(409),
     core.ContextExists: _message(400),
     core.ContextStopping: _fixed_text(409, "Context stop in progress"),
     core.BinaryInUse: _fixed_text(403, "Binary is in use by job(s): {job_ids}"),
+    BinaryInUseByOthers: _used_by_others,
     core.JobAlreadyFinal: _fixed_text(404, "No running job with ID {job_id}"),
     core.IllegalTransition: _message(409),
     core.StaleState: _message(409),
@@ -175,7 +190,7 @@ _ANSWERS: dict[type[Exception], Rule] = {
     core.StaleOwner: _message(409),
     core.DuplicateId: _message(409),
     core.Unavailable: _message(503, headers=RETRY),
-    core.NoSlots: lambda error, names: Answer(
+    core.NoSlots: lambda error, names: StatusResponse(
         status=503,
         label="NO SLOTS AVAILABLE",
         result=names.without_prefix(error.formatted(_NO_SLOTS)),
@@ -190,7 +205,7 @@ _ANSWERS: dict[type[Exception], Rule] = {
     core.JobFailed: _job_error(200, "ERROR"),
     core.JobKilled: _job_error(200, "KILLED"),
     core.ContextFailed: _job_error(500, "CONTEXT INIT ERROR"),
-    core.ResultTimeout: lambda _error, _names: Answer(
+    core.ResultTimeout: lambda _error, _names: StatusResponse(
         status=500,
         result="Request timed out. Try using the /jobs/<jobID>, /jobs APIs to get status/results",
     ),
@@ -246,8 +261,10 @@ _BY_OPERATION: dict[str, dict[type[Exception], Rule]] = {
 }
 
 
-def answer_to(error: Exception, operation: str | None = None, names: Namespace | None = None) -> Answer:
-    """Return the answer for an error of an operation (the name of its route).
+def response_to(
+    error: Exception, operation: str | None = None, names: Namespace | None = None
+) -> StatusResponse:
+    """Return the response to an error of an operation (the name of its route).
 
     For each class of the error's MRO, rules of the operation take precedence over general rules.
 
@@ -255,7 +272,7 @@ def answer_to(error: Exception, operation: str | None = None, names: Namespace |
         TypeError: It is not an error of the library.
     """
     if isinstance(error, Rejected):
-        return Answer(
+        return StatusResponse(
             status=error.status,
             result=error.message,
             code=error.code,
@@ -264,7 +281,7 @@ def answer_to(error: Exception, operation: str | None = None, names: Namespace |
         )
     special = _BY_OPERATION.get(operation or "", {})
     for kind in type(error).__mro__:
-        rule = special.get(kind) or _ANSWERS.get(kind)
+        rule = special.get(kind) or _RESPONSES.get(kind)
         if rule is not None:
             names = names or Namespace()
             code = getattr(error, "code", INTERNAL)
@@ -291,31 +308,31 @@ FAILURES = {
 """The error codes of submits whose job failed before its code ran."""
 
 
-def failed_submission(job: Job, names: Namespace) -> Answer | None:
-    """Return the answer for a submit whose job failed before its code ran, or None if the code ran."""
+def failed_submission(job: Job, names: Namespace) -> StatusResponse | None:
+    """Return the response to a submit whose job failed before its code ran, or None if the code ran."""
     if job.failure not in FAILURES:
         return None
-    answer = _refused(job.failure, job, names)
-    return attrs.evolve(answer, code=FAILURES[job.failure], job_id=job.id)
+    response = _refused(job.failure, job, names)
+    return attrs.evolve(response, code=FAILURES[job.failure], job_id=job.id)
 
 
-def _refused(failure: FailureKind, job: Job, names: Namespace) -> Answer:
+def _refused(failure: FailureKind, job: Job, names: Namespace) -> StatusResponse:
     error = job.error or ErrorInfo(message="unknown reason")
     if failure is FailureKind.CLASS_NOT_FOUND:
         reason = next(iter(error.stack.splitlines()), None)
         text = f"classPath {job.class_name} not found"
-        return Answer(status=404, result=text, detail=reason and names.without_prefix(reason))
+        return StatusResponse(status=404, result=text, detail=reason and names.without_prefix(reason))
     if failure is FailureKind.WRONG_TYPE:
         text = "Invalid job type for this context"
         reason = error.message if error.message != text else error.stack.strip()
         detail = names.without_prefix(reason) if reason and "\n" not in reason else None
-        return Answer(status=400, result=text, detail=detail)
+        return StatusResponse(status=400, result=text, detail=detail)
     if failure is FailureKind.QUEUE_TIME:
         text = names.without_prefix(error.message)
-        return Answer(status=503, label="NO SLOTS AVAILABLE", result=text, headers=RETRY)
+        return StatusResponse(status=503, label="NO SLOTS AVAILABLE", result=text, headers=RETRY)
     status, label = {
         FailureKind.VALIDATION: (400, "VALIDATION FAILED"),
         FailureKind.LOADING: (400, "JOB LOADING FAILED"),
         FailureKind.CONTEXT_INIT: (500, "CONTEXT INIT FAILED"),
     }[failure]
-    return Answer(status=status, label=label, result=error_object(error, names))
+    return StatusResponse(status=status, label=label, result=error_object(error, names))

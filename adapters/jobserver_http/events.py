@@ -13,10 +13,10 @@ from jobserver_core.models.jobs import Job
 from jobserver_core.models.json_values import Json
 from jobserver_core.server import JobServer
 from jobserver_http.access import Namespace
-from jobserver_http.answers import StreamedResponse
 from jobserver_http.calls import Call, wait_for_first
-from jobserver_http.routing import NO_JOB, Reply, Routes
-from jobserver_http.wire import context_report, delivery_report, encoded, job_report, timestamp
+from jobserver_http.responses import StreamedResponse
+from jobserver_http.routing import NO_JOB, RouteResponse, Routes
+from jobserver_http.wire import context_record, delivery_records, encoded, job_record, timestamp
 
 BUFFER_SIZE = 256
 """How many events are buffered for a slow client. When the buffer is full, the oldest events are dropped."""
@@ -89,13 +89,13 @@ def server_sent(name: str, data: Json) -> bytes:
 def _encoded_event(event: Event, names: Namespace) -> bytes:
     at = timestamp(event.at)
     if isinstance(event, ContextChanged):
-        return server_sent("context", {"at": at, **context_report(event.context, names)})
+        return server_sent("context", {"at": at, **context_record(event.context, names)})
     if isinstance(event, JobProgressed):
-        return server_sent("progress", {"at": at, **job_report(event.job, names)})
+        return server_sent("progress", {"at": at, **job_record(event.job, names)})
     if isinstance(event, JobChanged):
-        return server_sent("job", {"at": at, **job_report(event.job, names)})
-    report = delivery_report([event.delivery])[0]
-    return server_sent("callback", {"at": at, "jobId": event.delivery.job_id, **report})
+        return server_sent("job", {"at": at, **job_record(event.job, names)})
+    record = delivery_records([event.delivery])[0]
+    return server_sent("callback", {"at": at, "jobId": event.delivery.job_id, **record})
 
 
 def _visible(names: Namespace) -> Callable[[Event], bool]:
@@ -116,15 +116,15 @@ def _visible(names: Namespace) -> Callable[[Event], bool]:
     "/jobs/{id}/events",
     permission="jobs:read",
     summary="Stream the states and progress of a job as server-sent events, until it has ended",
-    replies=(Reply(200, "The events", media_type=f"{EVENT_STREAM}; charset=utf-8"), *NO_JOB),
+    responses=(RouteResponse(200, "The events", media_type=f"{EVENT_STREAM}; charset=utf-8"), *NO_JOB),
     extension=True,
 )
 async def follow_job(call: Call) -> Response:
-    """Stream the current report of a job and then its events, until the job has ended.
+    """Stream the current record of a job and then its events, until the job has ended.
 
-    If another server runs the job, only the report of its end follows the first one.
+    If another server runs the job, only the record of its end follows the first one.
     """
-    job = call.names.checked(await call.pools.quick.run(call.server.job, call.path["id"]))
+    job = await call.job()
 
     def wanted(event: Event) -> bool:
         if isinstance(event, (JobChanged, JobProgressed)):
@@ -142,11 +142,11 @@ async def follow_job(call: Call) -> Response:
     "/events",
     permission="jobs:read",
     summary="Stream all events of the server that responds as server-sent events",
-    replies=(Reply(200, "The events", media_type=f"{EVENT_STREAM}; charset=utf-8"),),
+    responses=(RouteResponse(200, "The events", media_type=f"{EVENT_STREAM}; charset=utf-8"),),
     extension=True,
 )
 async def follow_events(call: Call) -> Response:
-    """Stream all events from now on, until the client disconnects or the server stops."""
+    """Stream all events from now on, until the client disconnects or is refused, or the server stops."""
     listener = Listener(call.server, _visible(call.names))
     return StreamedResponse(_all(call, listener), media_type=EVENT_STREAM, headers=HEADERS, opened=listener)
 
@@ -155,45 +155,49 @@ async def _all(call: Call, listener: Listener) -> AsyncIterator[bytes]:
     with listener:
         yield b": listening\n\n"
         never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        async for event in _received(call, listener, until=never):
+        async for event in _stream_events(call, listener, until=never):
             yield event if isinstance(event, bytes) else _encoded_event(event, call.names)
 
 
 async def _one(call: Call, listener: Listener, job_id: str) -> AsyncIterator[bytes]:
     # Listen before reading the record, so that no change is missed between the two.
     with listener:
-        handle = await call.pools.quick.run(call.server.job_handle, job_id)
-        yield _current_report(handle.job, call.names)
+        handle = await call.threads.quick.run(call.server.job_handle, job_id)
+        yield _current_record(handle.job, call.names)
         if handle.job.state.final:
             return
         with call.state.notified(handle.finished) as ended:
-            async for event in _received(call, listener, until=ended):
+            async for event in _stream_events(call, listener, until=ended):
                 yield event if isinstance(event, bytes) else _encoded_event(event, call.names)
                 if isinstance(event, JobChanged) and event.job.state.final:
                     return
+        if call.revoked:
+            return
         # The server that runs the job publishes its events. On the others, only the record shows the end.
-        job = await call.pools.quick.run(call.server.job, job_id)
+        job = await call.threads.quick.run(call.server.job, job_id)
         if job.state.final:
-            yield _current_report(job, call.names)
+            yield _current_record(job, call.names)
 
 
-def _current_report(job: Job, names: Namespace) -> bytes:
+def _current_record(job: Job, names: Namespace) -> bytes:
     at = timestamp(job.ended_at or job.running_at or job.submitted_at)
-    return server_sent("job", {"at": at, **job_report(job, names)})
+    return server_sent("job", {"at": at, **job_record(job, names)})
 
 
-async def _received(
+async def _stream_events(
     call: Call, listener: Listener, *, until: asyncio.Future[None]
 ) -> AsyncIterator[Event | bytes]:
     """Yield events, notices of dropped events, and comments that keep an idle connection alive.
 
-    Ends once ``until`` is done or the server stops.
+    Ends once ``until`` is done, the caller's credentials are revoked, or the server stops.
     """
     closing = call.state.closing
     while not closing.is_set() and not until.done():
         # Unlike a cancelled await, a cancelled asyncio.wait leaves the future as it is.
         over = asyncio.wait({until})
         await wait_for_first(listener.wait(), closing.wait(), over, timeout=call.state.heartbeat)
+        if call.revoked:
+            return
         lost, events = listener.take()
         if lost:
             yield server_sent("lost", {"count": lost})

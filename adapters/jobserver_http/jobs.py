@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
 from urllib.parse import urlencode
 
 import attrs
@@ -22,21 +21,21 @@ from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.models.lifecycle import JobState
 from jobserver_core.running.results import ResultReader
 from jobserver_core.running.waiting import JobHandle
-from jobserver_http.answers import (
-    CHUNK_SIZE,
+from jobserver_http.calls import Call
+from jobserver_http.errors import failed_submission, response_to
+from jobserver_http.parameters import Choice, Flag, Integer, Parameter, Text, Timestamp
+from jobserver_http.responses import (
     JSON,
     ResultResponse,
     StreamedResponse,
+    chunks_of_result,
     json_response,
     raw_json_response,
     respond,
 )
-from jobserver_http.calls import Call
-from jobserver_http.errors import answer_to, failed_submission
-from jobserver_http.parameters import Choice, Flag, Integer, Parameter, Text, Timestamp
-from jobserver_http.routing import CONFIGURATION, NO_JOB, Reply, Routes, failures
-from jobserver_http.submissions import submitted
-from jobserver_http.wire import delivery_report, detailed_report, encoded, error_object, job_report
+from jobserver_http.routing import CONFIGURATION, NO_JOB, RouteResponse, Routes, failures
+from jobserver_http.submissions import submit
+from jobserver_http.wire import delivery_records, detailed_record, encoded, error_object, job_record
 
 DEFAULT_LIMIT = 50
 BYTES = "application/octet-stream"
@@ -104,21 +103,20 @@ _SUBMIT_PARAMETERS = (
         Parameter(name="offset", kind=Integer(0, 1_000_000), doc="how many of the newest jobs to skip"),
         Parameter(name="cursor", kind=Text(512), doc="the end of the previous page, from its Link header"),
     ),
-    replies=(
-        Reply(200, "The reports, with a Link header for the next page", "JobReports"),
+    responses=(
+        RouteResponse(200, "The records, with a Link header for the next page", "Jobs"),
         *failures(s400="A parameter is invalid"),
     ),
 )
 async def list_jobs(call: Call) -> Response:
-    """Return a page of job reports, newest first, with a link to the next page."""
     limit = DEFAULT_LIMIT if call.params["limit"] is None else call.params["limit"]
-    page = await call.pools.quick.run(_page, call, _query(call, limit))
+    page = await call.threads.quick.run(_page, call, _query(call, limit))
     headers = {}
     if page.next is not None:
         next_query = {**call.query, "cursor": page.next}
         next_query.pop("offset", None)
         headers["Link"] = f'<{call.url("jobs")}?{urlencode(next_query)}>; rel="next"'
-    return json_response([job_report(job, call.names) for job in page.jobs], headers=headers)
+    return json_response([job_record(job, call.names) for job in page.jobs], headers=headers)
 
 
 def _query(call: Call, limit: int) -> JobQuery:
@@ -162,9 +160,14 @@ def _page(call: Call, query: JobQuery) -> JobPage:
         Parameter(name="Idempotency-Key", kind=Text(255), doc="a repeated call returns the first one's job"),
     ),
     body=CONFIGURATION,
-    replies=(
-        Reply(200, "The job has ended (synchronous call)", "JobResult"),
-        Reply(202, "The job was accepted (asynchronous call)", "JobReport"),
+    responses=(
+        RouteResponse(200, "The job has ended (synchronous call)", "JobResult"),
+        RouteResponse(
+            202,
+            "The job was accepted (asynchronous call). The response comes once the job runs or is queued, "
+            "at the latest after `jobserver.jobs.start-timeout`",
+            "Job",
+        ),
         *failures(
             s400="A parameter, the configuration or the code is invalid, or the job's validation failed",
             s404="A binary, the context or the class does not exist",
@@ -180,15 +183,15 @@ async def submit_job(call: Call) -> Response:
     """Submit a job, and wait until it runs, or with ``sync``, until it has ended."""
     body = await call.text("the configuration")
     if not call.params["sync"]:
-        return await _accepted(call, await submitted(call, body, None))
+        return await _respond_accepted(call, await submit(call, body, None))
     started = time.monotonic()
     seconds = call.params["timeout"]
     timeout = call.server.settings.jobs.sync_timeout if seconds is None else float(seconds)
-    handle = await submitted(call, body, timeout)
-    return await _finished(call, handle, timeout - (time.monotonic() - started))
+    handle = await submit(call, body, timeout)
+    return await _respond_finished(call, handle, timeout - (time.monotonic() - started))
 
 
-async def _accepted(call: Call, handle: JobHandle) -> Response:
+async def _respond_accepted(call: Call, handle: JobHandle) -> Response:
     try:
         job = await call.wait(handle.started, call.server.settings.jobs.start_timeout)
     except (ResultTimeout, ServerClosed):
@@ -196,20 +199,20 @@ async def _accepted(call: Call, handle: JobHandle) -> Response:
     failed = failed_submission(job, call.names)
     if failed is not None:
         return respond(failed)
-    # The contract wants the report of the accepted job. Only "waiting" is taken from its current state.
-    report = job_report(handle.job, call.names)
+    # The contract wants the record of the accepted job. Only "waiting" is taken from its current state.
+    record = job_record(handle.job, call.names)
     if not job.waiting:
-        report.pop("waiting", None)
-    return json_response(report, 202)
+        record.pop("waiting", None)
+    return json_response(record, 202)
 
 
-async def _finished(call: Call, handle: JobHandle, timeout: float) -> Response:
+async def _respond_finished(call: Call, handle: JobHandle, timeout: float) -> Response:
     try:
         job = await call.wait(handle.finished, max(0.0, timeout))
     except ResultTimeout as error:
-        return respond(answer_to(error, call.operation, call.names))
+        return respond(response_to(error, call.operation, call.names))
     except ServerClosed:
-        job = await call.pools.quick.run(call.server.job, handle.id)
+        job = await call.threads.quick.run(call.server.job, handle.id)
         if not job.state.final:
             return _closing(call, job)
     failed = failed_submission(job, call.names)
@@ -219,7 +222,7 @@ async def _finished(call: Call, handle: JobHandle, timeout: float) -> Response:
         text = handle.inline_result
         if text is not None:
             return _with_text({"jobId": job.id}, text.encode())
-        reader = await call.pools.quick.run(call.server.open_result, job.id)
+        reader = await call.threads.quick.run(call.server.open_result, job.id)
         return _with_result(call, {"jobId": job.id}, reader)
     return json_response(
         {"jobId": job.id, "status": job.state.value, "result": error_object(job.error, call.names)}
@@ -229,8 +232,8 @@ async def _finished(call: Call, handle: JobHandle, timeout: float) -> Response:
 def _closing(call: Call, job: Job) -> Response:
     """Return the response for a synchronous call during shutdown: the job is postponed or interrupted."""
     kind = JobPostponed if job.waiting else JobInterrupted
-    answer = answer_to(kind(job_id=job.id), call.operation, call.names)
-    return json_response({**answer.body, "jobId": job.id}, answer.status, headers=answer.headers)
+    response = response_to(kind(job_id=job.id), call.operation, call.names)
+    return json_response({**response.body, "jobId": job.id}, response.status, headers=response.headers)
 
 
 def _with_result(call: Call, members: JsonMapping, reader: ResultReader | None) -> Response:
@@ -240,7 +243,7 @@ def _with_result(call: Call, members: JsonMapping, reader: ResultReader | None) 
     if reader.kind is ResultKind.INLINE:
         with reader:
             return _with_text(members, reader.read(reader.size))
-    return ResultResponse(members, reader, call.pools)
+    return ResultResponse(members, reader, call.threads)
 
 
 def _with_text(members: JsonMapping, result: bytes) -> Response:
@@ -253,24 +256,18 @@ def _with_text(members: JsonMapping, result: bytes) -> Response:
     permission="jobs:read",
     summary="Get a job, including its result if it has finished",
     parameters=(Parameter(name="result", kind=Flag(), doc="false omits the result"),),
-    replies=(Reply(200, "The report and the result", "Job"), *NO_JOB),
+    responses=(RouteResponse(200, "The record and the result", "JobWithResult"), *NO_JOB),
 )
 async def get_job(call: Call) -> Response:
-    """Return a job's report, including its result if it has finished."""
-    job = await _job(call)
-    report = detailed_report(job, call.names)
+    job = await call.job()
+    record = detailed_record(job, call.names)
     if job.callback_url is not None:
-        deliveries = await call.pools.quick.run(call.server.deliveries, job.id)
-        report["callbacks"] = delivery_report(deliveries)
+        deliveries = await call.threads.quick.run(call.server.deliveries, job.id)
+        record["callbacks"] = delivery_records(deliveries)
     if job.state is not JobState.FINISHED or call.params["result"] is False:
-        return json_response(report)
-    reader = await call.pools.quick.run(call.server.open_result, job.id)
-    return _with_result(call, report, reader) if reader is not None else json_response(report)
-
-
-async def _chunks(call: Call, reader: ResultReader) -> AsyncIterator[bytes]:
-    while chunk := await call.pools.quick.run(reader.read, CHUNK_SIZE):
-        yield chunk
+        return json_response(record)
+    reader = await call.threads.quick.run(call.server.open_result, job.id)
+    return _with_result(call, record, reader) if reader is not None else json_response(record)
 
 
 @ROUTES.add(
@@ -278,16 +275,11 @@ async def _chunks(call: Call, reader: ResultReader) -> AsyncIterator[bytes]:
     "/jobs/{id}/config",
     permission="jobs:read",
     summary="Get the configuration that the job was submitted with",
-    replies=(Reply(200, "The configuration", "Configuration"), *NO_JOB),
+    responses=(RouteResponse(200, "The configuration", "Configuration"), *NO_JOB),
 )
 async def get_job_config(call: Call) -> Response:
-    """Return the configuration that the job was submitted with."""
-    job = await _job(call)
-    return raw_json_response(await call.pools.quick.run(call.server.job_config, job.id))
-
-
-async def _job(call: Call) -> Job:
-    return call.names.checked(await call.pools.quick.run(call.server.job, call.path["id"]))
+    job = await call.job()
+    return raw_json_response(await call.threads.quick.run(call.server.job_config, job.id))
 
 
 @ROUTES.add(
@@ -298,9 +290,9 @@ async def _job(call: Call) -> Job:
     parameters=(
         Parameter(name="force", kind=Flag(), doc="true kills its context if the job cannot be killed alone"),
     ),
-    replies=(
-        Reply(200, "The job was killed, or had already failed", "Killed"),
-        Reply(202, "The job has not ended yet", "JobReport"),
+    responses=(
+        RouteResponse(200, "The job was killed, or had already failed", "Killed"),
+        RouteResponse(202, "The job has not ended yet", "Job"),
         *NO_JOB,
         *failures(
             s503="The server of the job's context does not respond, or is gone and not taken over yet; "
@@ -309,18 +301,17 @@ async def _job(call: Call) -> Job:
     ),
 )
 async def kill_job(call: Call) -> Response:
-    """Kill a job, and respond when it has ended."""
-    job = await _job(call)
+    job = await call.job()
     force = bool(call.params["force"])
     try:
-        waiter = await call.pools.ending.run(call.server.kill_job, job.id, force=force)
+        waiter = await call.threads.ending.run(call.server.kill_job, job.id, force=force)
     except JobAlreadyFinal:
-        return _too_late(call, await _job(call))
+        return _too_late(call, await call.job())
     timeout = call.server.settings.jobs.kill_timeout + KILL_MARGIN
     try:
         job = await call.wait(waiter, 2 * timeout if force else timeout)
     except (ResultTimeout, ServerClosed):
-        return json_response(job_report(await _job(call), call.names), 202)
+        return json_response(job_record(await call.job(), call.names), 202)
     if job.state is JobState.KILLED:
         return json_response({"status": "KILLED"})
     return _too_late(call, job)
@@ -330,7 +321,7 @@ def _too_late(call: Call, job: Job) -> Response:
     """Return the response for killing a job that had already ended, or that ended differently."""
     if job.state is JobState.ERROR:
         return json_response({"status": "ERROR", "ERROR": error_object(job.error, call.names)})
-    return respond(answer_to(JobAlreadyFinal(job_id=job.id, state=job.state.value)))
+    return respond(response_to(JobAlreadyFinal(job_id=job.id, state=job.state.value)))
 
 
 @ROUTES.add(
@@ -338,9 +329,9 @@ def _too_late(call: Call, job: Job) -> Response:
     "/jobs/{id}/result",
     permission="jobs:read",
     summary="Get only the result of a job",
-    replies=(
-        Reply(200, "The result as JSON, or the bytes of a streamed result"),
-        Reply(200, "The result as JSON, or the bytes of a streamed result", media_type=BYTES),
+    responses=(
+        RouteResponse(200, "The result as JSON, or the bytes of a streamed result"),
+        RouteResponse(200, "The result as JSON, or the bytes of a streamed result", media_type=BYTES),
         *NO_JOB,
         *failures(s409="The job has not finished"),
     ),
@@ -351,14 +342,14 @@ async def get_job_result(call: Call) -> Response:
 
     It always has a Content-Length, so that clients notice a truncated response.
     """
-    job = call.names.checked(await call.pools.quick.run(call.server.job, call.path["id"]))
+    job = await call.job()
     if job.state is not JobState.FINISHED:
         raise Conflict(message=f"job {job.id} has no result, because its state is {job.state.value}")
-    reader = await call.pools.quick.run(call.server.open_result, job.id)
+    reader = await call.threads.quick.run(call.server.open_result, job.id)
     if reader is None:
         return json_response(None)
     return StreamedResponse(
-        _chunks(call, reader),
+        chunks_of_result(reader, call.threads),
         media_type=BYTES if reader.kind is ResultKind.STREAM else JSON,
         headers={"content-length": str(reader.size)},
         opened=reader,

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
 
 import anyio
 from starlette.responses import Response
 
 from jobserver_core import LogReader
-from jobserver_core.errors import LogNotFound, Unavailable
-from jobserver_http.answers import StreamedResponse
+from jobserver_core.errors import LogNotFound, LogServerGone, Unavailable
 from jobserver_http.calls import Call
+from jobserver_http.contexts import named_context
 from jobserver_http.parameters import Integer, Parameter
-from jobserver_http.routing import FOLLOW, NO_CONTEXT, NO_JOB, NO_LOG, Reply, Routes
+from jobserver_http.responses import StreamedResponse
+from jobserver_http.routing import FOLLOW, NO_CONTEXT, NO_JOB, NO_LOG, RouteResponse, Routes
 
 CHUNK_SIZE = 512 * 1024
 TEXT = "text/plain; charset=utf-8"
@@ -26,15 +26,15 @@ ROUTES = Routes()
     "GET",
     "/contexts/{name}/logs",
     permission="contexts:read",
-    summary="Get the log of a context's driver",
+    summary="Get the log of a context's driver, given the name or id of the context",
     parameters=(FOLLOW, TAIL),
-    replies=(Reply(200, "The log", media_type="text/plain; charset=utf-8"), *NO_CONTEXT, *NO_LOG),
+    responses=(RouteResponse(200, "The log", media_type="text/plain; charset=utf-8"), *NO_CONTEXT, *NO_LOG),
     extension=True,
 )
 async def get_context_log(call: Call) -> Response:
     """Return the log of a context's driver. With ``follow``, stream it until the context has ended."""
-    name = call.names.stored(call.path["name"])
-    context = await call.pools.quick.run(call.server.context, name)
+    context = await call.threads.quick.run(named_context, call)
+    name = context.id if context.id == call.path["name"] else context.name
     log = call.server.open_context_log(name, last=call.params["tail"])
     if not call.params["follow"]:
         return await _whole(call, log)
@@ -52,21 +52,21 @@ async def get_context_log(call: Call) -> Response:
     permission="jobs:read",
     summary="Get the output of a job",
     parameters=(FOLLOW, TAIL),
-    replies=(Reply(200, "The log", media_type="text/plain; charset=utf-8"), *NO_JOB, *NO_LOG),
+    responses=(RouteResponse(200, "The log", media_type="text/plain; charset=utf-8"), *NO_JOB, *NO_LOG),
     extension=True,
 )
 async def get_job_log(call: Call) -> Response:
     """Return a job's output. With ``follow``, stream it until the job has ended."""
-    job = call.names.checked(await call.pools.quick.run(call.server.job, call.path["id"]))
+    job = await call.job()
     log = call.server.open_job_log(job.id, last=call.params["tail"])
     if not call.params["follow"]:
         return await _whole(call, log)
-    handle = await call.pools.quick.run(call.server.job_handle, job.id)
+    handle = await call.threads.quick.run(call.server.job_handle, job.id)
     return await _growing(call, log, handle.done)
 
 
 async def _whole(call: Call, log: LogReader) -> Response:
-    await call.pools.logs.run(log.open)
+    await call.threads.logs.run(log.open)
     size = log.remaining
     headers = {"content-length": str(size)}
     return StreamedResponse(_first(call, log, size), media_type=TEXT, headers=headers, opened=log)
@@ -75,7 +75,7 @@ async def _whole(call: Call, log: LogReader) -> Response:
 async def _first(call: Call, log: LogReader, size: int) -> AsyncIterator[bytes]:
     """Yield as many bytes as Content-Length promises."""
     while size > 0:
-        chunk = await call.pools.logs.run(log.read, min(size, CHUNK_SIZE))
+        chunk = await call.threads.logs.run(log.read, min(size, CHUNK_SIZE))
         if not chunk:
             return
         size -= len(chunk)
@@ -84,13 +84,19 @@ async def _first(call: Call, log: LogReader, size: int) -> AsyncIterator[bytes]:
 
 async def _growing(call: Call, log: LogReader, ended: Callable[[], bool]) -> Response:
     # Errors such as Unavailable must be raised before the response begins. A log that does not exist
-    # yet is no error: it may be created later.
-    with suppress(LogNotFound):
-        await call.pools.logs.run(log.open)
-    return StreamedResponse(_followed(call, log, ended), media_type=TEXT, opened=log)
+    # yet is no error: it may be created later, also that of a job that will run on another server.
+    def check() -> None:
+        try:
+            log.open()
+        except LogNotFound as error:
+            if isinstance(error, LogServerGone) and ended():
+                raise
+
+    await call.threads.logs.run(check)
+    return StreamedResponse(_follow(call, log, ended), media_type=TEXT, opened=log)
 
 
-async def _followed(call: Call, log: LogReader, ended: Callable[[], bool]) -> AsyncIterator[bytes]:
+async def _follow(call: Call, log: LogReader, ended: Callable[[], bool]) -> AsyncIterator[bytes]:
     # Checking for the end before reading ensures that the last lines are not missed.
     def check() -> tuple[bool, bytes]:
         has_ended = ended()
@@ -100,7 +106,9 @@ async def _followed(call: Call, log: LogReader, ended: Callable[[], bool]) -> As
             return has_ended, b""
 
     while True:
-        has_ended, chunk = await call.pools.logs.run(check)
+        has_ended, chunk = await call.threads.logs.run(check)
+        if call.revoked:
+            return
         if chunk:
             yield chunk
         elif has_ended or call.state.closing.is_set():

@@ -10,6 +10,7 @@ import importlib.metadata
 import weakref
 from collections import Counter as Tally
 from collections.abc import Iterable, Mapping
+from functools import partial
 from math import inf
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
@@ -18,6 +19,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from jobserver_core.events import ContextChanged, DeliveryChanged, Event, JobChanged
 from jobserver_core.models.contexts import Context, LoadStatus, ResourceUsage, SparePool, StartQueueStatus
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
+from jobserver_core.models.servers import Takeovers
 from jobserver_core.server import JobServer
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -34,21 +36,17 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
         ProcessCollector(registry=self.registry)
-        Gauge("jobserver_build_info", "1, with the version", ("version",), registry=self.registry).labels(
-            importlib.metadata.version("jobserver-core")
-        ).set(1)
-        self._storage = Gauge(
+        version = importlib.metadata.version("jobserver-core")
+        gauge("jobserver_build_info", "1, with the version", ("version",)).labels(version).set(1)
+        self._storage = gauge(
             "jobserver_storage_working",
             "1 if the server can write to this part of its storage, otherwise 0",
             ("part",),
-            registry=self.registry,
         )
-        self._requests = Counter(
-            "jobserver_http_requests",
-            "Completed requests",
-            ("route", "method", "status"),
-            registry=self.registry,
+        self._requests = counter(
+            "jobserver_http_requests", "Completed requests", ("route", "method", "status")
         )
         self._seconds = Histogram(
             "jobserver_http_request_duration_seconds",
@@ -57,68 +55,50 @@ class Metrics:
             buckets=_BUCKETS,
             registry=self.registry,
         )
-        self._open = Gauge("jobserver_http_requests_open", "Requests in progress", registry=self.registry)
-        self._jobs = Counter("jobserver_jobs", "Jobs that have ended", ("state",), registry=self.registry)
-        self._submitted = Counter(
-            "jobserver_jobs_submitted", "Jobs that have been accepted", registry=self.registry
+        self._open = gauge("jobserver_http_requests_open", "Requests in progress")
+        self._jobs = counter("jobserver_jobs", "Jobs that have ended", ("state",))
+        self._submitted = counter("jobserver_jobs_submitted", "Jobs that have been accepted")
+        self._contexts = gauge("jobserver_contexts", "Live contexts", ("state",))
+        self._contexts_ended = counter("jobserver_contexts_ended", "Contexts that have ended", ("state",))
+        self._context_restarts = counter(
+            "jobserver_context_restarts", "Supervised contexts that this server has started again"
         )
-        self._contexts = Gauge("jobserver_contexts", "Live contexts", ("state",), registry=self.registry)
-        self._contexts_ended = Counter(
-            "jobserver_contexts_ended", "Contexts that have ended", ("state",), registry=self.registry
+        self._callbacks = counter(
+            "jobserver_callbacks", "Callbacks that were delivered or given up", ("state",)
         )
-        self._context_restarts = Counter(
-            "jobserver_context_restarts",
-            "Supervised contexts that this server has started again",
-            registry=self.registry,
-        )
-        self._callbacks = Counter(
-            "jobserver_callbacks",
-            "Callbacks that were delivered or given up",
-            ("state",),
-            registry=self.registry,
-        )
-        for counter, states in (
+        for ended, states in (
             (self._jobs, JobState),
             (self._contexts_ended, ContextState),
             (self._callbacks, DeliveryState),
         ):
             for state in states:
                 if state.final:
-                    counter.labels(state.value)
-        self._starting = Gauge(
-            "jobserver_contexts_starting", "Contexts that are starting", registry=self.registry
+                    ended.labels(state.value)
+        self._starting = gauge("jobserver_contexts_starting", "Contexts that are starting")
+        self._queued = gauge("jobserver_contexts_queued", "Contexts that are queued to start")
+        self._spares = gauge(
+            "jobserver_spare_contexts", "Contexts that are kept started for new ones", ("pool", "state")
         )
-        self._queued = Gauge(
-            "jobserver_contexts_queued", "Contexts that are queued to start", registry=self.registry
+        used = "What live contexts and spares may use at most"
+        limit = "What they may use in total; +Inf without a limit"
+        self._used = {resource: gauge(name.format("used"), used) for resource, name in _RESOURCES.items()}
+        self._limits = {resource: gauge(name.format("limit"), limit) for resource, name in _RESOURCES.items()}
+        self._running = gauge("jobserver_jobs_running", "Jobs that have begun")
+        self._waiting = gauge("jobserver_jobs_waiting", "Jobs that wait for a slot or their context")
+        self._refused = counter("jobserver_jobs_refused", "Submits refused for lack of room")
+        self._shedding = gauge(
+            "jobserver_shedding_load", "1 if a submit was refused for lack of room within the last minute"
         )
-        self._spares = Gauge(
-            "jobserver_spare_contexts",
-            "Contexts that are kept started for new ones",
-            ("pool", "state"),
-            registry=self.registry,
-        )
-        self._used = {resource: self._amount(name, "used") for resource, name in _RESOURCES.items()}
-        self._limits = {resource: self._amount(name, "limit") for resource, name in _RESOURCES.items()}
-        self._running = Gauge("jobserver_jobs_running", "Jobs that have begun", registry=self.registry)
-        self._waiting = Gauge(
-            "jobserver_jobs_waiting", "Jobs that wait for a slot or their context", registry=self.registry
-        )
-        self._refused = Counter(
-            "jobserver_jobs_refused", "Submits refused for lack of room", registry=self.registry
-        )
-        self._shedding = Gauge(
-            "jobserver_shedding_load",
-            "1 if a submit was refused for lack of room within the last minute",
-            registry=self.registry,
-        )
-        self._refused_before = 0
-
-    def _amount(self, name: str, kind: str) -> Gauge:
-        doc = {
-            "used": "What live contexts and spares may use at most",
-            "limit": "What they may use in total; +Inf without a limit",
+        self._takeovers = {
+            name: Counter(f"jobserver_{name}", doc, registry=self.registry)
+            for name, doc in (
+                ("contexts_reattached", "Contexts that continued after a restart of their server"),
+                ("leases_taken_over", "Other servers that this one has declared dead"),
+                ("leases_lost", "How often others have declared this server dead"),
+            )
         }
-        return Gauge(name.format(kind), doc[kind], registry=self.registry)
+        self._counted: dict[Counter, int] = {}
+        """The last value of each counter that the server counts by itself."""
 
     def watch(self, server: JobServer) -> None:
         """Count the server's jobs from now on, for as long as this object exists."""
@@ -167,6 +147,7 @@ class Metrics:
         storage: Mapping[str, str | None] | None = None,
         *,
         usage: Iterable[ResourceUsage] = (),
+        takeovers: Takeovers | None = None,
     ) -> bytes:
         """Return all metrics in Prometheus' text format, including the current contexts and load.
 
@@ -177,8 +158,9 @@ class Metrics:
         self._running.set(load.running)
         self._waiting.set(load.waiting)
         self._shedding.set(load.shedding)
-        self._refused.inc(max(0, load.refused - self._refused_before))
-        self._refused_before = load.refused
+        self._count_up(self._refused, load.refused)
+        for name, counter in self._takeovers.items():
+            self._count_up(counter, getattr(takeovers or Takeovers(), name))
         self._starting.set(starts.starting)
         self._queued.set(starts.queued)
         live = Tally(context.state for context in contexts)
@@ -192,3 +174,7 @@ class Metrics:
             self._used[of.resource].set(inf if of.used is None else of.used)
             self._limits[of.resource].set(inf if of.limit is None else of.limit)
         return generate_latest(self.registry)
+
+    def _count_up(self, counter: Counter, value: int) -> None:
+        counter.inc(max(0, value - self._counted.get(counter, 0)))
+        self._counted[counter] = value

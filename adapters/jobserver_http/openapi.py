@@ -11,9 +11,9 @@ from jobserver_http.parameters import Parameter
 from jobserver_http.schemas import SCHEMAS, Schema, reference
 
 if TYPE_CHECKING:
-    from jobserver_http.routing import Reply, Route
+    from jobserver_http.routing import Route, RouteResponse
 
-_SEGMENT = re.compile(r"\{(\w+)(?::path)?\}")
+_SEGMENT = re.compile(r"\{(\w+)(?::jobserver_path)?\}")
 _REFUSED = {
     401: "Credentials are missing or wrong",
     403: "The permission is missing",
@@ -58,7 +58,10 @@ def _operation(route: Route, guarded: bool) -> Schema:
         "tags": [route.group],
         "summary": route.summary,
         "parameters": [
-            *(_path_parameter(name) for name in _SEGMENT.findall(route.path)),
+            *(
+                {"name": name, "in": "path", "required": True, "schema": _NAME}
+                for name in _SEGMENT.findall(route.path)
+            ),
             *(_parameter(parameter, "query") for parameter in route.parameters),
             *(_parameter(parameter, "header") for parameter in route.headers),
         ],
@@ -88,10 +91,6 @@ def _body_schema(media_type: str) -> Schema:
     return {"type": "string", "format": "binary"}
 
 
-def _path_parameter(name: str) -> Schema:
-    return {"name": name, "in": "path", "required": True, "schema": _NAME}
-
-
 def _parameter(parameter: Parameter, place: str) -> Schema:
     return {
         "name": parameter.name,
@@ -103,24 +102,24 @@ def _parameter(parameter: Parameter, place: str) -> Schema:
 
 
 def _responses(route: Route, guarded: bool) -> Schema:
-    responses: Schema = {}
-    for reply in route.replies:
-        made = responses.setdefault(str(reply.status), {"description": reply.doc})
-        content = _content(reply)
+    made: Schema = {}
+    for response in route.responses:
+        entry = made.setdefault(str(response.status), {"description": response.doc})
+        content = _content(response)
         if content:
-            made.setdefault("content", {}).update(content)
+            entry.setdefault("content", {}).update(content)
     more = {**_ALWAYS, **(_REFUSED if guarded and route.permission is not None else {})}
     for status, doc in more.items():
-        responses.setdefault(
+        made.setdefault(
             str(status),
             {"description": doc, "content": {"application/json": {"schema": reference("Failure")}}},
         )
-    return dict(sorted(responses.items()))
+    return dict(sorted(made.items()))
 
 
-def _content(reply: Reply) -> Schema:
-    if reply.schema is not None:
-        return {reply.media_type: {"schema": reference(reply.schema)}}
-    if reply.media_type != "application/json":
-        return {reply.media_type: {"schema": {"type": "string"}}}
+def _content(response: RouteResponse) -> Schema:
+    if response.schema is not None:
+        return {response.media_type: {"schema": reference(response.schema)}}
+    if response.media_type != "application/json":
+        return {response.media_type: {"schema": {"type": "string"}}}
     return {}

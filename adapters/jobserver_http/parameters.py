@@ -34,6 +34,9 @@ class Kind(ABC):
         """Return the JSON schema of the parameter."""
 
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
 @attrs.frozen
 class Text(Kind):
     """A string without control characters, of up to ``max_length`` characters."""
@@ -41,15 +44,13 @@ class Text(Kind):
     max_length: int = 8192
 
     def parse(self, text: str) -> str:
-        """Return the string."""
         if len(text) > self.max_length:
             raise ValueError(f"must have at most {self.max_length} characters")
-        if any(ord(letter) < 32 or ord(letter) == 127 for letter in text):
+        if _CONTROL.search(text):
             raise ValueError("must not contain control characters")
         return text
 
     def schema(self) -> Schema:
-        """Return the JSON schema."""
         return {"type": "string", "maxLength": self.max_length, "pattern": "^[^\\x00-\\x1f\\x7f]*$"}
 
 
@@ -58,13 +59,11 @@ class Flag(Kind):
     """``true`` or ``false``, case-insensitive."""
 
     def parse(self, text: str) -> bool:
-        """Return the boolean."""
         if text.lower() not in ("true", "false"):
             raise ValueError(f"must be true or false, got {_shown(text)}")
         return text.lower() == "true"
 
     def schema(self) -> Schema:
-        """Return the JSON schema."""
         return {"type": "boolean"}
 
 
@@ -76,13 +75,11 @@ class Integer(Kind):
     maximum: int = 2**31 - 1
 
     def parse(self, text: str) -> int:
-        """Return the integer."""
         if not _INTEGER.fullmatch(text) or not self.minimum <= int(text) <= self.maximum:
             raise ValueError(f"must be an integer from {self.minimum} to {self.maximum}, got {_shown(text)}")
         return int(text)
 
     def schema(self) -> Schema:
-        """Return the JSON schema."""
         return {"type": "integer", "minimum": self.minimum, "maximum": self.maximum}
 
 
@@ -91,7 +88,6 @@ class Timestamp(Kind):
     """A date and time in ISO 8601, in UTC unless it has an offset."""
 
     def parse(self, text: str) -> datetime:
-        """Return the time."""
         # A plus sign that was not percent-encoded has become a space.
         written = _LOST_PLUS.sub("+", text.strip())
         if written[-1:] in "Zz":
@@ -107,7 +103,6 @@ class Timestamp(Kind):
             ) from None
 
     def schema(self) -> Schema:
-        """Return the JSON schema."""
         return {"type": "string", "format": "date-time"}
 
 
@@ -119,7 +114,6 @@ class Choice(Kind):
     any_case: bool = False
 
     def parse(self, text: str) -> str:
-        """Return the string."""
         word = text.upper() if self.any_case else text
         if word not in self.words:
             expected = ", ".join(self.words) if len(self.words) == 1 else f"one of {', '.join(self.words)}"
@@ -127,7 +121,6 @@ class Choice(Kind):
         return word
 
     def schema(self) -> Schema:
-        """Return the JSON schema."""
         return {"type": "string", "enum": list(self.words)}
 
 

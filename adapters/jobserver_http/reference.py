@@ -16,7 +16,8 @@ from jobserver_http.connections import TOO_MANY
 from jobserver_http.errors import INTERNAL, REFUSALS
 from jobserver_http.operations import NOT_READY, UNHEALTHY
 from jobserver_http.parameters import Parameter
-from jobserver_http.routes import GROUPS, ROUTES, Reply, Route
+from jobserver_http.routes import GROUPS, ROUTES
+from jobserver_http.routing import Route
 
 _INTRODUCTION = """\
 # HTTP API
@@ -36,7 +37,8 @@ page at `/docs`, where you can try calls.
   error has a machine-readable `"code"` (see [Error codes](#error-codes)). If the old API prescribes the
   message, the reason is in `"detail"`. `"fields"` has the fields of the error, such as
   `{"name": "warm"}`. If a submit fails because its job failed before its code ran, `"jobId"` has the job.
-- The report of a job that has ended has `endTime` and, if it failed, `failure` (its kind). `GET /jobs/<id>`
+- The record of a job that has ended has `endTime` and, if it failed, `failure`: a value of
+  [`FailureKind`](library.md#records), such as `raised`, `run-time` or `context-lost`. `GET /jobs/<id>`
   also has `dispatchTime` and the code (`cp`). Binaries have `id`, `digest` (SHA-256) and `size`. The old API
   has none of these.
 - Configurations are HOCON, a superset of JSON, regardless of the content type: `curl -d 'input.string = a b'`
@@ -50,7 +52,7 @@ page at `/docs`, where you can try calls.
 """
 
 TITLES = {"ui": "Web UI"}
-_LIMITS = "[limits of time](configuration.md#limits-of-time)"
+_LIMITS = "[time limits](configuration.md#time-limits)"
 _SEE = {
     "maxQueueTime": _LIMITS,
     "maxRunTime": _LIMITS,
@@ -71,9 +73,9 @@ _EVENTS = """\
 
 | event | data |
 | --- | --- |
-| `job` | the job's report when it is accepted, dispatched, runs and ends; the first is its current state |
-| `progress` | the job's report with `progress` (stages and tasks) |
-| `context` | the context's report, on `/events` |
+| `job` | the job's record when it is accepted, dispatched, runs and ends; the first is its current state |
+| `progress` | the job's record with `progress` (stages and tasks) |
+| `context` | the context's record, on `/events` |
 | `callback` | a delivery of the job's callback: its state, attempts and last response |
 | `lost` | `{"count": n}`: the client was too slow, and the n oldest events were dropped; get the job again |
 
@@ -106,19 +108,16 @@ def http_reference() -> str:
     """Return the page in Markdown."""
     lines = [_INTRODUCTION]
     for group in GROUPS:
-        lines += [f"## {TITLES.get(group, group.capitalize())}\n", *_group(group)]
+        lines.append(f"## {TITLES.get(group, group.capitalize())}\n")
+        for route in ROUTES:
+            if route.group == group:
+                lines += _route(route)
     lines += [_EVENTS, _PAGES, "## Error codes\n", *_codes(), "## Permissions\n", *_permissions()]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _group(group: str) -> Iterator[str]:
-    for route in ROUTES:
-        if route.group == group:
-            yield from _route(route)
-
-
 def _route(route: Route) -> Iterator[str]:
-    path = route.path.replace("{", "<").replace("}", ">").replace(":path", "")
+    path = route.path.replace("{", "<").replace("}", ">").replace(":jobserver_path", "")
     mark = " *(extension)*" if route.extension else ""
     access = f"Permission `{route.permission}`." if route.permission else "Needs no credentials."
     yield f"### `{route.method} {path}`{mark}\n"
@@ -133,8 +132,8 @@ def _route(route: Route) -> Iterator[str]:
             yield _ANY_OTHER
         yield ""
     yield "| response | meaning |\n| --- | --- |"
-    replies = sorted(route.replies, key=lambda reply: reply.status)
-    yield from dict.fromkeys(_reply(reply) for reply in replies)
+    responses = sorted(route.responses, key=lambda response: response.status)
+    yield from dict.fromkeys(f"| {response.status} | {response.doc} |" for response in responses)
     yield ""
 
 
@@ -150,17 +149,13 @@ def _parameter(parameter: Parameter, header: bool) -> str:
     return f"| {name} | {value} | {parameter.doc}{see} |"
 
 
-def _reply(reply: Reply) -> str:
-    return f"| {reply.status} | {reply.doc} |"
-
-
 _CODES = """\
 *Extension.* The `code` of an error does not change when its message is reworded. New codes may be added.
 
 | code | meaning |
 | --- | --- |"""
 
-_ROLE = re.compile(r":class:`[\w.]*?(\w+)`")
+_ROLE = re.compile(r":class:`~?[\w.]*?(\w+)`")
 _OTHER_CODES = {
     **dict.fromkeys(REFUSALS.values(), "The request was rejected by the HTTP layer"),
     "unsupported_charset": "The declared charset of the body is not supported",

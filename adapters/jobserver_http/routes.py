@@ -6,9 +6,7 @@ from collections.abc import Collection
 
 from jobserver_core.errors import InvalidRequest
 from jobserver_http import binaries, contexts, data_files, events, jobs, logs, operations, ui
-from jobserver_http.routing import Body, Reply, Route
-
-__all__ = ["GROUPS", "ROUTES", "Body", "Reply", "Route", "chosen"]
+from jobserver_http.routing import Route
 
 ROUTES: tuple[Route, ...] = (
     *binaries.ROUTES,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 import attrs
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.responses import Response
 
 from jobserver_http.calls import Call
@@ -15,8 +16,17 @@ Handler = Callable[[Call], Awaitable[Response]]
 JSON = "application/json"
 
 
+class _AnyPath(PathConvertor):
+    """The rest of a path, like Starlette's ``path``, line breaks included: the handler refuses them."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("jobserver_path", _AnyPath())
+
+
 @attrs.frozen
-class Reply:
+class RouteResponse:
     """A possible response of a route: its status, its meaning, and the schema of its body."""
 
     status: int
@@ -52,7 +62,7 @@ class Route:
     parameters: tuple[Parameter, ...] = ()
     headers: tuple[Parameter, ...] = ()
     body: Body | None = None
-    replies: tuple[Reply, ...] = ()
+    responses: tuple[RouteResponse, ...] = ()
     open_query: bool = False
     extension: bool = False
 
@@ -67,7 +77,7 @@ class Routes(list[Route]):
         *,
         permission: str | None,
         summary: str,
-        replies: tuple[Reply, ...],
+        responses: tuple[RouteResponse, ...],
         group: str | None = None,
         parameters: tuple[Parameter, ...] = (),
         headers: tuple[Parameter, ...] = (),
@@ -92,7 +102,7 @@ class Routes(list[Route]):
                 parameters=parameters,
                 headers=headers,
                 body=body,
-                replies=replies,
+                responses=responses,
                 open_query=open_query,
                 extension=extension,
             )
@@ -105,9 +115,9 @@ class Routes(list[Route]):
 SUCCESS_BODY = "Success"
 
 
-def failures(**statuses: str) -> tuple[Reply, ...]:
-    """Return replies with the contract's body for failures, from ``s404="meaning"``."""
-    return tuple(Reply(int(status[1:]), doc, "Failure") for status, doc in statuses.items())
+def failures(**statuses: str) -> tuple[RouteResponse, ...]:
+    """Return responses with the contract's body for failures, from ``s404="meaning"``."""
+    return tuple(RouteResponse(int(status[1:]), doc, "Failure") for status, doc in statuses.items())
 
 
 CONFIG_TYPES = ("text/plain", "application/json", "application/x-www-form-urlencoded")

@@ -71,7 +71,7 @@ _JOB: Schema = {
     "maxRunTime": _SECONDS,
     "restartable": _TRUE,
     "restarts": _COUNT,
-    "progress": {"$ref": "#/components/schemas/Progress"},
+    "progress": {"$ref": "#/components/schemas/JobProgress"},
     "callbacks": _list("Delivery"),
 }
 _JOB_OPTIONAL = (
@@ -125,12 +125,14 @@ SCHEMAS: dict[str, Schema] = {
             "url": _TEXT,
             "error": _ERROR,
             "restarts": _COUNT,
+            "lastRestart": _object({"id": _TEXT, "endTime": _TIME, "error": _ERROR}, ("endTime", "error")),
+            "server": _TEXT,
             "load": _object(dict.fromkeys(("slots", "running", "waiting"), _COUNT)),
             "settings": {"type": "object"},
         },
-        ("waiting", "applicationId", "url", "error", "restarts"),
+        ("waiting", "applicationId", "url", "error", "restarts", "lastRestart", "server"),
     ),
-    "Progress": _object(dict.fromkeys(("stagesDone", "stagesTotal", "tasksDone", "tasksTotal"), _COUNT)),
+    "JobProgress": _object(dict.fromkeys(("stagesDone", "stagesTotal", "tasksDone", "tasksTotal"), _COUNT)),
     "Delivery": _object(
         {
             "id": _TEXT,
@@ -143,9 +145,9 @@ SCHEMAS: dict[str, Schema] = {
             "lastError": {"anyOf": [_TEXT, {"type": "null"}]},
         }
     ),
-    "JobReport": _object({**_JOB, "result": _ERROR}, _JOB_OPTIONAL),
-    "JobReports": _list("JobReport"),
-    "Job": _object(
+    "Job": _object({**_JOB, "result": _ERROR}, _JOB_OPTIONAL),
+    "Jobs": _list("Job"),
+    "JobWithResult": _object(
         {
             **_JOB,
             "cp": {"type": "array", "items": _object({**_CODE, "id": _TEXT}, ("id",))},
@@ -170,31 +172,28 @@ SCHEMAS: dict[str, Schema] = {
             _object({"status": {"const": "ERROR"}, "ERROR": _ERROR}),
         ]
     },
-    "StorageReports": {
-        "type": "array",
-        "items": _object(
-            {
-                "kind": _TEXT,
-                "count": _COUNT,
-                "bytes": {"anyOf": [_COUNT, {"type": "null"}]},
-                "limits": {"type": "object"},
-            }
-        ),
-    },
-    "ServerReports": {
-        "type": "array",
-        "items": _object(
-            {
-                "id": _TEXT,
-                "address": _TEXT,
-                "version": _TEXT,
-                "startTime": _TIME,
-                "state": {"enum": ["alive", "draining", "expired"]},
-                "leaseUntil": _TIME,
-                "contexts": _COUNT,
-            }
-        ),
-    },
+    "StorageUsage": _object(
+        {
+            "kind": _TEXT,
+            "count": _COUNT,
+            "bytes": {"anyOf": [_COUNT, {"type": "null"}]},
+            "limits": {"type": "object"},
+        }
+    ),
+    "StorageUsages": _list("StorageUsage"),
+    "ServerStatus": _object(
+        {
+            "id": _TEXT,
+            "address": _TEXT,
+            "version": _TEXT,
+            "startTime": _TIME,
+            "state": {"enum": ["alive", "draining", "expired"]},
+            "leaseUntil": _TIME,
+            "leased": {"type": "boolean"},
+            "contexts": _COUNT,
+        }
+    ),
+    "ServerStatuses": _list("ServerStatus"),
     "Pruned": _object({"removed": {"type": "object", "additionalProperties": _COUNT}}),
     "Stored": _object({"result": _object({"filename": _TEXT})}),
     "Configuration": {"type": "object"},

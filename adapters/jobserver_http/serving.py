@@ -30,8 +30,6 @@ from jobserver_http.connections import (
     within_descriptor_limit,
 )
 
-__all__ = ["is_loopback", "running", "serve"]
-
 _log = logging.getLogger(__name__)
 
 Listening = Callable[[str, int], None]

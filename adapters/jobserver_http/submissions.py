@@ -18,11 +18,11 @@ from jobserver_http.contexts import context_settings_of
 from jobserver_http.errors import ContextUrlMalformed
 
 
-async def submitted(call: Call, body: str, timeout: float | None) -> JobHandle:
+async def submit(call: Call, body: str, timeout: float | None) -> JobHandle:
     """Parse the body, fetch the URIs of the class path, and submit the job.
 
-    Fetching does not occupy a thread of the pools. It ends when the client disconnects, or after ``timeout``
-    seconds.
+    Fetching does not occupy a thread of a thread pool. It ends when the client disconnects, or after
+    ``timeout`` seconds.
 
     Raises:
         JobServerError: Any error of ``JobServer.parse_config`` and ``JobServer.submit``.
@@ -39,7 +39,7 @@ async def submitted(call: Call, body: str, timeout: float | None) -> JobHandle:
                 raise
             raise ContextUrlMalformed(**error.fields) from None
 
-    return await call.prepared(body, begin, timeout)
+    return await call.run_prepared(body, begin, timeout)
 
 
 def _shown(uri: str) -> str:
@@ -78,7 +78,7 @@ def job_request(call: Call, config: JsonMapping) -> JobRequest:
         max_queue_time=params["maxQueueTime"],
         max_run_time=params["maxRunTime"],
         priority=params["priority"] or 0,
-        submitted_by=call.identity.name if call.identity is not None else "",
+        submitted_by=call.user,
         restartable=params["restartable"] or False,
     )
 
@@ -96,7 +96,8 @@ def requested_code(params: JsonMapping, config: JsonMapping) -> tuple[str, tuple
     if params["appName"]:
         if not params["classPath"]:
             raise InvalidRequest(message="classPath parameter is missing!")
-        return params["classPath"], (*_dependencies(config), ClassPathEntry(name=params["appName"]))
+        dependencies = parse_class_path(_listed(config, "dependent-jar-uris"))
+        return params["classPath"], (*dependencies, ClassPathEntry(name=params["appName"]))
     cp = params["cp"]
     class_path = parse_class_path(cp if cp else _listed(config, "cp"))
     if not class_path:
@@ -113,10 +114,6 @@ def _own_key(call: Call) -> str | None:
     if key is None or call.names.owner is None:
         return key
     return f"{call.names.owner}~{key}"
-
-
-def _dependencies(config: JsonMapping) -> tuple[ClassPathEntry, ...]:
-    return parse_class_path(_listed(config, "dependent-jar-uris"))
 
 
 def _listed(config: JsonMapping, key: str) -> list[str]:

@@ -13,8 +13,6 @@ import pytest
 from jobserver_core.testing.contract import Contract
 from jobserver_http.authentication import Authenticator, Credentials, Identity
 
-__all__ = ["AuthenticatorContract"]
-
 
 class AuthenticatorContract(Contract):
     """What every authenticator does. Fixtures: ``authenticator``, which knows the owner of :meth:`valid`."""

@@ -37,31 +37,21 @@ class _Count:
     last: float = 0.0
 
 
+@attrs.frozen(kw_only=True, eq=False)
 class Throttle:
     """Counts failed logins by network and account. Counters expire ``window`` seconds after the last failure.
 
     Keeps at most ``capacity`` counters, and removes the oldest first. ``pace`` is in seconds.
     """
 
-    def __init__(
-        self,
-        *,
-        per_account: int = 5,
-        per_network: int = 50,
-        window: float = 60.0,
-        pace: float = 2.0,
-        max_waiting: int = 20,
-        capacity: int = 10_000,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.pace = pace
-        self.max_waiting = max_waiting
-        self._per_account = per_account
-        self._per_network = per_network
-        self._window = window
-        self._capacity = capacity
-        self._clock = clock
-        self._counts: OrderedDict[_Key, _Count] = OrderedDict()
+    _per_account: int = 5
+    _per_network: int = 50
+    _window: float = 60.0
+    pace: float = 2.0
+    max_waiting: int = 20
+    _capacity: int = 10_000
+    _clock: Callable[[], float] = time.monotonic
+    _counts: OrderedDict[_Key, _Count] = attrs.field(factory=OrderedDict, init=False)
 
     def pause(self, network: str, account: str) -> float:
         """Return the delay in seconds before the next check of an account; 0 unless the account is slow."""
@@ -72,7 +62,7 @@ class Throttle:
             return 0.0
         return max(0.0, count.last + self.pace - self._clock())
 
-    def failed(self, network: str, account: str) -> None:
+    def count_failure(self, network: str, account: str) -> None:
         """Count a failed login."""
         for key in ((network, account), (network,)):
             count = self._current(key)

@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from jobserver_http.calls import Call
 from jobserver_http.errors import Rejected
-from jobserver_http.routing import Reply, Routes, failures
+from jobserver_http.routing import RouteResponse, Routes, failures
 
 _HTML, _CSS = "text/html; charset=utf-8", "text/css; charset=utf-8"
 _SCRIPT = "text/javascript; charset=utf-8"
@@ -42,11 +42,10 @@ ROUTES = Routes()
     permission=None,
     group="ui",
     summary="Show the web UI",
-    replies=(Reply(200, "An HTML page", media_type=_HTML),),
+    responses=(RouteResponse(200, "An HTML page", media_type=_HTML),),
     extension=True,
 )
 async def get_index(call: Call) -> Response:
-    """Return the page of the web UI."""
     return _file(call, "index.html", _HTML)
 
 
@@ -56,14 +55,13 @@ async def get_index(call: Call) -> Response:
     permission=None,
     group="ui",
     summary="Get a file of the web UI",
-    replies=(
-        *(Reply(200, "The file", media_type=kind) for kind in _KINDS.values()),
+    responses=(
+        *(RouteResponse(200, "The file", media_type=kind) for kind in _KINDS.values()),
         *failures(s404="The file does not exist"),
     ),
     extension=True,
 )
 async def get_ui_file(call: Call) -> Response:
-    """Return a script, the style sheet or the icon of the web UI."""
     name = call.path["file"]
     if name not in FILES:
         raise Rejected(404, "file not found")

@@ -44,7 +44,7 @@ def error_object(error: ErrorInfo | None, names: Namespace = NO_NAMESPACE) -> Js
     return {
         "message": names.without_prefix(error.message),
         "errorClass": error.error_class,
-        "stack": error.stack,
+        "stack": names.without_prefix(error.stack),
     }
 
 
@@ -59,7 +59,7 @@ def exception_object(error: BaseException, names: Namespace = NO_NAMESPACE) -> J
     }
 
 
-def binary_report(binary: Binary) -> JsonObject:
+def binary_record(binary: Binary) -> JsonObject:
     """Return a binary as ``GET /binaries`` shows it. ID, digest and size are an extension."""
     return {
         "binary-type": binary.type.value,
@@ -70,23 +70,23 @@ def binary_report(binary: Binary) -> JsonObject:
     }
 
 
-def named_report(binary: Binary) -> JsonObject:
+def named_binary_record(binary: Binary) -> JsonObject:
     """Return a binary as ``GET /binaries/<name>`` shows it."""
-    return {"app-name": binary.name, **binary_report(binary)}
+    return {"app-name": binary.name, **binary_record(binary)}
 
 
-def pool_report(pool: SparePool) -> JsonObject:
+def pool_object(pool: SparePool) -> JsonObject:
     """Return a pool of spare contexts as ``GET /contexts?spares=true`` shows it."""
     return {"pool": pool.name, "size": pool.size, "ready": pool.ready, "starting": pool.starting}
 
 
-def context_report(context: Context, names: Namespace = NO_NAMESPACE, *, waiting: bool = False) -> JsonObject:
+def context_record(context: Context, names: Namespace = NO_NAMESPACE, *, waiting: bool = False) -> JsonObject:
     """Return a context as ``GET /contexts/<name>`` shows it.
 
-    As extensions, it has ``waiting`` if the context waits until fewer others start, and ``restarts`` if it
-    was started again.
+    As extensions, it has ``waiting`` if the context waits until fewer others start, ``restarts`` if it
+    was started again, and the address of its ``server`` if several servers may share their database.
     """
-    report: JsonObject = {
+    record: JsonObject = {
         "id": context.id,
         "name": names.shown(context.name),
         "startTime": timestamp(context.started_at),
@@ -94,41 +94,53 @@ def context_report(context: Context, names: Namespace = NO_NAMESPACE, *, waiting
         "state": context.state.value,
     }
     if waiting:
-        report["waiting"] = True
+        record["waiting"] = True
     if context.application_id is not None:
-        report["applicationId"] = context.application_id
+        record["applicationId"] = context.application_id
     if context.url is not None:
-        report["url"] = context.url
+        record["url"] = context.url
     if context.error is not None:
-        report["error"] = error_object(context.error, names)
+        record["error"] = error_object(context.error, names)
     if context.restarts:
-        report["restarts"] = context.restarts
-    return report
+        record["restarts"] = context.restarts
+    if context.server:
+        record["server"] = context.server
+    return record
+
+
+def restart_object(before: Context, names: Namespace) -> JsonObject:
+    """Return why a context was started again: its ID, end and error are those of the one before it."""
+    restart: JsonObject = {"id": before.id}
+    if before.ended_at is not None:
+        restart["endTime"] = timestamp(before.ended_at)
+    if before.error is not None:
+        restart["error"] = error_object(before.error, names)
+    return restart
 
 
 def context_details(
     context: Context, names: Namespace, *, waiting: bool, load: ContextLoad | None, slots: int
 ) -> JsonObject:
-    """Return a context's report with its effective settings, without secrets.
+    """Return a context's record with its effective settings, without secrets.
 
     It also has the load, if the context lives in this server.
     """
-    report = context_report(context, names, waiting=waiting)
+    record = context_record(context, names, waiting=waiting)
     if load is not None:
-        report["load"] = {"slots": slots, "running": load.running, "waiting": load.waiting}
-    report["settings"] = redacted(flatten(context.settings))
-    return report
+        record["load"] = {"slots": slots, "running": load.running, "waiting": load.waiting}
+    record["settings"] = redacted(flatten(context.settings))
+    return record
 
 
-def job_report(job: Job, names: Namespace = NO_NAMESPACE) -> JsonObject:
-    """Return the contract's job report.
+def job_record(job: Job, names: Namespace = NO_NAMESPACE) -> JsonObject:
+    """Return the record of a job that the contract defines.
 
     As extensions, it has ``waiting`` and ``killRequested`` if they are true, the time of its end and the kind
-    of its failure if there are any, its priority if it is not 0, its limits of time if it has any,
+    of its failure if there are any, its priority if it is not 0, its time limits if it has any,
     ``restartable`` if it is true, ``restarts`` if it has run again, and ``progress`` if it is known and the
     job has not finished. The last progress of a finished job would be outdated.
     """
-    report: JsonObject = {
+    record: JsonObject = {
         "jobId": job.id,
         "startTime": timestamp(job.submitted_at),
         "classPath": job.class_name,
@@ -138,54 +150,54 @@ def job_report(job: Job, names: Namespace = NO_NAMESPACE) -> JsonObject:
         "status": job.state.value,
     }
     if job.state in (JobState.ERROR, JobState.KILLED):
-        report["result"] = error_object(job.error, names)
+        record["result"] = error_object(job.error, names)
     if job.waiting:
-        report["waiting"] = True
+        record["waiting"] = True
     if job.kill_requested and not job.state.final:
-        report["killRequested"] = True
+        record["killRequested"] = True
     if job.ended_at is not None:
-        report["endTime"] = timestamp(job.ended_at)
+        record["endTime"] = timestamp(job.ended_at)
     if job.failure is not None:
-        report["failure"] = job.failure.value
+        record["failure"] = job.failure.value
     if job.priority:
-        report["priority"] = job.priority
+        record["priority"] = job.priority
     if job.max_queue_time is not None:
-        report["maxQueueTime"] = job.max_queue_time
+        record["maxQueueTime"] = job.max_queue_time
     if job.max_run_time is not None:
-        report["maxRunTime"] = job.max_run_time
+        record["maxRunTime"] = job.max_run_time
     if job.restartable:
-        report["restartable"] = True
+        record["restartable"] = True
     if job.restarts:
-        report["restarts"] = job.restarts
+        record["restarts"] = job.restarts
     if job.progress is not None and job.state is not JobState.FINISHED:
-        report["progress"] = progress_report(job.progress)
-    return report
+        record["progress"] = progress_object(job.progress)
+    return record
 
 
-def detailed_report(job: Job, names: Namespace = NO_NAMESPACE) -> JsonObject:
+def detailed_record(job: Job, names: Namespace = NO_NAMESPACE) -> JsonObject:
     """Return a job as ``GET /jobs/<id>`` shows it: also with its code, submitter and times."""
-    report = {**job_report(job, names), "cp": [_code_report(entry) for entry in job.class_path]}
+    record = {**job_record(job, names), "cp": [_code_object(entry) for entry in job.class_path]}
     if job.dispatched_at is not None:
-        report["dispatchTime"] = timestamp(job.dispatched_at)
+        record["dispatchTime"] = timestamp(job.dispatched_at)
     if job.running_at is not None:
-        report["runningTime"] = timestamp(job.running_at)
+        record["runningTime"] = timestamp(job.running_at)
     if job.submitted_by:
-        report["submittedBy"] = job.submitted_by
-    return report
+        record["submittedBy"] = job.submitted_by
+    return record
 
 
-def _code_report(entry: ResolvedEntry) -> JsonObject:
+def _code_object(entry: ResolvedEntry) -> JsonObject:
     """Return what was asked for, with passwords redacted, and the bytes that this meant."""
-    report: JsonObject = {
+    code: JsonObject = {
         "source": redacted_url(entry.source),
         "binary-type": entry.type.value,
         "digest": entry.digest,
         "size": entry.size,
     }
-    return report if entry.binary_id is None else {**report, "id": entry.binary_id}
+    return code if entry.binary_id is None else {**code, "id": entry.binary_id}
 
 
-def progress_report(progress: JobProgress) -> dict[str, int]:
+def progress_object(progress: JobProgress) -> dict[str, int]:
     """Return a job's progress."""
     return {
         "stagesDone": progress.stages_done,
@@ -195,12 +207,12 @@ def progress_report(progress: JobProgress) -> dict[str, int]:
     }
 
 
-def storage_report(usage: StorageUsage) -> JsonObject:
+def storage_object(usage: StorageUsage) -> JsonObject:
     """Return how much storage one kind of data uses."""
     return {"kind": usage.kind, "count": usage.count, "bytes": usage.size, "limits": dict(usage.limits)}
 
 
-def server_report(server: ServerStatus) -> JsonObject:
+def server_record(server: ServerStatus) -> JsonObject:
     """Return a server as the others see it."""
     return {
         "id": server.id,
@@ -209,11 +221,12 @@ def server_report(server: ServerStatus) -> JsonObject:
         "startTime": timestamp(server.started_at),
         "state": server.state,
         "leaseUntil": timestamp(server.lease_until),
+        "leased": server.leased,
         "contexts": server.contexts,
     }
 
 
-def delivery_report(deliveries: Iterable[Delivery]) -> list[JsonObject]:
+def delivery_records(deliveries: Iterable[Delivery]) -> list[JsonObject]:
     """Return the deliveries of a job's callback, without the URL, which may contain secrets."""
     return [
         {

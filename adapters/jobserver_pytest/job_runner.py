@@ -2,7 +2,7 @@
 
 The steps and the rules are those of the process that runs jobs on a server, and so is the code: parsing the
 configuration, merging it with the context's settings, validation, and the conversion of the result to JSON.
-What is missing is everything around: processes, the network, storage, limits of time and size. The job
+What is missing is everything around: processes, the network, storage, limits on time and size. The job
 runs on the thread of the test, so debuggers, ``monkeypatch``, ``capsys`` and coverage work.
 """
 
@@ -14,19 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from jobserver_core import ErrorInfo, JobFailed, Settings
+from jobserver_core.config.trees import as_objects
 from jobserver_core.models.failures import FailureKind
-from jobserver_core.models.json_values import Json, JsonMapping, JsonObject, loads
+from jobserver_core.models.json_values import Json, JsonMapping, JsonObject, dumps, loads
 from jobserver_core.running.job_configs import JobConfigs
 from jobserver_pyspark.launcher.context_settings import read_settings
 from jobserver_pyspark.protocol.failures import JobFailure, UnusableResult
 from jobserver_pyspark.protocol.messages import ContextType
 from jobserver_pyspark.runner import config_trees, results
 from jobserver_pyspark.runner.attachment import leave_running, sql_context
-from jobserver_pyspark.runner.job_class import WRONG_TYPE, awaited, new_job, validated
+from jobserver_pyspark.runner.job_class import WRONG_TYPE, await_value, new_job, validate
 from jobserver_pytest.local_spark import Lazy, LocalSpark
 from jobserver_pytest.runtime import FakeNamedObjects, FakeRuntime
-
-__all__ = ["JobRunner"]
 
 
 class JobRunner:
@@ -74,15 +73,16 @@ class JobRunner:
         job_id = f"test-{next(self._numbers)}"
         settings: JsonObject = dict(context_settings or {})
         context_type = read_settings(settings, default_master="local[2]").context_type
-        parsed = _parsed(config)
+        written = dumps(as_objects(settings), allow_nan=True)
+        parsed = JobConfigs(Settings().limits, {}).to_json(config)
         try:
             job = new_job(job_class, getattr(job_class, "__qualname__", repr(job_class)))
             given = self._context(context_type) if context is None else context
             runtime = FakeRuntime(
-                job_id, self.named_objects, config_trees.tree(settings), dict(data_files or {})
+                job_id, self.named_objects, config_trees.read(written), dict(data_files or {})
             )
-            tree = config_trees.tree(config_trees.laid_over(parsed, settings))
-            return _result(job, given, runtime, validated(job, given, runtime, tree))
+            tree = config_trees.laid_over(config_trees.read(parsed), config_trees.read(written))
+            return _result(job, given, runtime, validate(job, given, runtime, tree))
         except JobFailure as failure:
             report = failure.error
             info = ErrorInfo(message=report.message, error_class=report.error_class, stack=report.stack)
@@ -112,16 +112,10 @@ class JobRunner:
         return self._session
 
 
-def _parsed(config: str | JsonMapping) -> JsonObject:
-    defaults = Settings()
-    parsed: JsonObject = loads(JobConfigs(defaults.limits, {}).to_json(config))
-    return parsed
-
-
 def _result(job: Any, context: object, runtime: FakeRuntime, data: Any) -> Json:
     """Return the result as a client reads it: decoded JSON, or the bytes of a streamed result."""
     try:
-        stream, chunks = results.opened(awaited(job.run_job(context, runtime, data)))
+        stream, chunks = results.opened(await_value(job.run_job(context, runtime, data)))
         content = b"".join(chunks)
     except UnusableResult as error:
         raise JobFailure.of("result", error) from error

@@ -12,8 +12,6 @@ import pytest
 from jobserver_pyspark.installation.java import find_java
 from jobserver_pyspark.runner.attachment import leave_running
 
-__all__ = ["Lazy", "LocalSpark"]
-
 _CONF = {
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.host": "127.0.0.1",

@@ -9,50 +9,39 @@ from typing import Any
 from jobserver_pyspark.runner.named_objects import kind_of
 from sparkjobserver.api import JobEnvironment, NamedObjects
 
-__all__ = ["FakeNamedObjects", "FakeRuntime"]
-
 
 class FakeNamedObjects(NamedObjects):
     """Named objects in a dictionary. What a server would refuse to share is refused here too.
 
-    A test can look at :attr:`objects`, and put anything into it, also a fake DataFrame.
+    A test can read :attr:`objects`, and put anything into it, also a fake DataFrame.
     """
 
     def __init__(self) -> None:
         self.objects: dict[str, Any] = {}
 
     def get(self, name: str) -> Any:
-        """Return the object with this name, or None."""
         return self.objects.get(name)
 
     def get_or_else_create(self, name: str, create: Callable[[], Any]) -> Any:
-        """Return the object with this name. If there is none, store and return the value of ``create()``.
-
-        Raises UnsupportedNamedObject.
-        """
         if name not in self.objects:
             self.update(name, create())
         return self.objects[name]
 
     def update(self, name: str, value: Any) -> Any:
-        """Store the object, or what it returns if it is callable. Raises UnsupportedNamedObject."""
         made = value() if callable(value) else value
         kind_of(made)
         self.objects[name] = made
         return made
 
     def forget(self, name: str) -> None:
-        """Remove the name."""
         self.objects.pop(name, None)
 
     def destroy(self, name: str) -> None:
-        """Remove the name, and free the object's cached data."""
         unpersist = getattr(self.objects.pop(name, None), "unpersist", None)
         if unpersist is not None:
             unpersist()
 
     def get_names(self) -> list[str]:
-        """Return all names, sorted."""
         return sorted(self.objects)
 
 

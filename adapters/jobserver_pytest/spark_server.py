@@ -10,22 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from jobserver_core import (
-    Binary,
-    BinaryNotFound,
-    BinaryType,
-    JobRequest,
-    JobServer,
-    Settings,
-)
+from jobserver_core import Binary, BinaryNotFound, BinaryType, JobRequest, JobServer, Settings
 from jobserver_core.memory import MemoryTransport
 from jobserver_core.models.callbacks import Answer
 from jobserver_core.models.json_values import Json, JsonMapping
 from jobserver_core.ports import Message, Transport
 from jobserver_pyspark import PySparkLauncher
 from jobserver_pyspark.demo import build_wheel
-
-__all__ = ["SCHEMES", "CallbackRelay", "SparkJobServer"]
 
 SCHEMES = ("http", "https", "memory", "call", "log")
 """Those of all transports that are part of this distribution."""

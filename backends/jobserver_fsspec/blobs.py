@@ -79,39 +79,30 @@ class FsspecBlobStore(BlobStore):
         )
 
     def create(self) -> BlobWriter:
-        """Return a writer for a new blob. Raises StorageError."""
         return self._store.create()
 
     def open(self, digest: str) -> BinaryIO:
-        """Open a blob for reading. Raises BlobNotFound."""
         return self._store.open(digest)
 
     def local_path(self, digest: str) -> AbstractContextManager[Path]:
-        """Return the blob's own file, or a local copy. Raises BlobNotFound."""
         return self._store.local_path(digest)
 
     def size(self, digest: str) -> int | None:
-        """Return the blob's size in bytes, or None."""
         return self._store.size(digest)
 
     def delete(self, digest: str) -> None:
-        """Remove a blob, if it exists."""
         self._store.delete(digest)
 
     def digests(self, *, modified_before: datetime) -> Iterator[str]:
-        """Iterate over the blobs that were last committed before a time."""
         return self._store.digests(modified_before=modified_before)
 
     def usage(self) -> tuple[int, int]:
-        """Return the number of blobs and their bytes, from listings."""
         return self._store.usage()
 
     def sweep(self, *, modified_before: datetime) -> None:
-        """Remove temporary files of writers that never committed."""
         self._store.sweep(modified_before=modified_before)
 
     def check(self) -> None:
-        """Raise StorageError if the store is not writable."""
         self._store.check()
 
     def close(self) -> None:

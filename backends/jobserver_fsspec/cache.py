@@ -25,7 +25,6 @@ class Pinned:
 
     @property
     def path(self) -> Path:
-        """The path of the file."""
         return self.lease.path
 
     def release(self) -> None:

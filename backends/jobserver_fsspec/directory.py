@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import re
 import secrets
@@ -16,6 +15,7 @@ from typing import BinaryIO
 
 from jobserver_core.errors import BlobNotFound, StorageError
 from jobserver_core.ports.blobs import Blob, BlobStore, BlobWriter
+from jobserver_fsspec.writers import DigestingWriter
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _TEMPORARY = "tmp"
@@ -35,12 +35,10 @@ class DirectoryBlobStore(BlobStore):
         self._temporaries = self._root / _TEMPORARY
 
     def create(self) -> BlobWriter:
-        """Create a temporary file. Raises StorageError."""
         with _translated(self._root, "write to"):
             return _DirectoryWriter(self, *self._create_temporary())
 
     def open(self, digest: str) -> BinaryIO:
-        """Open the blob's own file. Raises BlobNotFound."""
         with _translated(self._root, "read from"):
             try:
                 return self._path(digest).open("rb")
@@ -49,13 +47,15 @@ class DirectoryBlobStore(BlobStore):
 
     @contextmanager
     def local_path(self, digest: str) -> Iterator[Path]:
-        """Return the blob's own file. Raises BlobNotFound."""
-        if self.size(digest) is None:
-            raise BlobNotFound(digest=digest)
-        yield self._path(digest)
+        path = self._path(digest)
+        with _translated(self._root, "read from"):
+            try:
+                path.stat()
+            except FileNotFoundError:
+                raise BlobNotFound(digest=digest) from None
+        yield path
 
     def size(self, digest: str) -> int | None:
-        """Return the blob's size in bytes, or None."""
         with _translated(self._root, "read from"):
             try:
                 return self._path(digest).stat().st_size
@@ -63,12 +63,10 @@ class DirectoryBlobStore(BlobStore):
                 return None
 
     def delete(self, digest: str) -> None:
-        """Remove the blob's file, if it exists."""
         with _translated(self._root, "delete from"), suppress(FileNotFoundError, BlobNotFound):
             self._path(digest).unlink()
 
     def digests(self, *, modified_before: datetime) -> Iterator[str]:
-        """Iterate over the blobs whose file is older than a time, one directory at a time."""
         limit = modified_before.timestamp()
         with _translated(self._root, "list"):
             for entry in self._blobs():
@@ -76,7 +74,6 @@ class DirectoryBlobStore(BlobStore):
                     yield entry.name
 
     def usage(self) -> tuple[int, int]:
-        """Return the number of blobs and their bytes, one directory at a time."""
         count = size = 0
         with _translated(self._root, "list"):
             for entry in self._blobs():
@@ -86,7 +83,6 @@ class DirectoryBlobStore(BlobStore):
         return count, size
 
     def sweep(self, *, modified_before: datetime) -> None:
-        """Remove temporary files that were last written to before the time."""
         limit = modified_before.timestamp()
         with _translated(self._root, "sweep"):
             for entry in _scan(self._temporaries):
@@ -95,14 +91,13 @@ class DirectoryBlobStore(BlobStore):
                         os.unlink(entry.path)
 
     def check(self) -> None:
-        """Write and remove a small file. Raises StorageError."""
         with self.create() as writer:
             writer.write(b"readiness probe")
 
     def _path(self, digest: str) -> Path:
         if not _DIGEST.fullmatch(digest):
             raise BlobNotFound(digest=digest)
-        return self._root / digest[:2] / digest[2:4] / digest
+        return self._root.joinpath(digest[:2], digest[2:4], digest)
 
     def _create_temporary(self) -> tuple[Path, int]:
         """Create a temporary file, and its directory if this is the first one."""
@@ -116,11 +111,14 @@ class DirectoryBlobStore(BlobStore):
 
     def _publish(self, temporary: Path, digest: str, size: int) -> None:
         target = self._path(digest)
-        with suppress(FileNotFoundError):
+        try:
             if target.stat().st_size == size:
                 os.utime(target)
                 temporary.unlink(missing_ok=True)
                 return
+        except OSError as error:  # a network drive may still know a file that is deleted
+            if error.errno not in (errno.ENOENT, errno.ESTALE):
+                raise
         _make_directory(target.parent)
         temporary.replace(target)
         _sync_directory(target.parent)
@@ -137,57 +135,30 @@ class DirectoryBlobStore(BlobStore):
                         yield second.path
 
 
-class _DirectoryWriter(BlobWriter):
+class _DirectoryWriter(DigestingWriter):
     def __init__(self, store: DirectoryBlobStore, path: Path, descriptor: int) -> None:
+        super().__init__(os.fdopen(descriptor, "wb", buffering=0))
         self._store = store
         self._path = path
-        self._file: BinaryIO | None = os.fdopen(descriptor, "wb", buffering=0)
-        self._hash = hashlib.sha256()
-        self._size = 0
 
-    def write(self, data: bytes) -> None:
-        file = self._opened()
-        try:
-            with _translated(self._path.parent.parent, "write to"):
-                rest = memoryview(data)
-                while rest:
-                    rest = rest[file.write(rest) :]
-        except StorageError:
-            self.discard()  # an unknown part of the data was written, so the blob must not be committed
-            raise
-        self._hash.update(data)
-        self._size += len(data)
+    def _append(self, file: BinaryIO, data: bytes) -> None:
+        with _translated(self._path.parent.parent, "write to"):
+            rest = memoryview(data)
+            while rest:
+                rest = rest[file.write(rest) :]
 
-    def commit(self) -> Blob:
-        file = self._opened()
-        blob = Blob(digest=self._hash.hexdigest(), size=self._size)
-        try:
-            with _translated(self._path.parent.parent, "write to"):
-                os.fchmod(file.fileno(), _BLOB_MODE)
-                os.utime(file.fileno())  # the time of a blob is that of its commit, not of the last write
-                os.fsync(file.fileno())
-                self._store._publish(self._path, blob.digest, blob.size)
-        except StorageError:
-            self.discard()
-            raise
-        self._close()
-        return blob
+    def _publish(self, file: BinaryIO, blob: Blob) -> None:
+        with _translated(self._path.parent.parent, "write to"):
+            os.fchmod(file.fileno(), _BLOB_MODE)
+            os.utime(file.fileno())  # the time of a blob is that of its commit, not of the last write
+            os.fsync(file.fileno())
+            self._store._publish(self._path, blob.digest, blob.size)
+            file.close()
 
-    def discard(self) -> None:
-        if self._file is not None:
-            self._close()
-            with suppress(OSError):
-                self._path.unlink()
-
-    def _close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def _opened(self) -> BinaryIO:
-        if self._file is None:
-            raise StorageError(message="cannot write to a blob that was committed or discarded")
-        return self._file
+    def _abandon(self, file: BinaryIO) -> None:
+        file.close()
+        with suppress(OSError):
+            self._path.unlink()
 
 
 @contextmanager

@@ -61,6 +61,8 @@ class DriverSource(Source):
         query = f"?{uri.query}" if uri.query else ""
         url = f"{uri.scheme}://{user}{uri.authority}{unquote(uri.path)}{query}"
         options = {**driver._get_kwargs_from_urls(url), **given}
+        # Otherwise fsspec keeps the file system, with its login and connections, until the process ends.
+        options["skip_instance_cache"] = True
         return fsspec.filesystem(protocol, **options), driver._strip_protocol(url)
 
 

@@ -84,9 +84,7 @@ class FsspecFetcher(Fetcher):
                     key=key, message="must be an object with the options of the scheme's driver"
                 )
         return cls(
-            policy=AddressPolicy.from_settings(
-                fetcher, schemes=fetcher.allowed_schemes, section="jobserver.fetcher"
-            ),
+            policy=AddressPolicy.from_settings(fetcher, schemes=fetcher.allowed_schemes),
             allowed_folders=fetcher.allowed_folders,
             max_size=fetcher.max_size,
             timeout=fetcher.timeout,
@@ -97,7 +95,7 @@ class FsspecFetcher(Fetcher):
 
     def check(self, uri: str) -> None:
         """Raise MalformedUrl if the policy does not allow the URI. Addresses are checked by the fetch."""
-        self._checked(uri)
+        self._check(uri)
 
     @contextmanager
     def fetch(
@@ -108,11 +106,11 @@ class FsspecFetcher(Fetcher):
         cancellation: Cancellation | None = None,
     ) -> Iterator[Fetched]:
         """Fetch a URI, or use the cached file if the source reports that it has not changed."""
-        parsed = self._checked(uri)
-        cache = self._opened_cache(parsed)
+        parsed = self._check(uri)
+        cache = self._open_cache(parsed)
         with Deadline(self._timeout, cancellation) as deadline:
             try:
-                pinned = self._pinned(cache, parsed, progress, deadline)
+                pinned = self._pin(cache, parsed, progress, deadline)
             except Expired as error:
                 raise FetchError(url=str(parsed), reason=str(error)) from None
         try:
@@ -127,19 +125,19 @@ class FsspecFetcher(Fetcher):
         if cache is not None:
             cache.close()
 
-    def _checked(self, text: str) -> Uri:
+    def _check(self, text: str) -> Uri:
         uri = self._policy.check(text)
         if uri.scheme in FILE_SCHEMES:
             self._files.check(uri)
         return uri
 
-    def _opened_cache(self, uri: Uri) -> FetchCache:
+    def _open_cache(self, uri: Uri) -> FetchCache:
         with self._lock, _local(uri):
             if self._cache is None:
                 self._cache = FetchCache(self._directory, limit=self._cache_size)
             return self._cache
 
-    def _pinned(
+    def _pin(
         self, cache: FetchCache, uri: Uri, progress: ProgressCallback | None, deadline: Deadline
     ) -> Pinned:
         begun = time.monotonic()
@@ -151,7 +149,7 @@ class FsspecFetcher(Fetcher):
                 raise Expired(deadline.reason)
             found = self._just_fetched(cache, key, uri, begun)
             if found is None:
-                return self._fetched(cache, key, uri, progress, deadline)
+                return self._download(cache, key, uri, progress, deadline)
         try:
             if progress is not None:
                 progress(found.size, found.size)
@@ -167,7 +165,7 @@ class FsspecFetcher(Fetcher):
         with _local(uri):
             return cache.pin(key, digest, size, {}) if at > begun else None
 
-    def _fetched(
+    def _download(
         self, cache: FetchCache, key: str, uri: Uri, progress: ProgressCallback | None, deadline: Deadline
     ) -> Pinned:
         with _local(uri):
@@ -180,7 +178,7 @@ class FsspecFetcher(Fetcher):
                 with _local(uri):
                     pinned = cache.add(key, part, transfer.stamp, str(uri))
             else:
-                pinned, known = self._unchanged(transfer, known), None
+                pinned, known = self._reuse(transfer, known), None
             self._remember(key, uri, pinned)
             return pinned
         finally:
@@ -189,7 +187,7 @@ class FsspecFetcher(Fetcher):
                 known.release()
 
     @staticmethod
-    def _unchanged(transfer: _Transfer, known: Pinned | None) -> Pinned:
+    def _reuse(transfer: _Transfer, known: Pinned | None) -> Pinned:
         if known is None:
             raise FetchError(
                 url=str(transfer.uri), reason="the server answered 304 to an unconditional request"
@@ -236,7 +234,6 @@ class _Transfer:
             raise Interrupted(f"it ended after {self.part.size} of {opened.total} bytes")
 
     def report_whole(self, size: int) -> None:
-        """Report that the transfer is complete."""
         self._check_size(size)
         if self._progress is not None:
             self._progress(size, size)

@@ -77,8 +77,8 @@ def _path(uri: Uri) -> str:
 
 def _stamp(client: FTP, path: str) -> tuple[dict[str, str], int | None]:
     """Return the version and the size. The version is empty if the file may have changed just now."""
-    size = _asked(client, f"SIZE {path}")
-    changed = _asked(client, f"MDTM {path}")
+    size = _ask(client, f"SIZE {path}")
+    changed = _ask(client, f"MDTM {path}")
     total = int(size) if size is not None and size.isdecimal() else None
     if size is None or changed is None:
         return {}, total
@@ -90,7 +90,7 @@ def _stamp(client: FTP, path: str) -> tuple[dict[str, str], int | None]:
     return ({"modified": changed, "size": size} if settled else {}), total
 
 
-def _asked(client: FTP, command: str) -> str | None:
+def _ask(client: FTP, command: str) -> str | None:
     """Return the response to an optional command, or None."""
     import ftplib  # noqa: PLC0415
 

@@ -46,18 +46,18 @@ class HttpSource(Source):
 
     @contextmanager
     def _response(self, uri: Uri, headers: Mapping[str, str], deadline: Deadline) -> Iterator[HttpResponse]:
-        from jobserver_net.http import HttpRequest, RedirectRefused  # noqa: PLC0415 - see _opened_client
+        from jobserver_net.http import HttpRequest, RedirectRefused  # noqa: PLC0415 - see _open_client
 
         request = HttpRequest(uri=uri, headers={**headers, "Accept-Encoding": "identity"})
         with ExitStack() as stack:
             with _translated(uri):
                 try:
-                    response = stack.enter_context(self._opened_client().exchange(request, deadline))
+                    response = stack.enter_context(self._open_client().exchange(request, deadline))
                 except RedirectRefused as error:
                     raise FetchError(url=str(uri), reason=str(error)) from None
             yield response
 
-    def _opened_client(self) -> HttpClient:
+    def _open_client(self) -> HttpClient:
         """Return the client. It is created at its first use, because it imports large libraries."""
         from jobserver_net.http import HttpClient, tls_context  # noqa: PLC0415
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
@@ -13,14 +12,15 @@ from typing import Any, BinaryIO, TypeAlias
 
 from jobserver_core.disk_cache import DiskCache, Part
 from jobserver_core.errors import BlobNotFound, JobServerError, StorageError
+from jobserver_core.models.arguments import digest_of
 from jobserver_core.ports.blobs import Blob, BlobStore, BlobWriter
+from jobserver_fsspec.writers import DigestingWriter
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _WITH_BUCKETS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oci", "oss", "obs", "tos"})
 """Protocols of object stores. A bucket has no directories, so a new one would be a new bucket."""
 _SHARD = re.compile(r"[0-9a-f]{2}")
 _TEMPORARY = "tmp"
-_CHUNK = 1024 * 1024
 _BLOCK = 5 * 1024 * 1024
 """The bytes that a writer keeps in memory: the least that S3 allows for a part of an upload."""
 _LARGEST_SHARE = 4
@@ -38,8 +38,7 @@ class ObjectBlobStore(BlobStore):
     A commit moves the object. Object stores implement this as a server-side copy, which becomes visible when
     it is complete. Blobs are read from local copies, whose hash is checked, so that readers can seek, and can
     continue after the object is deleted. A new blob is also written to the cache, unless it is too large for
-    it, so reading it soon afterwards downloads nothing. Between the check and the deletion of an object,
-    another process may commit it again, because file systems have no conditional delete.
+    it, so reading it soon afterwards downloads nothing.
     """
 
     def __init__(
@@ -64,20 +63,17 @@ class ObjectBlobStore(BlobStore):
         self._bucket = self._root.lstrip("/").partition("/")[0] if in_bucket else None
 
     def create(self) -> BlobWriter:
-        """Create an object with a temporary key. Raises StorageError."""
         key = f"{self._root}/{_TEMPORARY}/{secrets.token_hex(16)}"
         with self.translated("write to"):
             file = self._making_parent(key, lambda: self._files.open(key, "wb", block_size=self._block_size))
         return _ObjectWriter(self, key, file, _Copy(self._copies))
 
     def open(self, digest: str) -> BinaryIO:
-        """Open the local copy, which is downloaded if necessary. Raises BlobNotFound."""
         with self.local_path(digest) as path:
             return path.open("rb")
 
     @contextmanager
     def local_path(self, digest: str) -> Iterator[Path]:
-        """Return the local copy, which is downloaded if necessary. Raises BlobNotFound."""
         size = self.size(digest)
         if size is None:
             raise BlobNotFound(digest=digest)
@@ -87,7 +83,6 @@ class ObjectBlobStore(BlobStore):
             yield lease.path
 
     def size(self, digest: str) -> int | None:
-        """Return the object's size in bytes, or None."""
         if not _DIGEST.fullmatch(digest):
             return None
         with self.translated("read from"):
@@ -95,7 +90,6 @@ class ObjectBlobStore(BlobStore):
         return None if info is None else int(info["size"])
 
     def delete(self, digest: str) -> None:
-        """Remove the object, if it exists."""
         if _DIGEST.fullmatch(digest):
             with self.translated("delete from"):
                 try:
@@ -116,14 +110,12 @@ class ObjectBlobStore(BlobStore):
         return len(sizes), sum(sizes)
 
     def sweep(self, *, modified_before: datetime) -> None:
-        """Remove objects with temporary keys that are older than the time."""
         for key, info in self._list(f"{self._root}/{_TEMPORARY}"):
             if self._older(key, info, modified_before):
                 with self.translated("sweep"):
                     self._remove(key)
 
     def check(self) -> None:
-        """Write and remove a small object. Raises StorageError."""
         key = f"{self._root}/{_TEMPORARY}/{secrets.token_hex(16)}"
         with self.translated("write to"):
             self._making_parent(key, lambda: self._files.pipe_file(key, b"readiness probe"))
@@ -252,11 +244,9 @@ class ObjectBlobStore(BlobStore):
             except FileNotFoundError:
                 self._check_bucket()
                 raise BlobNotFound(digest=digest) from None
-            found = hashlib.sha256()
             with path.open("rb") as file:
-                while chunk := file.read(_CHUNK):
-                    found.update(chunk)
-        if found.hexdigest() != digest:
+                found = digest_of(file)
+        if found != digest:
             raise StorageError(message=f"blob {digest} at {self._name} is damaged: its hash does not match")
 
 
@@ -296,53 +286,29 @@ class _Copy:
                 part.close()
 
 
-class _ObjectWriter(BlobWriter):
+class _ObjectWriter(DigestingWriter):
     def __init__(self, store: ObjectBlobStore, key: str, file: Any, copy: _Copy) -> None:
+        super().__init__(file)
         self._store = store
         self._key = key
-        self._file: Any | None = file
         self._copy = copy
-        self._hash = hashlib.sha256()
-        self._size = 0
 
-    def write(self, data: bytes) -> None:
-        file = self._opened()
-        try:
-            with self._store.translated("write to"):
-                file.write(data)
-        except StorageError:
-            self.discard()  # an unknown part of the data was written, so the blob must not be committed
-            raise
+    def _append(self, file: Any, data: bytes) -> None:
+        with self._store.translated("write to"):
+            file.write(data)
         self._copy.write(data)
-        self._hash.update(data)
-        self._size += len(data)
 
-    def commit(self) -> Blob:
-        file = self._opened()
-        blob = Blob(digest=self._hash.hexdigest(), size=self._size)
-        try:
-            with self._store.translated("write to"):
-                file.close()
-                self._store.publish(self._key, blob.digest, blob.size)
-        except StorageError:
-            self.discard()
-            raise
-        self._file = None
+    def _publish(self, file: Any, blob: Blob) -> None:
+        with self._store.translated("write to"):
+            file.close()
+            self._store.publish(self._key, blob.digest, blob.size)
         self._copy.keep(blob.digest)
-        return blob
 
-    def discard(self) -> None:
+    def _abandon(self, file: Any) -> None:
         self._copy.drop()
-        if self._file is not None:
-            with suppress(Exception):
-                _abandon(self._file)
-            self._file = None
-            self._store.remove_temporary(self._key)
-
-    def _opened(self) -> Any:
-        if self._file is None:
-            raise StorageError(message="cannot write to a blob that was committed or discarded")
-        return self._file
+        with suppress(Exception):
+            _abandon(file)
+        self._store.remove_temporary(self._key)
 
 
 def _abandon(file: Any) -> None:

@@ -17,14 +17,7 @@ NAT64 prefix (RFC 6052, section 2.2), which cannot be recognized from outside. I
 from __future__ import annotations
 
 import socket
-from ipaddress import (
-    IPv4Address,
-    IPv4Network,
-    IPv6Address,
-    IPv6Network,
-    ip_address,
-    ip_network,
-)
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network

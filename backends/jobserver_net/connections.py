@@ -57,7 +57,7 @@ class Connector:
             Expired: The deadline has passed.
             OSError: The host cannot be resolved, or no address accepts a connection.
         """
-        addresses = self._resolved(uri.host, port, deadline)
+        addresses = self._resolve(uri.host, port, deadline)
         self.policy.check_addresses(uri, addresses)
         failure: OSError = OSError(f"host {uri.host} has no address")
         for number, address in enumerate(addresses):
@@ -76,7 +76,7 @@ class Connector:
         deadline.left()
         raise failure
 
-    def _resolved(self, host: str, port: int, deadline: Deadline) -> list[str]:
+    def _resolve(self, host: str, port: int, deadline: Deadline) -> list[str]:
         """Resolve on a separate thread, because the system's resolver cannot be interrupted.
 
         The thread continues after its caller has given up, until the resolver does; their number is limited.

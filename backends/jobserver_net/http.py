@@ -11,7 +11,7 @@ import functools
 import os
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -28,6 +28,7 @@ from jobserver_net.deadlines import Deadline, Expired
 MAX_REDIRECTS = 5
 _PORTS = {"http": 80, "https": 443}
 _SEE_OTHER = 303
+_FAILURES = (OSError, httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException)
 _REDIRECTS = (301, 302, _SEE_OTHER, 307, 308)
 
 
@@ -153,7 +154,7 @@ class HttpClient:
             try:
                 yield _response(response, deadline)
             finally:
-                with _quiet():
+                with suppress(*_FAILURES):
                     stream.__exit__(None, None, None)
 
     def _following(self, target: Uri, response: HttpResponse) -> Uri:
@@ -263,7 +264,7 @@ def _translated(deadline: Deadline) -> Iterator[None]:
         yield
     except Expired:
         raise
-    except (OSError, httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
+    except _FAILURES as error:
         deadline.left()
         raise ConnectionFailed(_reason(error), error if isinstance(error, OSError) else None) from error
 
@@ -276,14 +277,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return f"no data arrived for {IDLE_SECONDS:g} s"
     return str(getattr(error, "strerror", None) or error) or type(error).__name__
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    try:
-        yield
-    except (OSError, httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException):
-        return
 
 
 def _response(response: httpcore.Response, deadline: Deadline) -> HttpResponse:

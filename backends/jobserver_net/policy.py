@@ -4,38 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from ipaddress import ip_network
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from jobserver_core.errors import InvalidSetting, MalformedUrl
 from jobserver_core.uris import FILE_SCHEMES, HOST_SCHEMES, Uri
-from jobserver_net.addresses import (
-    METADATA_NETWORKS,
-    Address,
-    Network,
-    is_no_server,
-    parse_address,
-    reached,
-)
+from jobserver_net.addresses import METADATA_NETWORKS, Address, Network, is_no_server, parse_address, reached
 
-
-class Restrictions(Protocol):
-    """The settings of a policy, which several sections of the configuration have."""
-
-    @property
-    def allowed_hosts(self) -> tuple[str, ...]:
-        """Allowed hosts. Empty allows all hosts."""
-
-    @property
-    def denied_hosts(self) -> tuple[str, ...]:
-        """Denied hosts."""
-
-    @property
-    def allowed_networks(self) -> tuple[str, ...]:
-        """Allowed networks. Empty allows all networks."""
-
-    @property
-    def denied_networks(self) -> tuple[str, ...]:
-        """Denied networks."""
+if TYPE_CHECKING:
+    from jobserver_core.config.settings import CallbackSettings, FetcherSettings
 
 
 class _Hosts:
@@ -86,6 +62,7 @@ class AddressPolicy:
         denied_networks: Iterable[str] = (),
         section: str = "jobserver.fetcher",
     ) -> None:
+        self._section = section
         self.schemes = tuple(scheme.lower() for scheme in schemes)
         self._allowed = _Hosts(allowed_hosts)
         self._denied = _Hosts(denied_hosts)
@@ -98,7 +75,9 @@ class AddressPolicy:
         ]
 
     @classmethod
-    def from_settings(cls, settings: Restrictions, *, schemes: Iterable[str], section: str) -> AddressPolicy:
+    def from_settings(
+        cls, settings: FetcherSettings | CallbackSettings, *, schemes: Iterable[str]
+    ) -> AddressPolicy:
         """Create the policy that a section of the configuration describes. Raises InvalidSetting."""
         return cls(
             schemes=schemes,
@@ -106,7 +85,7 @@ class AddressPolicy:
             denied_hosts=settings.denied_hosts,
             allowed_networks=settings.allowed_networks,
             denied_networks=settings.denied_networks,
-            section=section,
+            section=settings.prefix,
         )
 
     def check(self, text: str) -> Uri:
@@ -150,13 +129,16 @@ class AddressPolicy:
         # In other schemes, the host can be the name of a bucket, such as 12345.
         if is_no_server(address) and uri.scheme in HOST_SCHEMES:
             raise _refused(uri, f"host {uri.host} is not allowed: no server has its address")
-        if self._denied.has_address(address) or self._outside.has_address(address):
-            raise _refused(uri, f"host {uri.host} is not allowed: its address is denied")
+        for name, denied in (("denied-hosts", self._denied), ("denied-networks", self._outside)):
+            if denied.has_address(address):
+                reason = f"its address is denied by {self._section}.{name}"
+                raise _refused(uri, f"host {uri.host} is not allowed: {reason}")
         if self._is_metadata(address):
             reason = "its address is link-local or that of a metadata service"
             raise _refused(uri, f"host {uri.host} is not allowed: {reason}")
         if self._inside and not self._inside.has_address(address):
-            raise _refused(uri, f"host {uri.host} is not allowed: its address is in no allowed network")
+            reason = f"its address is in no network of {self._section}.allowed-networks"
+            raise _refused(uri, f"host {uri.host} is not allowed: {reason}")
         if self._allowed and not self._allowed.has_name(uri.host) and not self._allowed.has_address(address):
             raise _refused(uri, f"host {uri.host} is not among the allowed hosts")
 

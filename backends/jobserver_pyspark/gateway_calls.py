@@ -1,8 +1,8 @@
 """Several calls of py4j's gateway at once.
 
-py4j waits for the answer to each command before it sends the next one, so that every call costs two switches
-between processes. The JVM reads commands from a stream, and answers one after the other. So commands that do
-not depend on each other's answers can be sent together.
+py4j waits for the reply to each command before it sends the next one, so that every call costs two switches
+between processes. The JVM reads commands from a stream, and replies one after the other. So commands that do
+not depend on each other's replies can be sent together.
 """
 
 from __future__ import annotations
@@ -11,14 +11,12 @@ import socket
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["GatewayBroken", "call", "construction", "pipelined", "results"]
-
 _RETURN = b"!"
-"""The beginning of an answer; anything else would call Python code, which cannot happen at this stage."""
+"""The beginning of a reply; anything else would call Python code, which cannot happen at this stage."""
 
 
 class GatewayBroken(Exception):
-    """The JVM did not answer, or not with answers."""
+    """The JVM did not reply, or not with replies."""
 
 
 def call(target: Any, method: str, *arguments: str) -> str:
@@ -42,20 +40,19 @@ def _string(value: str) -> str:
 
 
 def results(client: Any, commands: Iterable[str]) -> list[Any]:
-    """Send commands as :func:`pipelined` does, and return their results as py4j does.
+    """Send commands as :func:`send_pipelined` does, and return their results as py4j does.
 
     Raises:
-        GatewayBroken: the connection ended.
-        Py4JError: a call failed; the later ones were carried out all the same. It is that of the first one.
-
+        GatewayBroken: The connection ended.
+        Py4JError: The error of the first call that failed. The calls after it were made anyway.
     """
     from py4j.protocol import Py4JError, get_return_value  # noqa: PLC0415 - the host loads it while the JVM starts
 
     values: list[Any] = []
     errors: list[Py4JError] = []
-    for answer in pipelined(client, commands):
-        try:  # every answer becomes an object of Python's, whose end releases that of the JVM
-            values.append(get_return_value(answer, client))
+    for reply in send_pipelined(client, commands):
+        try:  # every reply becomes an object of Python's, whose end releases that of the JVM
+            values.append(get_return_value(reply, client))
         except Py4JError as error:
             errors.append(error)
     if errors:
@@ -63,10 +60,10 @@ def results(client: Any, commands: Iterable[str]) -> list[Any]:
     return values
 
 
-def pipelined(client: Any, commands: Iterable[str]) -> list[str]:
-    """Send commands of py4j's protocol on this thread's connection; return their answers, in order.
+def send_pipelined(client: Any, commands: Iterable[str]) -> list[str]:
+    """Send commands of py4j's protocol on this thread's connection; return their replies, in order.
 
-    An answer may be an error; nothing is raised for it. ``client`` is a ``JavaClient`` of py4j, which has a
+    A reply may be an error; nothing is raised for it. ``client`` is a ``JavaClient`` of py4j, which has a
     connection for each thread.
 
     Raises:
@@ -82,7 +79,7 @@ def pipelined(client: Any, commands: Iterable[str]) -> list[str]:
     except (OSError, ValueError, AttributeError) as error:  # the latter two if another thread closed it
         connection.close()
         raise GatewayBroken(f"the connection to the JVM broke: {error}") from error
-    except BaseException:  # interrupted: the next command must not get an answer to these
+    except BaseException:  # interrupted: the next command must not get a reply to these
         connection.close()
         raise
     if not all(line.startswith(_RETURN) and line.endswith(b"\n") for line in lines):
@@ -93,9 +90,9 @@ def pipelined(client: Any, commands: Iterable[str]) -> list[str]:
 
 
 def _next_line(connection: Any) -> bytes:
-    """Read an answer, and have the kernel acknowledge it at once.
+    """Read a reply, and have the kernel acknowledge it at once.
 
-    The JVM writes each answer by itself, and by Nagle's algorithm its kernel holds the next one back until
+    The JVM writes each reply by itself, and by Nagle's algorithm its kernel holds the next one back until
     the last one is acknowledged. The kernel here delays that by 40 ms as long as nothing is sent. The option
     lasts only for a while, so it is set before each line.
     """

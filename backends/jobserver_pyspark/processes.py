@@ -15,8 +15,8 @@ from collections.abc import Iterable
 MARKER = "JOBSERVER_CONTEXT"
 """The environment variable that every process of a context inherits; its value is the context's own."""
 
-POOL_VARIABLE = "JOBSERVER_CLASS_PATH"
-"""The environment variable that separates the Python workers of one class path from those of another."""
+WORKER_POOL_VARIABLE = "JOBSERVER_CLASS_PATH"
+"""The environment variable with the name of a worker pool: the Python workers of one class path."""
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -87,21 +87,22 @@ def kill_group(pid: int) -> None:
         kill(pid)
 
 
-def marked(markers: Iterable[str]) -> list[int]:
-    """Return the ids of the other processes whose environment has one of the markers."""
-    wanted = {f"{MARKER}={marker}".encode() for marker in markers}
-    found = []
-    for name in os.listdir("/proc") if _LINUX and wanted else []:
-        if not name.isdigit() or int(name) == os.getpid():
-            continue
-        try:
-            with open(f"/proc/{name}/environ", "rb") as file:
-                environment = file.read()
-        except OSError:
-            continue  # gone, a kernel thread, or another user's
-        if wanted.intersection(environment.split(b"\0")):
-            found.append(int(name))
-    return found
+def marked(marker: str) -> list[int]:
+    """Return the ids of the other processes whose environment has the marker."""
+    others = [int(name) for name in os.listdir("/proc") if name.isdigit()] if _LINUX else []
+    return [pid for pid in others if pid != os.getpid() and f"{MARKER}={marker}" in environment(pid)]
+
+
+def environment(pid: int) -> set[str]:
+    """Return the variables (``NAME=value``) that a process was started with.
+
+    The set is empty if the process has ended, is one of the kernel, or belongs to another user.
+    """
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return set(os.fsdecode(file.read()).split("\0"))
+    except OSError:
+        return set()
 
 
 def boot_ticks() -> int:
@@ -116,7 +117,9 @@ def adopted(variable: str) -> dict[int, set[str]]:
     If only one child was started with the variable, these are that child, and its descendants whose parent
     has ended.
     """
-    found = {child: _variables(child) for child in children(os.getpid())}
+    found = {
+        child: {entry.partition("=")[0] for entry in environment(child)} for child in children(os.getpid())
+    }
     return {child: variables for child, variables in found.items() if variable in variables}
 
 
@@ -135,15 +138,6 @@ def kill_all(pids: Iterable[int]) -> None:
         kill(pid)
         with contextlib.suppress(ChildProcessError):  # reaped elsewhere
             os.waitpid(pid, 0)
-
-
-def _variables(pid: int) -> set[str]:
-    """Return the names in the environment that a process was started with; empty if it has ended."""
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            return {entry.partition(b"=")[0].decode(errors="replace") for entry in file.read().split(b"\0")}
-    except OSError:
-        return set()
 
 
 def kill_leaderless() -> None:
@@ -171,15 +165,14 @@ def reap_children(timeout: float = 1.0) -> None:
                 time.sleep(0.002)
 
 
-def kill_marked(markers: Iterable[str], timeout: float = 5.0) -> bool:
-    """Kill every process that has one of the markers; return whether none is left after ``timeout`` seconds.
+def kill_marked(marker: str, timeout: float = 5.0) -> bool:
+    """Kill every process that has the marker; return whether none is left after ``timeout`` seconds.
 
     This is repeated, because a process may fork after it is found and before it is killed.
     """
-    wanted = list(markers)
     deadline = time.monotonic() + timeout
     pause = 0.002
-    while found := [pid for pid in marked(wanted) if start_time(pid) is not None]:
+    while found := [pid for pid in marked(marker) if start_time(pid) is not None]:
         for pid in found:
             kill(pid)
         if time.monotonic() > deadline:
@@ -219,7 +212,7 @@ def can_restore_priority() -> bool:
 def set_priority(marker: str, priority: int) -> None:
     """Set the nice value of all threads of all processes with a marker."""
     for _ in range(2):  # a thread that was being created had the value of its creator
-        for pid in marked([marker]):
+        for pid in marked(marker):
             with contextlib.suppress(OSError):  # it has ended
                 os.setpriority(os.PRIO_PGRP, os.getpgid(pid), priority)
 

@@ -1,8 +1,7 @@
-"""Reads and writes of binaries, and which blobs are in use, inside a transaction of the caller."""
+"""Reads and writes of binaries, inside a transaction of the caller."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import datetime
 
 from sqlalchemy import (
@@ -15,15 +14,12 @@ from sqlalchemy import (
     literal_column,
     select,
     tuple_,
-    union,
 )
 
 from jobserver_core.errors import BinaryInUse, BinaryNotFound, DuplicateId
 from jobserver_core.models.binaries import Binary
 from jobserver_sql.statements import DriverConnection, Statement
-from jobserver_sql.tables import binaries, columns_of, job_holds, job_results, jobs, values_of
-
-__all__ = ["add", "conflict", "newest", "newest_of_all", "remove", "remove_old", "unreferenced", "versions"]
+from jobserver_sql.tables import binaries, columns_of, job_holds, jobs, values_of
 
 _COLUMNS = columns_of(Binary, binaries)
 _NAMES = tuple(column.name for column in _COLUMNS)
@@ -44,7 +40,6 @@ _KNOWN = Statement[None](select(binaries.c.seq).where(binaries.c.id == bindparam
 
 
 def add(connection: DriverConnection, binary: Binary) -> None:
-    """Write a version."""
     connection.run(_ADD, *values_of(binary))
 
 
@@ -55,12 +50,10 @@ def conflict(connection: DriverConnection, binary: Binary) -> DuplicateId | None
 
 
 def versions(connection: Connection, name: str) -> list[Binary]:
-    """Return all versions of a name, newest first."""
     return [Binary(**row._mapping) for row in connection.execute(_VERSIONS.where(binaries.c.name == name))]
 
 
 def newest_of_all(connection: Connection) -> list[Binary]:
-    """Return the newest version of every name, by name."""
     return [Binary(**row._mapping) for row in connection.execute(_NEWEST_OF_ALL)]
 
 
@@ -134,17 +127,3 @@ def remove_old(connection: Connection, uploaded_before: datetime, keep: int, lim
     found = [Binary(**row._mapping) for row in removed]
     connection.execute(delete(binaries).where(binaries.c.id.in_([binary.id for binary in found])))
     return found
-
-
-_CHUNK = 1000
-
-
-def unreferenced(connection: Connection, digests: Iterable[str]) -> list[str]:
-    """Return those of the digests that no binary, no live job and no result refers to."""
-    asked = list(dict.fromkeys(digests))
-    used: set[str] = set()
-    for start in range(0, len(asked), _CHUNK):
-        part = asked[start : start + _CHUNK]
-        owners = (binaries.c.digest, job_holds.c.digest, job_results.c.digest)
-        used.update(connection.scalars(union(*(select(c).where(c.in_(part)) for c in owners))))
-    return [digest for digest in asked if digest not in used]

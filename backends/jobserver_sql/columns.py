@@ -14,8 +14,6 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 from jobserver_core.errors import StorageError
 from jobserver_core.models.serialization import dumps, loads
 
-__all__ = ["Choice", "FreeText", "Instant", "Json", "Seconds"]
-
 T = TypeVar("T")
 E = TypeVar("E", bound=Enum)
 
@@ -33,7 +31,6 @@ class Instant(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
-        """Return the microseconds."""
         return None if value is None else (value - _EPOCH) // _MICROSECOND
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
@@ -74,7 +71,6 @@ class FreeText(TypeDecorator[str]):
         return _UNSTORABLE.sub(lambda found: f"\x1a{ord(found[0]):04x}", value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
-        """Return the original text."""
         if value is None or "\x1a" not in value:
             return value
         return _ESCAPE.sub(lambda found: chr(int(found[1], 16)), value)
@@ -136,7 +132,6 @@ class Json(TypeDecorator[T], Generic[T]):
         return dumps(value, self.kind)
 
     def process_bind_param(self, value: T | None, dialect: Dialect) -> str | None:
-        """Return the JSON text."""
         if value is None:
             return None
         return self._write_again(value) if self.shared else self._write(value)

@@ -13,18 +13,6 @@ from jobserver_sql.pages import END, LIMIT, OFFSET, newest_first, state_paramete
 from jobserver_sql.statements import CompareAndSet, DriverConnection, Statement, literal_states
 from jobserver_sql.tables import columns_of, contexts, jobs, values_of
 
-__all__ = [
-    "add",
-    "advance",
-    "by_id",
-    "conflict",
-    "live_of",
-    "newest_of",
-    "remove_ended",
-    "replace",
-    "selected",
-]
-
 _COLUMNS = columns_of(Context, contexts)
 _NAMES = tuple(column.name for column in _COLUMNS)
 
@@ -53,7 +41,7 @@ newest_of = Statement(
     make=Context,
 )
 """The newest context of a name."""
-advance = CompareAndSet(CONTEXTS.kind, contexts, _COLUMNS, by_id)
+advance = CompareAndSet(CONTEXTS, contexts, _COLUMNS, by_id)
 """Writes a context, if its stored state is the expected one."""
 _ADD = Statement[None](insert(contexts).values({name: bindparam(name) for name in _NAMES}), _NAMES)
 _RIVAL = Statement[None](
@@ -97,7 +85,6 @@ def conflict(connection: DriverConnection, context: Context, *, new: bool) -> Jo
 
 
 def selected(connection: Connection, query: ContextQuery) -> list[Context]:
-    """Return the contexts that a query selects, newest first."""
     states = tuple(ContextState) if query.states is None else tuple(dict.fromkeys(query.states))
     if not states:
         return []

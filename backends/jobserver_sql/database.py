@@ -16,7 +16,7 @@ PostgreSQL: always READ COMMITTED, because the statements are written for it.
 
 A commit that reaches the disk costs milliseconds, one that does not costs microseconds. So the caller of a
 write says whether it must be ``durable``. Other writes also survive a crash of the process, and
-:meth:`Database.sync` brings them to the disk together (:mod:`jobserver_sql.durability`).
+:meth:`Database.sync` brings them to the disk together (:mod:`jobserver_core.ports.durability`).
 """
 
 from __future__ import annotations
@@ -27,19 +27,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
 from jobserver_core.errors import InvalidSetting, StorageError
-from jobserver_sql.durability import Barrier
+from jobserver_core.ports.durability import Barrier
 from jobserver_sql.sqlite_file import DatabaseFile, SqliteFile
 from jobserver_sql.statements import DriverConnection, Statement
 
-__all__ = ["Database", "check_database"]
-
 T = TypeVar("T")
+P = ParamSpec("P")
 
 _POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
 _ATTEMPTS = 3
@@ -71,7 +70,8 @@ class Database:
         """Whether this is a SQLite file."""
         self.syncs_after_commit = self._file is not None and synchronous == "full"
         """Whether committing and syncing to the disk are two steps."""
-        self.barrier = Barrier(self._sync_sqlite if self.syncs_after_commit else _nothing)
+        # Elsewhere a commit is on the disk already, or the operating system decides when it is.
+        self.barrier = Barrier(self._sync_sqlite if self.syncs_after_commit else lambda: None)
         self._unsettled: dict[str, bool] = {}
         """Records that must not be shown before a sync, and whether they are committed."""
         driver: Any = self._engine.dialect.loaded_dbapi
@@ -106,7 +106,7 @@ class Database:
     ) -> T:
         """Write; if a unique index refuses it, raise the reason that ``conflict`` returns.
 
-        If the reason has disappeared when it is looked up, the write is tried again. With ``durable``
+        If the reason has disappeared when it is checked, the write is tried again. With ``durable``
         it is on the disk when this returns, else after the next :meth:`sync` (in PostgreSQL soon after).
         ``lock_timeout`` is as in :meth:`write`.
         """
@@ -205,6 +205,16 @@ class Database:
                         connection.info.pop(_WAIT, None)
                 self._file.verify_commit()
 
+    def query(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **named: P.kwargs) -> T:
+        """Return what ``work`` returns in a transaction of :meth:`read`."""
+        with self.read() as connection:
+            return work(connection, *args, **named)
+
+    def change(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **named: P.kwargs) -> T:
+        """Return what ``work`` returns in a transaction of :meth:`write`."""
+        with self.write() as connection:
+            return work(connection, *args, **named)
+
     @contextmanager
     def _writing_turn(self, lock_timeout: float | None) -> Iterator[float]:
         """Wait for other writers of this process; yield the seconds left to wait for other processes."""
@@ -257,10 +267,6 @@ def check_database(url: str) -> None:
         database.read() as connection,
     ):
         connection.exec_driver_sql("SELECT 1")
-
-
-def _nothing() -> None:
-    """Do nothing: a commit is on the disk already, or the operating system decides when it is."""
 
 
 def _reason(error: Exception) -> str:

@@ -13,8 +13,6 @@ from jobserver_core.models.lifecycle import DELIVERIES, DeliveryState
 from jobserver_sql.statements import CompareAndSet, DriverConnection, Statement
 from jobserver_sql.tables import columns_of, deliveries, values_of
 
-__all__ = ["add", "advance", "by_id", "due", "in_state", "of_job"]
-
 _COLUMNS = columns_of(Delivery, deliveries)
 _NAMES = tuple(column.name for column in _COLUMNS)
 _ALL = select(*_COLUMNS)
@@ -23,7 +21,7 @@ _PENDING = deliveries.c.state == DeliveryState.PENDING
 
 by_id = Statement(_ALL.where(deliveries.c.id == bindparam("id")), ("id",), columns=_COLUMNS, make=Delivery)
 """The delivery with an id."""
-advance = CompareAndSet(DELIVERIES.kind, deliveries, _COLUMNS, by_id)
+advance = CompareAndSet(DELIVERIES, deliveries, _COLUMNS, by_id)
 """Writes a delivery, if its stored state is the expected one."""
 _ADD = Statement[None](insert(deliveries), _NAMES)
 
@@ -33,19 +31,16 @@ def _read(connection: Connection, statement: Select[Any]) -> list[Delivery]:
 
 
 def add(connection: DriverConnection, delivery: Delivery) -> None:
-    """Write a new delivery."""
     connection.run(_ADD, *values_of(delivery))
 
 
 def of_job(connection: Connection, job_id: str) -> list[Delivery]:
-    """Return the deliveries of a job, oldest first."""
     return _read(connection, _ALL.where(deliveries.c.job_id == job_id).order_by(*_AGE))
 
 
 def in_state(
     connection: Connection, state: DeliveryState, limit: int, excluding: Iterable[str]
 ) -> list[Delivery]:
-    """Return deliveries in a state, oldest first, except those of some owners."""
     statement = _ALL.where(deliveries.c.state == state)
     if left_out := list(excluding):
         statement = statement.where(or_(deliveries.c.owner.is_(None), deliveries.c.owner.not_in(left_out)))
@@ -53,7 +48,6 @@ def in_state(
 
 
 def due(connection: Connection, now: datetime, limit: int, excluding: Iterable[str]) -> list[Delivery]:
-    """Return PENDING deliveries that are due, except those to some receivers."""
     statement = _ALL.where(_PENDING, deliveries.c.due_at <= now)
     if left_out := list(excluding):
         statement = statement.where(deliveries.c.receiver.not_in(left_out))

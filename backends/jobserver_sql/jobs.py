@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import (
     Column,
+    ColumnElement,
     Connection,
     bindparam,
     delete,
@@ -19,15 +20,7 @@ from sqlalchemy import (
     update,
 )
 
-from jobserver_core.errors import (
-    BinaryNotFound,
-    ContextNotFound,
-    ContextStopping,
-    DuplicateId,
-    ServerClosed,
-    StaleOwner,
-    StaleState,
-)
+from jobserver_core.errors import BinaryNotFound, ContextNotFound, ContextStopping, DuplicateId, ServerClosed
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.jobs import (
     Job,
@@ -37,7 +30,6 @@ from jobserver_core.models.jobs import (
     JobResult,
     QueueLimits,
     decode_cursor,
-    encode_cursor,
 )
 from jobserver_core.models.lifecycle import CONTEXTS, DELIVERIES, JOBS, ContextState, JobState
 from jobserver_core.models.storage import MetadataUsage
@@ -56,23 +48,6 @@ from jobserver_sql.tables import (
     servers,
     values_of,
 )
-
-__all__ = [
-    "add",
-    "advance",
-    "advance_conflict",
-    "by_id",
-    "by_key",
-    "config",
-    "conflict",
-    "enqueue",
-    "newest_excess",
-    "page",
-    "record_progress",
-    "remove_ended",
-    "result",
-    "usage",
-]
 
 _COLUMNS = tuple(columns_of(Job, jobs))
 _NAMES = tuple(column.name for column in _COLUMNS)
@@ -126,7 +101,7 @@ _SET_PROGRESS = Statement[None](
 )
 
 
-def _made_by(condition: Any, parameter: str) -> Statement[Job]:
+def _made_by(condition: ColumnElement[bool], parameter: str) -> Statement[Job]:
     return Statement(select(*_COLUMNS).where(condition), (parameter,), columns=_COLUMNS, make=Job)
 
 
@@ -136,15 +111,11 @@ by_key = _made_by(jobs.c.idempotency_key == bindparam("idempotency_key"), "idemp
 """The job that has an idempotency key."""
 
 
-def _text(config: str) -> str:
-    return config
-
-
 config = Statement[str](
     select(job_configs.c.config).where(job_configs.c.job_id == bindparam("job_id")),
     ("job_id",),
     columns=(job_configs.c.config,),
-    make=_text,
+    make=lambda config: config,
 )
 """A job's configuration."""
 result = Statement[JobResult](
@@ -224,11 +195,9 @@ def advance(
     same.
     """
     stored = connection.row(_STORED, job.id)
-    if stored is None or stored[_STATE] != expected.value:
-        found = None if stored is None else stored[_STATE]
-        raise StaleState(kind=JOBS.kind, id=job.id, expected=expected.value, found=found)
-    if stored[_EPOCH] != (job.epoch if epoch is None else epoch):
-        raise StaleOwner(kind=JOBS.kind, id=job.id, expected=expected.value, found=expected.value)
+    held = job.epoch if epoch is None else epoch
+    if stored is None or stored[_STATE] != expected.value or stored[_EPOCH] != held:
+        raise JOBS.stale(job.id, expected, None if stored is None else JobState(stored[_STATE]))
     row = encode(_COLUMNS, connection.database)(values_of(job))
     if job.progress is None:
         row[_PROGRESS] = stored[_PROGRESS]
@@ -276,7 +245,6 @@ def _hold(connection: DriverConnection, job: Job) -> None:
 
 
 def record_progress(connection: DriverConnection, job_id: str, progress: JobProgress) -> None:
-    """Write a job's progress, unless the job is final."""
     connection.run(_SET_PROGRESS, job_id, progress)
 
 
@@ -307,7 +275,6 @@ def remove_ended(connection: Connection, ended_before: datetime, limit: int) -> 
 
 
 def newest_excess(connection: Connection, keep: int | None, result_bytes: int | None) -> datetime | None:
-    """Return when the newest ended job ended that exceeds one of the limits, or None."""
     ended = jobs.c.ended_at.is_not(None) & jobs.c.state.not_in(JOBS.live_states)
     found: list[datetime] = []
     if keep is not None:
@@ -326,13 +293,12 @@ def newest_excess(connection: Connection, keep: int | None, result_bytes: int | 
     return max(found, default=None)
 
 
-def _undelivered() -> Any:
+def _undelivered() -> ColumnElement[bool]:
     waiting = deliveries.c.state.in_(DELIVERIES.live_states)
     return exists().where(deliveries.c.job_id == jobs.c.id, waiting)
 
 
 def usage(connection: Connection) -> MetadataUsage:
-    """Count the records of each kind, and the bytes of binaries and results."""
     tables = {"contexts": contexts, "jobs": jobs, "deliveries": deliveries}
     tables |= {"binaries": binaries, "results": job_results}
     counts = {
@@ -349,7 +315,6 @@ def usage(connection: Connection) -> MetadataUsage:
 
 
 def page(connection: Connection, query: JobQuery) -> JobPage:
-    """Return one page of jobs. Raises InvalidRequest for an invalid cursor."""
     states = tuple(JobState) if query.states is None else tuple(dict.fromkeys(query.states))
     filters = {name: value for name in _FILTERS if (value := getattr(query, name)) is not None}
     names, values = tuple(filters), dict[str, object](filters)
@@ -362,5 +327,4 @@ def page(connection: Connection, query: JobQuery) -> JobPage:
     values |= {LIMIT: query.limit + 1, OFFSET: query.offset, END: query.offset + query.limit + 1}
     statement = newest_first(jobs, _NAMES, ("submitted_at", "id"), len(states), names)
     found = [Job(**row._mapping) for row in connection.execute(statement, values)]
-    shown = tuple(found[: query.limit])
-    return JobPage(jobs=shown, next=encode_cursor(shown[-1]) if len(found) > len(shown) else None)
+    return JobPage.of(found, query.limit)

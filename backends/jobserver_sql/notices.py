@@ -8,14 +8,14 @@ the database many times a second for that.
 
 The idea: PostgreSQL passes notices on when the sender's transaction is committed. Each server keeps one
 connection that listens, on a thread of its own, which waits for the connection's socket. The connection is
-not one of the pool, because those are used by others in the meantime.
+not one of the connection pool, because others use those in the meantime.
 
 The invariants: after each connect, the listener reports that notices may have been lost, because those of the
 time before are gone. A broken connection is replaced, with pauses of up to :data:`LONGEST_PAUSE`. TCP's
 keepalive notices a server that has vanished.
 
-Deliberately not handled: notices that are lost while there is no connection. They are hints; who listens also
-looks from time to time.
+Deliberately not handled: notices that are lost while there is no connection. They are hints; a listener also
+checks from time to time.
 """
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ from typing import Any
 from jobserver_core.errors import StorageError
 from jobserver_core.repeats import Repeats
 from jobserver_sql.statements import DriverConnection
-
-__all__ = ["Listener", "notify"]
 
 _repeats = Repeats(logging.getLogger(__name__))
 

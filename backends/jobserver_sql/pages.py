@@ -12,10 +12,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Select, Table, bindparam, select, tuple_, union_all
+from sqlalchemy import FromClause, Select, Table, bindparam, select, tuple_, union_all
 from sqlalchemy.sql.elements import ColumnElement
-
-__all__ = ["END", "LIMIT", "OFFSET", "newest_first", "state_parameter"]
 
 LIMIT, OFFSET, END = "page_limit", "page_offset", "page_end"
 """Names of the parameters: records on the page, records to skip, and the sum of both."""
@@ -38,7 +36,7 @@ def newest_first(
     """
     branches = [_keys(table, order, number, filters) for number in range(states)]
     merged = union_all(*branches).subquery()
-    keys = _descending(select(merged.c[1]), merged, order).limit(_number(LIMIT)).offset(_number(OFFSET))
+    keys = _descending(select(merged.c[1]), merged, order).limit(bindparam(LIMIT)).offset(bindparam(OFFSET))
     wanted = select(*(table.c[name] for name in columns)).where(table.c[order[1]].in_(keys))
     return _descending(wanted, table, order)
 
@@ -48,16 +46,12 @@ def _keys(table: Table, order: tuple[str, str], number: int, filters: tuple[str,
     keys = keys.where(table.c.state == bindparam(state_parameter(number), type_=table.c.state.type))
     for name in filters:
         keys = keys.where(_CONDITIONS.get(name, _equal)(table, order, name))
-    limited = _descending(keys, table, order).limit(_number(END)).subquery()
+    limited = _descending(keys, table, order).limit(bindparam(END)).subquery()
     return select(limited.c[0], limited.c[1])
 
 
-def _descending(statement: Select[Any], source: Any, order: tuple[str, str]) -> Select[Any]:
+def _descending(statement: Select[Any], source: FromClause, order: tuple[str, str]) -> Select[Any]:
     return statement.order_by(source.c[order[0]].desc(), source.c[order[1]].desc())
-
-
-def _number(name: str) -> Any:
-    return bindparam(name)
 
 
 def _equal(table: Table, order: tuple[str, str], name: str) -> ColumnElement[bool]:

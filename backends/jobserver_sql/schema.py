@@ -24,9 +24,7 @@ from jobserver_sql.database import Database
 if TYPE_CHECKING:
     from alembic.config import Config
 
-__all__ = ["HEAD", "VERSION_TABLE", "found", "touch", "upgrade"]
-
-HEAD = "0009"
+HEAD = "0010"
 """The revision that this release works with."""
 COMPATIBLE = "0009"
 """The oldest revision whose releases can work with a database of this one."""

@@ -18,8 +18,6 @@ from pathlib import Path
 from jobserver_core.errors import StorageError
 from jobserver_sql.statements import DriverConnection
 
-__all__ = ["DatabaseFile", "SqliteFile"]
-
 _LOG_PAGES = 4000
 """The length of the log, in pages of 4 KiB, at which its content is moved to the file. It is large because
 moving waits for the disk twice."""

@@ -25,17 +25,16 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
+import attrs
 from sqlalchemy import Column, Dialect, Table, bindparam, literal_column, update
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import ClauseElement, ColumnElement
 from sqlalchemy.types import TypeEngine
 
-from jobserver_core.errors import StaleOwner, StaleState
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context
+from jobserver_core.models.lifecycle import Lifecycle
 from jobserver_sql.tables import values_of
-
-__all__ = ["CompareAndSet", "Decode", "DriverConnection", "Encode", "Statement", "encode", "literal_states"]
 
 R = TypeVar("R")
 S = TypeVar("S", bound="Context | Delivery")
@@ -78,18 +77,12 @@ class Statement(Generic[R]):
         )
 
 
+@attrs.frozen(eq=False)
 class _Compiled(Generic[R]):
-    def __init__(
-        self,
-        text: str,
-        slots: list[tuple[int, Encode | None]],
-        fields: list[tuple[str, Decode | None]],
-        make: Callable[..., R] | None,
-    ) -> None:
-        self.text = text
-        self._slots = slots
-        self._fields = fields
-        self._make = make
+    text: str
+    _slots: list[tuple[int, Encode | None]]
+    _fields: list[tuple[str, Decode | None]]
+    _make: Callable[..., R] | None
 
     def parameters(self, values: Sequence[Any]) -> list[Any]:
         """Return the driver's values, in the order of the parameters."""
@@ -130,11 +123,17 @@ class DriverConnection:
 class CompareAndSet(Generic[S]):
     """Writes a whole record of a table, if its stored state and epoch are the expected ones.
 
-    ``by_id`` reads the record, ``columns`` are those that it has, and ``kind`` names it in errors.
+    ``by_id`` reads the record, and ``columns`` are those that it has.
     """
 
-    def __init__(self, kind: str, table: Table, columns: Sequence[Column[Any]], by_id: Statement[S]) -> None:
-        self._kind = kind
+    def __init__(
+        self,
+        lifecycle: Lifecycle[Any, Any],
+        table: Table,
+        columns: Sequence[Column[Any]],
+        by_id: Statement[S],
+    ) -> None:
+        self._lifecycle = lifecycle
         self._by_id = by_id
         same = (
             table.c.id == bindparam("key"),
@@ -153,9 +152,7 @@ class CompareAndSet(Generic[S]):
         if connection.run(self._write, record.id, expected, held, *values_of(record)) == 1:
             return
         stored = connection.record(self._by_id, record.id)
-        found = None if stored is None else stored.state.value
-        error = StaleOwner if found == expected.value else StaleState
-        raise error(kind=self._kind, id=record.id, expected=expected.value, found=found)
+        raise self._lifecycle.stale(record.id, expected, None if stored is None else stored.state)
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import URL
 
@@ -22,15 +22,13 @@ from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobStat
 from jobserver_core.models.servers import Server, ServerRequest
 from jobserver_core.models.storage import MetadataUsage
 from jobserver_core.ports.metadata import MetadataStore
-from jobserver_sql import binaries, contexts, deliveries, jobs, schema, servers
+from jobserver_sql import binaries, blobs, contexts, deliveries, jobs, schema, servers
 from jobserver_sql.database import Database
 from jobserver_sql.jobs import newest_excess, usage
 from jobserver_sql.notices import Listener, notify
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
-
-__all__ = ["SqlMetadataStore"]
 
 FILE_NAME = "metadata.db"
 _SYNCHRONOUS = ("full", "normal")
@@ -95,92 +93,72 @@ class SqlMetadataStore(MetadataStore):
             if name not in known:
                 nearest = next(iter(difflib.get_close_matches(name, known)), None)
                 raise _bad_option(name, f"is not an option; expected one of {', '.join(known)}", nearest)
-            options[name.replace("-", "_")] = _duration(name, value) if name == "lock-timeout" else value
+            try:
+                options[name.replace("-", "_")] = parse_duration(value) if name == "lock-timeout" else value
+            except ValueError as error:
+                raise _bad_option(name, str(error)) from None
         default = URL.create("sqlite", database=str(data_dir / FILE_NAME))
         return cls(settings.metadata.url or default, **options)
 
     # -- binaries ----------------------------------------------------------------------------------
 
     def add_binary(self, binary: Binary) -> None:
-        """Store a version; it is the newest of its name. Raises DuplicateId for a known id."""
         work = partial(binaries.add, binary=binary)
         self._database.commit(work, conflict=partial(binaries.conflict, binary=binary))
 
     def binary(self, name: str) -> Binary | None:
-        """Return the newest version of a name, or None."""
         return self._database.record(binaries.newest, name)
 
     def binaries(self) -> list[Binary]:
-        """Return the newest version of every name, sorted by name."""
-        with self._database.read() as connection:
-            return binaries.newest_of_all(connection)
+        return self._database.query(binaries.newest_of_all)
 
     def binary_versions(self, name: str) -> list[Binary]:
-        """Return all versions of a name, newest first; empty for an unknown one."""
-        with self._database.read() as connection:
-            return binaries.versions(connection, name)
+        return self._database.query(binaries.versions, name)
 
     def delete_binary(self, name: str) -> list[Binary]:
-        """Remove every version of a name, and return them. Raises BinaryNotFound, BinaryInUse."""
-        with self._database.write() as connection:
-            return binaries.remove(connection, name)
+        return self._database.change(binaries.remove, name)
 
     def delete_old_binaries(self, *, uploaded_before: datetime, keep: int, limit: int) -> list[Binary]:
-        """Remove up to ``limit`` old versions that are neither among the newest ``keep`` nor in use."""
-        with self._database.write() as connection:
-            return binaries.remove_old(connection, uploaded_before, keep, limit)
+        return self._database.change(binaries.remove_old, uploaded_before, keep, limit)
 
     # -- servers -----------------------------------------------------------------------------------
 
     def register_server(
         self, server_id: str, *, started_at: datetime, address: str, lease: float, version: str = ""
     ) -> None:
-        """Store that a server runs."""
         with self._database.write() as connection:
             servers.register(
                 connection, server_id, lease, started_at=started_at, address=address, version=version
             )
+            blobs.limit_pins(connection, server_id)
 
     def renew_server(self, server_id: str, *, lease: float) -> bool:
-        """Extend a server's lease; return whether the server is registered."""
-        with self._database.write() as connection:
-            return servers.renew(connection, server_id, lease)
+        return self._database.change(servers.renew, server_id, lease)
 
     def drain_server(self, server_id: str) -> bool:
-        """Store that a server is draining; return whether it is registered."""
-        with self._database.write() as connection:
-            return servers.drain(connection, server_id)
+        return self._database.change(servers.drain, server_id)
 
     def servers(self, *, expired: bool | None = None) -> list[Server]:
-        """Return the servers, oldest first."""
-        with self._database.read() as connection:
-            return servers.registered(connection, expired)
+        return self._database.query(servers.registered, expired)
 
     def remove_server(self, server_id: str, *, only_expired: bool = False) -> bool:
-        """Remove a server; return whether this call removed it."""
-        with self._database.write() as connection:
-            return servers.remove(connection, server_id, only_expired)
+        return self._database.change(servers.remove, server_id, only_expired)
 
     # -- contexts ----------------------------------------------------------------------------------
 
     def add_context(self, context: Context) -> None:
-        """Store a new context. Raises ContextExists, DuplicateId."""
         work = partial(contexts.add, context=context)
         self._database.commit(work, conflict=partial(contexts.conflict, context=context, new=True))
 
     def context(self, context_id: str) -> Context | None:
-        """Return a context by its id, or None."""
         return self._database.record(contexts.by_id, context_id)
 
     def context_named(self, name: str) -> Context | None:
-        """Return the context of a name that is not final, or else the newest one, or None."""
         live = self._database.record(contexts.live_of, name)
         return live if live is not None else self._database.record(contexts.newest_of, name)
 
     def contexts(self, query: ContextQuery) -> list[Context]:
-        """Return the contexts that a query selects, newest first."""
-        with self._database.read() as connection:
-            return contexts.selected(connection, query)
+        return self._database.query(contexts.selected, query)
 
     def advance_context(
         self,
@@ -190,7 +168,6 @@ class SqlMetadataStore(MetadataStore):
         epoch: int | None = None,
         successor: Context | None = None,
     ) -> None:
-        """Store a context by compare-and-set on its state and epoch. Raises StaleState."""
         if successor is None:
             work = partial(contexts.advance, record=context, expected=expected, epoch=epoch)
             conflict = partial(contexts.conflict, context=context, new=False)
@@ -202,39 +179,31 @@ class SqlMetadataStore(MetadataStore):
         self._database.commit(work, conflict=conflict)
 
     def delete_contexts(self, *, ended_before: datetime, limit: int) -> list[str]:
-        """Remove up to ``limit`` final contexts that ended before a time and that no job refers to."""
-        with self._database.write() as connection:
-            return contexts.remove_ended(connection, ended_before, limit)
+        return self._database.change(contexts.remove_ended, ended_before, limit)
 
     # -- jobs --------------------------------------------------------------------------------------
 
     def add_job(self, job: Job, *, config: str) -> None:
-        """Store a new job and its configuration. Raises DuplicateId, BinaryNotFound."""
         work = partial(jobs.add, job=job, text=config)
         self._database.commit(work, conflict=partial(jobs.conflict, job=job), durable=not self._defers)
 
     def enqueue_job(self, job: Job, *, config: str, limits: QueueLimits) -> None:
-        """Store a new job if its context accepts it. Raises ContextNotFound, NoSlots and others."""
         work = partial(jobs.enqueue, job=job, text=config, limits=limits)
         self._database.commit(work, conflict=partial(jobs.conflict, job=job), durable=not self._defers)
 
     def job(self, job_id: str) -> Job | None:
-        """Return a job by its id, or None."""
         job = self._database.record(jobs.by_id, job_id)
         if job is not None and job.state.final:
             self._database.settle(job_id)
         return job
 
     def job_with_key(self, idempotency_key: str) -> Job | None:
-        """Return the job that was submitted under an idempotency key, or None."""
         return self._database.record(jobs.by_key, idempotency_key)
 
     def job_config(self, job_id: str) -> str | None:
-        """Return the stored configuration, or None for an unknown job."""
         return self._database.record(jobs.config, job_id)
 
     def job_result(self, job_id: str) -> JobResult | None:
-        """Return the location of the job's result, or None while there is none."""
         result = self._database.record(jobs.result, job_id)
         if result is not None:
             self._database.settle(job_id)
@@ -259,10 +228,6 @@ class SqlMetadataStore(MetadataStore):
         result: JobResult | None = None,
         delivery: Delivery | None = None,
     ) -> None:
-        """Store a job by compare-and-set on its state and epoch, with its result and delivery.
-
-        Raises StaleState.
-        """
         work = partial(
             jobs.advance, job=job, expected=expected, epoch=epoch, outcome=result, delivery=delivery
         )
@@ -276,87 +241,77 @@ class SqlMetadataStore(MetadataStore):
         self._database.commit(work, conflict=conflict, durable=durable)
 
     def record_progress(self, job_id: str, progress: JobProgress) -> None:
-        """Store a job's progress, unless the job is final or unknown."""
         work = partial(jobs.record_progress, job_id=job_id, progress=progress)
         self._database.commit(work, lock_timeout=_PROGRESS_TIMEOUT, durable=False)
 
     def delete_jobs(self, *, ended_before: datetime, limit: int) -> int:
-        """Remove up to ``limit`` final jobs that ended before a time, oldest first; return how many."""
-        with self._database.write() as connection:
-            return jobs.remove_ended(connection, ended_before, limit)
+        return self._database.change(jobs.remove_ended, ended_before, limit)
 
     def newest_excess_job(self, *, jobs: int | None, result_bytes: int | None) -> datetime | None:
-        """Return when the newest ended job ended that exceeds one of the limits, or None."""
-        with self._database.read() as connection:
-            return newest_excess(connection, jobs, result_bytes)
+        return self._database.query(newest_excess, jobs, result_bytes)
 
     # -- callback deliveries -----------------------------------------------------------------------
 
     def delivery(self, delivery_id: str) -> Delivery | None:
-        """Return a delivery by its id, or None."""
         return self._database.record(deliveries.by_id, delivery_id)
 
     def deliveries_of(self, job_id: str) -> list[Delivery]:
-        """Return the deliveries of a job, oldest first."""
-        with self._database.read() as connection:
-            return deliveries.of_job(connection, job_id)
+        return self._database.query(deliveries.of_job, job_id)
 
     def due_deliveries(self, *, now: datetime, limit: int, excluding: Iterable[str] = ()) -> list[Delivery]:
-        """Return PENDING deliveries that are due, except those to the receivers in ``excluding``."""
-        with self._database.read() as connection:
-            return deliveries.due(connection, now, limit, excluding)
+        return self._database.query(deliveries.due, now, limit, excluding)
 
     def advance_delivery(
         self, delivery: Delivery, *, expected: DeliveryState, epoch: int | None = None
     ) -> None:
-        """Store a delivery by compare-and-set on its state and epoch. Raises StaleState."""
         self._database.commit(partial(deliveries.advance, record=delivery, expected=expected, epoch=epoch))
 
     def deliveries_in(
         self, state: DeliveryState, *, limit: int, excluding: Iterable[str] = ()
     ) -> list[Delivery]:
-        """Return deliveries in a state, oldest first, except those of some owners."""
-        with self._database.read() as connection:
-            return deliveries.in_state(connection, state, limit, excluding)
+        return self._database.query(deliveries.in_state, state, limit, excluding)
 
     # -- blobs in use ------------------------------------------------------------------------------
 
     def unreferenced(self, digests: Iterable[str]) -> list[str]:
-        """Return those of the digests that no binary, no live job and no result refers to."""
+        return self._database.query(blobs.unreferenced, digests)
+
+    def pin_blob(self, pin_id: str, *, server_id: str, digest: str) -> bool:
+        with self._database.write() as connection:
+            blobs.pin(connection, pin_id, server_id, digest)
         with self._database.read() as connection:
-            return binaries.unreferenced(connection, digests)
+            return not blobs.is_removed(connection, digest)
+
+    def unpin_blobs(self, pin_ids: Iterable[str]) -> None:
+        self._database.change(blobs.unpin, pin_ids)
+
+    def begin_removal(self, digests: Iterable[str], *, server_id: str, lease: float) -> list[str]:
+        with self._database.write() as connection:
+            marked = blobs.mark(connection, digests, server_id, lease)
+        return self._database.change(blobs.spare_used, marked, server_id)
+
+    def end_removal(self, digests: Iterable[str], *, server_id: str) -> None:
+        self._database.change(blobs.unmark, digests, server_id)
 
     # -- requests to other servers -----------------------------------------------------------------
 
     def add_request(self, request: ServerRequest) -> None:
-        """Store a new request. Raises DuplicateId."""
-        with self._database.write() as connection:
-            servers.add_request(connection, request)
+        self._database.change(servers.add_request, request)
 
     def requests_to(self, server_id: str) -> list[ServerRequest]:
-        """Return the requests to a server that have no answer, oldest first."""
-        with self._database.read() as connection:
-            return servers.requests_to(connection, server_id)
+        return self._database.query(servers.requests_to, server_id)
 
     def answer_request(self, request_id: str, answer: str) -> bool:
-        """Store the answer to a request; return whether this call did."""
-        with self._database.write() as connection:
-            return servers.answer_request(connection, request_id, answer)
+        return self._database.change(servers.answer_request, request_id, answer)
 
     def request(self, request_id: str) -> ServerRequest | None:
-        """Return a request by its id, or None."""
-        with self._database.read() as connection:
-            return servers.request(connection, request_id)
+        return self._database.query(servers.request, request_id)
 
     def remove_request(self, request_id: str) -> ServerRequest | None:
-        """Remove a request, and return it as it was."""
-        with self._database.write() as connection:
-            return servers.remove_request(connection, request_id)
+        return self._database.change(servers.remove_request, request_id)
 
     def delete_requests(self, *, created_before: datetime) -> int:
-        """Remove all requests that were created before a time."""
-        with self._database.write() as connection:
-            return servers.delete_requests(connection, created_before)
+        return self._database.change(servers.delete_requests, created_before)
 
     # -- notices -----------------------------------------------------------------------------------
 
@@ -378,9 +333,7 @@ class SqlMetadataStore(MetadataStore):
     # -- the store itself --------------------------------------------------------------------------
 
     def usage(self) -> MetadataUsage:
-        """Count the records."""
-        with self._database.read() as connection:
-            return usage(connection)
+        return self._database.query(usage)
 
     def defer_syncs(self) -> bool:
         """Let writes of jobs return before the disk has them; return whether that makes a difference.
@@ -391,7 +344,6 @@ class SqlMetadataStore(MetadataStore):
         return self._defers
 
     def sync(self) -> None:
-        """Return once all earlier writes survive a power cut. Raises StorageError."""
         self._database.sync()
 
     def check(self) -> None:
@@ -408,13 +360,6 @@ class SqlMetadataStore(MetadataStore):
         for listener in self._listeners:
             listener.close()
         self._database.close()
-
-
-def _duration(name: str, value: Any) -> float:
-    try:
-        return parse_duration(value)
-    except ValueError as error:
-        raise _bad_option(name, str(error)) from None
 
 
 def _bad_option(name: str, problem: str, nearest: str | None = None) -> InvalidSetting:

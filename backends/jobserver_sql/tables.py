@@ -28,22 +28,6 @@ from jobserver_core.models.lifecycle import CONTEXTS, ContextState, DeliveryStat
 from jobserver_core.models.servers import Server, ServerRequest
 from jobserver_sql.columns import Choice, FreeText, Instant, Json, Seconds
 
-__all__ = [
-    "binaries",
-    "columns_of",
-    "contexts",
-    "deliveries",
-    "job_configs",
-    "job_holds",
-    "job_results",
-    "jobs",
-    "metadata",
-    "requests",
-    "row_of",
-    "servers",
-    "values_of",
-]
-
 metadata = MetaData()
 
 
@@ -76,6 +60,7 @@ servers = Table(
     _required("lease_until", Instant),
     Column("version", FreeText, nullable=False, server_default=""),
     Column("draining", Boolean, nullable=False, server_default=false()),
+    Column("pins_blobs", Boolean, nullable=False, server_default=false()),
 )
 
 requests = Table(
@@ -124,6 +109,9 @@ contexts = Table(
     Column("error", Json(ErrorInfo)),
     Column("restarts", Integer, nullable=False, server_default="0"),
     Column("consecutive_restarts", Integer, nullable=False, server_default="0"),
+    Column("server_id", FreeText, nullable=False, server_default=""),
+    Column("server", FreeText, nullable=False, server_default=""),
+    Column("left_to_others", Boolean, nullable=False, server_default=false()),
     Index("ux_contexts_id", "id", unique=True),
     Index("ix_contexts_name", "name", "started_at", "seq"),
     Index("ix_contexts_name_state", "name", "state", "started_at", "seq"),
@@ -197,6 +185,24 @@ job_holds = Table(
     Column("position", Integer, primary_key=True, autoincrement=False),
     Column("binary_id", FreeText),
     _required("digest", FreeText),
+)
+
+blob_pins = Table(
+    "blob_pins",
+    metadata,
+    _id(),
+    _required("server_id", FreeText),
+    _required("digest", FreeText),
+    Column("expires_at", Instant),
+    Index("ix_blob_pins_digest", "digest"),
+)
+
+blob_removals = Table(
+    "blob_removals",
+    metadata,
+    Column("digest", FreeText, primary_key=True),
+    _required("server_id", FreeText),
+    _required("until", Instant),
 )
 
 deliveries = Table(

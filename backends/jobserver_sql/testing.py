@@ -12,14 +12,12 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from sqlalchemy import URL, make_url
 
 if TYPE_CHECKING:
     import psycopg
-
-__all__ = ["PostgresqlServer", "missing", "postgresql_programs"]
 
 _USER = "postgres"
 _SECONDS_TO_START = 60.0
@@ -46,7 +44,15 @@ def missing() -> str | None:
     return None
 
 
-def _identity() -> dict[str, Any]:
+class _Identity(TypedDict, total=False):
+    """The arguments of subprocess that say as which user a process runs; none of them for our own."""
+
+    user: int
+    group: int
+    extra_groups: list[int]
+
+
+def _identity() -> _Identity:
     """Return the user that the server runs as, as arguments of subprocess."""
     if os.geteuid() != 0:
         return {}

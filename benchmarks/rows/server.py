@@ -30,20 +30,20 @@ class Client:
 
     def call(self, method: str, path: str, body: bytes = b"", kind: str = "") -> object:
         self._connection.request(method, path, body, {"Content-Type": kind} if kind else {})
-        answer = self._connection.getresponse()
-        data = answer.read()
-        if answer.status >= 300:
-            raise RowError(f"{method} {path}: {answer.status} {data[:500]!r}")
+        response = self._connection.getresponse()
+        data = response.read()
+        if response.status >= 300:
+            raise RowError(f"{method} {path}: {response.status} {data[:500]!r}")
         return json.loads(data)
 
     def send(self, method: str, path: str) -> None:
         self._connection.request(method, path)
 
     def receive(self, method: str, path: str) -> None:
-        answer = self._connection.getresponse()
-        data = answer.read()
-        if answer.status >= 300:
-            raise RowError(f"{method} {path}: {answer.status} {data[:500]!r}")
+        response = self._connection.getresponse()
+        data = response.read()
+        if response.status >= 300:
+            raise RowError(f"{method} {path}: {response.status} {data[:500]!r}")
 
     def upload(self, path: str, source: Path) -> None:
         with source.open("rb") as file:
@@ -57,21 +57,21 @@ class Client:
     def drain(self, path: str, size: int) -> None:
         """Read a large response of at least this many bytes without keeping it."""
         self._connection.request("GET", path)
-        answer = self._connection.getresponse()
+        response = self._connection.getresponse()
         buffer = bytearray(1024 * 1024)
-        while read := answer.readinto(buffer):
+        while read := response.readinto(buffer):
             size -= read
-        if answer.status != 200 or size > 0:
-            raise RowError(f"GET {path}: {answer.status}, {size} bytes are missing")
+        if response.status != 200 or size > 0:
+            raise RowError(f"GET {path}: {response.status}, {size} bytes are missing")
 
     def run(self, app: str, main_class: str, context: str, config: str = "") -> object:
         query = urllib.parse.urlencode(
             {"appName": app, "classPath": main_class, "context": context, "sync": "true", "timeout": "120"}
         )
-        answer = self.call("POST", f"/jobs?{query}", config.encode())
-        if not isinstance(answer, dict) or "status" in answer:
-            raise RowError(f"{main_class}: {answer}")
-        return answer["result"]
+        record = self.call("POST", f"/jobs?{query}", config.encode())
+        if not isinstance(record, dict) or "status" in record:
+            raise RowError(f"{main_class}: {record}")
+        return record["result"]
 
 
 class Server:

@@ -19,7 +19,7 @@ from rows.server import Client, Server
 
 
 def healthy(bench: Bench) -> None:
-    """From the start of a server to its first answer."""
+    """From the start of a server to its first response."""
     ours, theirs = [], []
     # As in an installation, modules are compiled already: the first start, which does that, does not count.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -2,18 +2,7 @@
 
 It is for Airflow 3 and 2, and was tried with 3.3.2.
 
-Copy this file to the ``plugins`` directory of Airflow, and install ``jobserver-core[client]`` there. Create a
-connection of type HTTP with the server's host, port, schema (http or https) and login; for a bearer token,
-leave the login empty and put the token into the password. Then, in a DAG::
-
-    JobServerOperator(
-        task_id="sales",
-        jobserver_conn_id="jobserver",
-        class_name="reports.Sales",
-        class_path="reports",
-        context_name="etl",
-        config={"day": "{{ ds }}"},
-    )
+README.md says how to install it, and count_words.py is a DAG with it.
 
 The result is the task's XCom. A worker that dies while it waits loses nothing: a rerun of the same try finds
 the job by its idempotency key. A retry by Airflow is another try, so it is another job. A task that is

@@ -115,6 +115,11 @@ class _Writer(BlobWriter):
             raise
         self._hash.update(data)
 
+    @property
+    def digest(self) -> str:
+        """Return the hash so far."""
+        return self._hash.hexdigest()
+
     def commit(self) -> Blob:
         """Sync the file, and rename it to its digest."""
         file = self._open_file()
@@ -123,7 +128,7 @@ class _Writer(BlobWriter):
                 file.flush()
                 os.utime(file.fileno())  # the time of a blob is that of its commit
                 os.fsync(file.fileno())
-                blob = Blob(digest=self._hash.hexdigest(), size=file.tell())
+                blob = Blob(digest=self.digest, size=file.tell())
                 self._path.rename(self._store.blobs / blob.digest)
             return blob
         finally:

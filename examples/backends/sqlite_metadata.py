@@ -53,7 +53,7 @@ from jobserver_core import (
     StaleState,
     StorageError,
 )
-from jobserver_core.ports import MetadataStore
+from jobserver_core.ports import PIN_EXPIRY, MetadataStore
 from jobserver_core.ports.formats import decode_cursor, dumps, encode_cursor, loads
 
 T = TypeVar("T")
@@ -84,8 +84,14 @@ CREATE INDEX IF NOT EXISTS deliveries_by_job ON deliveries (job_id);
 CREATE INDEX IF NOT EXISTS deliveries_by_time ON deliveries (state, due_at);
 CREATE TABLE IF NOT EXISTS servers (id PRIMARY KEY, started_at, lease_until, document);
 CREATE TABLE IF NOT EXISTS requests (id PRIMARY KEY, recipient, created_at, document);
+CREATE TABLE IF NOT EXISTS pins (id PRIMARY KEY, server_id, digest, expires_at);
+CREATE INDEX IF NOT EXISTS pins_by_digest ON pins (digest);
+CREATE TABLE IF NOT EXISTS removals (digest PRIMARY KEY, server_id, until);
 CREATE TABLE IF NOT EXISTS checks (id PRIMARY KEY, at);
 """
+_REFERENCED = """SELECT EXISTS (SELECT 1 FROM binaries WHERE digest = ?1)
+                 OR EXISTS (SELECT 1 FROM uses WHERE digest = ?1)
+                 OR EXISTS (SELECT 1 FROM jobs WHERE result_digest = ?1)"""
 _LIVE_CONTEXTS = [state for state in ContextState if not state.final]
 _LIVE_JOBS = [state for state in JobState if not state.final]
 _LIVE_DELIVERIES = [state for state in DeliveryState if not state.final]
@@ -297,6 +303,7 @@ class SqliteMetadataStore(MetadataStore):
         with self._writing():
             self._all("DELETE FROM servers WHERE id = ?", server_id)
             self._put_server(server)
+            self._limit_pins("server_id = ?", server_id)
 
     def renew_server(self, server_id: str, *, lease: float) -> bool:
         """Replace a server by the same one with a later end of its lease."""
@@ -590,11 +597,44 @@ class SqliteMetadataStore(MetadataStore):
 
     def unreferenced(self, digests: Iterable[str]) -> list[str]:
         """Look each digest up where records refer to blobs."""
-        used = """SELECT EXISTS (SELECT 1 FROM binaries WHERE digest = ?1)
-                  OR EXISTS (SELECT 1 FROM uses WHERE digest = ?1)
-                  OR EXISTS (SELECT 1 FROM jobs WHERE result_digest = ?1)"""
         with self._reading():
-            return [digest for digest in dict.fromkeys(digests) if not self._one(used, digest)]
+            return [digest for digest in dict.fromkeys(digests) if not self._one(_REFERENCED, digest)]
+
+    def pin_blob(self, pin_id: str, *, server_id: str, digest: str) -> bool:
+        """Insert a pin, and look for a removal: writing transactions do not overlap."""
+        removed = "SELECT 1 FROM removals WHERE digest = ? AND until > ?"
+        with self._writing():
+            self._all("INSERT OR IGNORE INTO pins VALUES (?, ?, ?, NULL)", pin_id, server_id, digest)
+            return self._one(removed, digest, _after(0)) is None
+
+    def unpin_blobs(self, pin_ids: Iterable[str]) -> None:
+        """Delete pins."""
+        with self._writing():
+            for pin_id in pin_ids:
+                self._all("DELETE FROM pins WHERE id = ?", pin_id)
+
+    def begin_removal(self, digests: Iterable[str], *, server_id: str, lease: float) -> list[str]:
+        """Insert a removal for each digest that has neither a record nor a pin nor a removal."""
+        taken = f"""{_REFERENCED} OR EXISTS (SELECT 1 FROM pins WHERE digest = ?1)
+                    OR EXISTS (SELECT 1 FROM removals WHERE digest = ?1)"""
+        with self._writing():
+            self._limit_pins("server_id NOT IN (SELECT id FROM servers)")
+            self._all("DELETE FROM pins WHERE expires_at <= ?", _after(0))
+            self._all("DELETE FROM removals WHERE until <= ?", _after(0))
+            free = [digest for digest in dict.fromkeys(digests) if not self._one(taken, digest)]
+            for digest in free:
+                self._put("removals", digest=digest, server_id=server_id, until=_after(lease))
+            return free
+
+    def end_removal(self, digests: Iterable[str], *, server_id: str) -> None:
+        """Delete removals."""
+        with self._writing():
+            for digest in digests:
+                self._all("DELETE FROM removals WHERE digest = ? AND server_id = ?", digest, server_id)
+
+    def _limit_pins(self, condition: str, *values: Any) -> None:
+        statement = f"UPDATE pins SET expires_at = ? WHERE expires_at IS NULL AND {condition}"
+        self._all(statement, _after(PIN_EXPIRY), *values)
 
     def usage(self) -> MetadataUsage:
         """Count the rows; sizes are in the documents."""

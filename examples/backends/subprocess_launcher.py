@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -22,6 +23,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -94,7 +96,8 @@ class _Context(ContextHandle):
         self._jobs: dict[str, _Job] = {}
         self._end: ContextEnd | None = None
         self._ending = threading.Event()
-        self._killed = threading.Event()
+        self._deadline = math.inf
+        """When, on the monotonic clock, jobs that have not ended are killed."""
 
     def notify(self, event: Callable[[ContextListener], Any]) -> Any:
         """Report an event. Each job has its own thread, so events take turns here."""
@@ -117,18 +120,15 @@ class _Context(ContextHandle):
 
     def stop(self, timeout: float) -> None:
         """Ask all jobs to end; kill those that have not ended after ``timeout`` seconds."""
-        self._request(ContextEnd.STOPPED)
-        timer = threading.Timer(timeout, self._killed.set)
-        timer.daemon = True
-        timer.start()
+        self._request(ContextEnd.STOPPED, time.monotonic() + timeout)
 
     def kill(self) -> None:
         """Kill all jobs."""
-        self._request(ContextEnd.KILLED)
-        self._killed.set()
+        self._request(ContextEnd.KILLED, 0.0)
 
-    def _request(self, end: ContextEnd) -> None:
+    def _request(self, end: ContextEnd, deadline: float) -> None:
         with self._lock:
+            self._deadline = min(self._deadline, deadline)
             if self._end is None or end is ContextEnd.KILLED:
                 self._end = end
         self._ending.set()
@@ -165,7 +165,7 @@ class _Context(ContextHandle):
             job.terminate()
         for job in jobs:
             while job.thread.is_alive():
-                if self._killed.is_set():
+                if time.monotonic() >= self._deadline:
                     job.kill()
                 job.thread.join(0.02)
 
@@ -356,8 +356,13 @@ def _send_result(value: Any, send: Callable[..., None]) -> None:
 
 
 def _end_with_the_server() -> None:
-    """Kill this process group when standard input ends: the server has ended, however hard."""
-    sys.stdin.buffer.read()
+    """Kill this process group when standard input ends: the server has ended, however hard.
+
+    It reads from the descriptor: a thread that waits in ``sys.stdin`` would hold its lock, and Python needs
+    that when the job's process ends.
+    """
+    while os.read(0, 1):
+        pass
     os.killpg(0, signal.SIGKILL)
 
 

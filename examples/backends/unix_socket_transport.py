@@ -23,9 +23,10 @@ _LONGEST_REPLY = 4096
 
 
 class UnixSocketTransport(Transport):
-    """Delivers callbacks to ``unix:`` URLs. There are no options."""
+    """Delivers callbacks to ``unix:`` URLs."""
 
     schemes = ("unix",)
+    options = ()
 
     def __init__(self) -> None:
         self._closed = False

@@ -1,8 +1,9 @@
 """A plain script: upload code if it is new, run a job on a server, and write its result to a file.
 
-    python run_report.py http://localhost:8090 dist/reports-1.0-py3-none-any.whl reports.Sales monday.json
+    python run_report.py URL WHEEL CLASS RESULT [CONFIGURATION]
 
-The server's credentials come from the environment: JOBSERVER_TOKEN, or JOBSERVER_USER and JOBSERVER_PASSWORD.
+README.md has an example. The server's credentials come from the environment: JOBSERVER_TOKEN, or
+JOBSERVER_USER and JOBSERVER_PASSWORD.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ def uploaded(client: Client, wheel: Path) -> str:
     return name
 
 
-def run(client: Client, wheel: Path, class_name: str, target: Path) -> None:
+def run(client: Client, wheel: Path, class_name: str, target: Path, config: str) -> None:
     """Run the job, show what it prints, and save its result in chunks, however large it is."""
     binary = uploaded(client, wheel)
-    handle = client.submit(JobRequest(class_name=class_name, class_path=binary, config={"day": target.stem}))
+    handle = client.submit(JobRequest(class_name=class_name, class_path=binary, config=config))
     print(f"job {handle.id}", file=sys.stderr)
     handle.finished.result(timeout=600)
     try:
@@ -55,7 +56,7 @@ def run(client: Client, wheel: Path, class_name: str, target: Path) -> None:
             file.write(chunk)
 
 
-def main(url: str, wheel: str, class_name: str, target: str) -> int:
+def main(url: str, wheel: str, class_name: str, target: str, config: str = "") -> int:
     environment = os.environ
     with Client(
         url,
@@ -64,7 +65,7 @@ def main(url: str, wheel: str, class_name: str, target: str) -> int:
         password=environment.get("JOBSERVER_PASSWORD"),
     ) as client:
         try:
-            run(client, Path(wheel), class_name, Path(target))
+            run(client, Path(wheel), class_name, Path(target), config)
         except (JobUnsuccessful, ResultTimeout) as error:
             print(error, file=sys.stderr)
             return 1

@@ -1,7 +1,4 @@
-"""A FastAPI service with the job server's whole HTTP interface below ``/spark``.
-
-Run it with ``uvicorn --factory app:main``; the interactive documentation is at ``/spark/docs``.
-"""
+"""A FastAPI service with the job server's whole HTTP API below ``/spark``; README.md says how to run it."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ def build(server: JobServer) -> FastAPI:
     async def life(_app: FastAPI) -> AsyncIterator[None]:
         with server:
             yield
-            jobserver.close()  # event streams end before the server does
+            jobserver.close()  # calls that wait end before the server does
 
     service = FastAPI(title="Reports", lifespan=life)
     service.mount("/spark", jobserver)
@@ -32,8 +29,8 @@ def build(server: JobServer) -> FastAPI:
     async def count(text: str) -> Any:
         """Count words with a job, called through the library: no HTTP to oneself."""
         request = JobRequest(
-            class_name="words.Count",
-            class_path="words",
+            class_name="wordcount.WordCount",
+            class_path="wordcount",
             config={"input": {"string": text}},
         )
         try:

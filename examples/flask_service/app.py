@@ -1,7 +1,7 @@
 """A Flask service that runs jobs through the library.
 
 Flask is synchronous, so a request holds its worker while it waits: wait briefly, and hand back the
-job's id when that was not enough. Run it with ``flask --app app:main run``.
+job's id when that was not enough. README.md says how to run it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def build(server: JobServer, *, timeout: float = 2.0) -> Flask:
     def count() -> Any:
         job = server.submit(
             JobRequest(
-                class_name="words.Count",
-                class_path="words",
+                class_name="wordcount.WordCount",
+                class_path="wordcount",
                 config={"input": {"string": request.get_data(as_text=True)}},
             )
         )

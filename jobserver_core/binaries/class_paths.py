@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 
 from jobserver_core.binaries.archives import check_archive
-from jobserver_core.binaries.sweep_lock import SweepLock
+from jobserver_core.binaries.pins import BlobPins
 from jobserver_core.errors import BinaryNotFound, FetchError, InvalidRequest, NotAnArchive
+from jobserver_core.models.arguments import chunks_of
 from jobserver_core.models.binaries import BinaryType, ClassPathEntry, ResolvedEntry
 from jobserver_core.models.jobs import JobRequest
 from jobserver_core.ports import Blob, BlobStore, Fetched, JobCode, MetadataStore
@@ -22,21 +23,17 @@ def uris_of(entries: Iterable[ClassPathEntry]) -> list[str]:
 class ClassPaths:
     """Resolves class paths, and leases their files."""
 
-    def __init__(self, metadata: MetadataStore, blobs: BlobStore, sweep_lock: SweepLock) -> None:
+    def __init__(self, metadata: MetadataStore, blobs: BlobStore, pins: BlobPins) -> None:
         self._metadata = metadata
         self._blobs = blobs
-        self._sweep_lock = sweep_lock
-
-    def resolving(self) -> AbstractContextManager[None]:
-        """Keep the bytes of class paths inside the block, which stores the record that refers to them."""
-        return self._sweep_lock.shared()
+        self._pins = pins
 
     def resolve(
-        self, entries: Iterable[ClassPathEntry], fetched: Mapping[str, Fetched]
+        self, entries: Iterable[ClassPathEntry], fetched: Mapping[str, Fetched], until: ExitStack
     ) -> tuple[ResolvedEntry, ...]:
         """Return the bytes that each entry refers to now; ``fetched`` has the files of all URIs.
 
-        Call it inside :meth:`resolving`, because nothing refers to the bytes of a fetched file yet.
+        Nothing refers to the bytes of a fetched file yet: they stay until the stack is closed.
 
         Raises:
             BinaryNotFound: No binary has this name.
@@ -45,11 +42,13 @@ class ClassPaths:
             StorageError: The blob store does not take a fetched file.
         """
         return tuple(
-            self._named(entry.name) if entry.name is not None else self._stored(str(entry.uri), fetched)
+            self._named(entry.name) if entry.name is not None else self._store(str(entry.uri), fetched, until)
             for entry in entries
         )
 
-    def resolve_job(self, request: JobRequest, fetched: Mapping[str, Fetched]) -> tuple[ResolvedEntry, ...]:
+    def resolve_job(
+        self, request: JobRequest, fetched: Mapping[str, Fetched], until: ExitStack
+    ) -> tuple[ResolvedEntry, ...]:
         """Resolve the class path of a job, followed by its further packages.
 
         Raises:
@@ -57,8 +56,8 @@ class ClassPaths:
                 or there are further packages that the job cannot import from.
             JobServerError: Any error of :meth:`resolve`.
         """
-        entries = self.resolve(request.class_path, fetched)
-        packages = self.resolve(request.packages, fetched)
+        entries = self.resolve(request.class_path, fetched, until)
+        packages = self.resolve(request.packages, fetched, until)
         python = entries[0].type.python
         if len(entries) > 1 and any(entry.type.python for entry in entries):
             raise InvalidRequest(
@@ -74,6 +73,11 @@ class ClassPaths:
                 "of the context"
             )
         return (*entries, *packages)
+
+    def pin(self, entries: Iterable[ResolvedEntry | JobCode], until: ExitStack) -> None:
+        """Keep the bytes of the entries until the stack is closed, although no record refers to them."""
+        for entry in entries:
+            until.enter_context(self._pins.pinned(entry.digest))
 
     def lease(self, entries: Iterable[ResolvedEntry | JobCode], until: ExitStack) -> tuple[JobCode, ...]:
         """Return the entries as files on this machine, which stay until the stack is closed."""
@@ -99,7 +103,7 @@ class ClassPaths:
             binary_id=binary.id,
         )
 
-    def _stored(self, uri: str, files: Mapping[str, Fetched]) -> ResolvedEntry:
+    def _store(self, uri: str, files: Mapping[str, Fetched], until: ExitStack) -> ResolvedEntry:
         fetched = files.get(uri)
         if fetched is None:
             raise FetchError(url=str(Uri.parse(uri)), reason="it was not fetched in advance")
@@ -108,6 +112,7 @@ class ClassPaths:
             check_archive(file, kind)
             if kind is None:
                 kind = _guess(file.name)
+        until.enter_context(self._pins.pinned(fetched.digest))
         blob = self._keep(fetched)
         return ResolvedEntry(source=str(Uri.parse(uri)), type=kind, digest=blob.digest, size=blob.size)
 
@@ -115,7 +120,7 @@ class ClassPaths:
         if self._blobs.size(fetched.digest) == fetched.size:
             return Blob(digest=fetched.digest, size=fetched.size)
         with fetched.path.open("rb") as file:
-            return self._blobs.put(iter(lambda: file.read(1024 * 1024), b""))
+            return self._blobs.put(chunks_of(file))
 
 
 def _guess(path: str) -> BinaryType:

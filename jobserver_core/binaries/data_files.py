@@ -31,7 +31,12 @@ class DataUpload(ChunkedUpload[DataFile]):
     """
 
     def __init__(
-        self, name: tuple[str, str], limit: int, data_directory: DataDirectory, clock: Clock
+        self,
+        name: tuple[str, str],
+        limit: int,
+        data_directory: DataDirectory,
+        clock: Clock,
+        unfinished: str,
     ) -> None:
         super().__init__("data file", limit)
         self._prefix, self._ending = name
@@ -39,7 +44,7 @@ class DataUpload(ChunkedUpload[DataFile]):
         self._clock = clock
         with self._storing():
             descriptor, temporary = tempfile.mkstemp(
-                dir=data_directory.create_data_files(), prefix=_UNFINISHED
+                dir=data_directory.create_data_files(), prefix=unfinished
             )
             self._temporary = Path(temporary)
             self._file = os.fdopen(descriptor, "wb")
@@ -86,18 +91,20 @@ class DataUpload(ChunkedUpload[DataFile]):
 class DataFileService:
     """The use cases of data files. ``max_size`` is the limit of an upload, in bytes.
 
-    The directory is the only record of the files.
+    The directory is the only record of the files. Several servers may share it: unfinished uploads have the
+    id of their server in their names.
     """
 
-    def __init__(self, data_directory: DataDirectory, clock: Clock, max_size: int) -> None:
+    def __init__(self, data_directory: DataDirectory, clock: Clock, max_size: int, server_id: str) -> None:
         self._data_directory = data_directory
         self._clock = clock
         self._max_size = max_size
+        self._unfinished = f"{_UNFINISHED}{server_id}-"
 
     def begin(self, prefix: str, ending: str | None = None) -> DataUpload:
         """Return an upload to write to. Raises InvalidName, StorageError."""
         name = data_file_name(prefix, ending)
-        return DataUpload(name, self._max_size, self._data_directory, self._clock)
+        return DataUpload(name, self._max_size, self._data_directory, self._clock, self._unfinished)
 
     def add(
         self, prefix: str, data: bytes | BinaryIO | Iterable[bytes], ending: str | None = None
@@ -126,8 +133,9 @@ class DataFileService:
         known[name].unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Remove unfinished uploads of a crashed server; call it before any upload begins."""
-        for path in self._data_directory.data_files.glob(f"{_UNFINISHED}*"):
+        """Remove unfinished uploads of an earlier run of this server; call it before any upload begins."""
+        shared = self._data_directory.shares_data_files
+        for path in self._data_directory.data_files.glob(f"{self._unfinished if shared else _UNFINISHED}*"):
             path.unlink(missing_ok=True)
 
     def reset(self) -> None:

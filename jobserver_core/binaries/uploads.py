@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, BinaryIO, Generic, TypeVar
 
+import attrs
+
 from jobserver_core.binaries.archives import check_archive
-from jobserver_core.binaries.sweep_lock import SweepLock
+from jobserver_core.binaries.pins import BlobPins
 from jobserver_core.data_directory import DataDirectory
 from jobserver_core.errors import BinaryNotFound, TooLarge
 from jobserver_core.models.arguments import chunks_of
@@ -89,27 +91,17 @@ class Upload(ChunkedUpload[Binary]):
         self._writer.discard()
 
 
+@attrs.frozen(kw_only=True, eq=False)
 class BinaryService:
     """The use cases of binaries. ``max_size`` is the limit of an upload, in bytes."""
 
-    def __init__(
-        self,
-        *,
-        metadata: MetadataStore,
-        blobs: BlobStore,
-        sweep_lock: SweepLock,
-        data_directory: DataDirectory,
-        clock: Clock,
-        ids: Ids,
-        max_size: int,
-    ) -> None:
-        self._metadata = metadata
-        self._blobs = blobs
-        self._sweep_lock = sweep_lock
-        self._data_directory = data_directory
-        self._clock = clock
-        self._ids = ids
-        self._max_size = max_size
+    _metadata: MetadataStore
+    _blobs: BlobStore
+    _pins: BlobPins
+    _data_directory: DataDirectory
+    _clock: Clock
+    _ids: Ids
+    _max_size: int
 
     def begin_upload(self, name: str, type: BinaryType) -> Upload:
         """Return an upload to write to. Raises InvalidName, StorageError."""
@@ -153,7 +145,7 @@ class BinaryService:
         return self._metadata.delete_binary(name)
 
     def _record(self, name: str, type: BinaryType, writer: BlobWriter) -> Binary:
-        with self._sweep_lock.shared():
+        with self._pins.pinned(writer.digest):
             blob = writer.commit()
             with self._blobs.open(blob.digest) as file:
                 check_archive(file, type)

@@ -13,10 +13,10 @@ worker. One worker scans at a time, before it takes a delivery itself. A scan is
 delivery and after every attempt, since that frees a place. When nothing is due, one timer waits for the next
 due time.
 
-The invariants: one lock guards every field here, and the lanes. Under it, the only calls are to the clock's
-timers: never the store, a transport or ``handle``. A delivery that is in progress is not assigned again. If
-a scan skips a receiver once, it skips it to the end of the scan, or a later delivery would overtake an
-earlier one.
+The invariants: one lock guards every field here, and the lanes. Under it, timers are set and worker threads
+started, but the store, a transport or ``handle`` is never called. A delivery that is in progress is not
+assigned again. If a scan skips a receiver once, it skips it to the end of the scan, or a later delivery would
+overtake an earlier one.
 
 Deliberately not handled: other servers on the same store. The compare-and-set of ``handle`` lets one win.
 """
@@ -103,7 +103,7 @@ class Dispatcher:
         self.wake()
 
     def wake(self) -> None:
-        """Look for due deliveries soon; return at once. Does nothing before start or after close."""
+        """Search for due deliveries soon; return at once. Does nothing before start or after close."""
         with self._lock:
             if not self._running:
                 return
@@ -209,7 +209,7 @@ class Dispatcher:
     def _may_scan(self) -> bool:
         return self._scan_wanted and not self._scanning and self._lanes.free > 0
 
-    # -- looking for work --------------------------------------------------------------------------
+    # -- searching for work ------------------------------------------------------------------------
 
     def _scan(self) -> None:
         next_due: datetime | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -16,6 +15,7 @@ from jobserver_core.callbacks.payloads import make_payload
 from jobserver_core.errors import (
     BlobNotFound,
     InvalidCallbackUrl,
+    JobNotFound,
     StaleState,
     StorageError,
     TransportError,
@@ -88,7 +88,7 @@ class CallbackService:
         self._server_id = server_id
         self._metadata = metadata
         self._blobs = blobs
-        self._transports = _by_scheme(transports)
+        self._transports = transports_by_scheme(transports)
         self._clock = clock
         self._ids = ids
         self._settings = settings
@@ -129,9 +129,9 @@ class CallbackService:
             due_at=now,
         )
 
-    def recorded(self, delivery: Delivery) -> None:
+    def publish_new(self, delivery: Delivery) -> None:
         """Publish a new delivery that was stored, and send it as soon as possible."""
-        self._published(delivery)
+        self._publish_change(delivery)
         self._dispatcher.wake()
 
     # -- life --------------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ class CallbackService:
             _log.info("delivery %s was taken by another writer: %s", delivery.id, error)
             return None
         except StorageError as error:
-            self._not_begun(delivery, error)
+            self._undo_begin(delivery, error)
             return None
         began = self._clock.monotonic()
         answer = self._send(message)
@@ -230,7 +230,7 @@ class CallbackService:
     def _message(self, delivery: Delivery) -> Message:
         job = self._metadata.job(delivery.job_id)
         if job is None:
-            raise BlobNotFound(digest=f"for the result of job {delivery.job_id}")
+            raise JobNotFound(job_id=delivery.job_id)
         payload = make_payload(
             job,
             self._metadata.job_result(job.id),
@@ -275,9 +275,9 @@ class CallbackService:
         else:
             delay = retry_delay(sending.attempts, answer, self._settings)
             event, fields = DeliveryEvent.RETRY, {"due_at": now + timedelta(seconds=delay)}
-        self._persist(sending, lambda: _report(self._advance(sending, event, **received, **fields)))
+        self._persist(sending, lambda: _log_outcome(self._advance(sending, event, **received, **fields)))
 
-    def _not_begun(self, delivery: Delivery, error: StorageError) -> None:
+    def _undo_begin(self, delivery: Delivery, error: StorageError) -> None:
         """Undo a SENDING that was stored although the store said that it failed."""
         _repeats.warning("begin", "cannot begin delivery %s, trying again: %s", delivery.id, error)
 
@@ -290,12 +290,14 @@ class CallbackService:
             self._persist(delivery, undo)
 
     def _not_readable(self, delivery: Delivery, error: Exception) -> None:
-        """Abandon a delivery whose result is gone; retry any other failure, without counting an attempt."""
+        """Abandon a delivery whose job or result is gone; retry after other failures, as the same attempt."""
         now = self._clock.now()
         reason = f"the result cannot be read: {error}"[:_MAX_ERROR]
-        if isinstance(error, BlobNotFound):
-            lost = partial(self._advance, delivery, DeliveryEvent.ABANDON, ended_at=now, last_error=reason)
-            self._persist(delivery, lambda: _report(lost()))
+        if isinstance(error, (BlobNotFound, JobNotFound)):
+            lost = {"ended_at": now, "last_error": reason}
+            self._persist(
+                delivery, lambda: _log_outcome(self._advance(delivery, DeliveryEvent.ABANDON, **lost))
+            )
             return
         unexpected = not isinstance(error, StorageError)
         cause = f"read {type(error).__name__}"
@@ -327,13 +329,18 @@ class CallbackService:
 
     def _store(self, delivery: Delivery, *, expected: DeliveryState, epoch: int | None = None) -> None:
         self._metadata.advance_delivery(delivery, expected=expected, epoch=epoch)
-        self._published(delivery)
+        self._publish_change(delivery)
 
-    def _published(self, delivery: Delivery) -> None:
+    def _publish_change(self, delivery: Delivery) -> None:
         self._publish(DeliveryChanged(at=self._clock.now(), delivery=delivery))
 
 
-def _by_scheme(transports: Sequence[Transport]) -> dict[str, Transport]:
+def transports_by_scheme(transports: Sequence[Transport]) -> dict[str, Transport]:
+    """Return the transport of each URL scheme.
+
+    Raises:
+        TransportError: Two transports serve the same scheme.
+    """
     found: dict[str, Transport] = {}
     for transport in transports:
         for scheme in transport.schemes:
@@ -363,8 +370,8 @@ def _error_text(answer: Answer, url: str) -> str | None:
     return without_secrets(answer.error, url)[:_MAX_ERROR]
 
 
-def _report(delivery: Delivery) -> None:
-    """Log the outcome of an attempt; receivers are named without path, query and credentials."""
+def _log_outcome(delivery: Delivery) -> None:
+    """Log the outcome of an attempt. Name the receiver without path, query and credentials."""
     level = logging.WARNING if delivery.state is DeliveryState.ABANDONED else logging.INFO
     _log.log(
         level,

@@ -27,13 +27,14 @@ class LoggingTransport(Transport):
     ``record.callback``.
     """
 
+    options = ()
+
     def __init__(self, *, logger: str = "jobserver.callbacks", schemes: tuple[str, ...] = ("log",)) -> None:
         self.schemes = schemes
         self._logger = logging.getLogger(logger)
         self._closed = False
 
     def send(self, message: Message, *, timeout: float) -> Answer:
-        """Log and accept the message."""
         if self._closed:
             return _CLOSED
         # repr keeps any body on one line.
@@ -47,7 +48,6 @@ class LoggingTransport(Transport):
         return _ACCEPTED
 
     def close(self) -> None:
-        """Stop logging."""
         self._closed = True
 
 
@@ -58,6 +58,8 @@ class CallableTransport(Transport):
     for "accepted"; an exception is a failed attempt. It is called on several threads at once. A call that
     exceeds the timeout is left running; while ``max_overdue`` of these run, attempts fail at once.
     """
+
+    options = ()
 
     def __init__(
         self,
@@ -92,10 +94,10 @@ class CallableTransport(Transport):
         attempt = f"{message.delivery_id}-{message.attempt}"
         with self._lock:
             self._overdue.add(attempt)
-        future.add_done_callback(lambda _: self._ended(attempt))
+        future.add_done_callback(lambda _: self._forget_attempt(attempt))
         return Answer(error=f"no response within {timeout:g} s")
 
-    def _ended(self, attempt: str) -> None:
+    def _forget_attempt(self, attempt: str) -> None:
         with self._lock:
             self._overdue.discard(attempt)
 

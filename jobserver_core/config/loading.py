@@ -11,7 +11,8 @@ import contextlib
 import difflib
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,15 @@ _log = logging.getLogger(__name__)
 
 @attrs.frozen(kw_only=True)
 class Described:
-    """A setting for display: its value as JSON without secrets, its origin, and its meaning."""
+    """A setting for display: its value as JSON without secrets, its origin, and its meaning.
+
+    ``changed`` is false for the default, also where a file or an option says it.
+    """
 
     key: str
     value: Json
     origin: str
+    changed: bool
     kind: str
     doc: str
 
@@ -61,13 +66,13 @@ def load_settings(
     """
     collected = Collected()
     if path is not None:
-        file = Path(path).absolute()
-        with _located(path):
-            collected.add(
-                hocon.parse_file(path, env=env), origin=str(path), directory=file.parent, bare_duration="ms"
-            )
+        origins: dict[str, str] = {}
+        tree = hocon.parse_file(path, env=env, origins=origins)
+        origin = partial(_files, origins, os.fspath(path))
+        with _located(origin):
+            collected.add(tree, origin=origin, directory=Path(path).absolute().parent, bare_duration="ms")
     if overrides is not None:
-        collected.add(overrides, origin="override", directory=Path.cwd())
+        collected.add(overrides, origin=lambda _written: "override", directory=Path.cwd())
     if env is not None and "jobserver.data-dir" not in collected.values:
         collected.values["jobserver.data-dir"] = default_data_dir(env)
         collected.origins["jobserver.data-dir"] = "default"
@@ -76,12 +81,20 @@ def load_settings(
     return collected.settings()
 
 
+def _files(origins: Mapping[str, str], main: str, written: str) -> str:
+    """Return the file that a setting is from, or the files that the values in it are from."""
+    found = dict.fromkeys(
+        file for key, file in origins.items() if key == written or key.startswith(f"{written}.")
+    )
+    return ", ".join(found) or main
+
+
 @contextlib.contextmanager
-def _located(path: str | os.PathLike[str]) -> Iterator[None]:
+def _located(origin: Callable[[str], str]) -> Iterator[None]:
     try:
         yield
     except InvalidSetting as error:
-        message = f"{error.message} (in {os.fspath(path)})"
+        message = f"{error.message} (in {origin(error.key)})"
         raise InvalidSetting(key=error.key, message=message, nearest=error.nearest) from None
 
 
@@ -112,11 +125,13 @@ def describe(settings: Settings) -> Iterator[Described]:
         defaults = type(part)()
         for name, kind in part.setting_types().items():
             key, value = setting_key(part.prefix, name), getattr(part, name)
-            implicit = "default" if value == getattr(defaults, name) else "code"
+            differs = value != getattr(defaults, name)
+            origin = settings.origins.get(key, "code" if differs else "default")
             yield Described(
                 key=key,
                 value=None if value is None else kind.show(value),
-                origin=settings.origins.get(key, implicit),
+                origin=origin,
+                changed=differs and origin != "default",
                 kind=kind.name,
                 doc=kind.doc,
             )
@@ -126,7 +141,7 @@ class Collected:
     """The values collected from files and overrides so far, by the dotted key of each setting."""
 
     def __init__(self) -> None:
-        self.values: dict[str, Any] = {}
+        self.values: dict[str, object] = {}
         self.origins: dict[str, str] = {}
         self.directories: dict[str, Path] = {}
         self.warnings: list[str] = []
@@ -150,11 +165,17 @@ class Collected:
         return {name: self.values[key] for name, key in keys.items() if key in self.values}
 
     def add(
-        self, tree: JsonMapping, *, origin: str, directory: Path, bare_duration: str | None = None
+        self,
+        tree: JsonMapping,
+        *,
+        origin: Callable[[str], str],
+        directory: Path,
+        bare_duration: str | None = None,
     ) -> None:
         """Add a tree of settings, which overrides earlier values.
 
-        ``bare_duration`` is the unit of durations without one; the default is seconds.
+        ``origin`` returns where a key is from. ``bare_duration`` is the unit of durations without one; the
+        default is seconds.
 
         Raises:
             InvalidSetting: Keys are unknown (one error names all of them), or a value is invalid.
@@ -178,7 +199,7 @@ class Collected:
             typed = kind.convert(value, written)
             anchored = None if typed is None else kind.anchor(typed, directory)
             self.values[key] = _laid(key, self.values.get(key), anchored) if kind.free else anchored
-            self.origins[key] = origin
+            self.origins[key] = origin(written)
             if key.endswith(".options") and isinstance(typed, Mapping):
                 self.directories |= {f"{key}.{name}": directory for name in typed}
         for key, value in source.ignored.items():
@@ -186,7 +207,7 @@ class Collected:
             self._warn(f"{key}: this setting of the old server has no effect: {no_effect(key, value)}")
 
     def classify(self, tree: JsonMapping) -> Source:
-        """Return which setting each key of a tree means, without a look at the values."""
+        """Return which setting each key of a tree means. The values are not read."""
         source = Source()
         self._read(source, (), tree)
         return source

@@ -21,8 +21,6 @@ from jobserver_core.config.trees import flatten, nested
 from jobserver_core.errors import InvalidSetting
 from jobserver_core.models.json_values import Json, JsonMapping
 
-__all__ = ["KeyMigration", "Outcome", "migrate"]
-
 _DEFAULTS = "spark.context-settings"
 _CONTEXTS = "spark.contexts"
 
@@ -96,7 +94,8 @@ class _Migration:
 
     def _load(self, tree: JsonMapping) -> Collected:
         collected = Collected()
-        collected.add(tree, origin=str(self.path), directory=self.path.absolute().parent, bare_duration="ms")
+        directory = self.path.absolute().parent
+        collected.add(tree, origin=lambda _key: str(self.path), directory=directory, bare_duration="ms")
         return collected
 
     def _given(self, source: Source) -> Iterator[KeyMigration]:

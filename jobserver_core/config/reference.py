@@ -54,16 +54,18 @@ attribute `settings.jobs.sync_timeout`. `load_settings(path, overrides={"jobserv
 - **Object**: keys that you choose; those of a file and of overrides are merged.
 - **Secret**: a string that is redacted in logs and by `jobserver config show`.
 
-A file can include another one in the same directory with `include "other.conf"`; a missing file is ignored.
-`include required("other.conf")` makes it mandatory, and `include "other"` reads `other.conf`, `other.json`
-and `other.properties`. Use environment variables as `${NAME}`, or as `${?NAME}` if the variable may be
-missing. An unknown key is an error that names the nearest known one.
+A file can include another one with `include "other.conf"`, whose path is relative to its own directory; a
+missing file is ignored. `include required("other.conf")` makes it mandatory, and `include "other"` reads
+`other.conf`, `other.json` and `other.properties`. Use environment variables as `${NAME}`, or as `${?NAME}` if
+the variable may be missing. An unknown key is an error that names the nearest known one.
+
+[Go to production](../howto/go-to-production.md) explains a complete file, `deploy/production.conf`.
 
 ## Settings
 """
 
 _POSTED = """
-## Limits of time
+## Time limits
 
 These settings of contexts limit the time of a context and of its jobs. Set them when you create a context,
 in `spark.contexts`, or for all contexts in `spark.context-settings`. They take a duration with a unit, such
@@ -80,7 +82,8 @@ as `30 minutes`, or `off`, which is the default of all but one.
 `jobserver.http.idle-timeout` is something else: it is about connections.
 
 A request can set its own `maxQueueTime` and `maxRunTime`, which take precedence. Callbacks are sent, and
-the error of the job has the reason. Why a context was stopped is in the server's log.
+the error of the job has the reason. Why a context was stopped is in the errors of jobs that ended with it,
+and in the server's log.
 
 A job that cannot be ended alone (a busy thread of a JVM job) keeps its slot until it ends by itself, or until
 you kill it with `force`. If its context was created for it, the context is killed instead.
@@ -92,7 +95,7 @@ counts.
 
 A supervised context that dies is started again under its name: see
 [supervised contexts](../howto/operate.md#supervised-contexts). These are settings of contexts, like the
-limits of time.
+time limits.
 
 | setting of a context | default | meaning |
 | --- | --- | --- |
@@ -103,7 +106,7 @@ limits of time.
 | `restart-reset` | 10 minutes | A context that has lived for this long resets the count of restarts |
 
 The record of a context counts its `restarts`. A request with `restartable = true` allows its job to run
-again, from the beginning, if the context dies while it runs.
+again, from the beginning, if the context dies while it runs. Its log then has the output of both runs.
 
 ## Which job is next
 
@@ -124,10 +127,11 @@ The configuration of a job or context in a request is also HOCON or JSON, but it
   same document.
 - `jobserver.limits.config-size` limits the document, before and after its substitutions are resolved.
   `jobserver.limits.config-depth` limits the nesting of objects and lists.
-- Other limits are fixed. HOCON that is not JSON can have 100,000 values. Substitutions can refer to each
-  other 100 levels deep and take 300,000 steps to resolve, fewer in short documents. A number can have 1000
-  characters. So the worst document takes about two seconds of one core, and ordinary ones almost no time.
-  Large configurations are parsed one at a time, so many of them do not delay other calls.
+- Other limits are fixed. HOCON that is not JSON can have 100,000 values, fewer deep in nested blocks.
+  Substitutions can refer to each other 100 levels deep and take 300,000 steps to resolve, fewer in short
+  documents. A number can have 1000 characters. A context can have 10,000 settings, with names of 1000
+  characters and 100 parts. So the worst document takes about a second of one core, and ordinary ones almost
+  no time. Large configurations are parsed one at a time, so many of them do not delay other calls.
 - A Spark setting can have settings below it: in `spark.context-settings` and in each of `spark.contexts`,
   `spark.speculation = true` and `spark.speculation.interval = 10s` both apply, as in a configuration file.
   The tree that a job gets cannot hold both: its `contextConfig` has the settings below, and in its own

@@ -4,6 +4,7 @@ The attribute ``settings.jobs.max_jobs_per_context`` is the key ``jobserver.jobs
 Durations are in seconds, sizes in bytes. Constructors accept the same values as a configuration file, for
 example ``JobLimits(sync_timeout="2 minutes")``, and raise InvalidSetting for invalid values.
 :mod:`jobserver_core.config.loading` reads settings from files and mappings.
+:mod:`jobserver_core.config.reference` generates the page about them: regenerate it after each change.
 """
 
 # The functions of setting_types create attrs fields. The linter mistakes them for shared defaults.
@@ -324,10 +325,15 @@ class BinaryLimits(Section):
 
 @attrs.frozen(kw_only=True, field_transformer=bind)
 class DataFileLimits(Section):
-    """Which data files are kept."""
+    """Where data files are, and which are kept."""
 
     prefix: ClassVar[str] = "jobserver.data-files"
 
+    directory: Path | None = kinds.path(
+        None,
+        "The directory of the data files, such as one that several servers mount; it must exist. null is the "
+        "directory data in the data directory",
+    )
     retention: float | None = kinds.duration(
         90 * 24 * _HOUR,
         "How long data files are kept, even if jobs still read them; null keeps them forever",

@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+from jobserver_core.errors import InvalidSetting
 from jobserver_core.models.json_values import Json, JsonMapping, JsonObject
 
 T = TypeVar("T")
 Path = tuple[str, ...]
 
+_MOST_SETTINGS, _LONGEST_NAME, _MOST_PARTS = 10_000, 1000, 100
+"""Limits of a tree of settings. All dotted paths below a long key repeat it, and each dot is a level."""
+_SHOWN = 40
+
 
 def flatten(tree: JsonMapping, prefix: str = "") -> JsonObject:
-    """Return the leaves by dotted path. Lists and empty mappings are leaves."""
+    """Return the leaves by dotted path. Lists and empty mappings are leaves.
+
+    This can take far more memory than the tree: call :func:`check_settings_fit` for a tree from outside.
+    """
     leaves: JsonObject = {}
     for key, value in tree.items():
         path = f"{prefix}{key}"
@@ -24,6 +32,34 @@ def flatten(tree: JsonMapping, prefix: str = "") -> JsonObject:
     return leaves
 
 
+def check_settings_fit(tree: JsonMapping) -> None:
+    """Check that a tree of settings can be flattened, with as many settings and such names as a context has.
+
+    Raises:
+        InvalidSetting: There are too many settings, or a name is too long.
+    """
+    count = 0
+    mappings: list[tuple[JsonMapping, str, int, int]] = [(tree, "", 0, 0)]
+    while mappings:
+        mapping, start, length, parts = mappings.pop()
+        for key, value in mapping.items():
+            own_length, own_parts = length + len(key), parts + key.count(".") + 1
+            shown = f"{start}{key[:_SHOWN]}"[:_SHOWN]
+            _check_name(shown, own_length, own_parts)
+            if isinstance(value, Mapping) and value:
+                mappings.append((value, f"{shown}.", own_length + 1, own_parts))
+            elif (count := count + 1) > _MOST_SETTINGS:
+                raise InvalidSetting(
+                    key=shown, message=f"a context can have at most {_MOST_SETTINGS} settings"
+                )
+
+
+def _check_name(shown: str, length: int, parts: int) -> None:
+    if length > _LONGEST_NAME or parts > _MOST_PARTS:
+        problem = f"the name of a setting can have at most {_LONGEST_NAME} characters and {_MOST_PARTS} parts"
+        raise InvalidSetting(key=f"{shown}…", message=problem)
+
+
 def nested(leaves: JsonMapping) -> JsonObject:
     """Build a tree from dotted paths.
 
@@ -32,15 +68,24 @@ def nested(leaves: JsonMapping) -> JsonObject:
     """
     tree: JsonObject = {}
     for path in sorted(leaves):
-        node, rest = tree, path
-        while "." in rest:
-            head, tail = rest.split(".", 1)
-            child = node.setdefault(head, {})
+        value = _copied(leaves[path])
+        node, parts = tree, path.split(".")
+        for number, part in enumerate(parts[:-1]):
+            child = node.setdefault(part, {})
             if not isinstance(child, dict):
+                node[".".join(parts[number:])] = value
                 break
-            node, rest = child, tail
-        node[rest] = leaves[path]
+            node = child
+        else:
+            node[parts[-1]] = value
     return tree
+
+
+def _copied(value: Json) -> Json:
+    """Return a copy that shares no container with the original, such as the defaults of all contexts."""
+    if isinstance(value, Mapping):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value
 
 
 def as_objects(tree: JsonMapping) -> JsonObject:
@@ -54,9 +99,14 @@ def as_objects(tree: JsonMapping) -> JsonObject:
 
 
 def merged(*trees: JsonMapping) -> JsonObject:
-    """Merge trees leaf by leaf. Later trees take precedence."""
+    """Merge trees leaf by leaf. Later trees take precedence.
+
+    Raises:
+        InvalidSetting: A tree has too many settings, or a name that is too long.
+    """
     leaves: JsonObject = {}
     for tree in trees:
+        check_settings_fit(tree)
         leaves.update(flatten(tree))
     return nested(leaves)
 
@@ -95,6 +145,9 @@ def hidden_settings(
     """Return the settings of a text that have no place in its tree, by section and dotted path in it.
 
     Only a scalar has settings below it: a list or a null removes the settings that it replaces.
+
+    Raises:
+        InvalidSetting: The name of a setting is too long.
     """
     hidden: dict[Path, JsonObject] = {}
     for path, node in settings.items():
@@ -102,7 +155,9 @@ def hidden_settings(
             value = value_of(node)
             if isinstance(value, _SCALARS):
                 size = _SECTIONS[path[:2]]
-                hidden.setdefault(path[:size], {})[".".join(path[size:])] = value
+                name = path[size:]
+                _check_name(name[0][:_SHOWN], sum(map(len, name)) + len(name) - 1, len(name))
+                hidden.setdefault(path[:size], {})[".".join(name)] = value
     return hidden
 
 
@@ -110,12 +165,12 @@ def _is_hidden(path: Path, tree: JsonMapping) -> bool:
     section = _SECTIONS[path[:2]]
     value: Json = tree
     for depth, key in enumerate(path):
-        if not isinstance(value, Mapping):
+        if not isinstance(value, dict):
             return isinstance(value, _SCALARS) and depth > section
         if key not in value:
             return False
         value = value[key]
-    return isinstance(value, Mapping)
+    return isinstance(value, dict)
 
 
 class HiddenSettings(JsonObject):
@@ -134,11 +189,13 @@ def all_settings(config: JsonMapping) -> JsonMapping:
     """Return a parsed configuration with its hidden settings in place, as :func:`nested` puts them."""
     if not isinstance(config, HiddenSettings):
         return config
-    tree = dict(config)
+    copies: dict[Path, JsonObject] = {(): dict(config)}
     for (*parents, name), settings in config.hidden.items():
-        parent = tree
-        for key in parents:
-            parent[key] = dict(parent[key])
-            parent = parent[key]
+        parent = copies[()]
+        for depth, key in enumerate(parents, 1):
+            path = tuple(parents[:depth])
+            if path not in copies:
+                copies[path] = parent[key] = dict(parent[key])
+            parent = copies[path]
         parent[name] = merged(parent[name], settings)
-    return tree
+    return copies[()]

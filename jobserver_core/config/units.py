@@ -55,18 +55,15 @@ def lacks_unit(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def parse_duration(value: object, *, bare: str = "s") -> float:
+def parse_duration(value: object) -> float:
     """Convert a duration to seconds.
 
     Accepts a :class:`~datetime.timedelta`, a number, or a string with a number and a unit of HOCON
-    (``500ms``, ``10 s``, ``2 minutes``, ``1h``, ``3 days``). A number without a unit is in the unit ``bare``:
-    seconds in Python, ``ms`` in a configuration file, as in HOCON.
+    (``500ms``, ``10 s``, ``2 minutes``, ``1h``, ``3 days``). A number without a unit is in seconds.
 
     Raises:
         ValueError: It is not a duration.
     """
-    if lacks_unit(value) and bare != "s":
-        value = f"{value} {bare}"
     if isinstance(value, timedelta):
         return value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):

@@ -28,16 +28,13 @@ class MemoryBlobStore(BlobStore):
         self._files: dict[str, _SharedFile] = {}
 
     def create(self) -> BlobWriter:
-        """Return a writer that collects the bytes in memory."""
         return _MemoryWriter(self)
 
     def open(self, digest: str) -> BinaryIO:
-        """Open a blob for reading. Raises BlobNotFound."""
         return io.BytesIO(self._content(digest))
 
     @contextmanager
     def local_path(self, digest: str) -> Iterator[Path]:
-        """Write the blob to a temporary file, which is removed when it is unused. Raises BlobNotFound."""
         content = self._content(digest)
         with self._files_lock:
             file = self._files.get(digest)
@@ -54,18 +51,15 @@ class MemoryBlobStore(BlobStore):
                     file.remove()
 
     def size(self, digest: str) -> int | None:
-        """Return the blob's size in bytes, or None."""
         with self._lock:
             found = self._blobs.get(digest)
         return None if found is None else len(found[0])
 
     def delete(self, digest: str) -> None:
-        """Remove a blob."""
         with self._lock:
             self._blobs.pop(digest, None)
 
     def digests(self, *, modified_before: datetime) -> Iterator[str]:
-        """Iterate over the blobs that were last committed before a time."""
         with self._lock:
             found = [digest for digest, (_, at) in self._blobs.items() if at < modified_before]
         return iter(found)
@@ -77,8 +71,7 @@ class MemoryBlobStore(BlobStore):
             raise BlobNotFound(digest=digest)
         return found[0]
 
-    def _add(self, content: bytes) -> Blob:
-        digest = hashlib.sha256(content).hexdigest()
+    def _add(self, digest: str, content: bytes) -> Blob:
         with self._lock:
             kept = self._blobs.get(digest, (content, None))[0]
             self._blobs[digest] = (kept, self._clock.now())
@@ -103,12 +96,18 @@ class _MemoryWriter(BlobWriter):
     def __init__(self, store: MemoryBlobStore) -> None:
         self._store = store
         self._buffer: io.BytesIO | None = io.BytesIO()
+        self._hash = hashlib.sha256()
+
+    @property
+    def digest(self) -> str:
+        return self._hash.hexdigest()
 
     def write(self, data: bytes) -> None:
         self._open().write(data)
+        self._hash.update(data)
 
     def commit(self) -> Blob:
-        blob = self._store._add(self._open().getvalue())
+        blob = self._store._add(self.digest, self._open().getvalue())
         self._buffer = None
         return blob
 

@@ -69,7 +69,6 @@ class MemoryFetcher(Fetcher):
         progress: ProgressCallback | None = None,
         cancellation: Cancellation | None = None,
     ) -> Iterator[Fetched]:
-        """Write the content to a temporary file, which is removed when the block ends."""
         parsed = self._checked(uri)
         content = self._files.get(parsed.canonical)
         if content is None:

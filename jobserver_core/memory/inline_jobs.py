@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from queue import SimpleQueue
@@ -12,16 +13,7 @@ from jobserver_core.errors import TooLarge
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import JobProgress
 from jobserver_core.models.json_values import Json, JsonMapping, JsonObject, loads
-from jobserver_core.ports import (
-    ContextEnd,
-    ContextListener,
-    ContextSpec,
-    JobOutcome,
-    JobSpec,
-    ResultSink,
-)
-
-__all__ = ["InlineJob", "InlineReports", "InlineRun", "InlineThreads", "JobFunction", "JobRefused"]
+from jobserver_core.ports import ContextEnd, ContextListener, ContextSpec, JobOutcome, JobSpec, ResultSink
 
 JobFunction = Callable[["InlineJob"], Json]
 
@@ -73,7 +65,8 @@ class InlineJob:
             raise _Killed
 
     def print(self, text: str) -> None:
-        """Append a line to the job's log."""
+        """Append a line to the job's log, which the first line creates."""
+        self._log_path.parent.mkdir(parents=True, exist_ok=True)
         with self._log_path.open("a", encoding="utf-8") as log:
             log.write(f"{text}\n")
 
@@ -160,13 +153,17 @@ class InlineReports:
                     self.notify(call)
 
 
+_CLOSE_TIMEOUT = 1.0
+"""Seconds for which a close waits for threads, in case a call does not return."""
+
+
 class InlineThreads:
     """Daemon threads that are reused for calls. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._count = 0
+        self._threads: list[threading.Thread] = []
         self._idle = 0
 
     def run(self, call: Callable[[], None]) -> None:
@@ -174,17 +171,22 @@ class InlineThreads:
         with self._lock:
             new = not self._idle
             self._idle -= not new
-            self._count += new
+            if new:
+                thread = threading.Thread(target=self._work, name="inline-jobs", daemon=True)
+                thread.start()
+                self._threads.append(thread)
         self._calls.put(call)
-        if new:
-            threading.Thread(target=self._work, name="inline-jobs", daemon=True).start()
 
     def close(self) -> None:
-        """Let the threads end once they are idle."""
+        """End the threads, and wait for them; one whose call does not return ends when it does."""
         with self._lock:
-            count, self._count = self._count, 0
-        for _ in range(count):
+            threads, self._threads = self._threads, []
+        for _ in threads:
             self._calls.put(None)
+        deadline = time.monotonic() + _CLOSE_TIMEOUT
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - time.monotonic()))
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
@@ -242,8 +244,6 @@ class InlineRun:
         return JobOutcome()
 
     def _call(self, function: JobFunction) -> None:
-        self._spec.log_path.parent.mkdir(parents=True, exist_ok=True)
-        self._spec.log_path.touch()
         self._job.check()
         validate = getattr(function, "validate", None)
         if validate is not None:

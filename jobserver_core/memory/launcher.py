@@ -9,19 +9,13 @@ import time
 from collections.abc import Mapping, Sequence
 
 from jobserver_core.config.units import parse_size
+from jobserver_core.data_directory import create_private
 from jobserver_core.errors import InvalidSetting
 from jobserver_core.memory.inline_jobs import InlineReports, InlineRun, InlineThreads, JobFunction
 from jobserver_core.models.contexts import Resources
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.json_values import JsonMapping
-from jobserver_core.ports import (
-    ContextEnd,
-    ContextHandle,
-    ContextListener,
-    ContextSpec,
-    JobSpec,
-    Launcher,
-)
+from jobserver_core.ports import ContextEnd, ContextHandle, ContextListener, ContextSpec, JobSpec, Launcher
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +79,6 @@ class InlineLauncher(Launcher):
             raise InvalidSetting(key="memory-per-node", message=str(error)) from None
 
     def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
-        """Begin to start a context on a thread of its own. Raises InvalidSetting."""
         self.validate(spec.settings)
         context = _InlineContext(self, spec, listener)
         with self._lock:
@@ -107,7 +100,6 @@ class InlineLauncher(Launcher):
     def reattach(
         self, spec: ContextSpec, jobs: Sequence[JobSpec], listener: ContextListener
     ) -> ContextHandle:
-        """Take over a context, and report all that it has kept."""
         with self._lock:
             found = next((context for context in self._left if context.spec.id == spec.id), None)
             if found is not None:
@@ -118,7 +110,6 @@ class InlineLauncher(Launcher):
         return found
 
     def sweep(self) -> None:
-        """Kill the survivors that were not re-attached."""
         with self._lock:
             left, self._left = self._left, set()
         for context in left:
@@ -126,14 +117,12 @@ class InlineLauncher(Launcher):
             context.kill()
 
     def detach(self) -> None:
-        """Report nothing more, and let all contexts go on."""
         with self._lock:
             contexts = list(self._contexts)
         for context in contexts:
             context.detach()
 
     def close(self) -> None:
-        """Kill every context, and wait for their threads."""
         with self._lock:
             contexts = list(self._contexts)
         for context in contexts:
@@ -199,7 +188,6 @@ class _InlineContext(ContextHandle):
             self._thread.join()
 
     def submit(self, job: JobSpec) -> None:
-        """Run a job on a thread that runs no other."""
         with self._lock:
             if self._ending is not None:
                 return
@@ -208,18 +196,15 @@ class _InlineContext(ContextHandle):
         self._launcher.threads.run(run.run)
 
     def acknowledge(self, job_id: str) -> None:
-        """Forget the reports about a job."""
         self._listener.forget(job_id)
 
     def kill_job(self, job_id: str) -> None:
-        """Ask the callable to end."""
         with self._lock:
             run = self._jobs.get(job_id)
         if run is not None:
             run.kill()
 
     def stop(self, timeout: float) -> None:
-        """Cancel the jobs and end."""
         self._end(ContextEnd.STOPPED, timeout)
 
     def kill(self) -> None:
@@ -249,8 +234,8 @@ class _InlineContext(ContextHandle):
         reason = inline.get("fail") if isinstance(inline, Mapping) else None
         if reason:
             return ErrorInfo(message=str(reason), error_class="InlineFailure")
-        self.spec.work_dir.mkdir(parents=True, exist_ok=True)
-        self.spec.log_path.parent.mkdir(parents=True, exist_ok=True)
+        create_private(self.spec.work_dir)
+        create_private(self.spec.log_path.parent)
         with self.spec.log_path.open("a", encoding="utf-8") as log:
             log.write(f"context {self.spec.name} runs inline\n")
         return None

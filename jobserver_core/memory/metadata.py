@@ -7,8 +7,9 @@ import heapq
 import threading
 from collections.abc import Callable, Container, Iterable, Iterator
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from itertools import accumulate, islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import attrs
 
@@ -20,8 +21,6 @@ from jobserver_core.errors import (
     ContextStopping,
     DuplicateId,
     ServerClosed,
-    StaleOwner,
-    StaleState,
 )
 from jobserver_core.models.binaries import Binary
 from jobserver_core.models.callbacks import Delivery
@@ -34,18 +33,32 @@ from jobserver_core.models.jobs import (
     JobResult,
     QueueLimits,
     decode_cursor,
-    encode_cursor,
 )
 from jobserver_core.models.json_values import JsonObject, plain
-from jobserver_core.models.lifecycle import CONTEXTS, DELIVERIES, JOBS, ContextState, DeliveryState, JobState
+from jobserver_core.models.lifecycle import (
+    CONTEXTS,
+    DELIVERIES,
+    JOBS,
+    ContextState,
+    DeliveryState,
+    JobState,
+    Lifecycle,
+)
 from jobserver_core.models.servers import Server, ServerRequest
 from jobserver_core.models.storage import MetadataUsage
-from jobserver_core.ports.metadata import MetadataStore
-
-__all__ = ["MemoryMetadataStore"]
+from jobserver_core.ports.metadata import PIN_EXPIRY, MetadataStore
 
 M = TypeVar("M", Binary, Context, Job, Delivery, ServerRequest)
 _Key = tuple[datetime, str]
+
+
+@attrs.frozen
+class _Pin:
+    """The blob that a server counts on, without an end if the server runs."""
+
+    server_id: str
+    digest: str
+    expires_at: datetime | None = None
 
 
 class MemoryMetadataStore(MetadataStore):
@@ -57,7 +70,7 @@ class MemoryMetadataStore(MetadataStore):
 
     def __init__(self, *, shared: bool = False, now: Callable[[], datetime] | None = None) -> None:
         self.shared = shared
-        self._now = now or _utc_now
+        self._now = now or partial(datetime.now, timezone.utc)
         self._servers: dict[str, Server] = {}
         self._lock = threading.RLock()
         self._binaries: dict[str, Binary] = {}
@@ -71,33 +84,31 @@ class MemoryMetadataStore(MetadataStore):
         self._deliveries: dict[str, Delivery] = {}
         self._requests: dict[str, ServerRequest] = {}
         self._listeners: list[Callable[[str | None], None]] = []
+        self._pins: dict[str, _Pin] = {}
+        self._removals: dict[str, tuple[str, datetime]] = {}
+        """The server that removes a blob, and until when at most, by digest."""
 
     # -- binaries ----------------------------------------------------------------------------------
 
     def add_binary(self, binary: Binary) -> None:
-        """Store a version; it is the newest of its name. Raises DuplicateId for a known id."""
         with self._lock:
             _refuse_known("binary", binary.id, self._binaries)
             self._binaries[binary.id] = _stored(binary)
 
     def binary(self, name: str) -> Binary | None:
-        """Return the newest version of a name, or None."""
         return next(iter(self.binary_versions(name)), None)
 
     def binaries(self) -> list[Binary]:
-        """Return the newest version of every name, sorted by name."""
         with self._lock:
             newest = {b.name: b for b in _oldest_first(self._binaries.values(), "uploaded_at")}
         return sorted(newest.values(), key=lambda binary: binary.name)
 
     def binary_versions(self, name: str) -> list[Binary]:
-        """Return all versions of a name, newest first; empty for an unknown one."""
         with self._lock:
             versions = [b for b in self._binaries.values() if b.name == name]
         return _oldest_first(versions, "uploaded_at")[::-1]
 
     def delete_binary(self, name: str) -> list[Binary]:
-        """Remove every version of a name, and return them. Raises BinaryNotFound, BinaryInUse."""
         with self._lock:
             versions = self.binary_versions(name)
             if not versions:
@@ -109,18 +120,15 @@ class MemoryMetadataStore(MetadataStore):
             return versions
 
     def delete_old_binaries(self, *, uploaded_before: datetime, keep: int, limit: int) -> list[Binary]:
-        """Remove up to ``limit`` old versions that are neither among the newest ``keep`` nor in use."""
         with self._lock:
             used = {e.binary_id for job_id in self._live for e in self._jobs[job_id].class_path}
-            kept = {b.id for name in self._names() for b in self.binary_versions(name)[:keep]} | used
+            names = {binary.name for binary in self._binaries.values()}
+            kept = {b.id for name in names for b in self.binary_versions(name)[:keep]} | used
             oldest_first = _oldest_first(self._binaries.values(), "uploaded_at")
             old = [b for b in oldest_first if b.uploaded_at < uploaded_before and b.id not in kept][:limit]
             for binary in old:
                 del self._binaries[binary.id]
             return old
-
-    def _names(self) -> set[str]:
-        return {binary.name for binary in self._binaries.values()}
 
     def _users(self, binary_ids: set[str]) -> tuple[str, ...]:
         live = sorted((self._jobs[job_id] for job_id in self._live), key=_key)
@@ -131,7 +139,6 @@ class MemoryMetadataStore(MetadataStore):
     def register_server(
         self, server_id: str, *, started_at: datetime, address: str, lease: float, version: str = ""
     ) -> None:
-        """Store that a server runs."""
         with self._lock:
             self._servers[server_id] = Server(
                 id=server_id,
@@ -140,9 +147,9 @@ class MemoryMetadataStore(MetadataStore):
                 lease_until=self._end_of(lease),
                 version=version,
             )
+            self._let_pins_expire(lambda owner: owner == server_id)
 
     def renew_server(self, server_id: str, *, lease: float) -> bool:
-        """Extend a server's lease; return whether the server is registered."""
         with self._lock:
             server = self._servers.get(server_id)
             if server is not None:
@@ -150,7 +157,6 @@ class MemoryMetadataStore(MetadataStore):
             return server is not None
 
     def drain_server(self, server_id: str) -> bool:
-        """Store that a server is draining; return whether it is registered."""
         with self._lock:
             server = self._servers.get(server_id)
             if server is not None:
@@ -158,13 +164,11 @@ class MemoryMetadataStore(MetadataStore):
             return server is not None
 
     def servers(self, *, expired: bool | None = None) -> list[Server]:
-        """Return the servers, oldest first."""
         with self._lock:
             found = [s for s in self._servers.values() if expired in (None, self._expired(s))]
         return sorted(found, key=lambda server: (server.started_at, server.id))
 
     def remove_server(self, server_id: str, *, only_expired: bool = False) -> bool:
-        """Remove a server; return whether this call removed it."""
         with self._lock:
             server = self._servers.get(server_id)
             if server is None or (only_expired and not self._expired(server)):
@@ -181,24 +185,20 @@ class MemoryMetadataStore(MetadataStore):
     # -- contexts ----------------------------------------------------------------------------------
 
     def add_context(self, context: Context) -> None:
-        """Store a new context. Raises ContextExists, DuplicateId."""
         with self._lock:
             _refuse_known("context", context.id, self._contexts)
             self._put_context(context)
 
     def context(self, context_id: str) -> Context | None:
-        """Return a context by its id, or None."""
         with self._lock:
             found = self._contexts.get(context_id)
         return found and _with_own_settings(found)
 
     def context_named(self, name: str) -> Context | None:
-        """Return the context of a name that is not final, or else the newest one, or None."""
         found = self.contexts(ContextQuery(name=name))
         return next((c for c in found if not c.state.final), found[0] if found else None)
 
     def contexts(self, query: ContextQuery) -> list[Context]:
-        """Return the contexts that a query selects, newest first."""
         with self._lock:
             newest_first = _oldest_first(self._contexts.values(), "started_at")[::-1]
         wanted = (c for c in newest_first if _selects_context(query, c))
@@ -212,9 +212,8 @@ class MemoryMetadataStore(MetadataStore):
         epoch: int | None = None,
         successor: Context | None = None,
     ) -> None:
-        """Store a context by compare-and-set on its state and epoch. Raises StaleState."""
         with self._lock:
-            _compare(CONTEXTS.kind, self._contexts.get(context.id), context, expected, epoch)
+            _compare(CONTEXTS, self._contexts.get(context.id), context, expected, epoch)
             if successor is not None:
                 _refuse_known("context", successor.id, self._contexts)
             before = self._contexts[context.id]
@@ -227,7 +226,6 @@ class MemoryMetadataStore(MetadataStore):
                     raise
 
     def delete_contexts(self, *, ended_before: datetime, limit: int) -> list[str]:
-        """Remove up to ``limit`` final contexts that ended before a time and that no job refers to."""
         with self._lock:
             served = {job.context_id for job in self._jobs.values()}
             ended = [
@@ -249,7 +247,6 @@ class MemoryMetadataStore(MetadataStore):
     # -- jobs --------------------------------------------------------------------------------------
 
     def add_job(self, job: Job, *, config: str) -> None:
-        """Store a new job and its configuration. Raises DuplicateId, BinaryNotFound."""
         with self._lock:
             _refuse_known("job", job.id, self._jobs)
             self._refuse_known_key(job)
@@ -260,7 +257,6 @@ class MemoryMetadataStore(MetadataStore):
             self._configs[job.id] = config
 
     def enqueue_job(self, job: Job, *, config: str, limits: QueueLimits) -> None:
-        """Store a new job if its context accepts it. Raises ContextNotFound, NoSlots and others."""
         with self._lock:
             context = self._contexts.get(job.context_id)
             if context is None or context.state.final:
@@ -282,32 +278,26 @@ class MemoryMetadataStore(MetadataStore):
             self.add_job(job, config=config)
 
     def job(self, job_id: str) -> Job | None:
-        """Return a job by its id, or None."""
         with self._lock:
             return self._jobs.get(job_id)
 
     def job_with_key(self, idempotency_key: str) -> Job | None:
-        """Return the job that was submitted under an idempotency key, or None."""
         with self._lock:
             return self._jobs.get(self._keys.get(idempotency_key, ""))
 
     def job_config(self, job_id: str) -> str | None:
-        """Return the stored configuration, or None for an unknown job."""
         with self._lock:
             return self._configs.get(job_id)
 
     def job_result(self, job_id: str) -> JobResult | None:
-        """Return the location of the job's result, or None while there is none."""
         with self._lock:
             return self._results.get(job_id)
 
     def jobs(self, query: JobQuery) -> JobPage:
-        """Return one page of jobs, newest first. Raises InvalidRequest for an invalid cursor."""
         with self._lock:
             wanted = (job for job in self._newest_first(query) if _selects_job(query, job))
             found = list(islice(wanted, query.offset, query.offset + query.limit + 1))
-        page = tuple(found[: query.limit])
-        return JobPage(jobs=page, next=encode_cursor(page[-1]) if page and len(found) > len(page) else None)
+        return JobPage.of(found, query.limit)
 
     def _newest_first(self, query: JobQuery) -> Iterator[Job]:
         end = len(self._order)
@@ -327,28 +317,25 @@ class MemoryMetadataStore(MetadataStore):
         result: JobResult | None = None,
         delivery: Delivery | None = None,
     ) -> None:
-        """Store a job by compare-and-set, with its result and delivery. Raises StaleState."""
         with self._lock:
             stored = self._jobs.get(job.id)
-            _compare(JOBS.kind, stored, job, expected, epoch)
+            _compare(JOBS, stored, job, expected, epoch)
             self._refuse_known_key(job)
             if delivery is not None:
                 _refuse_known(DELIVERIES.kind, delivery.id, self._deliveries)
                 self._deliveries[delivery.id] = _stored(delivery)
             if result is not None:
                 self._results[job.id] = result
-            if job.progress is None and stored is not None:
+            if job.progress is None and stored is not None and stored.progress is not None:
                 job = attrs.evolve(job, progress=stored.progress)
             self._put_job(job)
 
     def record_progress(self, job_id: str, progress: JobProgress) -> None:
-        """Store a job's progress, unless the job is final or unknown."""
         with self._lock:
             if job_id in self._live:
                 self._jobs[job_id] = attrs.evolve(self._jobs[job_id], progress=progress)
 
     def delete_jobs(self, *, ended_before: datetime, limit: int) -> int:
-        """Remove up to ``limit`` final jobs that ended before a time, oldest first; return how many."""
         with self._lock:
             held = {d.job_id for d in self._deliveries.values() if not d.state.final}
             ended = [
@@ -366,7 +353,6 @@ class MemoryMetadataStore(MetadataStore):
             return len(old)
 
     def newest_excess_job(self, *, jobs: int | None, result_bytes: int | None) -> datetime | None:
-        """Return when the newest ended job ended that exceeds one of the limits, or None."""
         with self._lock:
             ended = sorted(
                 (
@@ -408,68 +394,97 @@ class MemoryMetadataStore(MetadataStore):
     # -- callback deliveries -----------------------------------------------------------------------
 
     def delivery(self, delivery_id: str) -> Delivery | None:
-        """Return a delivery by its id, or None."""
         with self._lock:
             return self._deliveries.get(delivery_id)
 
     def deliveries_of(self, job_id: str) -> list[Delivery]:
-        """Return the deliveries of a job, oldest first."""
         with self._lock:
             return sorted((d for d in self._deliveries.values() if d.job_id == job_id), key=_age)
 
     def due_deliveries(self, *, now: datetime, limit: int, excluding: Iterable[str] = ()) -> list[Delivery]:
-        """Return PENDING deliveries that are due, except those to the receivers in ``excluding``."""
         left_out = set(excluding)
         with self._lock:
-            due = [d for d in self._pending() if d.due_at <= now and d.receiver not in left_out]
+            pending = (d for d in self._deliveries.values() if d.state is DeliveryState.PENDING)
+            due = [d for d in pending if d.due_at <= now and d.receiver not in left_out]
         return heapq.nsmallest(limit, due, key=lambda delivery: (delivery.due_at, *_age(delivery)))
 
     def advance_delivery(
         self, delivery: Delivery, *, expected: DeliveryState, epoch: int | None = None
     ) -> None:
-        """Store a delivery by compare-and-set on its state and epoch. Raises StaleState."""
         with self._lock:
-            _compare(DELIVERIES.kind, self._deliveries.get(delivery.id), delivery, expected, epoch)
+            _compare(DELIVERIES, self._deliveries.get(delivery.id), delivery, expected, epoch)
             self._deliveries[delivery.id] = _stored(delivery)
 
     def deliveries_in(
         self, state: DeliveryState, *, limit: int, excluding: Iterable[str] = ()
     ) -> list[Delivery]:
-        """Return deliveries in a state, oldest first, except those of some owners."""
         left_out = set(excluding)
         with self._lock:
             found = (d for d in self._deliveries.values() if d.state is state and d.owner not in left_out)
             return heapq.nsmallest(limit, found, key=_age)
 
-    def _pending(self) -> Iterator[Delivery]:
-        return (d for d in self._deliveries.values() if d.state is DeliveryState.PENDING)
-
     # -- blobs in use ------------------------------------------------------------------------------
 
     def unreferenced(self, digests: Iterable[str]) -> list[str]:
-        """Return those of the digests that no binary, no live job and no result refers to."""
         with self._lock:
             used = {binary.digest for binary in self._binaries.values()}
             used |= {entry.digest for job_id in self._live for entry in self._jobs[job_id].class_path}
             used |= {result.digest for result in self._results.values() if result.digest is not None}
         return [digest for digest in dict.fromkeys(digests) if digest not in used]
 
+    def pin_blob(self, pin_id: str, *, server_id: str, digest: str) -> bool:
+        with self._lock:
+            self._pins.setdefault(pin_id, _Pin(server_id, digest))
+            return not self._is_removed(digest)
+
+    def unpin_blobs(self, pin_ids: Iterable[str]) -> None:
+        with self._lock:
+            for pin_id in pin_ids:
+                self._pins.pop(pin_id, None)
+
+    def begin_removal(self, digests: Iterable[str], *, server_id: str, lease: float) -> list[str]:
+        with self._lock:
+            self._let_pins_expire(lambda owner: owner not in self._servers)
+            pinned = {pin.digest for pin in self._pins.values()}
+            free = [
+                digest
+                for digest in self.unreferenced(digests)
+                if digest not in pinned and not self._is_removed(digest)
+            ]
+            self._removals |= dict.fromkeys(free, (server_id, self._end_of(lease)))
+            return free
+
+    def end_removal(self, digests: Iterable[str], *, server_id: str) -> None:
+        with self._lock:
+            for digest in digests:
+                if self._removals.get(digest, ("",))[0] == server_id:
+                    del self._removals[digest]
+
+    def _is_removed(self, digest: str) -> bool:
+        return digest in self._removals and self._removals[digest][1] > self._now()
+
+    def _let_pins_expire(self, ended: Callable[[str], bool]) -> None:
+        """Limit the pins of servers that have ended, and remove those that have expired."""
+        expires_at = self._end_of(PIN_EXPIRY)
+        for pin_id, pin in list(self._pins.items()):
+            if pin.expires_at is None and ended(pin.server_id):
+                self._pins[pin_id] = attrs.evolve(pin, expires_at=expires_at)
+            elif pin.expires_at is not None and pin.expires_at <= self._now():
+                del self._pins[pin_id]
+
     # -- requests to other servers -----------------------------------------------------------------
 
     def add_request(self, request: ServerRequest) -> None:
-        """Store a new request. Raises DuplicateId."""
         with self._lock:
             _refuse_known("request", request.id, self._requests)
             self._requests[request.id] = _stored(request)
 
     def requests_to(self, server_id: str) -> list[ServerRequest]:
-        """Return the requests to a server that have no answer, oldest first."""
         with self._lock:
             found = [r for r in self._requests.values() if r.recipient == server_id and r.answer is None]
         return sorted(found, key=lambda request: (request.created_at, request.id))
 
     def answer_request(self, request_id: str, answer: str) -> bool:
-        """Store the answer to a request; return whether this call did."""
         with self._lock:
             request = self._requests.get(request_id)
             if request is None or request.answer is not None:
@@ -478,17 +493,14 @@ class MemoryMetadataStore(MetadataStore):
             return True
 
     def request(self, request_id: str) -> ServerRequest | None:
-        """Return a request by its id, or None."""
         with self._lock:
             return self._requests.get(request_id)
 
     def remove_request(self, request_id: str) -> ServerRequest | None:
-        """Remove a request, and return it as it was."""
         with self._lock:
             return self._requests.pop(request_id, None)
 
     def delete_requests(self, *, created_before: datetime) -> int:
-        """Remove all requests that were created before a time."""
         with self._lock:
             old = [r.id for r in self._requests.values() if r.created_at < created_before]
             for request_id in old:
@@ -498,18 +510,15 @@ class MemoryMetadataStore(MetadataStore):
     # -- notices -----------------------------------------------------------------------------------
 
     def notify(self, notice: str) -> None:
-        """Pass a notice to all that listen."""
         for receive in list(self._listeners):
             receive(notice)
 
     def listen(self, receive: Callable[[str | None], None]) -> None:
-        """Call ``receive`` with every notice from now on."""
         self._listeners.append(receive)
 
     # -- the store itself --------------------------------------------------------------------------
 
     def usage(self) -> MetadataUsage:
-        """Count the records."""
         with self._lock:
             return MetadataUsage(
                 binaries=len(self._binaries),
@@ -522,18 +531,14 @@ class MemoryMetadataStore(MetadataStore):
             )
 
 
-def _utc_now() -> datetime:
-    return datetime.now(timezone.utc)
-
-
 def _stored(model: M) -> M:
     """Return the record as a database would: with its times in UTC."""
     times: JsonObject = {
         name: value.astimezone(timezone.utc)
         for name in (field.name for field in attrs.fields(type(model)))
-        if isinstance(value := getattr(model, name), datetime)
+        if isinstance(value := getattr(model, name), datetime) and value.tzinfo is not timezone.utc
     }
-    return attrs.evolve(model, **times)
+    return attrs.evolve(model, **times) if times else model
 
 
 def _with_own_settings(context: Context) -> Context:
@@ -559,17 +564,15 @@ def _refuse_known(kind: str, record_id: str, records: Container[str]) -> None:
 
 
 def _compare(
-    kind: str,
+    lifecycle: Lifecycle[Any, Any],
     stored: Context | Job | Delivery | None,
     record: Context | Job | Delivery,
     expected: ContextState | JobState | DeliveryState,
     epoch: int | None,
 ) -> None:
-    if stored is None or stored.state is not expected:
-        found = None if stored is None else stored.state.value
-        raise StaleState(kind=kind, id=record.id, expected=expected.value, found=found)
-    if stored.epoch != (record.epoch if epoch is None else epoch):
-        raise StaleOwner(kind=kind, id=record.id, expected=expected.value, found=expected.value)
+    held = record.epoch if epoch is None else epoch
+    if stored is None or stored.state is not expected or stored.epoch != held:
+        raise lifecycle.stale(record.id, expected, None if stored is None else stored.state)
 
 
 def _selects_context(query: ContextQuery, context: Context) -> bool:

@@ -28,6 +28,8 @@ class MemoryTransport(Transport):
     hangs, attempts last until :meth:`release`, or until their timeout in real seconds.
     """
 
+    options = ()
+
     def __init__(self, *, schemes: tuple[str, ...] = ("http", "https", "memory")) -> None:
         self.schemes = schemes
         self._changed = threading.Condition()
@@ -47,7 +49,6 @@ class MemoryTransport(Transport):
     # -- for the server ----------------------------------------------------------------------------
 
     def send(self, message: Message, *, timeout: float) -> Answer:
-        """Record the attempt, and return the answer that is next for its receiver."""
         receiver = receiver_of(message.url)
         with self._changed:
             if self._closed:
@@ -70,7 +71,6 @@ class MemoryTransport(Transport):
         return answer
 
     def close(self) -> None:
-        """Stop recording, and end the attempts that hang."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

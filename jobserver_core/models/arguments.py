@@ -6,30 +6,22 @@ has only one meaning is accepted (``"wheel"`` for a type, ``"running"`` for a st
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from enum import Enum
 from os import PathLike
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar, cast
 
 from jobserver_core.errors import InvalidConfig, InvalidRequest, InvalidSetting
 from jobserver_core.models.json_values import JsonMapping, WrittenObject, dumps
 
-__all__ = [
-    "check_job_id",
-    "check_kind",
-    "check_query_time",
-    "check_seconds",
-    "check_settings",
-    "chunks_of",
-    "config_text",
-    "member",
-    "members",
-]
-
 CHUNK = 1024 * 1024
 """The number of bytes of a file to read at a time."""
+
+MAX_LIMIT = 10_000
+"""The maximum number of jobs or contexts in one list."""
 
 E = TypeVar("E", bound=Enum)
 
@@ -61,6 +53,15 @@ def check_seconds(what: str, value: object) -> None:
         raise InvalidRequest(message=f"{expected}, got {value!r}")
 
 
+def check_limit(limit: object, least: int = 0) -> None:
+    """Refuse a length of a list that is not an integer from ``least`` to MAX_LIMIT. Raises InvalidRequest."""
+    check_kind("limit", limit, int, "an integer")
+    if isinstance(limit, bool):
+        raise InvalidRequest(message="limit must be an integer, not bool")
+    if not least <= cast("int", limit) <= MAX_LIMIT:
+        raise InvalidRequest(message=f"limit must be {least} to {MAX_LIMIT}, got {limit}")
+
+
 def check_query_time(what: str, value: object) -> None:
     """Refuse a time that is not a datetime with a time zone. None is accepted. Raises InvalidRequest."""
     if value is not None and not (isinstance(value, datetime) and value.tzinfo is not None):
@@ -72,11 +73,14 @@ def check_settings(settings: object) -> None:
     if not isinstance(settings, Mapping):
         message = f"must be an object {{ … }} or a mapping, not {type(settings).__name__}"
         raise InvalidSetting(key="spark.context-settings", message=message)
+    if not settings:
+        return
     try:
         dumps(settings)
     except (TypeError, ValueError) as error:
-        message = f"must hold only JSON values: {error}"
-        raise InvalidSetting(key="spark.context-settings", message=message) from error
+        key, problem = _fault(settings, error)
+        path = ".".join(filter(None, ("spark.context-settings", key)))
+        raise InvalidSetting(key=path, message=f"must hold only JSON values: {problem}") from error
 
 
 def config_text(config: JsonMapping) -> str:
@@ -86,7 +90,17 @@ def config_text(config: JsonMapping) -> str:
     try:
         return dumps(config)
     except (TypeError, ValueError) as error:
-        raise InvalidConfig(message=f"a job's configuration must hold only JSON values: {error}") from error
+        key, problem = _fault(config, error)
+        place = f"key '{key}': " if key else ""
+        message = f"a job's configuration must hold only JSON values: {place}{problem}"
+        raise InvalidConfig(message=message) from error
+
+
+def _fault(tree: JsonMapping, error: Exception) -> tuple[str, str]:
+    """Return the dotted key of the value that raised an error of ``dumps``, empty if unknown, and why."""
+    from jobserver_core.models.unsupported_values import first_unsupported  # noqa: PLC0415 - only for errors
+
+    return first_unsupported(tree) or ("", str(error))
 
 
 def member(kind: type[E], value: E | str, what: str) -> E:
@@ -130,6 +144,14 @@ def chunks_of(data: bytes | BinaryIO | Iterable[bytes]) -> Iterator[bytes]:
                 yield chunk
     else:
         raise _no_content(type(data).__name__)
+
+
+def digest_of(data: bytes | BinaryIO | Iterable[bytes]) -> str:
+    """Return the SHA-256 of bytes, a file or an iterable, in lower-case hexadecimal."""
+    digest = hashlib.sha256()
+    for chunk in chunks_of(data):
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _bytes(chunk: object, what: str) -> bytes:

@@ -31,11 +31,15 @@ class Context:
     """The record of a context.
 
     ``settings`` is the merged tree of ``spark.context-settings`` (JSON-like values). ``owner`` is the ID of
-    the server that runs it, since ``owned_since``. ``epoch`` grows whenever another server takes it over. An
-    ad-hoc context was created for one job, and ends with it. ``stop_requested`` distinguishes a requested end
-    from an unexpected one. ``error`` is the reason for the state ERROR; of a context that is RESTARTING, it
-    is the reason why the one before it died. ``restarts`` is how often supervision has started a context of
-    this name again, and ``consecutive_restarts`` how often since one of them last lived long enough.
+    the server that runs it, since ``owned_since``. ``epoch`` grows whenever another server takes it over.
+    ``server_id`` and ``server`` are the ID and the address of the server on whose machine it runs or ran, and
+    its logs are; they stay if another one takes over what a dead server left. Servers that share no store
+    have no address here. ``left_to_others`` says that this server was stopped in an orderly way, and left the
+    context to another one. An ad-hoc context was created for one job, and ends with it. ``stop_requested``
+    distinguishes a requested end from an unexpected one. ``error`` is the reason for the state ERROR; of a
+    context that is RESTARTING, it is the reason why the one before it died. ``restarts`` is how often
+    supervision has started a context of this name again, and ``consecutive_restarts`` how often since one of
+    them last lived long enough.
     """
 
     id: str
@@ -54,6 +58,14 @@ class Context:
     error: ErrorInfo | None = None
     restarts: int = attrs.field(default=0, validator=non_negative)
     consecutive_restarts: int = attrs.field(default=0, validator=non_negative)
+    server_id: str = ""
+    server: str = ""
+    left_to_others: bool = False
+
+    @property
+    def home(self) -> str:
+        """The ID of the server that has its logs; a record of an earlier release does not have it."""
+        return self.server_id or self.owner
 
 
 def _states(values: Iterable[ContextState | str] | str | None) -> tuple[ContextState, ...] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from enum import Enum
 
@@ -14,6 +14,7 @@ import attrs
 from jobserver_core.errors import InvalidConfig, InvalidRequest, NoSlots
 from jobserver_core.models.arguments import (
     check_kind,
+    check_limit,
     check_query_time,
     check_seconds,
     check_settings,
@@ -24,13 +25,7 @@ from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.models.lifecycle import JobState
 from jobserver_core.models.redaction import redacted_repr
-from jobserver_core.models.validation import (
-    aware,
-    check_class_name,
-    non_negative,
-    positive_seconds,
-    sha256,
-)
+from jobserver_core.models.validation import aware, check_class_name, non_negative, positive_seconds, sha256
 
 __all__ = [
     "ErrorInfo",
@@ -47,12 +42,10 @@ __all__ = [
     "encode_cursor",
 ]
 
-MAX_LIMIT = 10_000
-"""The maximum number of jobs on one page."""
 MAX_PRIORITY = 100
 """The highest priority of a job; the lowest is its negative."""
 MAX_SECONDS = 10 * 365 * 86400.0
-"""The maximum limit of time of a job, as of every setting that is a duration."""
+"""The maximum time limit of a job, as of every setting that is a duration."""
 
 
 def _class_path(entries: str | Sequence[str | ClassPathEntry]) -> tuple[ClassPathEntry, ...]:
@@ -277,20 +270,33 @@ class JobQuery:
             check_kind(name, getattr(self, name), (str, type(None)), "a string or None")
         for name in ("since", "until"):
             check_query_time(name, getattr(self, name))
-        for name in ("limit", "offset"):
-            check_kind(name, getattr(self, name), int, "an integer")
-        if not 0 <= self.limit <= MAX_LIMIT:
-            raise InvalidRequest(message=f"limit must be 0 to {MAX_LIMIT}, got {self.limit}")
+        check_limit(self.limit)
+        check_kind("offset", self.offset, int, "an integer")
         if self.offset < 0:
             raise InvalidRequest(message=f"offset must not be negative, got {self.offset}")
 
 
 @attrs.frozen(kw_only=True)
 class JobPage:
-    """A page of jobs, and the cursor of the next page, or None if this is the last one."""
+    """A page of jobs, and the cursor of the next page, or None if this is the last one.
+
+    Iterating over it yields its jobs, and ``len`` counts them; those of other pages are not included.
+    """
 
     jobs: tuple[Job, ...]
     next: str | None = None
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(self.jobs)
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    @classmethod
+    def of(cls, found: Sequence[Job], limit: int) -> JobPage:
+        """Return the page of up to ``limit`` jobs; one more shows that it is not the last page."""
+        shown = tuple(found[:limit])
+        return cls(jobs=shown, next=encode_cursor(shown[-1]) if shown and len(found) > limit else None)
 
 
 _MAX_CURSOR = 4096

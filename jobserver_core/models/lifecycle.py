@@ -11,7 +11,7 @@ The idea: what can happen is an *event*, and a table says for each state which e
 they lead. :meth:`Lifecycle.next` is the only way to a new state. An event that the state does not list
 raises :class:`~jobserver_core.errors.IllegalTransition` and changes nothing. The new state is stored by
 compare-and-set on the old one: of two writers that start from the same state one wins, and the other gets a
-``StaleState``, looks at what is stored, and adopts it. So the tables need no rows for races, and no writer
+``StaleState``, reads what is stored, and adopts it. So the tables need no rows for races, and no writer
 holds a lock in the database.
 
 The invariants:
@@ -38,7 +38,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Generic, TypeVar
 
-from jobserver_core.errors import IllegalTransition
+from jobserver_core.errors import IllegalTransition, StaleOwner, StaleState
 
 __all__ = [
     "CONTEXTS",
@@ -178,6 +178,12 @@ class Lifecycle(Generic[S, E]):
             raise IllegalTransition(kind=self.kind, state=state.value, event=event.value, allowed=names)
         return allowed[event]
 
+    def stale(self, record_id: str, expected: S, found: S | None) -> StaleState:
+        """Return why a compare-and-set failed: the stored state is another one, or else only the owner is."""
+        kind = StaleOwner if found is expected else StaleState
+        state = None if found is None else found.value
+        return kind(kind=self.kind, id=record_id, expected=expected.value, found=state)
+
     def allows(self, state: S, event: E) -> bool:
         """Whether the table has this transition."""
         return event in self.table[state]
@@ -190,6 +196,11 @@ class Lifecycle(Generic[S, E]):
     def live_states(self) -> tuple[S, ...]:
         """The states that are not final, in the order of the table."""
         return tuple(state for state in self.table if self.table[state])
+
+    @property
+    def final_states(self) -> tuple[S, ...]:
+        """The states that are final, in the order of the table."""
+        return tuple(state for state in self.table if not self.table[state])
 
     def mermaid(self) -> str:
         """Draw the table as a Mermaid state diagram."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from jobserver_core.models.json_values import Json
 
@@ -11,11 +11,22 @@ __all__ = ["Secret", "redacted", "redacted_url"]
 
 _MASK = "***"
 _PASSWORD = re.compile(r"(://[^/?#@\s:]*):[^/?#\s]*@")
-_SECRET_QUERY = re.compile(r"(?i)([?&][^=&#]*(?:secret|passw|token|key)[^=&#]*=)[^&#]*")
 _SECRET_KEY = re.compile(
-    r"(?i)secret|passw|credential|token|access[._-]?key|api[._-]?key|private|pod-template"
+    r"(?i)secret|passw|pass[._-]?phrase|credential|token|private|pod-template"
+    r"|(?:access|api)[._-]?key|account[._-]?key(?![a-z])|azure[._-]sas[._-]|shared[._-]?access[._-]?signature"
 )
 """Keys of secrets. The environment of the containers in a pod template may have some."""
+_SECRET_NAME = re.compile(
+    r"(?i)(?:^|[._-])(?:auth|pass|sig)$|pwd$|pgpass$|jaas[._-]config$"
+    r"|encryption[._-]?key(?:[._-]list)?$|azure[._-]storage[._-]key$"
+)
+"""Ends of keys of secrets. As the start of a longer key they are harmless: ``encryption.keySizeBits``."""
+_SECRET_PARAMETER = re.compile(r"(?i)key|signature")
+"""What names a secret in the query of a URL, in addition. In settings, a ``key`` is often a column."""
+_PARAMETER = re.compile(r"[?&]([^?&#=]*)=")
+_PARAMETER_VALUE = re.compile(r"[^&#]*")
+_OPTION = re.compile(r"(?<![\w.-])([\w.-]+)=")
+_OPTION_VALUE = re.compile(r"""(?:"[^"]*"|'[^']*'|\{[^{}]*\}|[^\s;&,])*""")
 
 
 class Secret:
@@ -52,7 +63,11 @@ def redacted_url(value: str) -> str:
     """Redact the passwords and secret parameters in a URL."""
     if "://" not in value:
         return value
-    return _SECRET_QUERY.sub(rf"\1{_MASK}", _PASSWORD.sub(rf"\1:{_MASK}@", value))
+
+    def secret(name: str) -> bool:
+        return _names_secret(name) or _SECRET_PARAMETER.search(name) is not None
+
+    return _masked(_PASSWORD.sub(rf"\1:{_MASK}@", value), _PARAMETER, _PARAMETER_VALUE, secret)
 
 
 def redacted_repr(value: Json) -> str:
@@ -61,9 +76,38 @@ def redacted_repr(value: Json) -> str:
 
 
 def redacted(value: Json) -> Json:
-    """Redact a JSON-like value: the values of keys that name a secret, and passwords in URLs."""
+    """Redact a JSON-like value: the values of keys that name a secret, and secrets in strings.
+
+    In strings, these are passwords in URLs, and ``name=value`` as in options of Java and JDBC.
+    """
+    return _redacted(value, "")
+
+
+def _redacted(value: Json, path: str) -> Json:
+    """Redact the value at a path. ``{"access": {"key": …}}`` is as secret as ``{"access.key": …}``."""
+    if _SECRET_KEY.search(path):
+        return _MASK
     if isinstance(value, Mapping):
-        return {k: _MASK if _SECRET_KEY.search(str(k)) else redacted(item) for k, item in value.items()}
+        return {key: _redacted(item, f"{path}.{key}" if path else str(key)) for key, item in value.items()}
+    if _SECRET_NAME.search(path):
+        return _MASK
     if isinstance(value, (list, tuple)):
-        return [redacted(item) for item in value]
-    return redacted_url(value) if isinstance(value, str) else value
+        return [_redacted(item, path) for item in value]
+    if isinstance(value, str):
+        return _masked(redacted_url(value), _OPTION, _OPTION_VALUE, _names_secret)
+    return value
+
+
+def _names_secret(key: str) -> bool:
+    return _SECRET_KEY.search(key) is not None or _SECRET_NAME.search(key) is not None
+
+
+def _masked(text: str, name: re.Pattern[str], value: re.Pattern[str], secret: Callable[[str], bool]) -> str:
+    """Mask the values whose names are secret. A harmless value may contain a name with a secret one."""
+    parts, end = [], 0
+    for found in name.finditer(text):
+        if found.start() >= end and secret(found[1]):
+            parts += [text[end : found.end()], _MASK]
+            rest = value.match(text, found.end())
+            end = rest.end() if rest is not None else found.end()
+    return "".join(parts) + text[end:]

@@ -114,7 +114,7 @@ def _read_error(made: Converter, value: JsonMapping) -> errors.JobServerError:
     if name not in errors.__all__:
         raise ValueError(f"unknown error {name!r}")
     cls: type[errors.JobServerError] = getattr(errors, name)
-    models = {"error": ErrorInfo, "failure": FailureKind | None}  # which errors.py cannot import
-    kinds = {**get_type_hints(cls), **{k: v for k, v in models.items() if k in cls.field_names}}
+    models = {"ErrorInfo": ErrorInfo, "FailureKind": FailureKind}  # which errors.py cannot import
+    kinds = get_type_hints(cls, localns=models)
     fields = {k: made.structure(v, kinds.get(k, Any)) for k, v in value["fields"].items()}
     return cls(**fields)

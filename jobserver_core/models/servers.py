@@ -8,7 +8,7 @@ import attrs
 
 from jobserver_core.models.validation import aware
 
-__all__ = ["Server", "ServerRequest", "ServerStatus"]
+__all__ = ["Server", "ServerRequest", "ServerStatus", "Takeovers"]
 
 
 @attrs.frozen(kw_only=True)
@@ -34,9 +34,11 @@ class ServerStatus(Server):
     """A server as the others see it, with the number of ``contexts`` that it runs.
 
     An ``expired`` server has not renewed its lease in time. The others are about to take over what it had.
+    One whose store is not shared is not ``leased``: it lives whatever its ``lease_until`` says.
     """
 
     expired: bool = False
+    leased: bool = True
     contexts: int = 0
 
     @property
@@ -45,6 +47,20 @@ class ServerStatus(Server):
         if self.expired:
             return "expired"
         return "draining" if self.draining else "alive"
+
+
+@attrs.frozen(kw_only=True)
+class Takeovers:
+    """What a server has taken over and lost since its start.
+
+    ``contexts_reattached`` outlived an earlier server on the same data directory. ``leases_taken_over`` are
+    those of other servers that this one declared dead, and ``leases_lost`` its own ones, after which it lost
+    its contexts.
+    """
+
+    contexts_reattached: int = 0
+    leases_taken_over: int = 0
+    leases_lost: int = 0
 
 
 @attrs.frozen(kw_only=True)

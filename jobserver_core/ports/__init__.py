@@ -1,9 +1,9 @@
 """The abstract classes that backends implement. Their docstrings are the specification.
 
-Every port has a contract suite in :mod:`jobserver_core.testing`, which an implementation must pass. Ports
-are synchronous and thread-safe: any method can be called from any thread, and several at once, unless its
-docstring says otherwise. They raise errors of :mod:`jobserver_core` only; translate those of the libraries
-you use.
+Every port has a contract suite in :mod:`jobserver_core.testing`, which an implementation must pass. Ports are
+synchronous and thread-safe: any method can be called from any thread, and several at once, unless its
+docstring says otherwise. They raise only errors of :mod:`jobserver_core`; translate the errors of libraries
+that you use.
 """
 
 from jobserver_core.plugins import Backend
@@ -21,10 +21,11 @@ from jobserver_core.ports.launcher import (
     Launcher,
     ResultSink,
 )
-from jobserver_core.ports.metadata import MetadataStore
+from jobserver_core.ports.metadata import PIN_EXPIRY, MetadataStore
 from jobserver_core.ports.transport import Message, Transport
 
 __all__ = [
+    "PIN_EXPIRY",
     "Backend",
     "Blob",
     "BlobStore",

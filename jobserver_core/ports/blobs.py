@@ -1,4 +1,4 @@
-"""The blob port: immutable bytes, named by their sha256."""
+"""The blob port: immutable bytes, identified by their sha256."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Blob:
 
 
 class BlobWriter(ABC):
-    """Takes a blob's bytes in chunks. Used by one thread at a time.
+    """Receives a blob's bytes in chunks. Used by one thread at a time.
 
-    As a context manager it discards what was not committed when the block ends. After a commit or a discard,
-    :meth:`write` and :meth:`commit` raise StorageError.
+    When used as a context manager, it discards uncommitted bytes at the end of the block. After a commit or a
+    discard, :meth:`write` and :meth:`commit` raise StorageError.
     """
 
     @abstractmethod
@@ -35,16 +35,21 @@ class BlobWriter(ABC):
         """Append bytes.
 
         Raises:
-            StorageError: They cannot be stored. The blob cannot be committed any more.
+            StorageError: They cannot be stored. The blob can no longer be committed.
         """
+
+    @property
+    @abstractmethod
+    def digest(self) -> str:
+        """The digest of the bytes written so far."""
 
     @abstractmethod
     def commit(self) -> Blob:
         """Make the blob visible, all at once, and durable; return its digest and size.
 
-        The time of the blob is that of the commit, however long ago its bytes were written. If the
-        store has the same content already, that stays, but its time becomes now. So the server, which
-        deletes old blobs that no record refers to, never deletes one that is just being used.
+        The blob's time is the time of the commit, however long ago its bytes were written. If the store
+        already has the same content, that is kept, but its time becomes now. Servers delete only old blobs,
+        so a blob that has just been committed stays until a record can refer to it.
 
         Raises:
             StorageError: The blob cannot be stored. Nothing of it is left.
@@ -62,12 +67,12 @@ class BlobWriter(ABC):
 
 
 class BlobStore(Backend):
-    """Blobs by their digest. They are streamed in and out, and never whole in memory.
+    """Stores blobs under their digests. They are streamed in and out, never held in memory as a whole.
 
-    A crash at any moment leaves either the whole blob or no blob. :meth:`sweep` removes the temporary
-    files of a crash. Every method raises StorageError for whatever the storage fails at: a blob is not
-    reported as missing only because the store cannot look. A string that is not a sha256 in lower-case hex
-    is the digest of no blob.
+    A crash at any moment leaves either the whole blob or no blob. :meth:`sweep` removes temporary files that
+    a crash left. Every method raises StorageError if the storage fails: a blob must not be reported as
+    missing just because the store cannot check. For a string that is not a sha256 in lower-case hex, there is
+    no blob.
     """
 
     kind = "blobs"
@@ -97,7 +102,7 @@ class BlobStore(Backend):
     def local_path(self, digest: str) -> AbstractContextManager[Path]:
         """Return a path on this machine with the content of the blob, valid inside the ``with`` block.
 
-        Callers do not change the file, so a local store can return its own.
+        Callers do not change the file, so a local store can return its own file.
 
         Raises:
             BlobNotFound: There is no such blob.
@@ -113,19 +118,20 @@ class BlobStore(Backend):
 
     @abstractmethod
     def digests(self, *, modified_before: datetime) -> Iterator[str]:
-        """Iterate over the blobs that were last committed before a time, in any order.
+        """Iterate over the digests of blobs last committed before a time, in any order.
 
-        Blobs may be added and deleted meanwhile, by the caller too. Such blobs may or may not be listed.
+        Blobs may be added and deleted during the iteration, even by the caller. Such blobs may or may not be
+        listed.
         """
 
     def sweep(self, *, modified_before: datetime) -> None:
-        """Remove temporary files of writers that never committed and were last written to before the time."""
+        """Remove temporary files of uncommitted writers that were last written to before a time."""
         return
 
     def usage(self) -> tuple[int, int]:
-        """Return the number of blobs and their bytes.
+        """Return the number of blobs and their total size in bytes.
 
-        The default looks up each blob. Override it if a listing has the sizes.
+        The default looks up each blob. Override it if the storage can list sizes.
         """
         everything = datetime.max.replace(tzinfo=timezone.utc)
         found = [self.size(digest) for digest in self.digests(modified_before=everything)]

@@ -1,10 +1,10 @@
-"""Time and identity, injected so that tests own them.
+"""Time and identity, injected so that tests can control them.
 
-There are three kinds of time. *Monotonic* time has an arbitrary start and never goes back: waits, timeouts
-and deadlines use it. *Wall-clock* time is what other programs see too, and can be set back at any moment: the
-time stamps of files and of signed messages use it. *Record* time is written into records: it should be the
-wall clock's, but later records must be newer, and durations must not be negative. :class:`SteadyClock`
-derives it from the other two.
+There are three kinds of time. *Monotonic* time has an arbitrary start and never goes back; waits, timeouts
+and deadlines use it. *Wall-clock* time is what other programs see, and may be set back at any moment; the
+timestamps of files and signed messages use it. *Record* time is written into records. It should match the
+wall clock, but later records must be newer, and durations must not be negative. :class:`SteadyClock` derives
+it from the other two.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Timer(ABC):
 
     @abstractmethod
     def cancel(self) -> None:
-        """Prevent the call, unless it has begun already."""
+        """Prevent the call, unless it has already begun."""
 
 
 class Clock(ABC):
@@ -35,10 +35,10 @@ class Clock(ABC):
 
     @abstractmethod
     def now(self) -> datetime:
-        """Return the wall-clock time, in UTC."""
+        """Return the time for records, in UTC."""
 
     def wall(self) -> datetime:
-        """Return the wall-clock time as other programs see it; :meth:`now` of some clocks differs."""
+        """Return the wall-clock time, in UTC, as other programs see it. It may differ from :meth:`now`."""
         return self.now()
 
     @abstractmethod
@@ -50,7 +50,7 @@ class Clock(ABC):
         """Call once after ``delay`` seconds, on a thread of the clock. A negative delay is zero.
 
         Calls run one after another, in the order in which they are due, so they must be short. A call may
-        schedule others. What a call raises is logged.
+        schedule others. Exceptions in a call are logged.
         """
 
     def close(self) -> None:
@@ -61,16 +61,16 @@ class Clock(ABC):
 _RATE = 0.99
 """How fast record time passes while it is ahead of a wall clock that was set back."""
 _MOST_AHEAD = timedelta(days=1)
-"""Above this, it is the earlier time that was wrong: record time goes back to the wall clock's."""
+"""Beyond this, the earlier wall-clock time was wrong, and record time is set back to the wall clock's."""
 
 
 class SteadyClock(Clock):
-    """Another clock, with a :meth:`now` that does not go back when that one's does.
+    """Wraps another clock with a :meth:`now` that does not go back when that clock's does.
 
-    It follows the wall clock while that goes forward, even in leaps. When the wall clock is set back, time
-    continues from where it was, one percent slower than real time, until the wall clock has caught up. So
-    order and durations stay right, and an error of a minute is gone after a hundred minutes. If the wall
-    clock is set back by more than a day, it was wrong before; then time is set back too.
+    It follows the wall clock while that goes forward, even if it jumps. When the wall clock is set back, time
+    continues from where it was, one percent slower than real time, until the wall clock has caught up. So the
+    order of records and their durations stay correct, and an error of one minute is gone after a hundred
+    minutes. If the wall clock is set back by more than a day, it was wrong before, so time is set back, too.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -80,7 +80,7 @@ class SteadyClock(Clock):
         self._latest_at = clock.monotonic()
 
     def now(self) -> datetime:
-        """Return the time for records, in UTC. It never goes back, unless by more than a day."""
+        """Return the time for records, in UTC. It never goes back, except by more than a day."""
         with self._lock:
             wall, at = self._clock.now(), self._clock.monotonic()
             steady = self._latest + timedelta(seconds=(at - self._latest_at) * _RATE)
@@ -95,19 +95,15 @@ class SteadyClock(Clock):
                 self._latest = max(self._latest, moment)
 
     def wall(self) -> datetime:
-        """Return the other clock's wall-clock time."""
         return self._clock.wall()
 
     def monotonic(self) -> float:
-        """Return the other clock's monotonic time."""
         return self._clock.monotonic()
 
     def call_later(self, delay: float, call: Callable[[], None]) -> Timer:
-        """Schedule the call on the other clock."""
         return self._clock.call_later(delay, call)
 
     def close(self) -> None:
-        """Close the other clock."""
         self._clock.close()
 
 
@@ -116,14 +112,13 @@ class Ids(ABC):
 
     @abstractmethod
     def new(self) -> str:
-        """Return an id that was never returned before, by this or any other server."""
+        """Return an id that no server has ever returned before."""
 
 
 class UuidIds(Ids):
-    """Random UUIDs, the form of job ids that clients of spark-jobserver know."""
+    """Random UUIDs, the format of job ids that clients of spark-jobserver expect."""
 
     def new(self) -> str:
-        """Return a random UUID of 36 characters."""
         return str(uuid.uuid4())
 
 
@@ -147,15 +142,12 @@ class SystemClock(Clock):
         self._closed = False
 
     def now(self) -> datetime:
-        """Return the wall-clock time, in UTC."""
         return datetime.now(timezone.utc)
 
     def monotonic(self) -> float:
-        """Return :func:`time.monotonic`."""
         return time.monotonic()
 
     def call_later(self, delay: float, call: Callable[[], None]) -> Timer:
-        """Call once after ``delay`` seconds on the clock's thread, but never after :meth:`close`."""
         entry = _Entry(self.monotonic() + max(0.0, delay), call)
         with self._changed:
             if self._closed:
@@ -168,7 +160,6 @@ class SystemClock(Clock):
         return entry
 
     def close(self) -> None:
-        """Drop all calls, and wait for the thread to end."""
         with self._changed:
             self._closed = True
             self._entries.clear()
@@ -183,7 +174,7 @@ class SystemClock(Clock):
             if call is not None:
                 try:
                     call()
-                except Exception:  # noqa: BLE001 - one bad call must not end all timers
+                except Exception:  # noqa: BLE001 - one failing call must not end all timers
                     _log.exception("a timer's call failed")
 
     def _next_due(self) -> _Entry | None:

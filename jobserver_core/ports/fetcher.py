@@ -14,13 +14,13 @@ from jobserver_core.models.validation import non_negative, sha256
 from jobserver_core.plugins import Backend
 
 ProgressCallback = Callable[[int, "int | None"], None]
-"""Called with the bytes so far and the total, None while that is unknown."""
+"""Called with the number of bytes so far and in total. The total is None while it is unknown."""
 
 
 class Cancellation:
     """Ends a fetch from another thread.
 
-    It is cancelled once; later reasons are ignored. To react at once, subscribe.
+    Only the first :meth:`cancel` counts; later reasons are ignored. To react at once, subscribe.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Cancellation:
 
     @property
     def reason(self) -> str | None:
-        """Why it was cancelled; None while it is not."""
+        """Why it was cancelled, or None if it was not."""
         return self._reason
 
     def cancel(self, reason: str) -> None:
@@ -70,9 +70,9 @@ class Fetched:
 
 
 class Fetcher(Backend):
-    """Fetches URIs within limits of size and time, and only what its policy allows.
+    """Fetches URIs within limits on size and time, and only as far as its policy allows.
 
-    ``scheme:/path`` and ``scheme:///path`` are the same file. An earlier copy may be used again if the source
+    ``scheme:/path`` and ``scheme:///path`` are the same file. An earlier copy may be reused if the source
     reports that the file has not changed (ETag, Last-Modified, or size and time).
     """
 
@@ -80,7 +80,7 @@ class Fetcher(Backend):
 
     @abstractmethod
     def check(self, uri: str) -> None:
-        """Check a URI as it is written, without touching the network or files.
+        """Check the text of a URI, without accessing the network or files.
 
         Raises:
             MalformedUrl: It is not a URI, or its scheme, host or directory is not allowed.
@@ -96,18 +96,18 @@ class Fetcher(Backend):
     ) -> AbstractContextManager[Fetched]:
         """Fetch a URI. The file exists, and does not change, inside the ``with`` block.
 
-        The block may end on another thread than it began on. A failed fetch leaves nothing behind.
+        The block may end on a different thread than it began on. A failed fetch leaves nothing behind.
         Credentials in the URI are used, and never appear in an error.
 
-        ``progress`` is called as bytes arrive; what it raises ends the fetch. When ``cancellation`` is
-        cancelled, the fetch ends with its reason, also while it waits for a server that sends nothing.
-        Inside the block a cancellation has no effect.
+        ``progress`` is called as bytes arrive; an exception in it ends the fetch. When ``cancellation`` is
+        cancelled, the fetch ends with its reason, even while it waits for a server that sends nothing. Inside
+        the block, a cancellation has no effect.
 
         Raises:
-            MalformedUrl: :meth:`check` refuses the URI, or what only the fetch can see is not allowed: an
+            MalformedUrl: :meth:`check` refuses the URI, or the fetch finds something that is not allowed: an
                 address of the host, or the target of a link.
             TooLarge: The content exceeds the size limit.
-            FetchError: It was cancelled, or anything else went wrong; see ``reason``.
+            FetchError: The fetch was cancelled, or failed for any other reason; see ``reason``.
         """
 
     def close(self) -> None:

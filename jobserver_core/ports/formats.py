@@ -1,8 +1,8 @@
-"""How records, cursors and URIs are written: what authors of backends share with the built-in ones.
+"""The formats of records, cursors and URIs, which all backends share with the built-in ones.
 
-- :func:`dumps` and :func:`loads` turn any model into JSON text and back, equal in full.
-- :func:`encode_cursor` and :func:`decode_cursor` make and read the ``next`` of a page of jobs.
-- :class:`Uri` parses what fetchers are given, and :func:`redacted` removes secrets from any URL.
+- :func:`dumps` and :func:`loads` turn any model into JSON text and back, without loss.
+- :func:`encode_cursor` and :func:`decode_cursor` write and read the ``next`` cursor of a page of jobs.
+- :class:`Uri` parses the URIs that fetchers receive, and :func:`redacted` removes secrets from any URL.
 
 This module imports cattrs, which :mod:`jobserver_core.ports` does not.
 """

@@ -1,4 +1,4 @@
-"""The launcher port: it starts contexts, runs jobs in them, and can end both."""
+"""The launcher port: starts contexts, runs jobs in them, and ends both."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from jobserver_core.plugins import Backend
 
 @attrs.frozen(kw_only=True)
 class JobCode:
-    """One entry of a class path, as a file on this machine whose content never changes.
+    """One entry of a class path: a file on this machine whose content never changes.
 
-    ``source`` is what the user named, a binary or a URI, for messages.
+    ``source`` is the binary or URI that the user named, for use in messages.
     """
 
     path: Path
@@ -38,10 +38,10 @@ class ContextSpec:
     """A context to start.
 
     ``settings`` is the merged tree of context settings as in the HTTP API: nested mappings of JSON-like
-    values, such as ``settings["spark"]["master"]`` and ``settings["num-cpu-cores"]``. ``class_path`` comes
-    before that of every job (``dependent-jar-uris`` and ``cp`` of the settings, resolved). The launcher
-    appends the driver's output to ``log_path``, which may exist already. It can keep files in ``work_dir``,
-    which it creates, and removes before it reports the end. ``data_dir`` has the data files.
+    values, such as ``settings["spark"]["master"]`` and ``settings["num-cpu-cores"]``. ``class_path`` (the
+    resolved ``dependent-jar-uris`` and ``cp`` of the settings) precedes that of every job. The launcher
+    appends the driver's output to ``log_path``, which may exist already. It can keep files in ``work_dir``;
+    it creates that directory, and removes it before it reports the end. ``data_dir`` contains the data files.
     """
 
     id: str
@@ -53,14 +53,11 @@ class ContextSpec:
     data_dir: Path
 
     def class_path_of(self, job: JobSpec) -> tuple[JobCode, ...]:
-        """Return what a job of this context sees: the context's class path, then its own."""
+        """Return the class path that a job of this context sees: the context's entries, then its own."""
         return (*self.class_path, *job.class_path)
 
     def log_tail(self, size: int = 4096) -> str:
-        """Return the end of the log, at most ``size`` bytes, without a line that it begins within.
-
-        Empty when there is no log.
-        """
+        """Return the last lines of the log, at most ``size`` bytes; empty if there is no log."""
         try:
             with self.log_path.open("rb") as file:
                 start = max(0, file.seek(0, os.SEEK_END) - size)
@@ -77,10 +74,10 @@ class ContextSpec:
 class JobSpec:
     """A job to run in a context.
 
-    ``config`` is a JSON object as a string. ``class_path`` is in the order of the request and not empty; if
-    two entries have a class of one name, the first wins. If the last entry is a jar, the job is a JVM job,
-    otherwise a Python job. What the job writes to standard output and standard error, and what it logs, is
-    appended to ``log_path`` while it runs.
+    ``config`` is a JSON object as a string. ``class_path`` is in the order of the request, and not empty. If
+    two entries have a class with the same name, the first wins. If the last entry is a jar, the job is a JVM
+    job, otherwise a Python job. The launcher appends the job's standard output, standard error and log
+    messages to ``log_path`` while it runs.
     """
 
     id: str
@@ -110,13 +107,13 @@ class ContextEnd(str, Enum):
     """Why a context ended."""
 
     STOPPED = "stopped"
-    """It stopped in good order. If it was not ready, and no stop was requested, that is a failure."""
+    """It stopped in an orderly way. If it was not ready and no stop was requested, that is a failure."""
     KILLED = "killed"
     """:meth:`ContextHandle.kill` ended it."""
     FAILED = "failed"
     """It could not start, or it died by itself."""
     KILLED_OUTSIDE = "killed-outside"
-    """Somebody else killed its process or its application, as far as the launcher can tell."""
+    """As far as the launcher can tell, something else killed its process or its application."""
 
 
 class ResultSink(ABC):
@@ -124,7 +121,7 @@ class ResultSink(ABC):
 
     @abstractmethod
     def write(self, data: bytes) -> None:
-        """Take the next bytes; may block while storage is slow.
+        """Accept the next bytes. May block while storage is slow.
 
         Raises:
             TooLarge: The result exceeds the configured limit. The launcher then ends the job, with
@@ -133,9 +130,9 @@ class ResultSink(ABC):
 
 
 class ContextListener(ABC):
-    """Receives the reports about one context; implemented by core.
+    """Receives the reports about one context. Implemented by core.
 
-    A launcher calls it from any thread, in the order in which things happened. **Calls for one context never
+    A launcher calls it from any thread, in the order in which things happen. **Calls for one context never
     overlap**, so a launcher with a thread for each job needs a lock or a queue. Calls return as soon as they
     have stored a record. If storage fails, they do not raise: core keeps the change and stores it later.
 
@@ -143,15 +140,16 @@ class ContextListener(ABC):
 
     1. ``job_running``, once, if its validation passed
     2. any number of ``job_progress``
-    3. for a success exactly one ``open_result``, also if the result is null; its sink gets all of the result
-    4. exactly one ``job_ended``, whatever happened: also if the job's process dies
+    3. for a success, exactly one ``open_result``, even if the result is null; its sink gets the whole result
+    4. exactly one ``job_ended``, whatever happens, even if the job's process dies
 
     ``context_ended`` comes exactly once, and last. Jobs that were running then need no ``job_ended``.
 
     After :meth:`Launcher.reattach`, a new listener receives ``context_ready`` once the context is known to be
-    alive and ready, also if an earlier listener received it. Then it receives all reports about each job
-    again, from the beginning and with the whole result, so ``job_running`` may concern a job that is recorded
-    as running. A job is never reported again after :meth:`ContextHandle.acknowledge` was called for it.
+    alive and ready, even if an earlier listener has received it. It then receives all reports about each job
+    again, from the beginning and with the whole result, so it may get ``job_running`` for a job that is
+    already recorded as running. A job is never reported again after :meth:`ContextHandle.acknowledge` was
+    called for it.
     """
 
     @abstractmethod
@@ -160,9 +158,9 @@ class ContextListener(ABC):
 
     @abstractmethod
     def context_ended(self, end: ContextEnd, error: ErrorInfo | None = None) -> None:
-        """Report that nothing of the context is left: no ``work_dir``, and no process, also none of a job.
+        """Report that nothing of the context is left: no ``work_dir``, and no process, not even of a job.
 
-        ``error`` has the real reason of a failure, including the last lines of the log.
+        ``error`` describes the real reason for a failure, including the last lines of the log.
         """
 
     @abstractmethod
@@ -171,7 +169,7 @@ class ContextListener(ABC):
 
     @abstractmethod
     def job_progress(self, job_id: str, progress: JobProgress) -> None:
-        """Report the progress of a running job, if it changed, and at most twice a second."""
+        """Report the progress of a running job when it changes, at most twice a second."""
 
     @abstractmethod
     def open_result(self, job_id: str, *, stream: bool) -> ResultSink:
@@ -179,34 +177,35 @@ class ContextListener(ABC):
 
     @abstractmethod
     def job_ended(self, job_id: str, outcome: JobOutcome) -> None:
-        """Report how the job ended. Nothing of it runs any more, also no process that it started.
+        """Report how the job ended. Nothing of it is running any more, including processes that it started.
 
-        If its process ended without an outcome, that is FailureKind.CRASHED; the message says what is known.
+        If its process ended without an outcome, report FailureKind.CRASHED with a message that says what is
+        known.
         """
 
 
 class ContextHandle(ABC):
-    """A context that a launcher started. No method waits for Spark: results are reported to the listener."""
+    """A context that a launcher started. No method waits for Spark; results are reported to the listener."""
 
     @abstractmethod
     def submit(self, job: JobSpec) -> None:
-        """Run a job beside those that are running; core limits how many. Only after ``context_ready``.
+        """Run a job alongside the running ones. Core limits their number, and waits for ``context_ready``.
 
-        Nothing is raised for a job that cannot run (bad code, no such class): ``job_ended`` reports it. In a
-        context that has ended, or is ending, this does nothing: ``context_ended`` says it all.
+        Raises nothing for a job that cannot run (bad code, unknown class); ``job_ended`` reports that. Does
+        nothing if the context has ended or is ending, because ``context_ended`` is enough.
         """
 
     @abstractmethod
     def kill_job(self, job_id: str) -> None:
-        """End a job whatever it is doing: busy loops, sleeps, native code, tasks on executors.
+        """End a job, whatever it is doing: busy loops, sleeps, native code, tasks on executors.
 
-        The rest of the context is not disturbed. ``job_ended`` follows within seconds: killed, or the job's
-        outcome if that was faster. Does nothing if the job is not running. If a job cannot be ended
-        alone (a busy thread in a shared JVM), nothing follows until it ends or the context does.
+        The rest of the context is not disturbed. ``job_ended`` follows within seconds, as killed or with the
+        job's own outcome if that came first. Does nothing if the job is not running. If the job cannot be
+        ended on its own (a busy thread in a shared JVM), no report follows until it or the context ends.
         """
 
     def acknowledge(self, job_id: str) -> None:
-        """Forget a job whose end is stored: it need not be reported after a re-attachment.
+        """Forget a job whose end is stored. It need not be reported again after a re-attachment.
 
         Returns at once, and never raises. Does nothing for an unknown job. The default is for launchers whose
         contexts end with the server.
@@ -217,7 +216,7 @@ class ContextHandle(ABC):
     def stop(self, timeout: float) -> None:
         """Stop the context gracefully, and by force after ``timeout`` seconds.
 
-        Running jobs are cancelled. ``context_ended`` follows with STOPPED. Can be called at any time, also
+        Running jobs are cancelled. ``context_ended`` follows with STOPPED. Can be called at any time, even
         while the context starts. Idempotent.
         """
 
@@ -225,7 +224,7 @@ class ContextHandle(ABC):
     def kill(self) -> None:
         """End the context at once, by force. ``context_ended`` follows with KILLED within seconds.
 
-        Can be called at any time, also while the context starts or stops. Idempotent.
+        Can be called at any time, even while the context starts or stops. Idempotent.
         """
 
 
@@ -233,12 +232,13 @@ class Launcher(Backend):
     """Starts contexts. One launcher serves one job server.
 
     Everything that a context starts ends with it, even if its processes are killed with SIGKILL. A context
-    ends with its server, however that ends, or it outlives its server for a limited time, in which the
-    launcher of the next server can take it over. Such a launcher implements :attr:`reattaches`,
-    :meth:`detach`, :meth:`survivors`, :meth:`reattach` and :meth:`ContextHandle.acknowledge`.
+    either ends with its server, no matter how the server ends, or outlives it for a limited time in which the
+    next server's launcher can take the context over. A launcher of the second kind implements
+    :attr:`reattaches`, :meth:`detach`, :meth:`survivors`, :meth:`reattach` and
+    :meth:`ContextHandle.acknowledge`.
 
-    At its start, a server calls :meth:`survivors`, :meth:`reattach` for those that it wants to keep, and then
-    :meth:`sweep`, which ends everything else that outlived a server.
+    When a server starts, it calls :meth:`survivors`, then :meth:`reattach` for each context that it wants to
+    keep, and then :meth:`sweep`, which ends everything else that outlived a server.
     """
 
     kind = "launcher"
@@ -259,18 +259,18 @@ class Launcher(Backend):
         """Raise InvalidSetting for settings with which no context can ever start.
 
         ``settings`` is the same tree as in :class:`ContextSpec`. Core calls this before it records a context,
-        so that a mistake is refused instead of leaving a failed context behind. Quick, and without side
-        effects; may be called at any time before :meth:`close`. What takes longer to find out is reported by
-        :meth:`start_context`. The default accepts everything.
+        so that a mistake is refused instead of leaving a failed context behind. Must be quick and without
+        side effects; may be called at any time before :meth:`close`. Problems that take longer to detect are
+        reported after :meth:`start_context`. The default accepts everything.
         """
         return
 
     def resources(self, settings: JsonMapping) -> Resources:
-        """Return the most that a context with these settings asks for; they have passed :meth:`validate`.
+        """Return the maximum that a context with these settings asks for. They have passed :meth:`validate`.
 
         Core adds up what living contexts ask for, and refuses one that would exceed the limits of the
-        configuration. The same settings always give the same. The default asks for nothing, so it has no
-        limit but that of the number of contexts.
+        configuration. The same settings always give the same result. The default asks for nothing, so only
+        the number of contexts is limited.
         """
         return Resources()
 
@@ -286,7 +286,7 @@ class Launcher(Backend):
         """
 
     def survivors(self) -> Sequence[ContextSpec]:
-        """Return the contexts of an earlier server that seem to be alive, as they were started."""
+        """Return the contexts of an earlier server that seem to be alive, with their original specs."""
         return ()
 
     def reattach(
@@ -294,15 +294,14 @@ class Launcher(Backend):
     ) -> ContextHandle:
         """Take over one of the :meth:`survivors`, and return at once.
 
-        ``jobs`` are those that were submitted to the context and whose end is not stored. Afterwards it is as
-        if each of them had been submitted once by this server: those that run continue, those that ended
-        are reported, and those that had not arrived are run now. Jobs of the context that are not among them
-        are ended, and not reported.
+        ``jobs`` are the jobs that were submitted to the context and whose end is not stored. Afterwards, it
+        is as if this server had submitted each of them once: running jobs continue, ended ones are reported,
+        and those that had not arrived are run now. Any other jobs of the context are ended and not reported.
 
         ``context_ready`` follows once the context is taken over, if it is ready; the reports about its jobs
         come after that. If the context cannot be taken over in time, it is ended, and ``context_ended``
-        follows with FAILED and the reason. The handle can be used at once: what cannot be sent yet is sent
-        later.
+        follows with FAILED and the reason. The handle can be used at once; calls that cannot be sent yet are
+        sent later.
 
         Raises:
             LaunchError: The context is not among the survivors.
@@ -310,47 +309,46 @@ class Launcher(Backend):
         raise LaunchError(message=f"context {spec.name} ended with its server")
 
     def spare_pools(self) -> Sequence[SparePool]:
-        """Return the pools of contexts that are kept started for new ones. The default has none."""
+        """Return the pools of contexts that are started in advance for new ones. The default has none."""
         return ()
 
     def prepare(self) -> None:
         """Do one-time work in advance, such as compiling, so that the first contexts start faster.
 
-        May take minutes. For the build of an image, where no server runs. Starts nothing that outlives the
-        call. The default does nothing.
+        May take minutes. Intended for building an image, while no server is running. Starts nothing that
+        outlives the call. The default does nothing.
 
         Raises:
-            LaunchError: This launcher cannot work on this machine, or what it needs cannot be made.
+            LaunchError: This launcher cannot work on this machine, or the preparation failed.
         """
         return
 
     def sweep(self) -> None:
-        """End what contexts of an earlier server left behind, except those that were re-attached.
+        """End everything that contexts of an earlier server left behind, except re-attached contexts.
 
         Called once, before any start.
         """
         return
 
     def sweep_lost(self, contexts: Sequence[Context]) -> None:
-        """Remove what contexts of servers that died left outside of the machines of these servers.
+        """Remove what contexts of dead servers left outside their machines, for example in a cluster.
 
-        That is for example what they have in a cluster. This server has claimed the contexts. May take as
-        long as a cluster takes to respond, and never raises. The default is for launchers whose contexts
-        leave nothing elsewhere.
+        This server has claimed the contexts. May take as long as a cluster takes to respond, and never
+        raises. The default is for launchers whose contexts leave nothing elsewhere.
         """
         return
 
     def detach(self) -> None:
         """Leave all contexts to the next server, and close the launcher.
 
-        No listener is called once this returns. No thread of the launcher is left, and no process except
-        those of the contexts. Idempotent. Called only if :attr:`reattaches` is true.
+        Once this returns, no listener is called any more. The launcher leaves no threads, and no processes
+        except those of the contexts. Idempotent. Called only if :attr:`reattaches` is true.
         """
         self.close()
 
     @abstractmethod
     def close(self) -> None:
-        """Kill all contexts, and return when each has reported ``context_ended``. Idempotent.
+        """Kill all contexts, and return once each has reported ``context_ended``. Idempotent.
 
-        No thread or process of the launcher is left.
+        The launcher leaves no threads and no processes.
         """

@@ -15,53 +15,60 @@ from jobserver_core.models.servers import Server, ServerRequest
 from jobserver_core.models.storage import MetadataUsage
 from jobserver_core.plugins import Backend
 
-__all__ = ["MetadataStore"]
+PIN_EXPIRY = 86_400.0
+"""Seconds for which the pins of a server remain valid after it has ended, in case it is only paused."""
 
 
 class MetadataStore(Backend):
     """Binaries, contexts, jobs with their results, callback deliveries, and the servers that share them.
 
-    **Records.** Models go in and come out equal in full. Strings may contain any character, also NUL and lone
-    surrogates, and sort by code point. Times keep microseconds and come back in UTC.
+    **Records.** Models are stored without loss: what is read equals what was written. Strings may contain any
+    character, including NUL and lone surrogates, and sort by code point. Times keep microseconds and come
+    back in UTC.
 
-    **Transactions.** Every method is one transaction. When it returns, its change is durable, and every later
-    call sees it, also through another store on the same data: reads are never cached. When it raises, nothing
-    was changed. Durable means that the end of the process undoes nothing. A power cut may undo that a
-    job was dispatched, runs or made progress, but no new record, no final state, and no request to kill.
+    **Transactions.** Every method is one transaction. When it returns, its change is durable and visible to
+    every later call, even through another store on the same data: reads are never cached. If it raises,
+    nothing was changed. Durable means that the end of the process undoes nothing. A power cut may undo the
+    fact that a job was dispatched, is running or made progress, but no new record, no final state, and no
+    kill request.
 
-    **Errors.** Every method raises StorageError for whatever the database fails at, whether it reads or
-    writes. Only after a StorageError may the change have been stored all the same, since a connection
-    can break during a commit. Callers repeat the write and recognize their own record, or take it back.
+    **Errors.** Every method, whether it reads or writes, raises StorageError if the database fails. Even
+    then, the change may have been stored, since a connection can break during a commit. Callers repeat the
+    write and recognize their own record, or undo it.
 
     **Compare-and-set.** The ``advance_*`` methods store the whole record if and only if the stored state is
     ``expected`` and the stored epoch is that of the record, or ``epoch`` if it is given. Otherwise they raise
     StaleState with the stored state as ``found``, or None for an unknown id; if only the epoch differs, the
-    StaleState is a StaleOwner. Of any number of writers that expect the same state and epoch, one wins,
-    unless the write keeps both. A store does not judge transitions.
+    StaleState is a StaleOwner. If several writers expect the same state and epoch, one of them wins, unless
+    the write changes neither. A store does not check whether a transition is allowed.
 
-    **Ownership.** A server takes over a record of another one by storing it with a higher epoch, which it
-    compares with the epoch that it read. From then on, no write of the earlier owner succeeds, however long
-    it was paused.
+    **Ownership.** A server takes over another server's record by storing it with a higher epoch than the one
+    it read, by compare-and-set on the latter. From then on, no ``advance_*`` call of the earlier owner
+    succeeds, however long it was paused. Progress has no epoch, because outdated progress does no harm.
 
-    **Leases.** Servers that share a store show that they are alive by renewing a lease. Only the store's own
+    **Leases.** Servers that share a store prove that they are alive by renewing a lease. Only the store's own
     clock judges leases, so the clocks of the servers' machines do not matter.
 
+    **Pins.** Servers that share a store and their blobs must not delete a blob that another one is about to
+    use. If a pin (:meth:`pin_blob`) and a removal (:meth:`begin_removal`) of the same blob happen at the same
+    time, at least one sees the other. If a store is not ``shared``, its server does without pins.
+
     **Notices.** Servers that share a store wake one another with short strings. A notice is only a hint that
-    there is something new in the store. It is not durable, and may be lost: listeners also look from
-    time to time.
+    there is something new in the store. It is not durable and may be lost, so listeners also read the store
+    from time to time.
 
-    The field ``kind`` of StaleState and DuplicateId is "binary", "context", "job" or "callback delivery", of
-    DuplicateId also "request" or "idempotency key". The field ``holder`` of DuplicateId is the id of the
-    record that is in the way.
+    The field ``kind`` of StaleState and DuplicateId is "binary", "context", "job" or "callback delivery";
+    that of DuplicateId can also be "request" or "idempotency key". The field ``holder`` of DuplicateId is the
+    id of the conflicting record.
 
-    **Cost.** Lists are indexed: a page from a million records costs what it costs from a thousand.
+    **Cost.** Lists are indexed: a page from a million records costs as much as one from a thousand.
     """
 
     kind = "metadata"
 
     shared: bool = False
     """Whether several servers may use the store at the same time. If not, its only server need not renew a
-    lease, and every other server whose records it finds has ended."""
+    lease, and any other server whose records it finds has ended."""
 
     # -- binaries ----------------------------------------------------------------------------------
 
@@ -69,8 +76,8 @@ class MetadataStore(Backend):
     def add_binary(self, binary: Binary) -> None:
         """Store a version of a binary.
 
-        The newest version of a name is the one with the latest ``uploaded_at``, among equals the one
-        that was added last.
+        The newest version of a name is the one with the latest ``uploaded_at`` and, if several have the same,
+        the one that was added last.
 
         Raises:
             DuplicateId: The id is known.
@@ -86,7 +93,7 @@ class MetadataStore(Backend):
 
     @abstractmethod
     def binary_versions(self, name: str) -> list[Binary]:
-        """Return all versions of a name, newest first; empty for an unknown one."""
+        """Return all versions of a name, newest first; empty for an unknown name."""
 
     @abstractmethod
     def delete_binary(self, name: str) -> list[Binary]:
@@ -94,8 +101,8 @@ class MetadataStore(Backend):
 
         Raises:
             BinaryNotFound: There is no version.
-            BinaryInUse: A job that is not final has a version in its class path. Names the ids of all such
-                jobs in submission order.
+            BinaryInUse: A job that is not final has a version in its class path. ``job_ids`` are all such
+                jobs, in submission order.
         """
 
     @abstractmethod
@@ -112,14 +119,15 @@ class MetadataStore(Backend):
     def register_server(
         self, server_id: str, *, started_at: datetime, address: str, lease: float, version: str = ""
     ) -> None:
-        """Store that a server runs, with a lease of this many seconds. Replaces a record with its id.
+        """Store that a server is running, with a lease in seconds. Replaces a record with the same id.
 
-        The server is not draining.
+        The server is then not draining. Its existing pins remain valid for another :data:`PIN_EXPIRY`
+        seconds.
         """
 
     @abstractmethod
     def renew_server(self, server_id: str, *, lease: float) -> bool:
-        """Let a server's lease end this many seconds from now, also if it has expired.
+        """Make a server's lease expire this many seconds from now, even if it has already expired.
 
         Returns whether the server is registered; if not, nothing is changed. A renewal and a removal of an
         expired server never both win.
@@ -134,12 +142,12 @@ class MetadataStore(Backend):
         """Return the servers, oldest first by ``started_at`` and then ``id``.
 
         With ``expired``, return only those whose lease has expired, or only those whose lease has not. A
-        lease expires when its time has come, so one of 0 seconds expires at once.
+        lease of 0 seconds expires at once.
         """
 
     @abstractmethod
     def remove_server(self, server_id: str, *, only_expired: bool = False) -> bool:
-        """Remove a server, or with ``only_expired``, remove it if its lease has expired.
+        """Remove a server; with ``only_expired``, only if its lease has expired.
 
         Returns whether this call removed it.
         """
@@ -152,7 +160,7 @@ class MetadataStore(Backend):
 
         Raises:
             DuplicateId: The id is known.
-            ContextExists: The new context is not final, and another one of its name is not either.
+            ContextExists: Neither the new context nor another one with its name is final.
         """
 
     @abstractmethod
@@ -163,8 +171,9 @@ class MetadataStore(Backend):
     def context_named(self, name: str) -> Context | None:
         """Return the context of a name that is not final, or else the newest one, or None.
 
-        The newest is the one with the latest ``started_at``, among equals the one that was added last. A
-        context that is not final comes first: servers whose clocks differ may have started the others.
+        The newest is the one with the latest ``started_at`` and, if several have the same, the one that was
+        added last. A context that is not final comes first: servers whose clocks differ may have started the
+        others.
         """
 
     @abstractmethod
@@ -182,13 +191,13 @@ class MetadataStore(Backend):
     ) -> None:
         """Store a context by compare-and-set on its state and epoch.
 
-        ``successor`` is a new context that takes the name of this one, which is final: both are stored, or
-        neither is.
+        ``successor`` is a new context that takes the name of this one, which must be final. Both are stored,
+        or neither is.
 
         Raises:
             StaleState: The stored state is not ``expected``.
             StaleOwner: The stored epoch is not the expected one.
-            ContextExists: The record brings a second context of its name to life.
+            ContextExists: The write would make a second context of this name live.
             DuplicateId: The id of the successor is known.
         """
 
@@ -218,9 +227,9 @@ class MetadataStore(Backend):
         """Store a new job as :meth:`add_job` does, if its context accepts jobs and has room for it.
 
         This is for the context of another server, which picks the job up. Once the context is stored as
-        stopping or final, no job is enqueued any more. Of any number of concurrent calls, only as many
-        succeed as there is room for, judged by the jobs that are stored: those that are not final and have
-        ``dispatched_at`` run, the others wait.
+        stopping or final, no job is enqueued any more. However many calls are concurrent, only as many
+        succeed as there is room for, according to the stored jobs: those that are not final count as running
+        if they have ``dispatched_at``, and as waiting otherwise.
 
         Raises:
             DuplicateId: As :meth:`add_job`.
@@ -237,7 +246,7 @@ class MetadataStore(Backend):
 
     @abstractmethod
     def job_with_key(self, idempotency_key: str) -> Job | None:
-        """Return the job that was submitted under an idempotency key, or None."""
+        """Return the job that was submitted with an idempotency key, or None."""
 
     @abstractmethod
     def job_config(self, job_id: str) -> str | None:
@@ -245,7 +254,7 @@ class MetadataStore(Backend):
 
     @abstractmethod
     def job_result(self, job_id: str) -> JobResult | None:
-        """Return the job's result, or where it is stored; None while there is none."""
+        """Return the job's result or its location; None if it has no result yet."""
 
     @abstractmethod
     def jobs(self, query: JobQuery) -> JobPage:
@@ -273,8 +282,8 @@ class MetadataStore(Backend):
     ) -> None:
         """Store a job by compare-and-set on its state and epoch, with its result and its callback's delivery.
 
-        All of it is stored, or nothing. The stored progress stays if the job has none, and the stored result
-        if ``result`` is None.
+        Either all of it is stored, or nothing. If the job has no progress, the stored progress stays; if
+        ``result`` is None, the stored result stays.
 
         Raises:
             StaleState: The stored state is not ``expected``.
@@ -299,11 +308,12 @@ class MetadataStore(Backend):
 
     @abstractmethod
     def newest_excess_job(self, *, jobs: int | None, result_bytes: int | None) -> datetime | None:
-        """Return when the newest ended job ended that exceeds one of two limits, or None if none does.
+        """Return the end time of the newest ended job that exceeds one of two limits, or None if none does.
 
-        Counted from the job that ended last, a job exceeds ``jobs`` if as many others come before it, and
-        ``result_bytes`` if its result, those before it and those of the same time are larger together. None
-        is no limit. Deleting all jobs that ended until this time observes both limits.
+        Starting from the job that ended last, a job exceeds ``jobs`` if that many others come before it. It
+        exceeds ``result_bytes`` if its result, together with those before it and those of the same time, is
+        larger. None means no limit. After deleting all jobs that ended up to the returned time, both limits
+        are met.
         """
 
     # -- callback deliveries -----------------------------------------------------------------------
@@ -351,9 +361,39 @@ class MetadataStore(Backend):
         """Return those of the digests that no binary, no job in progress and no result refers to.
 
         A job refers to the blobs of its class path until it is final, and to that of its result until it is
-        deleted. The answer keeps the order of the digests, and has each once, however often it was given.
-        ``digests`` can be any iterable, of any length. A string that is not a digest is unreferenced.
+        deleted. The result keeps the order of the digests and contains each only once, even if it was given
+        several times. ``digests`` can be any iterable, of any length. A string that is not a digest is
+        unreferenced.
         """
+
+    @abstractmethod
+    def pin_blob(self, pin_id: str, *, server_id: str, digest: str) -> bool:
+        """Store that a server uses a blob, whether or not a record refers to it. Idempotent.
+
+        Returns whether the blob may be used. If not, the blob is being removed. The pin is stored anyway, and
+        the call can be repeated until the removal is over. After a call has returned True, no removal of the
+        blob begins until the pin is gone.
+
+        A pin remains valid until it is removed with :meth:`unpin_blobs`. If its server is no longer
+        registered, it remains valid for another :data:`PIN_EXPIRY` seconds, counted from the next
+        :meth:`begin_removal`.
+        """
+
+    @abstractmethod
+    def unpin_blobs(self, pin_ids: Iterable[str]) -> None:
+        """Remove pins. Unknown ids are ignored."""
+
+    @abstractmethod
+    def begin_removal(self, digests: Iterable[str], *, server_id: str, lease: float) -> list[str]:
+        """Mark the digests that are :meth:`unreferenced` and not pinned as being removed.
+
+        Returns the marked digests in the given order, each once. They stay marked until :meth:`end_removal`,
+        but for at most ``lease`` seconds. A digest that another removal has marked is left out.
+        """
+
+    @abstractmethod
+    def end_removal(self, digests: Iterable[str], *, server_id: str) -> None:
+        """Remove the marks that a server has set on these digests. Other marks stay."""
 
     # -- requests to other servers -----------------------------------------------------------------
 
@@ -393,45 +433,46 @@ class MetadataStore(Backend):
 
     @abstractmethod
     def notify(self, notice: str) -> None:
-        """Send a notice, of up to 7,000 ASCII characters, to all that listen.
+        """Send a notice of up to 7,000 ASCII characters to all listeners.
 
-        If the store is ``shared``, these are all on the same data, else those of this store.
+        If the store is ``shared``, these are the listeners of all stores on the same data, otherwise only
+        those of this store.
         """
 
     @abstractmethod
     def listen(self, receive: Callable[[str | None], None]) -> None:
-        """Call ``receive`` with every notice from now on, also with own ones, until the store is closed.
+        """Call ``receive`` with every notice from now on, including own ones, until the store is closed.
 
-        None means that notices may have been lost, for example while the database was away; this itself does
-        not raise then. ``receive`` must return quickly. It may be called on any thread, also before
-        :meth:`notify` returns.
+        None means that notices may have been lost, for example while the database was unavailable; this
+        method does not raise in that case. ``receive`` must return quickly. It may be called on any thread,
+        even before :meth:`notify` returns.
         """
 
     # -- the store itself --------------------------------------------------------------------------
 
     @abstractmethod
     def usage(self) -> MetadataUsage:
-        """Count the records. This may take long and is not called for each request."""
+        """Count the records. This may be slow, and is not called for every request."""
 
     def defer_syncs(self) -> bool:
-        """Let ``add_job``, ``enqueue_job`` and ``advance_job`` return before the disk has what they wrote.
+        """Allow ``add_job``, ``enqueue_job`` and ``advance_job`` to return before their writes are on disk.
 
-        Returns whether the store does so, from now on. Then a power cut, but not the end of the process, may
-        undo them until :meth:`sync` is called, which serves many of them at once. The job server asks for
-        this, and syncs before it notifies anybody. The default does not: its writes are on the disk when they
+        Returns whether the store does so from now on. Then a power cut, but not the end of the process, may
+        undo these writes until :meth:`sync` is called; one sync covers many of them. The job server calls
+        this, and syncs before it notifies anyone. The default returns False: its writes are on disk when they
         return.
         """
         return False
 
     def sync(self) -> None:
-        """Return once everything that was written before survives a power cut. Raises StorageError."""
+        """Return once everything written so far survives a power cut. Raises StorageError."""
         return
 
     def check(self) -> None:
         """Raise StorageError if the store cannot be written to.
 
-        Really write something, and wait no longer than a few seconds for other writers: health checks
-        call this, up to once in two seconds. The default does nothing.
+        Actually write something, and wait at most a few seconds for other writers: health checks call this,
+        up to every two seconds. The default does nothing.
         """
         return
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from typing import ClassVar
 
 import attrs
 
@@ -17,8 +18,8 @@ from jobserver_core.uris import redacted, scheme_of
 class Message:
     """A callback to send: a JSON body for a URL. ``delivery_id`` is the same in every attempt.
 
-    ``attempt`` counts from 1. ``timestamp`` is the time of this attempt in whole seconds since 1970, which
-    the signature covers. Send ``headers`` unchanged.
+    ``attempt`` counts from 1. ``timestamp`` is the time of this attempt in whole seconds since 1970; the
+    signature covers it. Send ``headers`` unchanged.
     """
 
     delivery_id: str
@@ -33,7 +34,7 @@ class Message:
 class Transport(Backend):
     """Delivers callbacks to URLs of its schemes.
 
-    A transport makes one attempt and reports how it went. Core decides about retries.
+    A transport makes one attempt and reports the outcome. Core decides about retries.
     """
 
     kind = "transport"
@@ -41,14 +42,21 @@ class Transport(Backend):
     schemes: tuple[str, ...] = ()
     """The URL schemes that this transport serves, in lower case."""
 
-    def check(self, url: str) -> None:
-        """Refuse a URL to which no delivery can ever be allowed. The default refuses other schemes.
+    options: ClassVar[tuple[str, ...] | None] = None
+    """The top-level keys of ``jobserver.callbacks.options`` that this transport reads; None if not known.
 
-        Called when a job is submitted, so it must not wait for the network. The error names the
-        allowed schemes, and shows neither password nor query of the URL.
+    All transports share this section. A top-level key that none of them reads is refused, provided that each
+    of them names its keys. A subclass does not inherit them: it names all of its keys itself.
+    """
+
+    def check(self, url: str) -> None:
+        """Refuse a URL to which no delivery can ever be allowed. The default refuses unknown schemes.
+
+        Called when a job is submitted, so it must not wait for the network. The error names the allowed
+        schemes, and shows neither the password nor the query of the URL.
 
         Raises:
-            InvalidCallbackUrl: The URL is not one of this transport's, or its policy refuses it.
+            InvalidCallbackUrl: This transport does not serve the URL, or its policy refuses it.
         """
         if scheme_of(url) not in self.schemes:
             allowed = ", ".join(self.schemes)
@@ -56,12 +64,12 @@ class Transport(Backend):
 
     @abstractmethod
     def send(self, message: Message, *, timeout: float) -> Answer:
-        """Make one attempt, which takes ``timeout`` seconds in total at most, and return the answer.
+        """Make one attempt, which takes at most ``timeout`` seconds in total, and return the answer.
 
-        Never raises for what the receiver or the network does, nor after :meth:`close`. A refused
-        connection, a timeout, a redirect loop and a forbidden address are answers with ``error``, which shows
-        no secrets of the URL. Read no more of the response than necessary. Called from several threads at
-        once, which must not wait for each other: a receiver that hangs would delay all others.
+        Never raises because of the receiver or the network, nor after :meth:`close`. A refused connection, a
+        timeout, a redirect loop and a forbidden address are answers with ``error``, which contains no secrets
+        of the URL. Read no more of the response than necessary. Called from several threads at once; these
+        must not wait for each other, or a receiver that hangs would delay all others.
         """
 
     def close(self) -> None:

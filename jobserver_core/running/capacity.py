@@ -1,19 +1,19 @@
-"""What all contexts of this server together may use: their number, their cores, and their memory.
+"""Limits on all contexts of this server together: their number, cores and memory.
 
-Every context counts with what its settings ask for *at most*, from its acceptance until its end: also while
-it waits in the start queue, and while dynamic allocation has given its executors back. So the sum does not
-depend on what runs at the moment, an accepted context can always grow to what it was promised, and a refusal
-never follows from another context's growth.
+Every context counts with the *maximum* that its settings ask for, from the moment it is accepted until it
+ends, even while it waits in the start queue or after dynamic allocation has released its executors. So the
+sum does not depend on what is running right now. An accepted context can always grow to its maximum, and its
+growth never causes another context to be refused.
 
-Pools of spares count in full, whether or not their spares are up: a pool refills as soon as a spare was
-taken, and the context that took it counts for itself. So a pool can neither be refused a spare nor exceed a
-limit later.
+Pools of spares count at their full size, whether or not their spares are running: a pool refills as soon as a
+spare is taken, and the context that took the spare is counted separately. So a pool is never refused a spare,
+and never exceeds a limit later.
 
-Contexts that outlived an earlier server run already. They count, but are never refused, so after a start
-with lower limits more may be in use than is allowed.
+Contexts that outlived an earlier server count too, but are never refused, because they are already running.
+So after a restart with lower limits, usage may exceed the limits.
 
-What a job asks Spark for by itself, such as another resource profile, is not counted. The cluster's own
-quotas are for that.
+Resources that a job itself requests from Spark, for example with a resource profile, are not counted. Use the
+cluster's quotas to limit those.
 """
 
 from __future__ import annotations
@@ -27,14 +27,12 @@ from jobserver_core.models.contexts import Resources, ResourceUsage, SparePool
 if TYPE_CHECKING:
     from jobserver_core.config.settings import ContextLimits
 
-__all__ = ["Capacity"]
-
 Amounts = dict[str, int | None]
 """The amount of each resource; None has no upper bound."""
 
 
 class Capacity:
-    """The limits of a server, and the part of them that its pools of spares use. Immutable."""
+    """The limits of a server, and how much of them its pools of spares reserve. Immutable."""
 
     def __init__(self, limits: ContextLimits, pools: Collection[SparePool]) -> None:
         """Raise InvalidSetting if the pools leave no room for contexts."""
@@ -70,7 +68,7 @@ class Capacity:
                 )
 
     def check_room(self, wanted: Resources, living: Collection[Resources]) -> None:
-        """Raise CapacityReached if a context that fits would exceed a limit beside those that live."""
+        """Raise CapacityReached if the context, in addition to the living ones, would exceed a limit."""
         for usage in self.usage(living):
             requested = _amounts(wanted)[usage.resource]
             if usage.limit is None or requested is None:
@@ -85,7 +83,7 @@ class Capacity:
                 )
 
     def usage(self, living: Collection[Resources]) -> list[ResourceUsage]:
-        """Return what living contexts and the pools use, and what is allowed, by resource."""
+        """Return the usage of living contexts and pools, and the limit, for each resource."""
         used = _sum([self._reserved, *map(_amounts, living)])
         return [
             ResourceUsage(resource=resource, used=used[resource], limit=limit)
@@ -103,8 +101,8 @@ def _amounts(context: Resources) -> Amounts:
 
 def _sum(amounts: Collection[Amounts]) -> Amounts:
     total: Amounts = {"contexts": 0, "cores": 0, "memory": 0}
-    for one in amounts:
-        for resource, number in one.items():
+    for each in amounts:
+        for resource, number in each.items():
             before = total[resource]
             total[resource] = None if before is None or number is None else before + number
     return total

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
+
+import attrs
 
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.ports import (
@@ -21,47 +24,37 @@ from jobserver_core.running.starts import QueuedStart, StartQueue
 if TYPE_CHECKING:
     from jobserver_core.config.settings import ContextLimits
 
-__all__ = ["ContextLaunch"]
 
-
+@attrs.define(eq=False)
 class ContextLaunch:
-    """Launches one context when it is its turn, and passes calls on to its launcher.
+    """Launches one context when its turn comes, and passes calls on to its launcher.
 
     A context that is stopped or killed before its launch is never launched: it is *withdrawn*, and its end is
-    reported to ``listener`` as if its launcher had. Everything here that calls the launcher runs as an entry
-    of the context's outbox of calls, so a launch and a withdrawal exclude each other without a lock.
+    reported to ``listener`` as if the launcher had done so. Calls to the launcher go through the context's
+    outbox of calls, or hold its gate (to start or re-attach), so a launch and a withdrawal never overlap,
+    even without a lock. The exception is :meth:`acknowledge`: it must follow the sync, so it goes through the
+    other outbox. Set ``listener`` before you use anything else.
     """
 
-    def __init__(
-        self,
-        context: ContextRecord,
-        listener: ContextListener,
-        *,
-        launcher: Launcher,
-        starts: StartQueue,
-        caller: str,
-        clock: Clock,
-        limits: ContextLimits,
-    ) -> None:
-        self._context = context
-        self._listener = listener
-        self._launcher = launcher
-        self._starts = starts
-        self._caller = caller
-        self._clock = clock
-        self._limits = limits
-        self._withdrawn = False
-        self._handle: ContextHandle | None = None
+    _context: ContextRecord
+    _launcher: Launcher
+    _starts: StartQueue
+    _caller: str
+    _clock: Clock
+    _limits: ContextLimits
+    listener: ContextListener = attrs.field(init=False)
+    _withdrawn: bool = attrs.field(default=False, init=False)
+    _handle: ContextHandle | None = attrs.field(default=None, init=False)
 
     def begin(self, spec: ContextSpec) -> None:
-        """Start the context as soon as it is its turn; an immediate error ends it and is raised."""
+        """Start the context when its turn comes. An immediate error ends the context and is raised."""
         name = self._context.current.name
         start = QueuedStart(name, self._caller, launch=lambda: self._launch_queued(spec), expire=self._expire)
         try:
             now = self._starts.enter(start)
             self._context.ready.waiter.add_done_callback(lambda _waiter: self._starts.leave(start))
             if now:
-                # The launcher may report that it is ready before it has returned the handle.
+                # The launcher may report the context as ready before it returns the handle.
                 with self._context.calls.held():
                     self._launch(spec)
         except Exception as error:
@@ -69,9 +62,9 @@ class ContextLaunch:
             raise
 
     def reattach(self, spec: ContextSpec, jobs: Sequence[JobSpec]) -> None:
-        """Take over a context that outlived its server; raises what the launcher does."""
-        with self._context.calls.held():  # the launcher may report before it has returned the handle
-            self._handle = self._launcher.reattach(spec, jobs, self._listener)
+        """Take over a context that outlived its server. Errors of the launcher propagate."""
+        with self._context.calls.held():  # the launcher may report before it returns the handle
+            self._handle = self._launcher.reattach(spec, jobs, self.listener)
         if self._context.current.state.starting:
             self._limit_start(spec)
 
@@ -80,10 +73,10 @@ class ContextLaunch:
         if self._handle is not None:
             self._handle.acknowledge(job_id)
 
-    def call(self, call: Callable[[ContextHandle], None], unlaunched: ContextEnd | None = None) -> None:
+    def put_call(self, call: Callable[[ContextHandle], None], unlaunched: ContextEnd | None = None) -> None:
         """Call the launcher once the lock is released.
 
-        A context that has not been launched ends as ``unlaunched`` says; with None nothing happens to it.
+        A context that has not been launched ends with ``unlaunched``; if that is None, nothing happens.
         """
 
         def effect() -> None:
@@ -95,12 +88,12 @@ class ContextLaunch:
         self._context.calls.put(effect)
 
     def _launch_queued(self, spec: ContextSpec) -> None:
-        """Launch a context that had to wait; an error shows only in its final state."""
+        """Launch a context that had to wait. An error is recorded only in its final state."""
 
         def effect() -> None:
             try:
                 self._launch(spec)
-            except Exception as error:  # noqa: BLE001 - any error is the reason why the context failed
+            except Exception as error:  # noqa: BLE001 - any error is why the context failed
                 self._fail(error)
 
         self._context.calls.put(effect)
@@ -109,19 +102,20 @@ class ContextLaunch:
     def _launch(self, spec: ContextSpec) -> None:
         if self._withdrawn:
             return
-        self._handle = self._launcher.start_context(spec, self._listener)
+        self._handle = self._launcher.start_context(spec, self.listener)
         self._limit_start(spec)
 
     def _limit_start(self, spec: ContextSpec) -> None:
         timeout = self._limits.creation_timeout
-        timer = self._clock.call_later(timeout, lambda: self._give_up(timeout, spec))
+        give_up = partial(self._context.changes.on_thread, lambda: self._give_up(timeout, spec))
+        timer = self._clock.call_later(timeout, give_up)
         self._context.ready.waiter.add_done_callback(lambda _waiter: timer.cancel())
 
     def _fail(self, error: Exception) -> None:
-        self._listener.context_ended(ContextEnd.FAILED, ErrorInfo.from_exception(error))
+        self.listener.context_ended(ContextEnd.FAILED, ErrorInfo.from_exception(error))
 
     def _expire(self) -> None:
-        """End a context that was not launched in time."""
+        """End a context that was not launched in time. Uses another thread to store its end."""
         name, status = self._context.current.name, self._starts.status
         info = ErrorInfo(
             message=f"context {name} waited {self._limits.start_queue_timeout:g} s to be launched: "
@@ -130,21 +124,21 @@ class ContextLaunch:
             error_class="TimeoutError",
         )
         self._context.calls.put(lambda: self._withdraw(ContextEnd.FAILED, info))
-        self._context.calls.drain()
+        self._context.changes.on_thread(self._context.calls.drain)
 
     def _withdraw(self, end: ContextEnd, error: ErrorInfo | None = None) -> None:
         """End a context that was never launched and will not be."""
         if self._handle is None:
             self._withdrawn = True
-            self._listener.context_ended(end, error)
+            self.listener.context_ended(end, error)
 
     def _give_up(self, timeout: float, spec: ContextSpec) -> None:
-        """Kill a context that did not become ready in time; only its log may have the reason."""
+        """Kill a context that was not ready in time. Only its log may say why."""
         with self._context.changing():
             context = self._context.current
             if context.state.starting and not self._context.ready_reported:
                 self._context.failure = _not_ready(context.name, timeout, spec.log_tail())
-                self.call(lambda handle: handle.kill())
+                self.put_call(lambda handle: handle.kill())
 
 
 def _not_ready(name: str, timeout: float, log: str) -> ErrorInfo:

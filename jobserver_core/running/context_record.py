@@ -1,4 +1,4 @@
-"""The record of a living context: how it is changed, and the effects of a change.
+"""The record of a living context, how it changes, and the effects of a change.
 
 Theory
 ======
@@ -9,25 +9,24 @@ deadlock with the context, and a failing store must not lose anything that has a
 
 The idea is three steps, always in this order:
 
-1. The *retry queue* decides when a change is tried. Reports of a launcher and decisions of the server
-   go there: they are called at once, or after the changes that wait for the store. A user's request
-   does not pass through it: it is tried once, and fails with the store's error.
+1. The *retry queue* decides when a change is tried. Reports from a launcher and decisions of the server go
+   through it. They are tried at once, or after the changes that are already waiting for the store. A user's
+   request bypasses it: it is tried once, and fails with the store's error.
 2. The *lock* allows one change at a time. It guards the record, the jobs and their queue. Inside
    :meth:`changing`, a change reads the current state, writes to the store by compare-and-set, and only then
    changes the objects in memory. Nothing else happens under the lock.
-3. Two *outboxes* hold the effects: ``calls`` for calls to the launcher, ``outbox`` for events and waiters.
-   Entries are added under the lock, so their order is that of the changes. They run after the lock is
-   released, one at a time. Notifications of a final state first wait for the disk
-   (:mod:`~jobserver_core.running.outbox`); calls to the launcher need not, so a free slot is used at once.
+3. Two *outboxes* hold the effects: ``calls`` for calls to the launcher, ``outbox`` for events and waiters,
+   and for the launcher's ``acknowledge``, which must follow the sync. Entries are added under the lock, so
+   they are in the order of the changes. They run after the lock is released, one at a time. Notifications of
+   a final state first wait for the disk (:mod:`~jobserver_core.running.outbox`); calls to the launcher need
+   not, so a free slot is used at once.
 
-The invariants: the effects of a change never precede its record. No code of a subscriber, of a waiter's
-callback or of a launcher runs under the lock. An entry of the outbox may start a change, which takes the
-lock again and adds to the end of the outboxes. The sweep lock of the blobs is
-taken before this lock, never under it: a sweep holds it while it reads the records, so the opposite order
-could deadlock.
+The invariants: a change is stored before its effects run. Subscribers, callbacks of waiters and launchers
+never run under the lock. An entry of the outbox may start a change, which takes the lock again and appends to
+the outboxes. Blobs are pinned and written before the lock is taken, never under it, because that can be slow.
 
-Deliberately not handled: the end of the process. The outbox and the retry queue are in memory; the next
-start reconciles the records with the truth.
+Deliberately not handled: the end of the process. The outboxes and the retry queue are only in memory; the
+next start reconciles the records with reality.
 """
 
 from __future__ import annotations
@@ -48,11 +47,9 @@ from jobserver_core.running.records import Records
 from jobserver_core.running.retries import RetryQueue
 from jobserver_core.running.waiting import Promise
 
-__all__ = ["ContextRecord"]
-
 
 class ContextRecord:
-    """One context as it is stored, with its lock, its outboxes, its retry queue, and its promises."""
+    """The stored state of one context, with its lock, outboxes, retry queue and promises."""
 
     def __init__(self, context: Context, *, records: Records, clock: Clock) -> None:
         self._records = records
@@ -65,15 +62,30 @@ class ContextRecord:
         self.ready: Promise[Context] = Promise(f"context {context.name}")
         self.ended: Promise[Context] = Promise(f"context {context.name}")
         self.ready_reported = False
-        """Whether the launcher reported that it is ready, though that may not be stored yet."""
+        """Whether the launcher has reported the context as ready. This may not be stored yet."""
         self.ended_at: datetime | None = None
-        """When the launcher reported its end, though that may not be stored yet."""
+        """When the launcher reported the end. This may not be stored yet."""
         self.failure: ErrorInfo | None = None
-        """Why the context is killed, if it has failed; its launcher reports only the kill."""
+        """Why a failed context is being killed; its launcher reports only the kill."""
         self.leaving: ErrorInfo | None = None
-        """Why another server starts the context again, once this one has stopped it."""
+        """Why another server will restart the context once this one has stopped it."""
         self.draining: ErrorInfo | None = None
-        """Why the context accepts no more jobs, although those that it accepted go on."""
+        """Why the context accepts no more jobs. Jobs that it has accepted continue."""
+        self.ending: ErrorInfo | None = None
+        """Which user or limit stopped or killed the context, for the jobs that end with it."""
+
+    @property
+    def reason_of_end(self) -> str:
+        """Why the context ends, unless it failed; empty if it ends by itself."""
+        reason = self.ending or self.draining
+        if reason is not None:
+            return reason.message
+        return "stopped on request" if self.current.stop_requested else ""
+
+    def end_because(self, reason: str) -> None:
+        """Remember why the context is stopped or killed. The first reason wins."""
+        if reason and self.ending is None:
+            self.ending = ErrorInfo(message=reason)
 
     @contextmanager
     def changing(self) -> Iterator[None]:
@@ -96,7 +108,10 @@ class ContextRecord:
         self.outbox.put(lambda: self._records.publish_context(context))
 
     def replace(self, event: ContextEvent, error: ErrorInfo, successor: Context) -> bool:
-        """Store the end as :meth:`Records.replace_context` does, and publish both later; return whether."""
+        """Store the end as :meth:`Records.replace_context` does, and publish both later.
+
+        Returns whether it was stored.
+        """
         ended_at = self.ended_at or self._clock.now()
         ended = self._records.replace_context(
             self.current, event, error, ended_at=ended_at, successor=successor
@@ -114,7 +129,7 @@ class ContextRecord:
         Raises:
             ContextNotFound: It has ended.
             ContextStopping: It is stopping.
-            StorageError: It has ended, which cannot be stored yet, because storage fails.
+            StorageError: It has ended, but this cannot be stored yet because storage is failing.
         """
         context = self.current
         if context.state.final or (self.ended_at is not None and not self.changes.failing):
@@ -124,16 +139,16 @@ class ContextRecord:
             raise ContextStopping(name=context.name)
         if self.ended_at is not None:
             raise StorageError(
-                message=f"context {context.name} has ended, which cannot be stored yet; try again later"
+                message=f"context {context.name} has ended, but this cannot be stored yet; try again later"
             )
 
     def notify_ready(self) -> None:
-        """Notify the waiters for the ready context once the lock is released."""
+        """Notify those who wait for the context to be ready, once the lock is released."""
         context = self.current
         self.outbox.put(lambda: self.ready.keep(context))
 
     def notify_ended(self) -> None:
-        """Notify all waiters that the context is final. Runs as an entry of the outbox."""
+        """Notify all waiters that the context is final. Called by the outbox."""
         context = self.current
         error = context.error or ErrorInfo(message=f"context {context.name} ended before it was ready")
         self.ready.fail(ContextFailed(name=context.name, error=error))

@@ -11,16 +11,11 @@ from typing import TYPE_CHECKING
 from jobserver_core.binaries.class_paths import ClassPaths, uris_of
 from jobserver_core.config.cores import usable_cores
 from jobserver_core.data_directory import DataDirectory
-from jobserver_core.errors import (
-    ContextNotFound,
-    OnAnotherServer,
-    ResultTimeout,
-    ServerClosed,
-)
-from jobserver_core.models.contexts import Context, ResourceUsage, StartQueueStatus
+from jobserver_core.errors import ContextNotFound, OnAnotherServer, ResultTimeout, ServerClosed
+from jobserver_core.models.contexts import Context, Resources, ResourceUsage, StartQueueStatus
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.json_values import JsonMapping, JsonObject
-from jobserver_core.ports import Clock, ContextSpec, Fetched, JobCode, Launcher
+from jobserver_core.ports import Clock, ContextSpec, Fetched, Launcher
 from jobserver_core.running.capacity import Capacity
 from jobserver_core.running.context_settings import check_settings, effective_settings, settings_class_path
 from jobserver_core.running.live_context import LiveContext
@@ -32,16 +27,16 @@ from jobserver_core.running.waiting import Waiter, all_done
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
 
-__all__ = ["ContextRegistry"]
-
 _log = logging.getLogger(__name__)
 
+_SERVER_STOPPED = "the server was stopped"
+
 SUCCESSOR_TIMEOUT = 1.0
-"""Seconds for which a submit waits until the end of its context is stored."""
+"""Seconds that a submit waits for the end of its context to be stored."""
 
 
 class ContextRegistry:
-    """Creates living contexts, and knows those that are not final. Thread-safe."""
+    """Creates living contexts, and keeps track of them until they are final. Thread-safe."""
 
     def __init__(
         self,
@@ -53,8 +48,11 @@ class ContextRegistry:
         clock: Clock,
         settings: Settings,
         restart: Callable[[LiveContext, list[LiveJob]], None],
+        on_retired: Callable[[LiveContext], None],
     ) -> None:
+        """``on_retired`` is called when a context is final, or left to another server."""
         self._restart = restart
+        self._on_retired = on_retired
         self._records = records
         self._launcher = launcher
         self._class_paths = class_paths
@@ -71,8 +69,8 @@ class ContextRegistry:
         self._lock = threading.Lock()
         self._live: dict[str, LiveContext] = {}
         self._closed = False
-        self.on_retired: Callable[[LiveContext], None] = lambda _context: None
-        """Called when a context is final, or left to another server."""
+        self.reattached = 0
+        """How many contexts of earlier servers this one has taken over."""
 
     # -- creating ----------------------------------------------------------------------------------
 
@@ -97,26 +95,27 @@ class ContextRegistry:
     ) -> tuple[LiveContext, ContextSpec]:
         """Record a context, and return it with what its launcher needs to start it.
 
-        ``fetched`` has the files of :meth:`uris`; ``caller`` takes turns with others in the start queue.
-        When this raises, nothing was recorded.
+        ``fetched`` contains the files of :meth:`uris`. Callers take turns in the start queue. If this raises,
+        nothing was recorded.
 
         Raises:
             ContextExists: A context of this name is not final.
             ContextTooLarge: The context asks for more than all contexts together may use.
-            CapacityReached: Living contexts leave too few contexts, cores or memory.
+            CapacityReached: The living contexts leave too little room: contexts, cores or memory.
             ServerClosed: The server accepts no new work.
         """
         tree = self._effective(settings)
         record = self._records.new_context(name, tree, ad_hoc=ad_hoc)
-        with ExitStack() as files, self._class_paths.resolving():
+        with ExitStack() as files:
             spec = self._spec(record, fetched, files)
-            live = self._live_context(record, caller)
+            live = self._live_context(record, caller, self._launcher.resources(record.settings))
             self._register(live)
-            live.keep(spec.class_path, files.pop_all())
+            live.keep(files.pop_all())
         return live, spec
 
     def _spec(self, record: Context, fetched: Mapping[str, Fetched], files: ExitStack) -> ContextSpec:
-        entries = self._class_paths.resolve(settings_class_path(record.settings), fetched)
+        entries = self._class_paths.resolve(settings_class_path(record.settings), fetched, files)
+        self._class_paths.pin(entries, files)  # a binary may be deleted while the context lives
         return ContextSpec(
             id=record.id,
             name=record.name,
@@ -127,45 +126,42 @@ class ContextRegistry:
             data_dir=self._data_directory.data_files,
         )
 
-    def succeed(self, record: Context) -> LiveContext:
-        """Return a living context for the successor of one that died; storing its record is up to the caller.
+    def succeed(self, record: Context, resources: Resources) -> LiveContext:
+        """Return a living context for the successor of a dead one. The caller stores its record.
 
-        It is found by its name once the one before it is final.
+        It can be found by its name once its predecessor is final. The dead context's lock may be held.
         """
-        live = self._live_context(record, caller="")
-        with self._lock:
-            if self._closed:
-                live.hold_jobs()
+        with self._lock:  # so it is either made after drain() and holds its jobs, or found by drain()
+            live = self._live_context(record, "", resources, holding=self._closed)
             self._live[record.id] = live
         return live
 
-    def forget(self, context: LiveContext) -> None:
-        """Forget a successor that was not stored."""
-        self._retire(context)
-
     def begin_successor(self, context: LiveContext, fetched: Mapping[str, Fetched]) -> None:
-        """Start a successor; ``fetched`` has the files of :meth:`uris`. Raises as :meth:`create` does."""
-        with ExitStack() as files, self._class_paths.resolving():
+        """Start a successor; ``fetched`` contains the files of :meth:`uris`. Raises like :meth:`create`."""
+        with ExitStack() as files:
             spec = self._spec(context.record, fetched, files)
-            context.keep(spec.class_path, files.pop_all())
+            context.keep(files.pop_all())
         context.begin(spec)
 
-    def restore(self, record: Context, codes: tuple[JobCode, ...], files: ExitStack) -> LiveContext:
-        """Take over a context of an earlier server, whose class path is ``codes``.
+    def restore(self, record: Context, files: ExitStack) -> LiveContext:
+        """Take over a context of an earlier server; ``files`` keeps its class path on this machine.
 
         Raises:
             StaleState: The context has ended.
             StorageError: The new owner could not be stored.
         """
-        live = self._live_context(record, caller="")
-        live.keep(codes, files)
+        live = self._live_context(record, "", self._launcher.resources(record.settings))
+        live.keep(files)
         with self._lock:
             self._live[record.id] = live
         with self._retiring_on_error(live):
-            live.take_over(self._records.server_id)
+            live.take_over()
+        self.reattached += 1
         return live
 
-    def _live_context(self, record: Context, caller: str) -> LiveContext:
+    def _live_context(
+        self, record: Context, caller: str, resources: Resources, *, holding: bool = False
+    ) -> LiveContext:
         return LiveContext(
             record,
             records=self._records,
@@ -174,8 +170,9 @@ class ContextRegistry:
             caller=caller,
             clock=self._clock,
             settings=self._settings,
-            resources=self._launcher.resources(record.settings),
-            retire=self._retire,
+            resources=resources,
+            holding=holding,
+            retire=self.retire,
             succeed=self.succeed,
             restart=self._restart,
         )
@@ -198,13 +195,14 @@ class ContextRegistry:
         try:
             yield
         except BaseException:
-            self._retire(live)
+            self.retire(live)
             raise
 
-    def _retire(self, live: LiveContext) -> None:
+    def retire(self, live: LiveContext) -> None:
+        """Forget a context that is final, was left to another server, or could not be stored."""
         with self._lock:
             self._live.pop(live.record.id, None)
-        self.on_retired(live)
+        self._on_retired(live)
 
     # -- finding -----------------------------------------------------------------------------------
 
@@ -217,13 +215,13 @@ class ContextRegistry:
         raise ContextNotFound(name=name)
 
     def find(self, name: str) -> LiveContext | Context:
-        """Return the living context of this name, or the record of one that another server has.
+        """Return the living context of this name, or its record if it is on another server.
 
-        That server may be gone: the one that takes the context over deals with its jobs.
+        That server may be gone. Whichever server takes the context over then handles its jobs.
 
         Raises:
             ContextNotFound: No context has the name.
-            Unavailable: It is one of this server, which is only starting.
+            Unavailable: It belongs to this server, which is still starting.
         """
         while True:
             remote = self.elsewhere(name)
@@ -231,13 +229,13 @@ class ContextRegistry:
                 return remote
             try:
                 return self.get(name)
-            except OnAnotherServer:  # which has created or taken it over in this moment
+            except OnAnotherServer:  # another server has just created it or taken it over
                 continue
 
     def has_successor(self, name: str) -> bool:
-        """Whether another context has the name of one that has just died, here or on another server.
+        """Whether a new context has the name of one that has just died, here or on another server.
 
-        Waits briefly if one here is about to.
+        If one here has ended but this is not stored yet, wait briefly for that.
         """
         for context in self.all():
             if context.record.name == name and context.ending:
@@ -267,17 +265,13 @@ class ContextRegistry:
 
     @property
     def start_queue(self) -> StartQueueStatus:
-        """The number of contexts that are starting, and the names of those that wait to start."""
+        """The number of contexts that are starting, and the names of those that are waiting to start."""
         return self._starts.status
 
     @property
     def usage(self) -> list[ResourceUsage]:
-        """What living contexts and spares may use at most, and what is allowed, by resource."""
+        """The maximum usage of living contexts and spares, and the limit, for each resource."""
         return self._capacity.usage([context.resources for context in self.all()])
-
-    def pinned_digests(self) -> frozenset[str]:
-        """Return the blobs that must stay for living contexts, whether or not a record refers to them."""
-        return frozenset().union(*(context.digests for context in self.all()))
 
     # -- ending ------------------------------------------------------------------------------------
 
@@ -290,23 +284,25 @@ class ContextRegistry:
             context.hold_jobs()
 
     def leave_all(self, reason: ErrorInfo) -> None:
-        """Have another server start the supervised contexts again, once they have stopped here."""
+        """Have another server restart the supervised contexts once they have stopped here."""
         for context in self.all():
             try:
                 context.leave(reason)
-            except Exception:  # noqa: BLE001 - the others have to be handed over all the same
+            except Exception:  # noqa: BLE001 - the others must still be handed over
                 _log.exception("cannot hand context %s over to another server", context.record.name)
 
     def stop_all(self, timeout: float) -> None:
         """Stop all living contexts at once, and wait up to ``timeout`` seconds until they have ended."""
-        self._end_all(lambda context: context.stop_eventually(timeout, requested=False), timeout)
+        self._end_all(
+            lambda context: context.stop_eventually(timeout, requested=False, reason=_SERVER_STOPPED), timeout
+        )
 
     def kill_all(self, timeout: float) -> None:
         """Kill all living contexts, and wait up to ``timeout`` seconds until they have ended."""
-        self._end_all(lambda context: context.kill(requested=False), timeout)
+        self._end_all(lambda context: context.kill(requested=False, reason=_SERVER_STOPPED), timeout)
 
     def detach_all(self) -> None:
-        """Leave all living contexts to the next server, once the launcher reports nothing any more."""
+        """Leave all living contexts to the next server. The launcher must have stopped reporting."""
         for context in self.all():
             context.detach()
 

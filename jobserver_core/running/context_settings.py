@@ -20,19 +20,6 @@ from jobserver_core.ports import Launcher
 if TYPE_CHECKING:
     from jobserver_core.config.settings import SparkSettings
 
-__all__ = [
-    "RestartLimits",
-    "TimeLimits",
-    "check_common_settings",
-    "check_settings",
-    "configuration_problems",
-    "effective_settings",
-    "restart_limits",
-    "settings_class_path",
-    "stops_on_job_error",
-    "time_limits",
-]
-
 _CLASS_PATH_KEYS = ("dependent-jar-uris", "cp")
 _STOP_ON_ERROR = "stop-context-on-job-error"
 
@@ -56,7 +43,7 @@ def check_settings(settings: JsonMapping, launcher: Launcher) -> None:
 
 
 def check_common_settings(server: SparkSettings, launcher: Launcher) -> None:
-    """Check the settings for every context, but not whether one is missing: a context may add it.
+    """Check the settings for every context. Missing settings are allowed: a context may add them.
 
     Raises:
         InvalidSetting: One of them is unknown, or has a value that no context can start with.
@@ -72,7 +59,7 @@ def check_common_settings(server: SparkSettings, launcher: Launcher) -> None:
 
 
 def configuration_problems(server: SparkSettings, launcher: Launcher) -> Iterator[str]:
-    """Yield the reasons why no context, or a context of the configuration, can start."""
+    """Yield the reasons why no context at all, or a configured context, can start."""
     try:
         check_settings(effective_settings(server, {}), launcher)
     except InvalidSetting as error:
@@ -83,7 +70,7 @@ def configuration_problems(server: SparkSettings, launcher: Launcher) -> Iterato
             check_context_name(name)
             check_settings(effective_settings(server, settings), launcher)
         except (InvalidName, InvalidSetting) as error:
-            yield f"context {name} of the configuration cannot start: {error}"
+            yield f"the configured context {name} cannot start: {error}"
 
 
 def settings_class_path(settings: JsonMapping) -> tuple[ClassPathEntry, ...]:
@@ -112,11 +99,11 @@ def _flag(settings: JsonMapping, key: str) -> bool:
 
 @attrs.frozen(kw_only=True)
 class RestartLimits:
-    """How a supervised context is started again after it died; times are in seconds.
+    """How a supervised context is restarted after it dies. Times are in seconds.
 
-    It is started again after up to ``max_restarts`` consecutive deaths, which may be infinite: after
-    ``backoff``, then after twice as long each time, up to ``max_backoff``. A context that has lived for
-    ``reset`` resets the count.
+    It is restarted after up to ``max_restarts`` consecutive deaths (possibly infinite). The first restart
+    follows after ``backoff``; each further delay is twice as long as the one before, up to ``max_backoff``. A
+    context that has lived for ``reset`` resets the count.
     """
 
     max_restarts: float = 5
@@ -126,10 +113,10 @@ class RestartLimits:
 
 
 def restart_limits(settings: JsonMapping) -> RestartLimits | None:
-    """Return how a context is started again after it died; None if it is not supervised.
+    """Return how a context is restarted after it dies; None if it is not supervised.
 
     Raises:
-        InvalidSetting: A value is not what its key takes.
+        InvalidSetting: A value is invalid.
     """
     supervised, default = _flag(settings, "supervise"), RestartLimits()
     limits = RestartLimits(
@@ -165,11 +152,10 @@ def _restarts(settings: JsonMapping, key: str, default: float) -> float:
 
 @attrs.frozen(kw_only=True)
 class TimeLimits:
-    """The limits of time on a context and its jobs, in seconds; None means no limit.
+    """The time limits of a context and its jobs, in seconds; None means no limit.
 
-    ``lifetime_grace`` is how long accepted jobs may go on after ``max_lifetime``; infinite means until they
-    have ended. ``job_max_queue_time`` and
-    ``job_max_run_time`` apply to jobs whose request does not set its own.
+    ``lifetime_grace`` is how long accepted jobs may continue after ``max_lifetime``; infinite means until
+    they have ended. ``job_max_queue_time`` and ``job_max_run_time`` apply to jobs that do not set their own.
     """
 
     idle_timeout: float | None = None
@@ -180,10 +166,10 @@ class TimeLimits:
 
 
 def time_limits(settings: JsonMapping) -> TimeLimits:
-    """Return the limits of time of a context.
+    """Return the time limits of a context.
 
     Raises:
-        InvalidSetting: A limit is not a positive duration with a unit, nor ``off``.
+        InvalidSetting: A limit is neither a positive duration with a unit nor ``off``.
     """
     grace_key, grace = "max-lifetime-grace", TimeLimits().lifetime_grace
     if settings.get(grace_key) is not None:

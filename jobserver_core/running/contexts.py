@@ -9,13 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from jobserver_core.errors import (
-    ContextExists,
-    ContextNotFound,
-    JobServerError,
-    ServerClosed,
-    Unavailable,
-)
+from jobserver_core.errors import ContextExists, ContextNotFound, JobServerError, ServerClosed, Unavailable
 from jobserver_core.models.arguments import check_settings
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.json_values import JsonMapping, JsonObject
@@ -27,14 +21,15 @@ from jobserver_core.running.fetching import FetchService, Preparation
 from jobserver_core.running.live_context import LiveContext
 from jobserver_core.running.requests import Action, Requests
 from jobserver_core.running.waiting import Promise, Waiter, all_done
-from jobserver_core.running.watching import ContextWatch
+from jobserver_core.running.watching import Watch
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
 
-__all__ = ["ContextService"]
-
 _log = logging.getLogger(__name__)
+
+_PREDECESSORS = 100
+"""How many of the newest ended contexts of a name to search for a predecessor."""
 
 
 class ContextService:
@@ -55,8 +50,8 @@ class ContextService:
         requests.on(Action.STOP_CONTEXT, self._stop_for_another)
         requests.on(Action.KILL_CONTEXT, self._kill_for_another)
         requests.on(Action.RESET_CONTEXTS, self._reset_for_another)
-        self.watch = ContextWatch(metadata)
-        """Looks for the ends of contexts of other servers."""
+        self.watch: Watch[Context] = Watch(metadata.context, lambda key: ContextNotFound(name=key))
+        """Waits for contexts of other servers to end."""
         self._registry = registry
         self._fetching = fetching
         self._metadata = metadata
@@ -65,7 +60,7 @@ class ContextService:
     # -- creating ----------------------------------------------------------------------------------
 
     def begin(self, name: str, settings: JsonMapping, caller: str = "") -> Preparation[Waiter[Context]]:
-        """Fetch the files of a context; the result can then start it and wait until jobs can run."""
+        """Begin to fetch the files of a context; finishing the preparation starts the context."""
         check_context_name(name)
         check_settings(settings)
 
@@ -77,7 +72,7 @@ class ContextService:
         return self._fetching.prepare(self._registry.uris(settings), start, caller)
 
     def uris_of_replacement(self, context_id: str, name: str) -> list[str]:
-        """Return the URIs that :meth:`replacement` needs the files of."""
+        """Return the URIs of the files that :meth:`replacement` needs."""
         before = self._metadata.context(context_id)
         if before is not None and not before.ad_hoc:
             with suppress(ContextNotFound):
@@ -90,8 +85,8 @@ class ContextService:
     ) -> tuple[LiveContext, ContextSpec | None]:
         """Return the context that replaces one of an earlier server, for the jobs that waited for it.
 
-        This is the living context of the same name (without a specification, because it is started
-        already), or else a new one with the settings of the earlier one.
+        This is the living context of the same name (without a spec, because it has been started already), or
+        a new one with the settings of the earlier one.
         """
         before = self._metadata.context(context_id)
         ad_hoc = before is None or before.ad_hoc
@@ -101,11 +96,10 @@ class ContextService:
         return self._registry.create(name, before.settings if before else {}, fetched, ad_hoc=ad_hoc)
 
     def start_configured(self, names: Container[str] | None = None) -> list[Waiter[Context]]:
-        """Begin to start the contexts of the configuration file, or of these only those with ``names``.
+        """Begin to start the contexts of the configuration file, or only those in ``names``.
 
-        Contexts that live already are left alone, and those that cannot start are logged.
-
-        The files of all contexts are fetched in parallel, so that slow hosts cost one delay, not one each.
+        Living contexts are left alone, and failures are logged. The files of all contexts are fetched in
+        parallel, so that slow hosts delay the start once, not once per context.
         """
         begun: list[tuple[str, Preparation[Waiter[Context]]]] = []
         started = []
@@ -126,69 +120,78 @@ class ContextService:
         try:
             yield
         except ServerClosed:
-            _log.info("context %s of the configuration is not started: the server is closing", name)
+            _log.info("the configured context %s is not started: the server is closing", name)
         except ContextExists:
-            _log.info("context %s of the configuration is running already", name)
+            _log.info("the configured context %s is already running", name)
         except JobServerError as error:
-            _log.error("context %s of the configuration could not be started: %s", name, error)
+            _log.error("the configured context %s could not be started: %s", name, error)
 
-    # -- looking -----------------------------------------------------------------------------------
+    # -- queries -----------------------------------------------------------------------------------
 
     def select(self, query: ContextQuery | None) -> list[Context]:
         """Return contexts, newest first; without a query, only those that are not final."""
         return self._metadata.contexts(query or ContextQuery(states=CONTEXTS.live_states))
 
     def get(self, name: str) -> Context:
-        """Return the newest context of a name. Raises ContextNotFound."""
-        context = self._metadata.context_named(name)
-        if context is None:
-            raise ContextNotFound(name=name)
-        return context
+        """Return the newest context of a name, or the one with an id. Raises ContextNotFound."""
+        return named_context(self._metadata, name)
+
+    def before(self, context: Context) -> Context | None:
+        """Return the context whose death led to this one, or None; its record may have been removed."""
+        if not context.restarts:
+            return None
+        query = ContextQuery(name=context.name, states=CONTEXTS.final_states, limit=_PREDECESSORS)
+        ended = (one for one in self._metadata.contexts(query) if one.id != context.id)
+        return next((one for one in ended if one.started_at <= context.started_at), None)
 
     # -- ending ------------------------------------------------------------------------------------
 
-    def stop(self, name: str, timeout: float | None) -> Waiter[Context]:
-        """Begin to stop a context on request, on whatever server it is."""
+    def stop(self, name: str, timeout: float | None, user: str) -> Waiter[Context]:
+        """Begin to stop a context on request, wherever it runs."""
         grace_period = self._settings.contexts.deletion_timeout if timeout is None else timeout
         found = self._registry.find(name)
         if isinstance(found, Context):
-            return self._end_elsewhere(Action.STOP_CONTEXT, found, {"timeout": grace_period})
-        return found.stop(grace_period, requested=True)
+            return self._end_elsewhere(Action.STOP_CONTEXT, found, {"timeout": grace_period}, user)
+        return found.stop(grace_period, requested=True, reason=_by(user, "stopped"))
 
-    def kill(self, name: str) -> Waiter[Context]:
-        """End a context by force on request, on whatever server it is."""
+    def kill(self, name: str, user: str) -> Waiter[Context]:
+        """End a context by force on request, wherever it runs."""
         found = self._registry.find(name)
         if isinstance(found, Context):
-            return self._end_elsewhere(Action.KILL_CONTEXT, found, {})
-        return found.kill(requested=True)
+            return self._end_elsewhere(Action.KILL_CONTEXT, found, {}, user)
+        return found.kill(requested=True, reason=_by(user, "killed"))
 
-    def _end_elsewhere(self, action: Action, context: Context, arguments: JsonObject) -> Waiter[Context]:
-        arguments |= {"id": context.id, "name": context.name}
+    def _end_elsewhere(
+        self, action: Action, context: Context, arguments: JsonObject, user: str
+    ) -> Waiter[Context]:
+        arguments |= {"id": context.id, "name": context.name, "user": user}
         self._requests.ask(context.owner, action, arguments, f"context {context.name}")
-        return self.watch.watch(context)
+        return self.watch.watch(context).finished.waiter
 
     def _stop_for_another(self, arguments: JsonMapping) -> JsonObject:
-        self._asked_for(arguments).stop(arguments["timeout"], requested=True)
+        reason = _by(arguments.get("user", ""), "stopped")
+        self._requested_context(arguments).stop(arguments["timeout"], requested=True, reason=reason)
         return {}
 
     def _kill_for_another(self, arguments: JsonMapping) -> JsonObject:
-        self._asked_for(arguments).kill(requested=True)
+        reason = _by(arguments.get("user", ""), "killed")
+        self._requested_context(arguments).kill(requested=True, reason=reason)
         return {}
 
-    def _asked_for(self, arguments: JsonMapping) -> LiveContext:
-        """Return the context that another server means. Raises Unavailable if a new one has its name."""
+    def _requested_context(self, arguments: JsonMapping) -> LiveContext:
+        """Return the context of another server's request. Raises Unavailable if a new one has its name."""
         context = self._registry.get(arguments["name"])
         if context.record.id != arguments["id"]:
             raise Unavailable(message=f"context {context.record.name} has just been replaced; try again")
         return context
 
     def close(self) -> None:
-        """Notify those who wait for contexts of other servers that this one is closing. Idempotent."""
+        """Notify those who wait for contexts of other servers that this server is closing. Idempotent."""
         self.watch.close()
 
     # -- resetting ---------------------------------------------------------------------------------
 
-    def reset(self) -> Waiter[None]:
+    def reset(self, user: str) -> Waiter[None]:
         """Have every server stop its contexts, and then start those of its configuration again.
 
         The waiter is done once all contexts have stopped and this server has started its own again.
@@ -197,40 +200,64 @@ class ContextService:
             StorageError: The servers and contexts could not be read; then nothing was stopped.
         """
         if not self._metadata.shared:
-            return self._reset_here(())
+            return self._reset_here((), user)
         contexts = self.select(None)
         others = [server.id for server in self._metadata.servers() if server.id != self._server_id]
-        # All at once, so that those that do not respond cost one timeout, not one each.
+        # In parallel, so that servers that do not respond cost one timeout together, not one each.
         with ThreadPoolExecutor(len(others) + 1, "jobserver-reset") as pool:
-            asked = {server_id: pool.submit(self._reset_elsewhere, server_id) for server_id in others}
+            asked = {server_id: pool.submit(self._reset_elsewhere, server_id, user) for server_id in others}
             reset = {server_id for server_id, answer in asked.items() if answer.result()}
-        return self._reset_here([self.watch.watch(context) for context in contexts if context.owner in reset])
+        watched = [self.watch.watch(context) for context in contexts if context.owner in reset]
+        return self._reset_here([each.finished.waiter for each in watched], user)
 
-    def _reset_here(self, others: Iterable[Waiter[Context]]) -> Waiter[None]:
-        """Stop every context here; once the ``others`` have ended too, start those of the configuration."""
+    def _reset_here(self, others: Iterable[Waiter[Context]], user: str) -> Waiter[None]:
+        """Stop every context here. Once the ``others`` have ended too, start the configured ones."""
         grace_period = self._settings.contexts.deletion_timeout
-        stopping = [context.stop_eventually(grace_period, requested=True) for context in self._registry.all()]
+        reason = _by(user, "stopped with all other contexts")
+        stopping = [
+            context.stop_eventually(grace_period, requested=True, reason=reason)
+            for context in self._registry.all()
+        ]
         stopped: Waiter[None] = all_done([*stopping, *others])
         done: Promise[None] = Promise("reset of the contexts")
 
         def start_again() -> None:
             all_done(self.start_configured()).add_done_callback(lambda _started: done.keep(None))
 
-        # Not on the thread that ended the last context: fetching files for the next ones may take long.
+        # Not on the thread that ended the last context: fetching files for the new ones may be slow.
         stopped.add_done_callback(
             lambda _stopped: threading.Thread(target=start_again, name="jobserver-reset", daemon=True).start()
         )
         return done.waiter
 
-    def _reset_elsewhere(self, server_id: str) -> bool:
-        """Have another server reset its contexts; return whether it does."""
+    def _reset_elsewhere(self, server_id: str, user: str) -> bool:
+        """Have another server reset its contexts; return whether it accepted."""
         try:
-            self._requests.ask(server_id, Action.RESET_CONTEXTS, {}, f"the contexts of server {server_id}")
+            self._requests.ask(
+                server_id, Action.RESET_CONTEXTS, {"user": user}, f"the contexts of server {server_id}"
+            )
         except JobServerError as error:
             _log.warning("the contexts of server %s are not reset: %s", server_id, error)
             return False
         return True
 
-    def _reset_for_another(self, _arguments: JsonMapping) -> JsonObject:
-        self._reset_here(())
+    def _reset_for_another(self, arguments: JsonMapping) -> JsonObject:
+        self._reset_here((), arguments.get("user", ""))
         return {}
+
+
+def _by(user: str, what: str) -> str:
+    """Return a reason that names the user, for the owners of jobs that end with a context."""
+    return f"{what} by user {user}" if user else f"{what} on request"
+
+
+def named_context(metadata: MetadataStore, name: str) -> Context:
+    """Return the newest context of a name, or else the one with this id.
+
+    Raises:
+        ContextNotFound: Neither exists.
+    """
+    context = metadata.context_named(name) or metadata.context(name)
+    if context is None:
+        raise ContextNotFound(name=name)
+    return context

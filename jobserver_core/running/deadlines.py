@@ -1,66 +1,69 @@
-"""Limits of time on a living context and its jobs.
+"""Time limits of a living context and its jobs.
 
 Theory
 ======
 
-The problem: a job may wait or run only for so long, and a context may be idle or live only for so long. A
-timer for each job would be the obvious way, but nearly all of them are cancelled, and a cancelled timer
-occupies the clock until it is due: with a limit of a day, that is a day's worth of jobs.
+The problem: there are limits on how long a job may wait and run, and on how long a context may be idle and
+live. The obvious solution is a timer for each job. But nearly all of these timers are cancelled, and a
+cancelled timer stays in the clock until it is due: with a limit of a day, that is a day's worth of jobs.
 
 The idea: a context needs one timer, set to its earliest deadline. Code that adds a deadline calls
 :meth:`Deadlines.watch`, which sets a timer only if none is due before. When it fires, all deadlines are
-looked at: what is overdue ends, and the earliest of the others is watched. No timer is cancelled: that of a
-job that has ended fires once for nothing, and one that is due after a new one stays, to be used later. So
-timers do not pile up, even if short limits alternate with long ones.
+checked: whatever is overdue ends, and the earliest of the remaining deadlines gets a timer. No timer is
+cancelled. If a job has ended, its timer fires once without effect. If an earlier timer is added, the later
+one stays and is used afterwards. So timers do not pile up, even if short limits alternate with long ones.
 
-The invariants: deadlines are monotonic times, so setting the machine's clock moves none of them. A timer that
-fires looks at the present state under the context's lock, so a job that ended meanwhile, or a context that is
-busy again, is left alone. It does so on another thread than the clock's, because the store may hang.
+The invariants: deadlines are monotonic times, so changing the machine's clock does not move them. A timer
+that fires checks the current state under the context's lock, so a job that ended meanwhile, or a context that
+is busy again, is left alone. This does not happen on the clock's thread, because the store may hang.
 Deadlines after a restart are derived from the times in the records.
 
 Deliberately not handled: a running job that its launcher cannot end alone. It keeps its slot until it ends by
-itself, because ending its context would end the jobs of others; an ad-hoc context has no others, and is
-killed.
+itself, because ending its context would end other users' jobs, too. An ad-hoc context has no other jobs, so
+it is killed.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from typing import Protocol
 
 from jobserver_core.config.units import duration_text
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.lifecycle import ContextState
 from jobserver_core.ports import Clock, Timer
+from jobserver_core.running.context_end import ContextEnding
 from jobserver_core.running.context_record import ContextRecord
 from jobserver_core.running.context_settings import time_limits
-from jobserver_core.running.job_queue import JobQueue
-
-__all__ = ["Deadlines"]
 
 _log = logging.getLogger(__name__)
 
 
-class Deadlines:
-    """Ends overdue jobs of one context, and stops the context when it was idle or lived for too long.
+class TimedJobs(Protocol):
+    """What :class:`Deadlines` needs from a :class:`~jobserver_core.running.job_queue.JobQueue`."""
 
-    ``jobs`` returns the context's jobs. ``stop`` begins to stop the context; it is called as an entry of the
-    outbox. All methods are called with the context's lock held.
+    @property
+    def idle_since(self) -> float | None:
+        """The monotonic time since which no job has been running or waiting, or None if one is."""
+
+    def expire(self, now: float) -> float | None:
+        """End or kill the jobs whose deadline has passed; return the next deadline. Raises StorageError."""
+
+
+class Deadlines:
+    """Ends overdue jobs of one context, and stops a context that has been idle or alive for too long.
+
+    Set ``jobs`` before you use anything else. Call all methods with the context's lock held.
     """
 
-    def __init__(
-        self,
-        context: ContextRecord,
-        *,
-        clock: Clock,
-        jobs: Callable[[], JobQueue],
-        stop: Callable[[], None],
-    ) -> None:
+    jobs: TimedJobs
+    """The jobs of the context."""
+
+    def __init__(self, context: ContextRecord, *, clock: Clock, ending: ContextEnding) -> None:
         self._context = context
         self._clock = clock
-        self._jobs = jobs
-        self._stop = stop
+        self._ending = ending
         self.limits = time_limits(context.current.settings)
         """The limits in the context's settings."""
         self._ready_at = 0.0
@@ -70,7 +73,7 @@ class Deadlines:
         self._closed = False
 
     def context_ready(self) -> None:
-        """Let the limits of the context begin. The lifetime counts from its record, also after a restart."""
+        """Start to apply the limits. The lifetime counts from the context's record, even after a restart."""
         self._ready_at = self._clock.monotonic()
         limit = self.limits.max_lifetime
         if limit is not None:
@@ -80,50 +83,50 @@ class Deadlines:
         self.context_idle()
 
     def context_idle(self) -> None:
-        """Look at the context once it was idle for as long as it may be, or now if it is only draining."""
+        """Check the context after its idle timeout, or now if it is draining."""
         if self._context.draining is not None:
             self.watch(self._clock.monotonic())
         elif self.limits.idle_timeout is not None:
             self.watch(self._clock.monotonic() + self.limits.idle_timeout)
 
     def watch(self, deadline: float) -> None:
-        """Look at all deadlines at this time, if not before."""
+        """Check all deadlines at this time, if not earlier."""
         if self._closed or min(self._timers, default=math.inf) <= deadline:
             return
         delay = deadline - self._clock.monotonic()
         self._timers[deadline] = self._clock.call_later(
-            delay, lambda: self._context.changes.put_on_thread(lambda: self._look(deadline))
+            delay, lambda: self._context.changes.put_on_thread(lambda: self._check(deadline))
         )
 
     def close(self) -> None:
-        """Drop the timers, and look at nothing any more."""
+        """Cancel the timers, and stop checking deadlines."""
         self._closed = True
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
 
-    def _look(self, due: float) -> None:
-        """End what is overdue, and set a timer again. Raises StorageError; then it is called again."""
+    def _check(self, due: float) -> None:
+        """End whatever is overdue, and set the next timer. Can be called again if it raises StorageError."""
         with self._context.changing():
             if self._closed:
                 return
             self._timers.pop(due, None)
             now = self._clock.monotonic()
-            upcoming = [self._jobs().expire(now), self._look_at_context(now)]
+            upcoming = [self.jobs.expire(now), self._check_context(now)]
             for deadline in upcoming:
                 if deadline is not None:
                     self.watch(deadline)
 
-    def _look_at_context(self, now: float) -> float | None:
-        """Stop the context if it is its time; return when to look again."""
+    def _check_context(self, now: float) -> float | None:
+        """Stop the context if its time is over; return when to check again."""
         if self._context.current.state is not ContextState.RUNNING:
             return None
-        idle_since = self._jobs().idle_since
+        idle_since = self.jobs.idle_since
         if self._context.draining is None:
             return self._next_limit(now, idle_since)
         if idle_since is None and now < self._stop_at:
             return self._stop_at
-        self._context.outbox.put(self._stop)
+        self._context.outbox.put(self._ending.stop_by_itself)
         return None
 
     def _next_limit(self, now: float, idle_since: float | None) -> float | None:
@@ -141,8 +144,8 @@ class Deadlines:
         return min(ends, default=None)
 
     def _drain(self, what: str, limit: float | None, now: float) -> float | None:
-        """Let the context accept no more jobs, and stop when those that it has accepted have ended."""
+        """Have the context accept no more jobs, and stop it once its accepted jobs have ended."""
         reason = f"context {self._context.current.name} {what} of {duration_text(limit or 0.0)}"
         _log.info("%s: it is stopped", reason)
         self._context.draining = ErrorInfo(message=reason)
-        return self._look_at_context(now)
+        return self._check_context(now)

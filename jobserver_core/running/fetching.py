@@ -1,18 +1,18 @@
 """Fetch the files of class paths, so that a slow host delays only the callers that need it.
 
-Users choose the host that a file comes from. That host may accept a connection and never answer, or send a
-byte a second. So no request waits for a fetch on a thread that others need. Fetches run on a bounded number
-of threads of their own, and the caller gets a waiter. Three rules keep one host or one caller from
+Users choose the host that a file comes from. That host may accept a connection and never answer, or send one
+byte per second. So no request waits for a fetch on a thread that others need: fetches run on separate
+threads, whose number is bounded, and the caller gets a waiter. Three rules keep one host or one caller from
 occupying all of these threads:
 
-- at most ``per_host`` fetches from one host and ``per_caller`` for one caller run at once; further ones
-  wait without a thread, and are overtaken by those for which there is room;
-- a fetch that brings less than ``PROGRESS`` bytes in ``stall_timeout`` seconds is ended. This counts from the
-  moment from which only the host can be the cause: a fetch that is queued behind others of its host
-  waits for that host, unless those make progress;
-- a fetch ends at once when its caller has left, or the server accepts no new work.
+- at most ``per_host`` fetches from one host and ``per_caller`` for one caller run at once; further ones wait
+  without a thread, and fetches that have room overtake them;
+- a fetch that receives less than ``PROGRESS`` bytes in ``stall_timeout`` seconds is ended. Time counts only
+  while nothing but the host can be the cause. A fetch that is queued behind others of the same host counts as
+  waiting for that host, unless they make progress;
+- a fetch ends at once when its caller leaves, or when the server stops accepting work.
 
-Ending means two things. The waiter fails at once, independent of the fetcher. The fetcher is notified
+Ending a fetch means two things. The waiter fails at once, whatever the fetcher does. The fetcher is notified
 through its :class:`Cancellation`; if it does not react, it keeps its place until it returns, so the number of
 threads stays bounded.
 """
@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 PROGRESS = 32 * 1024
 """The number of bytes that a fetch must receive to count as making progress."""
 MAX_WAITING = 1000
-"""The number of fetches that may be queued; those of the server itself after a restart do not count."""
+"""The maximum number of queued fetches. It does not apply to the server's own fetches after a restart."""
 _INSPECTIONS = 1.0
 """Seconds between two checks of the progress of fetches."""
 
@@ -83,7 +83,7 @@ class _Fetch:
 
     @property
     def host(self) -> str:
-        return self.parsed.host or self.parsed.scheme
+        return _host_of(self.parsed)
 
     @property
     def shown(self) -> str:
@@ -111,7 +111,7 @@ class FetchedFiles(Mapping[str, Fetched]):
 
     @property
     def missing(self) -> list[str]:
-        """The URIs that are not here yet, without what may be secret in them."""
+        """The URIs of missing files, without the parts that may be secret."""
         with self._lock:
             return sorted(str(Uri.parse(uri)) for uri in self._missing)
 
@@ -124,12 +124,11 @@ class FetchedFiles(Mapping[str, Fetched]):
 
     def close(self) -> None:
         """Stop fetching, and release the files; idempotent."""
-        with self._lock:
-            if self._closed or not (self._files or self._missing):
-                return
-            self._closed = True
-            leases = self._leases.pop_all()
+        if not (self._files or self._missing):
+            return
         self.cancel(FetchError(url=", ".join(self.missing), reason="it is no longer needed"))
+        with self._lock:  # no more files arrive: either all are here, or cancel() has closed this
+            leases = self._leases.pop_all()
         leases.close()
 
     def _deliver(self, uri: str, fetched: Fetched, lease: ExitStack) -> None:
@@ -175,11 +174,12 @@ class FetchService:
         self._running: list[_Fetch] = []
         self._meters: dict[str, _Meter] = {}
         self._inspecting = False
+        self._nothing = FetchedFiles((), self._leave)
 
     def begin(self, uris: Iterable[str], caller: str = "") -> FetchedFiles:
-        """Begin to fetch; the caller closes what this returns.
+        """Begin to fetch. The caller must close the result.
 
-        ``caller`` is subject to the limit per caller; None has no such limit.
+        ``caller`` is subject to the limit per caller; the empty string, for the server itself, has no limit.
 
         Raises:
             MalformedUrl: A URI is malformed or not allowed. Nothing is fetched.
@@ -189,17 +189,17 @@ class FetchService:
         wanted = list(dict.fromkeys(uris))
         for uri in wanted:
             self._fetcher.check(uri)
-        files = FetchedFiles(wanted, self._leave)
         if not wanted:
-            return files
+            return self._nothing
+        files = FetchedFiles(wanted, self._leave)
         now = self._clock.monotonic()
         with self._lock:
             self._admission.check()
             if caller and len(self._waiting) + len(wanted) > MAX_WAITING:
                 reason = f"{len(self._waiting)} fetches wait already; try again later"
                 raise FetchError(url=str(Uri.parse(wanted[0])), reason=reason)
-            self._waiting += [self._made(uri, files, caller, now) for uri in wanted]
-            started = self._start_those_with_room(now)
+            self._waiting += [self._make_fetch(uri, files, caller, now) for uri in wanted]
+            started = self._start_those_with_room()
             self._inspect_later()
         self._run(started)
         return files
@@ -207,9 +207,9 @@ class FetchService:
     def prepare(
         self, uris: Iterable[str], finish: Callable[[FetchedFiles], T], caller: str = ""
     ) -> Preparation[T]:
-        """Begin to fetch the files of an operation, which ``finish`` carries out. Raises as :meth:`begin`.
+        """Begin to fetch the files for an operation, which ``finish`` carries out.
 
-        Both raise ServerClosed when the server accepts no new work.
+        Raises like :meth:`begin`. Finishing also raises ServerClosed if the server accepts no new work.
         """
         self._admission.check()
         files = self.begin(uris, caller)
@@ -230,14 +230,14 @@ class FetchService:
 
     # -- places ------------------------------------------------------------------------------------
 
-    def _made(self, uri: str, files: FetchedFiles, caller: str, now: float) -> _Fetch:
+    def _make_fetch(self, uri: str, files: FetchedFiles, caller: str, now: float) -> _Fetch:
         parsed = Uri.parse(uri)
         meter, host_meter = (self._meters.setdefault(key, _Meter()) for key in _keys(parsed))
         return _Fetch(uri, parsed, files, caller, now, now, meter, host_meter)
 
-    def _start_those_with_room(self, now: float) -> list[_Fetch]:
+    def _start_those_with_room(self) -> list[_Fetch]:
         """Start the queued fetches that may run, oldest first."""
-        hosts, callers = self._taken()
+        hosts, callers = self._running_counts()
         started: list[_Fetch] = []
         for fetch in self._waiting:
             if len(self._running) >= self._settings.concurrency:
@@ -252,7 +252,7 @@ class FetchService:
         self._waiting = [fetch for fetch in self._waiting if fetch not in started]
         return started
 
-    def _taken(self) -> tuple[Counter[str], Counter[str]]:
+    def _running_counts(self) -> tuple[Counter[str], Counter[str]]:
         return (
             Counter(fetch.host for fetch in self._running),
             Counter(fetch.caller for fetch in self._running),
@@ -285,16 +285,16 @@ class FetchService:
             fetch.host_meter.add(PROGRESS, self._clock.monotonic())
         except JobServerError as error:
             fetch.files.cancel(error)
-        except Exception as error:  # noqa: BLE001 - a defect of the fetcher must not leave a waiter behind
+        except Exception as error:  # noqa: BLE001 - a bug in the fetcher must not leave a waiter behind
             _log.exception("fetching %s failed", fetch.shown)
             fetch.files.cancel(FetchError(url=fetch.shown, reason=f"the fetcher failed: {error!r}"))
         finally:
-            self._ended(fetch)
+            self._end(fetch)
 
-    def _ended(self, fetch: _Fetch) -> None:
+    def _end(self, fetch: _Fetch) -> None:
         with self._lock:
             self._running.remove(fetch)
-            started = self._start_those_with_room(self._clock.monotonic())
+            started = self._start_those_with_room()
             self._forget_meters()
         self._run(started)
 
@@ -329,8 +329,8 @@ class FetchService:
         now = self._clock.monotonic()
         with self._lock:
             self._inspecting = False
-            hosts, _ = self._taken()
-            # Those that wait come first: otherwise they would start in the places of those that run.
+            hosts, _ = self._running_counts()
+            # Waiting fetches come first: otherwise they would take the places of running ones that fail here.
             failed = [(fetch, self._fault_of_waiting(fetch, hosts, now)) for fetch in self._waiting]
             failed += [(fetch, self._fault_of_running(fetch, now)) for fetch in self._running]
             if self._running or self._waiting:
@@ -342,32 +342,37 @@ class FetchService:
     def _fault_of_running(self, fetch: _Fetch, now: float) -> str | None:
         limit = self._settings.stall_timeout
         if now - max(fetch.since, fetch.meter.at) >= limit:
-            return f"it brought less than {PROGRESS // 1024} KiB in {limit:g} s"
-        return self._too_long(fetch, now)
+            return f"it received less than {PROGRESS // 1024} KiB in {limit:g} s"
+        return self._timed_out(fetch, now)
 
     def _fault_of_waiting(self, fetch: _Fetch, hosts: Counter[str], now: float) -> str | None:
         limit, others = self._settings.stall_timeout, hosts[fetch.host]
         if others < self._settings.per_host:
-            fetch.since = now  # it does not wait for its host
+            fetch.since = now  # it is not waiting for its host
         elif now - max(fetch.since, fetch.host_meter.at) >= limit:
-            return f"{others} other fetches from {fetch.host} brought next to nothing in {limit:g} s"
-        return self._too_long(fetch, now)
+            return f"{others} other fetches from {fetch.host} received next to nothing in {limit:g} s"
+        return self._timed_out(fetch, now)
 
-    def _too_long(self, fetch: _Fetch, now: float) -> str | None:
+    def _timed_out(self, fetch: _Fetch, now: float) -> str | None:
         if now - fetch.queued_at >= self._settings.timeout:
             return f"it took longer than {self._settings.timeout:g} s"
         return None
 
 
 def _keys(uri: Uri) -> tuple[str, str]:
-    """Return the keys of the meters of a URI and of its host."""
-    return uri.canonical, f"host {uri.host}"
+    """Return the keys under which the meters of a URI and its host are kept."""
+    return uri.canonical, f"host {_host_of(uri)}"
+
+
+def _host_of(uri: Uri) -> str:
+    """Return the host that a URI is fetched from; URIs of a scheme without hosts share one."""
+    return uri.host or uri.scheme
 
 
 class Preparation(Generic[T]):
     """An operation whose files are being fetched: wait for :attr:`ready`, then :meth:`finish`.
 
-    Leaving its ``with`` block without that cancels it; nothing is recorded.
+    Leaving its ``with`` block without finishing cancels it, and nothing is recorded.
     """
 
     def __init__(self, files: FetchedFiles, finish: Callable[[], T]) -> None:
@@ -381,11 +386,11 @@ class Preparation(Generic[T]):
 
     @property
     def missing(self) -> list[str]:
-        """The URIs that are not here yet, without what may be secret in them."""
+        """The URIs of missing files, without the parts that may be secret."""
         return self._files.missing
 
     def finish(self) -> T:
-        """Wait for the files, carry the operation out, and return its result. Raises what it raises."""
+        """Wait for the files, carry out the operation, and return its result. Its errors propagate."""
         self._files.ready.result()
         return self._finish()
 

@@ -1,10 +1,10 @@
-"""Check whether the parts of a server work, for probes that need an answer in time.
+"""Check whether the parts of a server work, for probes that need a quick answer.
 
-Checking storage means writing to it, and a disk or network that hangs blocks the writer. Probes come every
-few seconds from several clients and time out after a few more. So each part has a checker: it runs at most
-one check at a time, on a thread of its own, and hands its outcome to every probe that comes within
-:data:`FRESH` seconds. A probe waits at most :data:`TIMEOUT` seconds; while a check is overdue, further probes
-learn that at once. So a part that hangs costs one thread, however long it hangs.
+Checking storage means writing to it, and a disk or network that hangs blocks the writer. Probes arrive every
+few seconds from several clients, and time out after a few more. So each part has a checker that runs at most
+one check at a time, on its own thread, and shares the outcome with every probe that arrives within
+:data:`FRESH` seconds. A probe waits at most :data:`TIMEOUT` seconds. While a check is overdue, further probes
+fail at once. So a part that hangs costs one thread, no matter how long it hangs.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from jobserver_core.errors import JobServerError
-
-__all__ = ["FRESH", "TIMEOUT", "Health"]
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +47,7 @@ class Health:
 
 
 class _Checker:
-    """Checks one part. Times are those of :func:`time.monotonic`: it is the machine that is checked."""
+    """Checks one part. Uses :func:`time.monotonic` directly, because it checks the real machine."""
 
     def __init__(self, name: str, check: Callable[[], None], fresh: float) -> None:
         self._name = name
@@ -58,7 +56,7 @@ class _Checker:
         self._changed = threading.Condition()
         self._began: float | None = None
         self._ended: float | None = None
-        self._wrong: str | None = None
+        self._problem: str | None = None
 
     def begin(self) -> None:
         """Begin a check, unless one is under way or has just ended."""
@@ -77,17 +75,17 @@ class _Checker:
                 self._changed.wait_for(lambda: self._began is None, max(0.0, deadline - time.monotonic()))
             if self._began is not None:
                 return f"no answer for {max(timeout, time.monotonic() - self._began):.0f} s"
-            return self._wrong
+            return self._problem
 
     def _run(self) -> None:
-        wrong: str | None = None
+        problem: str | None = None
         try:
             self._check()
         except JobServerError as error:
-            wrong = str(error)
-        except Exception as error:  # noqa: BLE001 - a backend's mistake is a finding like any other
+            problem = str(error)
+        except Exception as error:  # noqa: BLE001 - a bug in a backend is a problem like any other
             _log.exception("checking %s", self._name)
-            wrong = f"{type(error).__name__}: {error}"
+            problem = f"{type(error).__name__}: {error}"
         with self._changed:
-            self._began, self._ended, self._wrong = None, time.monotonic(), wrong
+            self._began, self._ended, self._problem = None, time.monotonic(), problem
             self._changed.notify_all()

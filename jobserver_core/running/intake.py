@@ -1,30 +1,30 @@
-"""The jobs that other servers stored for contexts of this one.
+"""Pick up the jobs that other servers have stored for contexts of this one.
 
 Theory
 ======
 
-The problem: any server accepts a job for any context, but only the owner of the context runs it. Between the
-two, the job is a record that waits. It must not get lost when the owner overlooks it, and must not run twice.
+The problem: any server accepts a job for any context, but only the owner of the context runs it. Until then,
+the job is a waiting record. It must not be lost if the owner misses it, and must not run twice.
 
 The idea: the record is the queue. The accepting server stores the job in a transaction that compares the
 state of the context and counts its jobs (:meth:`~jobserver_core.ports.MetadataStore.enqueue_job`). The owner
-picks it up when a notice names it or when it looks at all jobs of its contexts. From then on the job is like
-one that was submitted here. What the owner has not picked up when it dies is a job that had not begun in a
-lost context: the recovery of another server runs it again.
+picks it up when a notice names it or when it scans all jobs of its contexts. From then on, the job is treated
+as if it had been submitted here. If the owner dies before it picks up a job, the job has not begun and its
+context is lost, so the recovery of another server runs it.
 
 The invariants: only the owner of its context writes to such a job, and only one of its threads at a time,
-which has *claimed* the job. A claim is not a lock: code of subscribers may run while a thread has one, and
-pick up or kill other jobs. Once the end of a context is stored, no more jobs can be enqueued for it. A single
-scan after that point therefore finds every job that was not picked up. They run in the successor of the
-context if it has one, and in a new context if it ended by itself while it was idle or drained; otherwise they
-end with it.
+which has *claimed* the job. A claim is not a lock: while a thread has one, subscribers may run, and may pick
+up or kill other jobs. Once the end of a context is stored, no more jobs can be enqueued for it. A single scan
+after that point therefore finds every job that was not picked up. They run in the successor of the context if
+it has one, and in a new context if it ended by itself while it was idle or drained; otherwise they end with
+it.
 
-A job whose files cannot be leased stops no other one. It is tried again in each look. Nor does one whose
-files arrive slowly: they are leased on a thread of their own, for which the look waits only for a moment, so
-that jobs whose files are here keep their order. All jobs of one class path share such a thread. In both
-cases, the job ends once it has waited for its ``max_queue_time`` or for :data:`LEASE_TIMEOUT`; what hangs
-then is the thread alone. A job is claimed only once its files are here: a kill needs none, so it does not
-wait for them.
+A job whose files cannot be leased does not hold up the others: each scan tries it again. Neither does a job
+whose files arrive slowly: they are leased on a separate thread. The scan waits for that thread only briefly,
+so that jobs whose files are already here keep their order. All jobs with the same class path share one such
+thread. In both cases, the job ends once it has waited for its ``max_queue_time`` or for
+:data:`LEASE_TIMEOUT`; only the thread then still hangs. A job is claimed only once its files are here, so a
+kill, which needs no files, does not wait for them.
 
 Deliberately not handled: a server that is closing. What it does not pick up waits for another server.
 """
@@ -37,14 +37,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
+import attrs
+
 from jobserver_core.binaries.class_paths import ClassPaths
-from jobserver_core.errors import (
-    ContextNotFound,
-    ContextStopping,
-    JobServerError,
-    ServerClosed,
-    StorageError,
-)
+from jobserver_core.errors import ContextNotFound, ContextStopping, JobServerError, ServerClosed, StorageError
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job, JobQuery
 from jobserver_core.models.lifecycle import JOBS, ContextState, JobEvent
@@ -58,67 +54,54 @@ from jobserver_core.running.live_job import LiveJob
 from jobserver_core.running.notices import Notices, Topic
 from jobserver_core.running.records import FinalOutcome, Records
 
-__all__ = ["Intake"]
-
 _log = logging.getLogger(__name__)
 _repeats = Repeats(_log)
 
 LEASE_TIMEOUT = 300.0
-"""Seconds for which a job without ``max_queue_time`` waits for files that do not arrive."""
+"""Seconds that a job without ``max_queue_time`` waits for its files."""
 DOWNLOAD_WAIT = 0.2
-"""Seconds for which the jobs behind a job wait for its files."""
+"""Seconds that a job whose files are missing holds up the jobs behind it."""
 KILL_TIMEOUT = 5.0
-"""Seconds for which a kill waits for a thread that is picking up the job."""
+"""Seconds that a kill waits for a thread that is picking up the job."""
 _PAGE = 200
 """The number of jobs to read at a time."""
 
 
+@attrs.define(kw_only=True, eq=False)
 class Intake:
     """Picks up the jobs that other servers accepted for contexts of this one."""
 
-    def __init__(
-        self,
-        *,
-        metadata: MetadataStore,
-        records: Records,
-        jobs: JobService,
-        registry: ContextRegistry,
-        class_paths: ClassPaths,
-        notices: Notices,
-        clock: Clock,
-    ) -> None:
-        self.restart: Callable[[list[Job]], None] = lambda _jobs: None
-        """Runs jobs again whose context has ended by itself."""
-        self._notices = notices
-        self._clock = clock
-        self._metadata = metadata
-        self._records = records
-        self._jobs = jobs
-        self._registry = registry
-        self._class_paths = class_paths
-        self._lock = threading.Lock()
-        self._unclaimed = threading.Condition(self._lock)
-        self._claimed: set[str] = set()
-        self._put_off: dict[str, float] = {}
-        self._awaited: set[tuple[str, ...]] = set()
-        self._ended: dict[str, LiveContext] = {}
-        self._closed = False
+    _metadata: MetadataStore
+    _records: Records
+    _jobs: JobService
+    _registry: ContextRegistry
+    _class_paths: ClassPaths
+    _notices: Notices
+    _clock: Clock
+    _restart: Callable[[list[Job]], None]
+    """Reruns jobs whose context has ended by itself."""
+    _unclaimed: threading.Condition = attrs.field(factory=threading.Condition, init=False)
+    _claimed: set[str] = attrs.field(factory=set, init=False)
+    _put_off: dict[str, float] = attrs.field(factory=dict, init=False)
+    _awaited: set[tuple[str, ...]] = attrs.field(factory=set, init=False)
+    _ended: dict[str, LiveContext] = attrs.field(factory=dict, init=False)
+    _closed: bool = attrs.field(default=False, init=False)
 
     def close(self) -> None:
-        """Pick up no more jobs. Idempotent."""
+        """Stop picking up jobs. Idempotent."""
         self._closed = True
 
     def context_ended(self, context: LiveContext) -> None:
-        """Let the next look end the jobs that were not picked up before a context ended."""
+        """Have the next scan handle the jobs that were not picked up before a context ended."""
         if self._metadata.shared and not self._closed and not context.leaves_jobs:
-            with self._lock:
+            with self._unclaimed:
                 self._ended[context.record.id] = context
             self._notices.wake(Topic.SUBMITTED)
 
-    def look(self, job_ids: frozenset[str] | None) -> None:
-        """Pick up the jobs with these ids, or all that wait; one thread at a time.
+    def scan(self, job_ids: frozenset[str] | None) -> None:
+        """Pick up the jobs with these ids, or all waiting ones. Call it from one thread at a time.
 
-        Raises StorageError; then call it again.
+        Raises StorageError; it can be called again then.
         """
         if job_ids is None:
             for context in self._registry.all():
@@ -146,8 +129,11 @@ class Intake:
 
     @contextmanager
     def _claim(self, job_id: str, timeout: float = 0.0) -> Iterator[bool]:
-        """Keep other threads from picking up or ending a job inside the block; False if one does already."""
-        with self._lock:
+        """Keep other threads from picking up or ending a job inside the block.
+
+        Yields False if another thread is already doing so.
+        """
+        with self._unclaimed:
             claimed = self._unclaimed.wait_for(lambda: job_id not in self._claimed, timeout)
             if claimed:
                 self._claimed.add(job_id)
@@ -155,7 +141,7 @@ class Intake:
             yield claimed
         finally:
             if claimed:
-                with self._lock:
+                with self._unclaimed:
                     self._claimed.discard(job_id)
                     self._unclaimed.notify_all()
 
@@ -191,27 +177,27 @@ class Intake:
                 return
             current = self._metadata.job(job.id)  # as it is now: it may have ended here a moment ago
             if current is not None and current.waiting and current.context_id == job.context_id:
-                self._give(current, code, context, accept, files)
+                self._hand_over(current, code, context, accept, files)
             else:
                 self._put_off.pop(job.id, None)
 
     def _with_files(self, job: Job, accept: Callable[[Job, ExitStack], None]) -> None:
-        """Accept a job once its files are here, and wait a moment for that. Raises StorageError.
+        """Accept a job once its files are here, waiting only briefly. Raises StorageError.
 
-        If the files of its class path are awaited already, a later look accepts it.
+        If another job is already waiting for the same files, a later scan accepts this one.
         """
         wanted = tuple(entry.digest for entry in job.class_path)
-        with self._lock:
+        with self._unclaimed:
             awaited = wanted in self._awaited
             self._awaited.add(wanted)
-        if awaited or not self._accepted_in_time(job, wanted, accept):
+        if awaited or not self._accept_in_time(job, wanted, accept):
             message = f"the files of its class path did not arrive within {LEASE_TIMEOUT:g} s"
             self._wait_for_files(job, ErrorInfo(message=message))
 
-    def _accepted_in_time(
+    def _accept_in_time(
         self, job: Job, wanted: tuple[str, ...], accept: Callable[[Job, ExitStack], None]
     ) -> bool:
-        """Accept a job on a thread of its own; return whether that took only a moment."""
+        """Accept a job on a separate thread; return whether it was done within :data:`DOWNLOAD_WAIT`."""
         failures: list[StorageError] = []
         late = threading.Event()
 
@@ -221,10 +207,10 @@ class Intake:
                     accept(job, files)
             except StorageError as error:
                 failures.append(error)
-            except Exception:  # noqa: BLE001 - the next look may succeed
+            except Exception:  # noqa: BLE001 - the next scan may succeed
                 _log.exception("job %s of another server cannot be picked up", job.id)
             finally:
-                with self._lock:
+                with self._unclaimed:
                     self._awaited.discard(wanted)
                 if late.is_set():  # others may have waited for the same files
                     self._notices.wake(Topic.SUBMITTED, None)
@@ -239,7 +225,7 @@ class Intake:
             raise failures[0]
         return True
 
-    def _give(
+    def _hand_over(
         self,
         job: Job,
         code: tuple[JobCode, ...],
@@ -249,8 +235,8 @@ class Intake:
     ) -> None:
         try:
             spec = self._jobs.spec(job.id, job.class_name, code, self._jobs.config(job.id))
-            live = self._jobs.live(job, spec, files.pop_all())
-            self._jobs.give(live, context, None, partial(accept, live))
+            live = self._jobs.make_live(job, spec, files.pop_all())
+            self._jobs.hand_over_new(live, context, None, partial(accept, live))
             self._put_off.pop(job.id, None)
         except (ContextNotFound, ServerClosed):
             return  # it is left over, or runs on another server
@@ -263,7 +249,7 @@ class Intake:
             self._end(job, FinalOutcome.failed(FailureKind.CONTEXT_LOST, ErrorInfo.from_exception(error)))
 
     def _wait_for_files(self, job: Job, reason: ErrorInfo) -> None:
-        """Put a job off, or end it if it has waited for too long. Raises StorageError."""
+        """Leave a job to a later scan, or end it if it has waited too long. Raises StorageError."""
         with self._claim(job.id) as claimed:
             if not claimed or self._jobs.lives(job.id):
                 return
@@ -274,60 +260,60 @@ class Intake:
                 self._end(current, FinalOutcome.failed(FailureKind.LOADING, reason))
 
     def _expire(self, job: Job) -> bool:
-        """End a job that was put off for longer than it may wait; return whether."""
+        """End a job that has waited longer than its ``max_queue_time``; return whether it had."""
         if job.max_queue_time is None or self._waited(job) < job.max_queue_time:
             return False
         self._end(job, queue_time_exceeded(job))
         return True
 
     def _waited(self, job: Job) -> float:
-        """Return for how many seconds a job was put off, by the clock of this server."""
+        """Return for how many seconds a job has been put off, by this server's clock."""
         now = self._clock.monotonic()
         return now - self._put_off.setdefault(job.id, now)
 
     def _end_left_over(self) -> None:
-        """Deal with the jobs that were not picked up before their context ended."""
-        with self._lock:
+        """Handle the jobs that were not picked up before their context ended."""
+        with self._unclaimed:
             ended = list(self._ended.values())
         for context in ended:
-            look_again = False
-            if context.record.owner == self._records.server_id:  # else another server deals with its jobs
+            scan_again = False
+            if context.record.owner == self._records.server_id:  # otherwise another server handles its jobs
                 again: list[Job] = []
                 successor = context.successor
                 for job in self._waiting_in(context):
                     if successor is not None:
                         self._with_files(job, partial(self._accept, successor, successor.adopt))
-                        look_again = True  # its files may not be here yet
+                        scan_again = True  # its files may not be here yet
                         continue
                     with self._claim(job.id) as claimed:
                         if claimed and self._leave(job, context):
                             again.append(job)
                 if again and not self._closed:
-                    # Fetching files for another context may take long, and other jobs wait for this thread.
+                    # Fetching files for another context may be slow, and other jobs wait for this thread.
                     call = partial(self._run_again, again)
                     threading.Thread(target=call, name="jobserver-notices-restart", daemon=True).start()
-            if not look_again:
-                with self._lock:
+            if not scan_again:
+                with self._unclaimed:
                     self._ended.pop(context.record.id, None)
 
     def _leave(self, job: Job, context: LiveContext) -> bool:
-        """End a job with its context, which has no successor; return whether it has to run elsewhere."""
+        """End a job whose context has no successor, or return True if it has to run elsewhere."""
         record = context.record
         if record.state is ContextState.FINISHED and not (record.stop_requested or job.kill_requested):
             self._put_off.pop(job.id, None)
             return True
-        reason = record.error.message if record.error is not None else ""
-        self._end(job, FinalOutcome.without_context(job, reason), silent=record.stop_requested)
+        outcome = FinalOutcome.without_context(job, context.reason_of_end)
+        self._end(job, outcome, silent=record.stop_requested)
         return False
 
     def _run_again(self, jobs: list[Job]) -> None:
         try:
-            self.restart(jobs)
-        except StorageError as error:  # the next look at what has lost its context finds them
+            self._restart(jobs)
+        except StorageError as error:  # the next scan for lost contexts finds them
             _log.warning("%d jobs whose context has ended wait for storage: %s", len(jobs), error)
 
     def _end(self, job: Job, outcome: FinalOutcome, *, silent: bool = False) -> Job | None:
-        """End a job, unless it has changed; return it as it is then."""
+        """End a job, unless it has changed; return the ended job, or None."""
         self._put_off.pop(job.id, None)
         cancelled = silent or job.kill_requested or outcome.event is JobEvent.KILL
         ended, delivery = self._records.end_job(job, outcome, cancelled=cancelled, exact=True)

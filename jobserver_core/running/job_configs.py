@@ -11,8 +11,6 @@ from jobserver_core.models.json_values import JsonMapping, dumps, loads
 if TYPE_CHECKING:
     from jobserver_core.config.settings import InputLimits
 
-__all__ = ["JobConfigs"]
-
 
 class JobConfigs:
     """Parses configurations of users, within the limits, and adds ``defaults`` for the job."""

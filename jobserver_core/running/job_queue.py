@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -14,65 +14,52 @@ from jobserver_core.errors import StaleState, StorageError
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job, QueueLimits
 from jobserver_core.models.lifecycle import ContextState, JobEvent, JobState
-from jobserver_core.ports import Clock, JobSpec
+from jobserver_core.ports import Clock, ContextHandle
 from jobserver_core.repeats import Repeats
+from jobserver_core.running.context_end import ContextEnding
+from jobserver_core.running.context_launch import ContextLaunch
 from jobserver_core.running.context_record import ContextRecord
 from jobserver_core.running.context_settings import stops_on_job_error
+from jobserver_core.running.deadlines import Deadlines
 from jobserver_core.running.live_job import LiveJob
+from jobserver_core.running.log_files import mark_run
 from jobserver_core.running.records import FinalOutcome, Records
 from jobserver_core.running.waiting_jobs import WaitingJobs
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import JobLimits
 
-__all__ = ["JobQueue", "queue_time_exceeded"]
-
 _log = logging.getLogger(__name__)
 _repeats = Repeats(_log)
 
 
+@attrs.define(eq=False)
 class JobQueue:
     """The slots of one context, and the jobs that wait for one.
 
-    A job takes its slot when its dispatch is stored, and gives it back when its end is stored. Every method
-    that changes something is called inside :meth:`ContextRecord.changing`. ``submit`` adds the call of the
-    launcher to the outbox, and so does ``kill``. ``acknowledge`` and ``stop_context`` are entries of
-    the outbox: the one notifies the launcher that the end of a job is on the disk, the other begins to stop
-    the context. ``watch`` is called with each new deadline; :meth:`expire` has to be called then. ``idle`` is
-    called when the last job has ended.
+    A job takes its slot when its dispatch is stored, and frees it when its end is stored. Call every method
+    that changes something inside :meth:`ContextRecord.changing`. With ``holding``, the queue dispatches no
+    jobs from the beginning.
     """
 
-    def __init__(
-        self,
-        context: ContextRecord,
-        *,
-        records: Records,
-        clock: Clock,
-        limits: JobLimits,
-        submit: Callable[[JobSpec], None],
-        acknowledge: Callable[[str], None],
-        kill: Callable[[LiveJob], None],
-        stop_context: Callable[[], None],
-        watch: Callable[[float], None],
-        idle: Callable[[], None],
-    ) -> None:
-        self._context = context
-        self._records = records
-        self._clock = clock
-        self._limits = limits
-        self._submit = submit
-        self._acknowledge = acknowledge
-        self._kill = kill
-        self._stop_context = stop_context
-        self._watch = watch
-        self._idle = idle
-        self._idle_since = clock.monotonic()
-        self._holding = False
-        self._retry_scheduled = False
-        self._store_scheduled = False
-        self._waiting = WaitingJobs()
-        self._not_notified: list[LiveJob] = []
-        self._running: dict[str, LiveJob] = {}
+    _context: ContextRecord
+    _records: Records
+    _clock: Clock
+    _limits: JobLimits
+    _launch: ContextLaunch
+    _ending: ContextEnding
+    _deadlines: Deadlines
+    holding: bool
+    """Whether no more jobs are dispatched."""
+    _idle_since: float = attrs.field(init=False)
+    _retry_scheduled: bool = attrs.field(default=False, init=False)
+    _store_scheduled: bool = attrs.field(default=False, init=False)
+    _waiting: WaitingJobs = attrs.field(factory=WaitingJobs, init=False)
+    _not_notified: list[LiveJob] = attrs.field(factory=list, init=False)
+    _running: dict[str, LiveJob] = attrs.field(factory=dict, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._idle_since = self._clock.monotonic()
 
     def running(self, job_id: str) -> LiveJob | None:
         """Return a job that has a slot, or None."""
@@ -80,17 +67,11 @@ class JobQueue:
 
     @property
     def idle_since(self) -> float | None:
-        """The monotonic time since which no job runs or waits, or None if one does."""
+        """The monotonic time since which no job has been running or waiting, or None if one is."""
         return self._idle_since if self.empty else None
 
-    @property
-    def result_digests(self) -> frozenset[str]:
-        """The blobs of results that no record may refer to yet."""
-        digests = [live.result_digest for live in self._running.values()]
-        return frozenset(digest for digest in digests if digest is not None)
-
     def check_room(self, user: str) -> None:
-        """Raise NoSlots when no more jobs may run or wait, or no more of this user."""
+        """Raise NoSlots if no more jobs may run or wait, or no more jobs of this user."""
         QueueLimits(slots=self._limits.max_jobs_per_context, places=self._limits.max_queued_jobs).check(
             self._context.current.name,
             user,
@@ -100,8 +81,8 @@ class JobQueue:
         )
 
     def accept(self, live: LiveJob, config: str) -> None:
-        """Record a job and run it, with one write if a slot is free; raises as :meth:`Records.add_job`."""
-        if self._dispatches and not self._waiting and self._slot_free:
+        """Record a job and run it, in one write if a slot is free. Raises like :meth:`Records.add_job`."""
+        if self._may_dispatch and not self._waiting and self._slot_free:
             accepted = live.job
             live.job = attrs.evolve(accepted, dispatched_at=accepted.submitted_at)
             self._records.add_job(live.job, config)
@@ -112,14 +93,14 @@ class JobQueue:
             self.add(live)
 
     def add(self, live: LiveJob) -> None:
-        """Run a job that is recorded, as soon as a slot is free."""
+        """Run a recorded job as soon as a slot is free."""
         self._publish(live)
         live.wait_until()
         self._waiting.add(live)
         self._not_notified.append(live)
         self.dispatch()
         if live.deadline is not None:
-            self._watch(live.deadline)
+            self._deadlines.watch(live.deadline)
 
     def resume(self, live: LiveJob) -> None:
         """Continue with a job of an earlier server: it has its slot, or waits behind earlier ones."""
@@ -130,7 +111,7 @@ class JobQueue:
             live.run_until()
             self._running[live.job.id] = live
         if live.deadline is not None:
-            self._watch(live.deadline)
+            self._deadlines.watch(live.deadline)
         if live.job.waiting or live.job.state is JobState.RUNNING:
             self.notify_started(live)
 
@@ -145,29 +126,25 @@ class JobQueue:
         return not self._running and not self._waiting
 
     def take_left(self) -> list[LiveJob]:
-        """Remove and return the jobs that :meth:`end_all` spared: they run in another context."""
+        """Remove and return the jobs that :meth:`end_all` spared, which run in another context."""
         left = [*self._running.values(), *self._waiting]
         self._running.clear()
         self._waiting.clear()
         return left
 
     def detach(self) -> None:
-        """Notify the waiters of all jobs that the next server continues with them."""
+        """Notify the waiters of all jobs that the next server continues the jobs."""
         for live in self._running.values():
             self._context.outbox.put(live.interrupt)
         for live in self._waiting:
             self._context.outbox.put(live.postpone)
-        self._running.clear()  # a report that still waits for storage must change nothing
+        self._running.clear()  # a report that is still waiting for storage must change nothing
         self._waiting.clear()
 
     @property
-    def holding(self) -> bool:
-        """Whether no more jobs are dispatched."""
-        return self._holding
-
-    def hold(self) -> None:
-        """Stop dispatching jobs."""
-        self._holding = True
+    def postpones(self) -> bool:
+        """Whether waiting jobs are left to the next server: none is dispatched, and no end was requested."""
+        return self.holding and not self._context.current.stop_requested
 
     def remove(self, live: LiveJob) -> bool:
         """End a job as killed if it still waits for a slot; return whether it did."""
@@ -179,7 +156,7 @@ class JobQueue:
     def expire(self, now: float) -> float | None:
         """End waiting jobs whose deadline has passed, and kill running ones; return the next deadline.
 
-        Raises StorageError; then call it again.
+        Raises StorageError; it can be called again then.
         """
         for live in [job for job in self._waiting if _passed(job, now)]:
             self._expire_waiting(live)
@@ -187,7 +164,7 @@ class JobQueue:
             if live.overdue is None and _passed(live, now):
                 live.overdue = _ran_too_long(live)
                 _log.warning("%s", live.overdue.message)
-                self._kill(live)
+                self._ending.kill_job(live, force=self._context.current.ad_hoc)
         ahead = [live for live in (*self._running.values(), *self._waiting) if live.overdue is None]
         return min((live.deadline for live in ahead if live.deadline is not None), default=None)
 
@@ -202,12 +179,12 @@ class JobQueue:
     def _check_idle(self) -> None:
         if self.empty:
             self._idle_since = self._clock.monotonic()
-            self._idle()
+            self._deadlines.context_idle()
 
     def dispatch(self) -> None:
         """Give free slots to waiting jobs; a job whose dispatch cannot be stored keeps waiting."""
         context = self._context
-        if not self._dispatches:
+        if not self._may_dispatch:
             return
         try:
             while self._waiting and self._slot_free:
@@ -223,29 +200,22 @@ class JobQueue:
             job_id = self._waiting.next().job.id
             _repeats.warning(context.current.id, "job %s waits for storage: %s", job_id, error)
             self._dispatch_later()
-        for live in self._not_notified:  # each once: the queue may be long
+        for live in self._not_notified:  # only once per job: the queue may be long
             if live in self._waiting:
                 self.notify_started(live)
         self._not_notified.clear()
 
     def mark_running(self, live: LiveJob, running_at: datetime) -> None:
-        """Mark a job as RUNNING. That is stored soon, unless its end is stored before."""
+        """Mark a job as RUNNING. This is stored soon, unless the job's end is stored first."""
         live.run(running_at)
         self._publish(live)
         self.notify_started(live)
         if not self._store_scheduled:
-            self._store_scheduled = True
-            self._context.changes.put_later(self._store_running)
+            self._store_later(frozenset([live]))
 
     def store_running(self) -> None:
         """Store which jobs are RUNNING. Raises StorageError."""
-        for live in list(self._running.values()):
-            if not live.is_stored:
-                try:
-                    live.advance(None)
-                except StaleState as error:
-                    # Its end, which the launcher has yet to report, adopts what is stored.
-                    _log.warning("job %s was ended by another writer: %s", live.job.id, error)
+        _store(self._not_stored())
 
     def end(self, live: LiveJob, outcome: FinalOutcome) -> None:
         """Store the end of a job and free its slot. Raises StorageError."""
@@ -262,28 +232,27 @@ class JobQueue:
             return
         outbox.put(lambda: self._records.publish_job(job, delivery), after_sync=True)
         outbox.put(live.release)
-        outbox.put(lambda: self._acknowledge(job.id))
+        outbox.put(lambda: self._launch.acknowledge(job.id))
         if self._ends_context(live):
-            outbox.put(self._stop_context)
+            reason = f"job {job.id} failed, and stop-context-on-job-error is set"
+            outbox.put(lambda: self._ending.stop_by_itself(reason))
 
     def end_all(
         self, error: ErrorInfo | None, *, spare_waiting: bool, spare_restartable: bool = False
     ) -> None:
-        """End all remaining jobs because the context ended. Raises StorageError; then call it again.
+        """End all remaining jobs because the context ended. Raises StorageError; it can be called again then.
 
-        With ``spare_waiting`` those that wait for a slot stay, to be taken, and with ``spare_restartable``
-        those that may run again. Waiting jobs of a held queue are
-        postponed: they keep their state, and the next server runs them, unless the end of the context was
-        requested.
+        ``spare_waiting`` keeps the jobs that wait for a slot, and ``spare_restartable`` those that may run
+        again, for :meth:`take_left`. Waiting jobs of a held queue are postponed: they keep their state, and
+        the next server runs them, unless the end of the context was requested.
         """
-        held = self._holding and not self._context.current.stop_requested
-        waiting = [] if spare_waiting or held else list(self._waiting)
+        waiting = [] if spare_waiting or self.postpones else list(self._waiting)
         for live in [*self._running.values(), *waiting]:
             if not (live.job.state.final or (spare_restartable and _runs_again(live))):
                 self.end(live, self.outcome_without_context(live, error))
         if spare_waiting:
             return
-        if held:
+        if self.postpones:
             for live in self._waiting:
                 self._context.outbox.put(live.postpone)
         self._waiting.clear()
@@ -293,8 +262,8 @@ class JobQueue:
         context = self._context.current
         if live.overdue is not None and not live.job.kill_requested:
             return FinalOutcome.failed(FailureKind.RUN_TIME, live.overdue)
+        lost = FinalOutcome.without_context(live.job, error.message if error else self._context.reason_of_end)
         error = error or self._context.draining
-        lost = FinalOutcome.without_context(live.job, error.message if error else "")
         if (
             lost.error
             and context.ad_hoc
@@ -306,7 +275,7 @@ class JobQueue:
         return lost
 
     def notify_started(self, live: LiveJob) -> None:
-        """Notify the waiters for the start of the job that it runs or is queued."""
+        """Notify those who wait for the job's start that it is running or queued."""
         job = live.job
         self._context.outbox.put(lambda: live.started.keep(job))
 
@@ -315,18 +284,18 @@ class JobQueue:
         self._context.outbox.put(lambda: self._records.publish_job(job))
 
     @property
-    def _dispatches(self) -> bool:
-        """Whether the context accepts jobs now."""
+    def _may_dispatch(self) -> bool:
+        """Whether a job may be given a slot now, if one is free."""
         context = self._context
         running = context.current.state is ContextState.RUNNING and context.ready_reported
-        return running and context.ended_at is None and not self._holding
+        return running and context.ended_at is None and not self.holding
 
     @property
     def _slot_free(self) -> bool:
         return len(self._running) < self._limits.max_jobs_per_context
 
     def _dispatch(self, live: LiveJob) -> bool:
-        """Store the dispatch of a job and give it a slot, unless another server has taken it over."""
+        """Store the dispatch of a job and give it a slot; return False if another server has taken it."""
         try:
             live.advance(None, dispatched_at=self._clock.now())
         except StaleState as error:
@@ -341,14 +310,37 @@ class JobQueue:
         self._running[live.job.id] = live
         live.run_until()
         if live.deadline is not None:
-            self._watch(live.deadline)
+            self._deadlines.watch(live.deadline)
         self._publish(live)
-        self._submit(live.spec)
+        self._submit(live)
 
-    def _store_running(self) -> None:
+    def _submit(self, live: LiveJob) -> None:
+        job, spec = live.job, live.spec
+
+        def submit(handle: ContextHandle) -> None:
+            if job.restarts:
+                mark_run(spec.log_path, job)
+            handle.submit(spec)
+
+        self._launch.put_call(submit)
+
+    def _not_stored(self) -> frozenset[LiveJob]:
+        return frozenset(live for live in self._running.values() if not live.is_stored)
+
+    def _store_later(self, jobs: frozenset[LiveJob]) -> None:
+        """Soon store which of these jobs are still RUNNING, and after that any later ones.
+
+        Most jobs end before that, which saves a write.
+        """
+        self._store_scheduled = bool(jobs)
+        if jobs:
+            self._context.changes.put_later(lambda: self._store_and_go_on(jobs))
+
+    def _store_and_go_on(self, jobs: frozenset[LiveJob]) -> None:
         with self._context.changing():
-            self._store_scheduled = False
-            self.store_running()
+            newer = self._not_stored() - jobs
+            _store(jobs & self._not_stored())
+            self._store_later(newer)
 
     def _dispatch_later(self) -> None:
         if not self._retry_scheduled:
@@ -367,8 +359,18 @@ class JobQueue:
         return live.job.state is JobState.ERROR and stops_on_job_error(context.settings)
 
 
+def _store(jobs: Iterable[LiveJob]) -> None:
+    """Store jobs as they are. Raises StorageError."""
+    for live in jobs:
+        try:
+            live.advance(None)
+        except StaleState as error:
+            # When the launcher reports its end, that adopts what is stored.
+            _log.warning("job %s was ended by another writer: %s", live.job.id, error)
+
+
 def queue_time_exceeded(job: Job) -> FinalOutcome:
-    """Return the outcome of a job that waited for longer than its limit."""
+    """Return the outcome of a job that waited longer than its limit."""
     limit = duration_text(job.max_queue_time or 0.0)
     error = ErrorInfo(
         message=f"job {job.id} was not started: it waited for context {job.context_name} "

@@ -1,4 +1,4 @@
-"""The living jobs of this process, and queries about any job."""
+"""The living jobs of this process, and queries for any job."""
 
 from __future__ import annotations
 
@@ -25,18 +25,17 @@ from jobserver_core.running.live_context import LiveContext
 from jobserver_core.running.live_job import LiveJob
 from jobserver_core.running.records import FinalOutcome, Records
 from jobserver_core.running.requests import Action, Requests
-from jobserver_core.running.results import ResultReader, ResultStore
+from jobserver_core.running.result_storage import ResultStore
+from jobserver_core.running.results import ResultReader
 from jobserver_core.running.waiting import JobHandle, Promise, Waiter
-from jobserver_core.running.watching import JobWatch
-
-__all__ = ["SHEDDING", "JobService"]
+from jobserver_core.running.watching import Watch
 
 SHEDDING = 60.0
-"""Seconds after a refused submit for which the server counts as shedding load."""
+"""Seconds for which the server counts as shedding load after it refused a submit."""
 
 
 class JobService:
-    """Knows the jobs that are not final, and answers questions about all. Thread-safe."""
+    """Keeps track of living jobs, and reads the records of all jobs. Thread-safe."""
 
     def __init__(
         self,
@@ -48,19 +47,20 @@ class JobService:
         data_directory: DataDirectory,
         clock: Clock,
         requests: Requests,
+        kill_waiting: Callable[[str], Job | None],
     ) -> None:
+        """``kill_waiting`` ends a job that another server accepted, if it has not been picked up here yet."""
         self._requests = requests
         requests.on(Action.KILL_JOB, self._kill_for_another)
-        self.kill_waiting: Callable[[str], Job | None] = lambda _job_id: None
-        """Ends a job of a context here that another server has accepted, if it was not picked up yet."""
+        self._kill_waiting = kill_waiting
         self._records = records
         self._results = results
         self._configs = configs
         self._metadata = metadata
         self._data_directory = data_directory
         self._clock = clock
-        self.watch = JobWatch(metadata)
-        """Looks for the ends of jobs of other servers."""
+        self.watch: Watch[Job] = Watch(metadata.job, lambda job_id: JobNotFound(job_id=job_id))
+        """Waits for jobs of other servers to end."""
         self._lock = threading.Lock()
         self._live: dict[str, tuple[LiveJob, LiveContext]] = {}
         self._refused = 0
@@ -69,7 +69,7 @@ class JobService:
     # -- living jobs -------------------------------------------------------------------------------
 
     def spec(self, job_id: str, class_name: str, code: tuple[JobCode, ...], config: str) -> JobSpec:
-        """Return a job for its launcher. ``config`` is as it is recorded. Raises StorageError."""
+        """Return a job's spec for the launcher, given its recorded configuration. Raises StorageError."""
         return JobSpec(
             id=job_id,
             class_name=class_name,
@@ -78,32 +78,32 @@ class JobService:
             log_path=self._data_directory.job_log(job_id),
         )
 
-    def live(self, job: Job, spec: JobSpec, files: ExitStack) -> LiveJob:
-        """Return a job that is about to be given to a context; ``files`` keeps its code on this machine."""
+    def make_live(self, job: Job, spec: JobSpec, files: ExitStack) -> LiveJob:
+        """Return a job that is about to be handed to a context; ``files`` keeps its code on this machine."""
         return LiveJob(job, spec, files, records=self._records, results=self._results, clock=self._clock)
 
-    def give(
+    def hand_over_new(
         self, live: LiveJob, context: LiveContext, spec: ContextSpec | None, accept: Callable[[], None]
     ) -> None:
-        """Let a context accept a new job, as :meth:`move` does; if this raises, the job is forgotten."""
+        """Have a context accept a new job, as :meth:`hand_over` does. If this raises, forget the job."""
         try:
-            self.move(live, context, spec, accept)
+            self.hand_over(live, context, spec, accept)
         except BaseException:
             self._forget(live)
             if live.job.state.final:
                 live.release()
-            else:  # it is recorded already, or nobody waits for it
+            else:  # it is already recorded, or nobody waits for it
                 live.postpone()
             raise
         live.finished.waiter.add_done_callback(lambda _waiter: self._forget(live))
 
-    def move(
+    def hand_over(
         self, live: LiveJob, context: LiveContext, spec: ContextSpec | None, accept: Callable[[], None]
     ) -> None:
-        """Let a context accept a living job, with ``accept``; if this raises, the job stays as it is.
+        """Have a context accept a living job by calling ``accept``; if this raises, the job is unchanged.
 
-        ``spec`` belongs to a context that was created for the job: that context is started, or ended if this
-        raises. An error of its start is not raised here: it ends the job and becomes the job's error.
+        If a context was created for the job, pass its ``spec``. The context is then started, or ended if this
+        raises. If its start fails, nothing is raised here: the job ends with that error.
         """
         with self._lock:
             self._live[live.job.id] = (live, context)
@@ -125,7 +125,7 @@ class JobService:
 
     @property
     def load(self) -> LoadStatus:
-        """The jobs that run and wait, and the submits that were refused."""
+        """The numbers of running and waiting jobs, and of refused submits."""
         with self._lock:
             waiting = sum(live.job.waiting for live, _ in self._live.values())
             ended = sum(live.job.state.final for live, _ in self._live.values())
@@ -139,7 +139,7 @@ class JobService:
 
     @property
     def context_loads(self) -> dict[str, ContextLoad]:
-        """The jobs that run and wait in each context, by its ID. Contexts without jobs are missing."""
+        """The numbers of running and waiting jobs by context ID. Contexts without jobs are left out."""
         with self._lock:
             jobs = [live.job for live, _ in self._live.values() if not live.job.state.final]
         running = Counter(job.context_id for job in jobs if not job.waiting)
@@ -157,7 +157,7 @@ class JobService:
             return sum(not live.job.state.final and not live.job.waiting for live, _ in self._live.values())
 
     def lives(self, job_id: str) -> bool:
-        """Whether the job is one of those that this process takes care of."""
+        """Whether this process is responsible for the job."""
         with self._lock:
             return job_id in self._live
 
@@ -171,7 +171,7 @@ class JobService:
             known_result=lambda: live.result,
         )
 
-    # -- looking -----------------------------------------------------------------------------------
+    # -- queries -----------------------------------------------------------------------------------
 
     def page(self, query: JobQuery) -> JobPage:
         """Return a page of jobs, newest first."""
@@ -183,7 +183,7 @@ class JobService:
         return self._metadata.jobs(query)
 
     def get(self, job_id: str) -> Job:
-        """Return a job, a living one as its context knows it. Raises JobNotFound."""
+        """Return a job. A living one may be newer than its record. Raises JobNotFound."""
         with self._lock:
             found = self._live.get(job_id)
         if found is not None and not found[0].job.state.final:
@@ -203,7 +203,7 @@ class JobService:
             found = self._live.get(job_id)
         if found is not None:
             return self.handle_of(found[0])
-        # A job of this server leaves the registry only after its end was stored: then the record is final.
+        # A job of this server is forgotten only after its end was stored, so the record is final by then.
         job = self.get(job_id)
         if job.state.final or not self._metadata.shared:
             over = Promise.kept(job)
@@ -238,16 +238,16 @@ class JobService:
     # -- ending ------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Notify those who wait for jobs of other servers that this one is closing. Idempotent."""
+        """Notify those who wait for jobs of other servers that this server is closing. Idempotent."""
         self.watch.close()
 
     def kill(self, job_id: str, *, force: bool) -> Waiter[Job]:
-        """Begin to end a job, on whatever server it is.
+        """Begin to end a job, wherever it runs.
 
         Raises:
             JobNotFound: No job has this id.
             JobAlreadyFinal: The job has ended.
-            Unavailable: Its server is gone, and no other one has taken it over yet.
+            Unavailable: Its server is gone, and no other server has taken the job over yet.
         """
         try:
             return self._kill_here(job_id, force=force)
@@ -268,8 +268,8 @@ class JobService:
             if job.state.final:
                 raise JobAlreadyFinal(job_id=job_id, state=job.state.value)
             self._records.check_here("job", job_id, self._metadata.context(job.context_id))
-            # Another server has just accepted it, or it has lost its context and was not run again yet.
-            killed = self.kill_waiting(job_id) or self._kill_left(job)
+            # Another server has just accepted it, or it has lost its context and does not run again yet.
+            killed = self._kill_waiting(job_id) or self._kill_left(job)
             if killed is not None:
                 return Promise.kept(killed)
             with self._lock:
@@ -280,9 +280,9 @@ class JobService:
         return context.kill_job(live, force=force)
 
     def _kill_left(self, job: Job) -> Job | None:
-        """End a job whose context is final, unless it is just being run again; None if it is.
+        """End a job whose context is final. Return None if the job is just being run again.
 
-        Running it again and ending it are compare-and-set, so only one of them happens.
+        Both running it again and ending it use compare-and-set, so only one of them happens.
         """
         context = self._metadata.context(job.context_id)
         if self.lives(job.id) or (context is not None and not context.state.final):

@@ -1,38 +1,26 @@
-"""A context that is not final, and what users and the server ask of it.
+"""A context that is not final, and everything that users and the server can do with it.
 
-:mod:`~jobserver_core.running.context_record` has the record with its lock and its outbox, and the theory of
+:mod:`~jobserver_core.running.context_record` has the record with its lock and its outboxes, and explains
 their order. :mod:`~jobserver_core.running.job_queue` has the jobs,
-:mod:`~jobserver_core.running.context_launch` launches the context, and
-:mod:`~jobserver_core.running.context_reports` stores what its launcher reports.
+:mod:`~jobserver_core.running.context_launch` launches the context, :mod:`~jobserver_core.running.context_end`
+stops and kills it, and :mod:`~jobserver_core.running.context_reports` stores what its launcher reports.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from jobserver_core.errors import (
-    JobAlreadyFinal,
-    ServerClosed,
-    StaleState,
-    StorageError,
-    Unavailable,
-)
+from jobserver_core.errors import JobAlreadyFinal, ServerClosed, StaleState, StorageError, Unavailable
 from jobserver_core.models.contexts import Context, Resources
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.jobs import Job
-from jobserver_core.models.lifecycle import CONTEXTS, ContextEvent, ContextState
-from jobserver_core.ports import (
-    Clock,
-    ContextEnd,
-    ContextSpec,
-    JobCode,
-    JobSpec,
-    Launcher,
-)
+from jobserver_core.models.lifecycle import ContextEvent, ContextState
+from jobserver_core.ports import Clock, ContextEnd, ContextSpec, Launcher
+from jobserver_core.running.context_end import ContextEnding
 from jobserver_core.running.context_launch import ContextLaunch
 from jobserver_core.running.context_record import ContextRecord
 from jobserver_core.running.context_reports import ContextReports
@@ -41,14 +29,12 @@ from jobserver_core.running.deadlines import Deadlines
 from jobserver_core.running.job_queue import JobQueue
 from jobserver_core.running.live_job import LiveJob
 from jobserver_core.running.records import FinalOutcome, Records
-from jobserver_core.running.restarts import Death, death_of, reason_of_leaving
+from jobserver_core.running.restarts import Death, death_of
 from jobserver_core.running.starts import StartQueue
 from jobserver_core.running.waiting import Promise, Waiter
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
-
-__all__ = ["LiveContext"]
 
 _log = logging.getLogger(__name__)
 
@@ -57,9 +43,11 @@ class LiveContext:
     """One context with its jobs, from its record to its final state.
 
     Requests of users are stored at once, or fail. ``caller`` takes turns with others in ``starts``.
-    ``resources`` is what the context may use at most. ``retire`` is called once the context is final. If it
-    is supervised and dies, ``succeed`` makes a living context of the record that takes its place, which is
-    not stored yet, and ``restart`` gives that one the jobs that go on, and launches it.
+    ``resources`` is the most that the context may use. With ``holding``, it starts no jobs, as after
+    :meth:`hold_jobs`. ``retire`` is called once the context is final. If a supervised context dies,
+    ``succeed`` makes a living context, with the same resources, from the record of its successor, which is
+    not stored yet. It is called with the context's lock held. ``restart`` then gives the successor the jobs
+    that continue, and launches it.
     """
 
     def __init__(
@@ -73,8 +61,9 @@ class LiveContext:
         clock: Clock,
         settings: Settings,
         resources: Resources,
+        holding: bool,
         retire: Callable[[LiveContext], None],
-        succeed: Callable[[Context], LiveContext],
+        succeed: Callable[[Context, Resources], LiveContext],
         restart: Callable[[LiveContext, list[LiveJob]], None],
     ) -> None:
         self._records = records
@@ -84,48 +73,40 @@ class LiveContext:
         self._retire = retire
         self._succeed = succeed
         self._restart = restart
-        self._successor: LiveContext | None = None
+        self.successor: LiveContext | None = None
+        """The living context that has taken its place after it died, or None."""
         self._files = ExitStack()
-        self._code_digests: frozenset[str] = frozenset()
         self._context = ContextRecord(record, records=records, clock=clock)
-        # The parts call one another, in a circle, but none of them before this constructor returns.
-        self._deadlines = Deadlines(
-            self._context,
-            clock=clock,
-            jobs=lambda: self._jobs,
-            stop=self._stop_by_itself,
-        )
-        self._jobs = JobQueue(
-            self._context,
-            records=records,
-            clock=clock,
-            limits=settings.jobs,
-            submit=self._submit,
-            acknowledge=self._acknowledge,
-            kill=self._kill_overdue,
-            stop_context=self._stop_by_itself,
-            watch=self._deadlines.watch,
-            idle=self._deadlines.context_idle,
-        )
-        self._reports = ContextReports(
-            self._context,
-            jobs=self._jobs,
-            deadlines=self._deadlines,
-            records=records,
-            clock=clock,
-            die=self._die,
-            kill_stale=self._kill_stale,
-            close=self._close,
-            leave=self._leave,
-        )
         self._launch = ContextLaunch(
             self._context,
-            self._reports,
             launcher=launcher,
             starts=starts,
             caller=caller,
             clock=clock,
             limits=settings.contexts,
+        )
+        self._ending = ContextEnding(self._context, self._launch, clock=clock, settings=settings)
+        self._deadlines = Deadlines(self._context, clock=clock, ending=self._ending)
+        self._jobs = self._deadlines.jobs = JobQueue(
+            self._context,
+            records=records,
+            clock=clock,
+            limits=settings.jobs,
+            launch=self._launch,
+            ending=self._ending,
+            deadlines=self._deadlines,
+            holding=holding,
+        )
+        self._reports = self._launch.listener = ContextReports(
+            self._context,
+            jobs=self._jobs,
+            deadlines=self._deadlines,
+            records=records,
+            clock=clock,
+            ending=self._ending,
+            die=self._die,
+            close=self._close,
+            leave=self._leave,
         )
 
     @property
@@ -135,7 +116,7 @@ class LiveContext:
 
     @property
     def ready(self) -> Promise[Context]:
-        """Done once jobs can run; fails with ContextFailed when the context ends before."""
+        """Done once jobs can run; fails with ContextFailed if the context ends before that."""
         return self._context.ready
 
     @property
@@ -145,68 +126,65 @@ class LiveContext:
 
     @property
     def time_limits(self) -> TimeLimits:
-        """The limits of time in its settings."""
+        """The time limits in its settings."""
         return self._deadlines.limits
 
     @property
+    def reason_of_end(self) -> str:
+        """Why the context is ending or has ended, as text; empty if it ended by itself."""
+        error = self.record.error
+        return error.message if error is not None else self._context.reason_of_end
+
+    @property
     def leaves_jobs(self) -> bool:
-        """Whether its waiting jobs run elsewhere, because the server closes or has lost the context."""
+        """Whether its waiting jobs run elsewhere, because the server is closing or has lost the context."""
         return self._jobs.holding or self._reports.on_lost is not None
 
     @property
     def ending(self) -> bool:
-        """Whether its launcher has reported its end, which is not stored yet."""
+        """Whether its launcher has reported its end, but the end is not stored yet."""
         return self._context.ended_at is not None and not self.record.state.final
-
-    @property
-    def successor(self) -> LiveContext | None:
-        """The living context that has taken its place after it died, or None."""
-        return self._successor
-
-    @property
-    def digests(self) -> frozenset[str]:
-        """The blobs that must stay for this context, whether or not a record refers to them."""
-        with self._context.lock:
-            return self._code_digests | self._jobs.result_digests
 
     # -- requests of the services ------------------------------------------------------------------
 
     def add(self) -> None:
-        """Store the new context and publish it, before any change. Raises ContextExists, StorageError."""
+        """Store and publish the new context, before any change to it. Raises ContextExists, StorageError."""
         context = self.record
         with self._context.changing():
             self._records.add_context(context)
             self._context.outbox.put(lambda: self._records.publish_context(context))
 
     def begin(self, spec: ContextSpec) -> None:
-        """Start the context as soon as it is its turn; an immediate error ends it and is raised."""
+        """Start the context when its turn comes. An immediate error ends the context and is raised."""
         self._launch.begin(spec)
 
-    def keep(self, codes: Iterable[JobCode], files: ExitStack) -> None:
+    def keep(self, files: ExitStack) -> None:
         """Keep the files of the context's own class path until it has ended."""
-        self._code_digests = frozenset(code.digest for code in codes)
         self._files = files
 
     # -- after a restart of the server -------------------------------------------------------------
 
-    def take_over(self, server_id: str) -> None:
-        """Store that a context of an earlier server belongs to this one. Raises StaleState, StorageError."""
+    def take_over(self) -> None:
+        """Store that an earlier server's context now belongs to this one. Raises StaleState, StorageError."""
         with self._context.changing():
             record = self.record
             self._context.advance(
                 None,
-                owner=server_id,
+                owner=self._records.server_id,
                 owned_since=self._clock.now(),
                 epoch=record.epoch + 1,
-                error=None if reason_of_leaving(record) else record.error,
+                error=None if record.left_to_others else record.error,
+                server_id=self._records.server_id,
+                server=self._records.address,
+                left_to_others=False,
             )
             if not self.record.state.starting:
                 self._context.notify_ready()
 
     def resume(self, live: LiveJob) -> None:
-        """Continue with a job that an earlier server accepted, in the order of those jobs.
+        """Continue with a job that an earlier server accepted. Call this in the order of those jobs.
 
-        Its epoch grows, so that no server that has claimed the context before can end it.
+        Raises the job's epoch, so that no server that claimed the context before can end the job.
         """
         with self._context.changing():
             self._jobs.resume(live)
@@ -218,14 +196,14 @@ class LiveContext:
                 return
             try:
                 live.advance(None)
-            except StaleState as error:  # whatever follows adopts what is stored
+            except StaleState as error:  # the next change adopts what is stored
                 _log.warning("job %s was changed by another writer: %s", live.job.id, error)
 
     def reattach(self, spec: ContextSpec, on_lost: Callable[[Context, list[LiveJob]], None]) -> None:
         """Have the launcher take over the context, and repeat the requests that may not have reached it.
 
-        ``on_lost`` is called if the context ends before it was taken over, with its record and the jobs that
-        still waited in it, unless its end was requested or the server is closing. Raises LaunchError.
+        If the context ends before it was taken over, ``on_lost`` is called with its record and the jobs that
+        were still waiting in it, unless its end was requested or the server is closing. Raises LaunchError.
         """
         self._reports.on_lost = on_lost
         jobs = self._jobs.running_jobs
@@ -237,36 +215,37 @@ class LiveContext:
         with self._context.changing():
             for live in jobs:
                 if live.job.kill_requested or live.overdue is not None:
-                    self._kill_running(live)
+                    self._ending.kill_job(live)
             self._end_again()
 
     def _end_again(self) -> None:
         """Repeat the stop or kill of the context."""
         timeout = self._settings.contexts.deletion_timeout
         if self.record.state is ContextState.STOPPING:
-            self._launch.call(lambda handle: handle.stop(timeout))
+            self._launch.put_call(lambda handle: handle.stop(timeout))
         elif self.record.stop_requested:
-            self._launch.call(lambda handle: handle.kill())
+            self._launch.put_call(lambda handle: handle.kill())
         elif self.record.ad_hoc and self._jobs.empty:
-            self._context.outbox.put(self._stop_by_itself)
+            self._context.outbox.put(self._ending.stop_by_itself)
 
     def lose(self, reason: ErrorInfo) -> None:
-        """End the context on this machine, because other servers take over what this one had.
+        """End the context on this machine, because other servers are taking over from this one.
 
-        What they have taken over stays unchanged; the rest ends here, except for waiting jobs, which
+        Records that they have taken over stay unchanged. The rest ends here, except for waiting jobs, which
         run again elsewhere.
         """
         self.hold_jobs()
-        with self._context.changing():  # the kill first: the store may hang
+        with self._context.changing():  # kill first: the store may hang
             self._context.failure = reason
-            self._launch.call(lambda handle: handle.kill(), unlaunched=ContextEnd.FAILED)
+            self._launch.put_call(lambda handle: handle.kill(), unlaunched=ContextEnd.FAILED)
         self._reports.context_ended(ContextEnd.FAILED, reason)
 
     def leave(self, reason: ErrorInfo) -> None:
-        """Have another server start the context again once it has stopped, if it is supervised.
+        """Have another server restart the context once it has stopped, if it is supervised.
 
-        Its end is not stored: its record says why it is left, and the others take it over as soon as this
-        server is not registered any more. This is stored before the stop, however long that takes.
+        Its end is not stored. Instead, its record says why it was left, and the other servers take it over as
+        soon as this server is no longer registered. This is stored before the context stops, however long
+        stopping takes.
         """
 
         def leave() -> None:
@@ -275,19 +254,19 @@ class LiveContext:
                 if death_of(record, settings=record.settings, reason=reason, died_at=now) is None:
                     return
                 try:
-                    self._context.advance(None, error=reason)
+                    self._context.advance(None, error=reason, left_to_others=True)
                 except StaleState as error:
-                    self._kill_stale(error)
+                    self._ending.kill_stale(error)
                     return
                 self._context.leaving = reason
 
         self._context.changes.put(leave)
 
     def detach(self) -> None:
-        """Leave the context to the next server: its launcher reports nothing any more."""
+        """Leave the context to the next server. Its launcher must have stopped reporting."""
         with self._context.changing():
             if not self.record.state.final:
-                with suppress(StorageError):  # the launcher reports it to the next server again
+                with suppress(StorageError):  # the launcher reports this again to the next server
                     self._jobs.store_running()
                 self._jobs.detach()
                 self._deadlines.close()
@@ -304,11 +283,11 @@ class LiveContext:
         self._reports.context_ended(ContextEnd.FAILED, ErrorInfo.from_exception(error))
 
     def abandon(self) -> None:
-        """End a context that was recorded and will not be started."""
+        """End a context that was recorded but will not be started."""
         self._reports.context_ended(ContextEnd.KILLED)
 
     def accept(self, live: LiveJob, config: str) -> None:
-        """Record a job and run it, or let it wait for a slot.
+        """Record a job, and run it or queue it until a slot is free.
 
         Raises:
             ContextNotFound: The context has ended.
@@ -323,13 +302,20 @@ class LiveContext:
             self._jobs.accept(live, config)
 
     def adopt(self, live: LiveJob) -> None:
-        """Run a job that is recorded already, with this context as its own, unless it was killed before.
+        """Run a job that is already recorded in this context instead of its own, unless it was killed first.
 
-        If the context has ended meanwhile, the job ends like those that waited in it.
+        If this context has ended in the meantime, the job ends like those that waited in it.
+
+        Raises:
+            ServerClosed: The context has ended, and its jobs are left to another server.
+            StaleState: Another server has taken the job over.
+            StorageError: The job cannot be stored.
         """
         with self._context.changing():
             if live.job.kill_requested:
                 self._jobs.end(live, FinalOutcome.killed(live.job.id))
+            elif self._jobs.postpones and self._context.ended_at is not None:
+                raise ServerClosed()
             elif self.record.state.final:
                 self._jobs.end(live, self._jobs.outcome_without_context(live, self.record.error))
             else:
@@ -337,7 +323,7 @@ class LiveContext:
                 self._jobs.add(live)
 
     def pick_up(self, live: LiveJob) -> None:
-        """Run a job that another server accepted for this context, or let it wait for a slot.
+        """Run a job that another server accepted for this context, or queue it until a slot is free.
 
         Raises:
             ContextNotFound: The context has ended.
@@ -363,14 +349,14 @@ class LiveContext:
     def hold_jobs(self) -> None:
         """Stop starting jobs, because the server is about to end. Waiting jobs outlive it.
 
-        When the context ends they keep their state, and the next server runs them, unless the end of the
-        context or of the job was requested.
+        When the context ends, they keep their state and the next server runs them, unless a user requested
+        the end of the context or the job.
         """
         with self._context.changing():
-            self._jobs.hold()
+            self._jobs.holding = True
 
     def kill_job(self, live: LiveJob, *, force: bool) -> Waiter[Job]:
-        """Take a waiting job out of the queue, or have the launcher end a running one.
+        """Remove a waiting job from the queue, or have the launcher end a running one.
 
         Raises:
             JobAlreadyFinal: The job has ended.
@@ -382,34 +368,26 @@ class LiveContext:
                 raise JobAlreadyFinal(job_id=live.job.id, state=live.job.state.value)
             if not self._jobs.remove(live):
                 live.advance(None, kill_requested=True)
-                self._kill_running(live)
-                if force:
-                    self._kill_context_unless_ended(live)
+                self._ending.kill_job(live, force=force)
         self._records.syncer.sync()
         return live.finished.waiter
 
-    def stop(self, timeout: float, *, requested: bool) -> Waiter[Context]:
-        """Stop the context; ``requested`` says that a user wants it, so its jobs send no callbacks.
+    def stop(self, timeout: float, *, requested: bool, reason: str) -> Waiter[Context]:
+        """Stop the context. ``requested`` means that a user asked for it, so its jobs send no callbacks.
+
+        ``reason`` says who or what stops it; owners of jobs that end with it see this text.
 
         Raises:
             Unavailable: Another server has taken the context over.
             StorageError: The stop could not be recorded.
         """
         with self._changing_for_user(f"context {self.record.name}"):
-            self._stop(timeout, requested=requested)
+            self._ending.stop(timeout, requested=requested, reason=reason)
         return self.ended.waiter
-
-    def _stop(self, timeout: float, *, requested: bool) -> None:
-        if self._context.leaving is not None and not requested:
-            self._launch.call(lambda handle: handle.stop(timeout), unlaunched=ContextEnd.STOPPED)
-        elif CONTEXTS.allows(self.record.state, ContextEvent.STOP):
-            self._context.leaving = None
-            self._context.advance(ContextEvent.STOP, stop_requested=requested)
-            self._launch.call(lambda handle: handle.stop(timeout), unlaunched=ContextEnd.STOPPED)
 
     @contextmanager
     def _changing_for_user(self, what: str) -> Iterator[None]:
-        """Change the context inside the block; that ``what`` was taken over is an error that will pass."""
+        """Change the context inside the block; if ``what`` was taken over, raise an error that will pass."""
         try:
             with self._context.changing():
                 yield
@@ -417,35 +395,24 @@ class LiveContext:
             message = f"{what} is being taken over by another server; try again"
             raise Unavailable(message=message) from stale
 
-    def stop_eventually(self, timeout: float, *, requested: bool) -> Waiter[Context]:
-        """Stop the context as soon as that can be stored; arguments as in :meth:`stop`."""
-
-        def stop() -> None:
-            try:
-                with self._context.changing():
-                    self._stop(timeout, requested=requested)
-            except StaleState as error:
-                self._kill_stale(error)
-
-        self._context.changes.put(stop)
+    def stop_eventually(self, timeout: float, *, requested: bool, reason: str) -> Waiter[Context]:
+        """Stop the context as soon as the stop can be stored; for the arguments see :meth:`stop`."""
+        self._ending.stop_eventually(timeout, requested=requested, reason=reason)
         return self.ended.waiter
 
-    def kill(self, *, requested: bool) -> Waiter[Context]:
-        """End the context by force; ``requested`` and errors as in :meth:`stop`."""
+    def kill(self, *, requested: bool, reason: str) -> Waiter[Context]:
+        """End the context by force; for the arguments and errors see :meth:`stop`."""
         with self._changing_for_user(f"context {self.record.name}"):
-            if not self.record.state.final:
-                if requested:
-                    self._context.advance(None, stop_requested=True)
-                self._launch.call(lambda handle: handle.kill(), unlaunched=ContextEnd.KILLED)
+            self._ending.kill(requested=requested, reason=reason)
         return self.ended.waiter
 
     # -- the end --------------------------------------------------------------------------------------
 
     def _die(self, death: Death, event: ContextEvent) -> None:
-        """End the context, and let another one take its place, unless it has died too often."""
-        if self._successor is None and (record := death.successor(self._records)) is not None:
-            self._successor = self._succeed(record)  # once, even if storing this is repeated
-        successor = self._successor
+        """End the context and replace it with a successor, unless it has died too often."""
+        if self.successor is None and (record := death.successor(self._records)) is not None:
+            self.successor = self._succeed(record, self.resources)  # only once, even if storing is retried
+        successor = self.successor
         again = successor is not None
         self._jobs.end_all(death.error, spare_waiting=again, spare_restartable=again)
         replaced = successor is not None and self._context.replace(event, death.error, successor.record)
@@ -458,13 +425,13 @@ class LiveContext:
         if replaced:
             outbox.put(partial(self._restart, successor, jobs))
         else:  # another server has taken the context over, and its jobs
-            self._successor = None
+            self.successor = None
             outbox.put(partial(self._retire, successor))
             for live in jobs:
                 outbox.put(live.postpone)
 
     def _leave(self, reason: ErrorInfo) -> None:
-        """End the jobs that do not run again, and leave the others and the context to another server."""
+        """End the jobs that do not run again, and leave the context and the other jobs to another server."""
         self._jobs.end_all(reason, spare_waiting=True, spare_restartable=True)
         for live in self._jobs.take_left():
             self._context.outbox.put(live.postpone)
@@ -474,44 +441,6 @@ class LiveContext:
     def _close(self) -> None:
         self._deadlines.close()
         self._context.outbox.put(self._release)
-
-    # -- effects of a change -----------------------------------------------------------------------
-
-    def _kill_stale(self, error: StaleState) -> None:
-        """End a context here that another writer has ended or taken over."""
-        _log.warning("context %s was ended by another writer: %s", self.record.name, error)
-        with self._context.changing():
-            self._launch.call(lambda handle: handle.kill(), unlaunched=ContextEnd.KILLED)
-
-    def _submit(self, spec: JobSpec) -> None:
-        self._launch.call(lambda handle: handle.submit(spec))
-
-    def _acknowledge(self, job_id: str) -> None:
-        self._launch.acknowledge(job_id)
-
-    def _kill_running(self, live: LiveJob) -> None:
-        self._launch.call(lambda handle: handle.kill_job(live.job.id))
-
-    def _kill_overdue(self, live: LiveJob) -> None:
-        """Kill a job that exceeded its limit of time, and if need be, the context that has no other job."""
-        self._kill_running(live)
-        if self.record.ad_hoc:
-            self._kill_context_unless_ended(live)
-
-    def _stop_by_itself(self) -> None:
-        """Stop a context that ends with one of its jobs, or with its time."""
-        self.stop_eventually(self._settings.contexts.deletion_timeout, requested=False)
-
-    def _kill_context_unless_ended(self, live: LiveJob) -> None:
-        """Kill the context when the job has not ended after the grace period."""
-        grace_period = self._settings.jobs.kill_timeout
-
-        def kill() -> None:
-            _log.warning("job %s did not end in %g s: killing its context", live.job.id, grace_period)
-            self.kill(requested=False)
-
-        timer = self._clock.call_later(grace_period, kill)
-        live.finished.waiter.add_done_callback(lambda _waiter: timer.cancel())
 
     def _release(self) -> None:
         """Release everything once the context is final."""

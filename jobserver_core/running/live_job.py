@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from datetime import datetime
 from typing import Any
 
@@ -15,13 +15,11 @@ from jobserver_core.models.jobs import Job, JobProgress, JobResult
 from jobserver_core.models.lifecycle import JOBS, JobEvent
 from jobserver_core.ports import Clock, JobOutcome, JobSpec
 from jobserver_core.running.records import FinalOutcome, Records
-from jobserver_core.running.results import ResultStore, ResultWriter
+from jobserver_core.running.result_storage import ResultStore, ResultWriter
 from jobserver_core.running.waiting import Promise
 
-__all__ = ["LiveJob"]
-
 RESULT_TIMEOUT = 300.0
-"""Seconds for which storing a result is retried, until the failure becomes the job's error."""
+"""Seconds for which storing a result is retried before the failure becomes the job's error."""
 
 
 class LiveJob:
@@ -48,13 +46,13 @@ class LiveJob:
         self._writer: ResultWriter | None = None
         self._result_failed_at: float | None = None
         self.ended_at: datetime | None = None
-        """When the launcher reported the end of the job or its context, though that may not be stored yet."""
+        """When the launcher reported the end of the job or its context. This may not be stored yet."""
         self.deadline: float | None = None
-        """The monotonic time by which the job must be dispatched or, once it is, must end."""
+        """The monotonic time by which the job must be dispatched, or end if it has been dispatched."""
         self.waits_since = job.submitted_at
-        """When its time to wait began, on this server's clock if another server accepted it."""
+        """When the job began to wait. If another server accepted it, this is by the clock of this server."""
         self.overdue: ErrorInfo | None = None
-        """The error of a running job that is being killed because it exceeded its limit of time."""
+        """The error of a running job that is being killed because it exceeded its time limit."""
         self.job = job
         self._stored = job.state
         self.spec = spec
@@ -69,12 +67,11 @@ class LiveJob:
         self._stored = self.job.state
 
     def restart(self, context_id: str) -> None:
-        """Store that the job waits in another context, to run from its beginning if it has begun."""
+        """Store that the job waits in another context. If it had begun, it runs again from the beginning."""
         if self.job.waiting:
             self.advance(JobEvent.RESTART, context_id=context_id)
             return
-        if self._writer is not None:
-            self._writer.discard()
+        self._discard_result()
         self._writer = self._result_failed_at = self.ended_at = None
         self.advance(
             JobEvent.RESTART,
@@ -93,9 +90,9 @@ class LiveJob:
     def wait_until(self) -> None:
         """Set the deadline of a job that waits for its dispatch.
 
-        The time that passed under an earlier server counts, as far as the clocks of both agree, but not what
-        passed until a job was picked up that another server accepted. A job that has begun before and waits
-        again has no deadline.
+        Time that passed under an earlier server counts, as far as the clocks of both servers agree. If
+        another server accepted the job, the time until this one picked it up does not count. A job that has
+        begun before and waits again has no deadline.
         """
         limit = self.job.max_queue_time
         self.deadline = None
@@ -128,44 +125,41 @@ class LiveJob:
 
     def release(self) -> None:
         """Notify the waiters that the job is final, and release its files."""
-        if self._writer is not None:
-            self._writer.discard()
+        self._discard_result()
         self._files.close()
         self.started.keep(self.job)
         self.finished.keep(self.job)
 
     def postpone(self) -> None:
         """Notify the waiters that the job has not begun and will run under the next server."""
+        self._discard_result()
         self._files.close()
         for promise in (self.started, self.finished):
             promise.fail(JobPostponed(job_id=self.job.id))
 
     def interrupt(self) -> None:
         """Notify the waiters that the job continues under the next server."""
-        if self._writer is not None:
-            self._writer.discard()
+        self._discard_result()
         self._files.close()
         self.started.keep(self.job)
         self.finished.fail(JobInterrupted(job_id=self.job.id))
 
     def open_result(self, *, stream: bool) -> ResultWriter:
-        """Return the sink for the job's result."""
+        """Return the sink for the job's result, replacing any earlier one."""
+        self._discard_result()
         self._writer = self._results.writer(stream=stream)
         return self._writer
 
-    @property
-    def result_digest(self) -> str | None:
-        """The blob of a stored result, even if the job's record does not refer to it yet."""
-        return self._writer.digest if self._writer is not None else None
-
-    def storing_result(self) -> AbstractContextManager[None]:
-        """Keep the result's blob inside the block, which calls :meth:`final_outcome` and stores the end."""
-        return self._results.storing()
+    def _discard_result(self) -> None:
+        """Drop what was written of the result. A stored result is then kept only by its record."""
+        if self._writer is not None:
+            self._writer.discard()
 
     def final_outcome(self, reported: JobOutcome) -> FinalOutcome:
-        """Turn the outcome that a launcher reported into the final one; a success stores the result's bytes.
+        """Turn the outcome that a launcher reported into the final one.
 
-        Call it inside :meth:`storing_result`. Raises StorageError if calling it again may succeed.
+        For a success, this stores the result's bytes, and keeps them until :meth:`release`. Raises
+        StorageError if calling it again may succeed.
         """
         if reported.killed:
             return FinalOutcome.killed(self.job.id)

@@ -1,4 +1,4 @@
-"""The file of a log: here, on another server, or not there yet."""
+"""The file of a log: on this server, on another one, or not created yet."""
 
 from __future__ import annotations
 
@@ -7,46 +7,39 @@ import os
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+from jobserver_core.models.jobs import Job
 from jobserver_core.models.json_values import JsonObject
 
-__all__ = [
-    "LOCAL_POLL_INTERVAL",
-    "REMOTE_CHUNK_SIZE",
-    "REMOTE_POLL_INTERVAL",
-    "LogFile",
-    "log_here",
-    "log_of",
-]
-
 REMOTE_CHUNK_SIZE = 512 * 1024
-"""The most bytes of a log in one answer of another server."""
+"""The maximum number of bytes of a log in one answer from another server."""
 LOCAL_POLL_INTERVAL = 0.2
-"""Seconds between two looks at a file of this server."""
+"""Seconds between two checks of a file of this server."""
 REMOTE_POLL_INTERVAL = 1.0
-"""Seconds between two looks at one of another server; each costs a few statements in the database."""
+"""Seconds between two checks of a file of another server; each costs a few statements in the database."""
 _HEAD_SIZE = 64
-"""How many bytes at the start of a file show whether it is still the same log."""
+"""How many bytes at the start of a file to compare, to tell whether it is still the same log."""
 
 
 class LogFile(ABC):
-    """One file of a log, here or on another server. ``identity`` differs from that of every other file."""
+    """One file of a log, here or on another server. ``identity`` is unique to the file."""
 
     identity: str
     poll_interval: float
-    """Seconds to wait for more after the current end was read."""
+    """Seconds to wait for more output after reading up to the current end."""
     head: bytes
-    """The first bytes as of the last read. They change only if the log was cut."""
+    """The first bytes at the time of the last read. They change only if the log was cut."""
 
     @property
     @abstractmethod
     def size(self) -> int:
-        """The size in bytes, as far as it is known here."""
+        """The size in bytes, as far as known here."""
 
     @abstractmethod
     def read(self, offset: int, limit: int) -> bytes:
-        """Return up to ``limit`` bytes from a position, none at the current end."""
+        """Return up to ``limit`` bytes from a position; empty at the current end."""
 
     @abstractmethod
     def replaced(self) -> bool:
@@ -58,7 +51,7 @@ class LogFile(ABC):
 
 
 class _LocalLog(LogFile):
-    """A log of this server. A file that is removed while it is open can be read to its end."""
+    """A log of this server. A file that is removed while it is open can still be read to its end."""
 
     poll_interval = LOCAL_POLL_INTERVAL
 
@@ -92,7 +85,7 @@ class _LocalLog(LogFile):
 
 
 class _NoOutput(LogFile):
-    """The log of a job of this server that has written nothing yet: its first output creates the file."""
+    """The log of a job of this server that has written nothing yet. Its first output creates the file."""
 
     poll_interval = LOCAL_POLL_INTERVAL
     identity = ""
@@ -118,7 +111,7 @@ class _RemoteLog(LogFile):
         self._ask = ask
         answer = ask(0, 0)
         self.identity: str = answer["file"]
-        self._take(answer)
+        self._update(answer)
         self._replaced = False
 
     @property
@@ -130,20 +123,20 @@ class _RemoteLog(LogFile):
         self._replaced = answer["file"] != self.identity
         if self._replaced:
             return b""
-        self._take(answer)
+        self._update(answer)
         decoder = zlib.decompressobj()
         return decoder.decompress(base64.b64decode(answer["data"]), limit)
 
-    def _take(self, answer: JsonObject) -> None:
+    def _update(self, answer: JsonObject) -> None:
         self._size: int = answer["size"]
-        self.head = base64.b64decode(answer.get("head", ""))  # a server of an older release sends none
+        self.head = base64.b64decode(answer.get("head", ""))  # servers of older releases send none
 
     def replaced(self) -> bool:
         return self._replaced
 
 
 def log_here(path: Path, server_id: str, *, may_be_silent: bool) -> LogFile:
-    """Return a log of this server. With ``may_be_silent``, one that is not there reads as empty.
+    """Return a log of this server. With ``may_be_silent``, a missing log reads as empty.
 
     Raises:
         FileNotFoundError: There is no log.
@@ -159,3 +152,21 @@ def log_here(path: Path, server_id: str, *, may_be_silent: bool) -> LogFile:
 def log_of(ask: Callable[[int, int], JsonObject]) -> LogFile:
     """Return a log of another server. ``ask`` has that server read. Raises LogNotFound, Unavailable."""
     return _RemoteLog(ask)
+
+
+def mark_run(path: Path, job: Job) -> None:
+    """Append a line to the log of a job's earlier runs, to mark where the next run's output begins.
+
+    A job without such a log needs no line. If the disk fails, the line is left out.
+    """
+    place = f"context {job.context_name} ({job.context_id})"
+    at = f"{job.dispatched_at:%Y-%m-%dT%H:%M:%SZ}"
+    line = f"--- run {job.restarts + 1} of job {job.id} starts at {at} in {place} ---\n"
+    with suppress(OSError), open(path, "r+b", opener=_append) as log:
+        if size := log.seek(0, os.SEEK_END):
+            log.seek(size - 1)
+            log.write((b"" if log.read() == b"\n" else b"\n") + line.encode())
+
+
+def _append(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_APPEND)

@@ -1,29 +1,29 @@
-"""The logs of jobs and contexts, on whatever server they are.
+"""The logs of jobs and contexts, on any server.
 
 Theory
 ======
 
-The problem: a log is a file in the data directory of the server that runs the context. A user asks any
-server, also for a log that still grows.
+The problem: a log is a file in the data directory of the server that runs the context. But users may ask any
+server for it, even while it is still growing.
 
-The idea: the server that was asked has the other one read the file, one chunk at a time, by the same requests
-through the database as a kill (:mod:`~jobserver_core.running.requests`). A chunk is compressed in the answer,
-and gone from the database once it has arrived. Servers need no connection to each other for this: no shared
-secret, no certificates, no address that all can reach; one that listens on loopback only, or has no HTTP API
-at all, serves its logs as well.
+The idea: the server that was asked has the other one read the file, one chunk at a time, through the same
+requests in the database that a kill uses (:mod:`~jobserver_core.running.requests`). A chunk is compressed in
+the answer, and removed from the database once it has arrived. So servers need no connection to each other: no
+shared secret, no certificates, no address that all can reach. Even a server that listens only on loopback, or
+has no HTTP API at all, can serve its logs.
 
-The invariants: only the reader knows how far it has read, so the server that has the file keeps nothing for
-it, and nothing is left behind when either of them dies. The reader also remembers which file it has read, and
-how that began: a log that begins anew, in another file, on another server or because it was cut, is read from
-its new start.
+The invariants: only the reader knows how far it has read, so the server with the file keeps no state for it,
+and nothing is left behind when either of them dies. The reader also remembers which file it has read, and how
+that file began. If a log starts over, in another file, on another server or because it was cut, it is read
+from its new start.
 
-The server of a context that has not ended has its logs. A file here may be older: a restartable job that
-began here may run on another server now. So the owner comes first, and a reader at the end of a log looks
-from time to time whether the job has moved. The logs of a context that has ended may be on any server that
-is alive, as the last owner may only have taken over the record. So the owner comes first, then a file here,
-then all others, which are asked at once.
+A context lives on one machine, and its record names the server there, even after another server has taken
+over the record. Only that server is asked. A restartable job that began there may now run elsewhere, so a
+file here may belong to an earlier run. Therefore the record is read first, and a reader at the end of a log
+checks from time to time whether the job has moved. A server whose lease has expired is not asked; the error
+names it.
 
-Deliberately not handled: the logs of a machine that is gone, which are gone with it.
+Deliberately not handled: the logs of a machine that is gone. They are gone with it.
 """
 
 from __future__ import annotations
@@ -31,18 +31,25 @@ from __future__ import annotations
 import base64
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
+import attrs
+
 from jobserver_core.data_directory import DataDirectory
-from jobserver_core.errors import ContextNotFound, JobNotFound, JobServerError, LogNotFound, Unavailable
+from jobserver_core.errors import (
+    JobNotFound,
+    JobServerError,
+    LogNotFound,
+    LogServerGone,
+    OnAnotherServer,
+    Unavailable,
+)
 from jobserver_core.models.contexts import Context
 from jobserver_core.models.json_values import JsonMapping, JsonObject
 from jobserver_core.ports import MetadataStore
+from jobserver_core.running.contexts import named_context
 from jobserver_core.running.log_files import (
     LOCAL_POLL_INTERVAL,
     REMOTE_CHUNK_SIZE,
@@ -57,18 +64,18 @@ from jobserver_core.running.requests import Action, Requests
 __all__ = ["LogReader", "LogService"]
 
 CHUNK_SIZE = 64 * 1024
-"""How many bytes are read at a time, if the caller does not say."""
+"""How many bytes to read at a time by default."""
 SEARCH_INTERVAL = 5.0
-"""Seconds between two looks of one reader for where its log is now."""
+"""Seconds between two checks of where a reader's log is now."""
 
 
 class LogReader:
-    """Reads a log from its start to its current end, and then what is appended.
+    """Reads a log from its start to its current end, and then whatever is appended.
 
     With ``last``, it starts that many bytes before the current end. A log that does not exist yet reads as
-    empty. One that begins anew is read from its new start: after it was cut, because it had reached its
-    largest size, or when its job runs again on another server, which is noticed within seconds. Close it
-    after use, or use it as a context manager. Not thread-safe.
+    empty. A log that starts over is read from its new start. This happens when it was cut because it had
+    reached its maximum size, or when its job runs again on another server, which is noticed within seconds.
+    Close the reader after use, or use it as a context manager. Not thread-safe.
     """
 
     def __init__(self, search: LogSearch, last: int | None = None) -> None:
@@ -80,11 +87,12 @@ class LogReader:
         self._offset = 0
 
     def open(self) -> LogReader:
-        """Find the log, which :meth:`read` does as well.
+        """Find the log. :meth:`read` does this, too, if necessary.
 
         Raises:
-            LogNotFound: There is no log, or not yet.
-            Unavailable: Its server is gone or does not respond. Try again.
+            LogNotFound: The log does not exist, or not yet.
+            LogServerGone: It is on the machine of a server that has ended.
+            Unavailable: Its server does not respond, or is gone and has not been taken over yet. Try again.
         """
         self.close()
         self._file = file = self._search.find()
@@ -111,8 +119,8 @@ class LogReader:
         """Return the next bytes, or ``b""`` if there are none yet.
 
         Raises:
-            Unavailable: The server that has the log is gone or does not respond. Reading again goes on where
-                this failed, as soon as the log can be found.
+            Unavailable: The server that has the log is gone or does not respond. Another read continues
+                where this one failed, as soon as the log can be found.
         """
         try:
             file = self._file or self.open()._file
@@ -151,109 +159,70 @@ class LogReader:
         self.close()
 
 
+@attrs.define(kw_only=True, eq=False)
 class LogSearch:
-    """Finds the log of one reader, whenever that asks. Not thread-safe.
+    """Finds the log for one reader. Not thread-safe.
 
-    ``context`` returns the context of the log as it is recorded now. ``here`` returns the log of this server,
-    or raises FileNotFoundError. ``ask`` has another server read.
+    ``kind`` and ``name`` identify the log in errors. ``context`` returns the log's context as currently
+    recorded. ``here`` returns the log on this server, or raises FileNotFoundError. ``ask`` has another server
+    read the log.
     """
 
-    def __init__(
-        self,
-        *,
-        metadata: MetadataStore,
-        server_id: str,
-        missing: LogNotFound,
-        context: Callable[[], Context | None],
-        here: Callable[[Context | None], LogFile],
-        ask: Callable[[str, int, int], JsonObject],
-    ) -> None:
-        self._metadata = metadata
-        self._server_id = server_id
-        self._missing = missing
-        self._context = context
-        self._here = here
-        self._ask = ask
-        self._place: tuple[str, str] | None = None
-        self._looks_at = 0.0
-        self._asks_all_at = 0.0
-        self._problem: LogNotFound | Unavailable = missing
+    _metadata: MetadataStore
+    _server_id: str
+    _kind: str
+    _name: str
+    _context: Callable[[], Context | None]
+    _here: Callable[[Context | None], LogFile]
+    _ask: Callable[[str, int, int], JsonObject]
+    _place: tuple[str, str] | None = attrs.field(default=None, init=False)
+    _next_check: float = attrs.field(default=0.0, init=False)
 
     @property
     def poll_interval(self) -> float:
-        """Seconds to wait before another search if the last one has found nothing."""
+        """Seconds to wait before another search if the last one found nothing."""
         elsewhere = self._place is not None and self._place[1] != self._server_id
         return REMOTE_POLL_INTERVAL if elsewhere else LOCAL_POLL_INTERVAL
 
     def find(self) -> LogFile:
-        """Return the log. Raises LogNotFound, Unavailable, JobNotFound."""
+        """Return the log. Raises LogNotFound, LogServerGone, Unavailable, JobNotFound."""
         context = self._context()
-        self._place = self._place_of(context)
-        self._looks_at = time.monotonic() + SEARCH_INTERVAL
-        owner = context.owner if context is not None and self._metadata.shared else self._server_id
-        ended = context is not None and context.state.final
-        if owner != self._server_id and not ended:
-            return self._remote(owner)
+        self._place = _place_of(context)
+        self._next_check = time.monotonic() + SEARCH_INTERVAL
+        if context is not None and self._metadata.shared and context.home != self._server_id:
+            living = (server.id for server in self._metadata.servers(expired=False))
+            if context.home not in living:
+                raise gone(self._kind, self._name, context)
+            return log_of(partial(self._ask, context.home))
         try:
-            local = self._here(context)
+            return self._here(context)
         except FileNotFoundError:
-            if ended and self._metadata.shared:
-                return self._ask_all(owner)
-            raise self._missing from None
-        if owner == self._server_id:
-            return local
-        try:
-            found = self._remote(owner)
-        except (LogNotFound, Unavailable):
-            return local
-        local.close()
-        return found
+            raise LogNotFound(kind=self._kind, id=self._name) from None
 
     def moved(self) -> bool:
-        """Whether the log may be elsewhere by now. This looks rarely; in between, nothing has moved."""
-        if not self._metadata.shared or time.monotonic() < self._looks_at:
+        """Whether the log may be elsewhere by now. Checks rarely, and returns False between two checks."""
+        if not self._metadata.shared or time.monotonic() < self._next_check:
             return False
-        self._looks_at = time.monotonic() + SEARCH_INTERVAL
+        self._next_check = time.monotonic() + SEARCH_INTERVAL
         try:
-            return self._place_of(self._context()) != self._place
-        except JobServerError:  # the record was removed, or storage fails: what was found can still be read
+            return _place_of(self._context()) != self._place
+        except JobServerError:  # no record, or storage fails: what was found can still be read
             return False
 
-    def _ask_all(self, owner: str) -> LogFile:
-        """Ask all other servers at once. Only every few seconds: one that hangs lets the others wait."""
-        if time.monotonic() < self._asks_all_at:
-            raise self._problem.with_traceback(None)
-        self._problem = self._missing
-        ids = [server.id for server in self._metadata.servers() if server.id != self._server_id]
-        with _threads(len(ids)) as pool:
-            asked = {server_id: pool.submit(self._remote, server_id) for server_id in ids}
-            first = [asked.pop(owner)] if owner in asked else []  # it has the latest one
-            for answer in chain(first, as_completed(asked.values())):
-                try:
-                    return answer.result()
-                except LogNotFound:
-                    continue
-                except Unavailable as error:
-                    self._problem = error
-        self._asks_all_at = time.monotonic() + SEARCH_INTERVAL
-        raise self._problem
 
-    def _remote(self, server_id: str) -> LogFile:
-        return log_of(partial(self._ask, server_id))
-
-    @staticmethod
-    def _place_of(context: Context | None) -> tuple[str, str] | None:
-        return (context.id, context.owner) if context is not None else None
+def _place_of(context: Context | None) -> tuple[str, str] | None:
+    return (context.id, context.home) if context is not None else None
 
 
-@contextmanager
-def _threads(number: int) -> Iterator[ThreadPoolExecutor]:
-    """Provide threads, and do not wait for those that still run at the end."""
-    pool = ThreadPoolExecutor(max(number, 1), "jobserver-logs")
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=False)
+def gone(kind: str, name: str, context: Context) -> LogServerGone | Unavailable:
+    """Return the error for a log whose server has ended, or is about to be declared dead."""
+    server = context.server or context.home
+    if context.state.final:
+        return LogServerGone(kind=kind, id=name, server=server)
+    return Unavailable(
+        message=f"the log of {kind} {name} is on server {server}, which does not respond; "
+        f"context {context.name} is being taken over by another server; try again"
+    )
 
 
 class LogService:
@@ -279,14 +248,17 @@ class LogService:
 
         Raises ContextNotFound, LogNotFound, OnAnotherServer.
         """
-        context = self._named(name)
+        context = named_context(self._metadata, name)
         return self._path("context", context.id, name, context)
 
     def _path(self, kind: str, record_id: str, name: str, context: Context | None) -> Path:
+        if context is not None and self._metadata.shared and context.home != self._records.server_id:
+            for server in self._metadata.servers():
+                if server.id == context.home:
+                    address = server.address or server.id
+                    raise OnAnotherServer(kind=f"the log of {kind}", id=name, server=address)
+            raise gone(kind, name, context)
         path = self._paths[kind](record_id)
-        moved = context is not None and not context.state.final and context.owner != self._records.server_id
-        if moved or not path.exists():
-            self._records.check_here(f"the log of {kind}", name, context)
         if not path.exists():
             raise LogNotFound(kind=kind, id=name)
         return path
@@ -300,7 +272,7 @@ class LogService:
 
     def open_context(self, name: str, last: int | None) -> LogReader:
         """Return a reader of a context's driver output, which is not open yet. Raises ContextNotFound."""
-        context = self._named(name)
+        context = named_context(self._metadata, name)
 
         def current() -> Context:
             return self._metadata.context(context.id) or context
@@ -314,7 +286,8 @@ class LogService:
         return LogSearch(
             metadata=self._metadata,
             server_id=self._records.server_id,
-            missing=LogNotFound(kind=kind, id=name),
+            kind=kind,
+            name=name,
             context=context,
             here=partial(self._here, kind, record_id),
             ask=partial(self._ask, what, log),
@@ -323,7 +296,8 @@ class LogService:
     def _here(self, kind: str, record_id: str, context: Context | None) -> LogFile:
         """Return a log of this server. Raises FileNotFoundError.
 
-        Every context has a log where it runs, so a job without one there has written nothing.
+        Every context has a log where it runs. So if its log is here but the job's is not, the job has written
+        nothing.
         """
         silent = kind == "job" and context is not None and self._paths["context"](context.id).exists()
         return log_here(self._paths[kind](record_id), self._records.server_id, may_be_silent=silent)
@@ -334,7 +308,7 @@ class LogService:
 
     def _read_for_another(self, arguments: JsonMapping) -> JsonObject:
         kind, record_id = arguments["kind"], arguments["id"]
-        # An id of no record is no name of a file either.
+        # Only the id of an existing record may become a file name.
         context = self._context_of(record_id) if kind == "job" else self._metadata.context(record_id)
         if context is None:
             raise LogNotFound(kind=kind, id=record_id)
@@ -357,9 +331,3 @@ class LogService:
         if job is None:
             raise JobNotFound(job_id=job_id)
         return self._metadata.context(job.context_id)
-
-    def _named(self, name: str) -> Context:
-        context = self._metadata.context_named(name)
-        if context is None:
-            raise ContextNotFound(name=name)
-        return context

@@ -1,22 +1,22 @@
-"""Notices between the servers that share the metadata store, and who is woken by them.
+"""Notices between servers that share the metadata store, and the workers that the notices wake.
 
 Theory
 ======
 
-The problem: one server stores something for another one: a job for its context, or the end of a job that
-somebody waits for there. The other one should act within milliseconds, but must not query the store many
+The problem: one server stores something for another: a job for its context, or the end of a job that a client
+is waiting for there. The other server should react within milliseconds, but must not query the store many
 times a second, and a notice may be lost.
 
-The idea: a notice says only that there is something to look at: a topic and the ids of records. What is true
-is in the store. Each topic has one :class:`Worker`, which looks at the named records on a thread of its own.
-When notices may have been lost, and every :data:`POLL` seconds in any case, it looks at everything. So a lost
-notice costs time, never a job.
+The idea: a notice only names what to read: a topic and the ids of records. The truth is in the store. Each
+topic has one :class:`Worker`, which *scans* the named records on a separate thread. When notices may have
+been lost, and every :data:`POLL` seconds in any case, it scans all records. So a lost notice costs time,
+never a job.
 
-The invariants: sending never blocks or fails; notices that cannot be sent are dropped. A worker makes one
-look at a time, and whatever was named during a look is looked at in the next one.
+The invariants: sending never blocks or fails; notices that cannot be sent are dropped. A worker runs
+one scan at a time; records that are named during a scan are read in the next one.
 
-Deliberately not handled: a store that nobody shares. Its server knows everything already, so nothing is sent
-and nobody is woken.
+Deliberately not handled: a store that is not shared. Its only server already knows everything, so nothing is
+sent and no worker is woken.
 """
 
 from __future__ import annotations
@@ -31,17 +31,15 @@ from jobserver_core.errors import StorageError
 from jobserver_core.ports import Clock, MetadataStore, Timer
 from jobserver_core.repeats import Repeats
 
-__all__ = ["POLL", "Notices", "Topic", "notice_of"]
-
 _log = logging.getLogger(__name__)
 _repeats = Repeats(_log)
 
 POLL = 5.0
-"""Seconds between two looks at everything."""
+"""Seconds between two scans of all records."""
 _BATCH = 50
-"""The most ids in one notice, far below the limit of its length."""
+"""The maximum number of ids in one notice, which stays far below the maximum length."""
 
-Look = Callable[[frozenset[str] | None], None]
+Scan = Callable[[frozenset[str] | None], None]
 
 
 class Topic(str, Enum):
@@ -65,11 +63,11 @@ def notice_of(topic: Topic, record_id: str) -> str:
 
 
 class Worker:
-    """Makes one look at a time, on a thread that runs while there is something to look at. Thread-safe."""
+    """Runs one scan at a time, on a thread that exists only while there is something to scan. Thread-safe."""
 
-    def __init__(self, name: str, look: Look) -> None:
+    def __init__(self, name: str, scan: Scan) -> None:
         self._name = name
-        self._look = look
+        self._scan = scan
         self._lock = threading.Lock()
         self._ids: set[str] = set()
         self._everything = False
@@ -79,7 +77,7 @@ class Worker:
         self._closed = False
 
     def wake(self, ids: frozenset[str] | None) -> None:
-        """Look at the records with these ids, which may be none, or with None at everything."""
+        """Scan the records with these ids (possibly none), or all records if ``ids`` is None."""
         with self._lock:
             self._everything |= ids is None
             self._ids |= ids or frozenset()
@@ -90,13 +88,13 @@ class Worker:
             thread = threading.Thread(target=self._run, name=name, daemon=True)
             try:
                 thread.start()
-            except RuntimeError as error:  # no more threads; the next call looks
-                _repeats.warning(name, "cannot look at notices of other servers: %s", error)
+            except RuntimeError as error:  # no more threads; the next call tries again
+                _repeats.warning(name, "cannot read the notices of other servers: %s", error)
                 return
             self._running, self._thread = True, thread
 
     def close(self) -> None:
-        """Make no more looks, and wait for one that runs. Idempotent."""
+        """Start no more scans, and wait for a running one. Idempotent."""
         with self._lock:
             self._closed = True
             thread = self._thread
@@ -112,21 +110,23 @@ class Worker:
                 ids = None if self._everything else frozenset(self._ids)
                 self._ids, self._everything, self._wanted = set(), False, False
             try:
-                self._look(ids)
+                self._scan(ids)
             except StorageError as error:
                 _repeats.warning(
                     self._name, f"notices of other servers ({self._name}) wait for storage: %s", error
                 )
-            except Exception:  # noqa: BLE001 - the next look may succeed
+            except Exception:  # noqa: BLE001 - the next scan may succeed
                 _log.exception("cannot act on notices of other servers (%s)", self._name)
 
 
 class Notices:
-    """Sends notices to the other servers, and wakes those who wait for them here. Thread-safe."""
+    """Sends notices to the other servers, and wakes workers when notices arrive. Thread-safe."""
 
-    def __init__(self, metadata: MetadataStore, clock: Clock) -> None:
+    def __init__(self, metadata: MetadataStore, clock: Clock, has_peers: Callable[[], bool]) -> None:
+        """``has_peers`` returns whether there are other servers that may wait for jobs of this one."""
         self._metadata = metadata
         self._clock = clock
+        self._has_peers = has_peers
         self._workers: dict[str, Worker] = {}
         self._sender = Worker("sender", self._send)
         self._timer: Timer | None = None
@@ -134,35 +134,33 @@ class Notices:
         self._started = False
         self._heard = False
         self._closed = False
-        self.has_peers: Callable[[], bool] = lambda: True
-        """Whether other servers are known, who may wait for jobs of this one."""
 
-    def on(self, topic: Topic, look: Look) -> None:
-        """Call ``look`` with the ids of records that others named, or with None for everything.
+    def on(self, topic: Topic, scan: Scan) -> None:
+        """Call ``scan`` with the ids of records that others named, or with None for all records.
 
-        It is called once at a time, on a thread of its own. Call this before :meth:`start`.
+        Its calls do not overlap, and run on a separate thread. Register it before :meth:`start`.
         """
-        self._workers[topic.value] = Worker(topic.value, look)
+        self._workers[topic.value] = Worker(topic.value, scan)
 
     def start(self) -> None:
-        """Listen and look from now on, if the store is shared."""
+        """Start to listen and scan, if the store is shared."""
         if self._metadata.shared:
             self._started = True
             self._metadata.listen(self._receive)
             self._schedule()
 
     def wake(self, topic: Topic, ids: frozenset[str] | None = frozenset()) -> None:
-        """Let this server look again, as if a notice had named these records."""
+        """Have this server scan these records, as if a notice had named them."""
         if self._started:
             self._workers[topic.value].wake(ids)
 
     def send(self, topic: Topic, record_id: str) -> None:
         """Notify all servers that there is something new about a record."""
-        if self._started and (topic is not Topic.ENDED or self._heard or self.has_peers()):
+        if self._started and (topic is not Topic.ENDED or self._heard or self._has_peers()):
             self._sender.wake(frozenset([notice_of(topic, record_id)]))
 
     def close(self) -> None:
-        """Send and look no more, and wait for looks that run. Idempotent."""
+        """Stop sending and scanning, and wait for running scans. Idempotent."""
         with self._lock:
             self._closed = True
             if self._timer is not None:
@@ -183,7 +181,7 @@ class Notices:
             named: dict[str, set[str]] = {}
             for topic, record_id in json.loads(notice):
                 named.setdefault(topic, set()).add(record_id)
-        except (ValueError, TypeError):  # of a later release, or of somebody else
+        except (ValueError, TypeError):  # from a later release, or from another program
             _log.debug("a notice cannot be read: %r", notice)
             return
         self._heard |= named.keys() != {Topic.ENDED.value}

@@ -1,25 +1,25 @@
-"""Effects of changes: in order, outside locks, and some only once the disk has the change.
+"""Run the effects of changes: in order, outside locks, and some only once the change is on disk.
 
 Theory
 ======
 
 The problem: the effects of a change (events, waiters, callbacks, calls to the launcher) must run in the order
-of the changes, but not under the lock that decided it. Moreover, a job's end must not be announced before the
-disk has it, and the disk takes milliseconds. The thread that stores the end cannot wait: while it does, no
-other report of the launcher is read, so jobs would end one sync at a time; and it would hold the context's
-lock.
+of the changes, but not under the lock that decided it. Moreover, a job's end must not be announced before it
+is on disk, and the disk takes milliseconds. The thread that stores the end must not wait for that: it would
+hold the context's lock and could not read the launcher's next report, so jobs would end one sync at a time.
 
-The idea: the store writes the record at once. From then on it survives the end of this process, the order of
+The idea: the store writes the record at once. From then on, it survives the end of this process, the order of
 changes is settled, and the job's slot is free. Only the notifications (events, waiters, callbacks) stay in
-the context's outbox until a sync. One thread syncs for all outboxes that wait, then resumes them.
-Meanwhile others write; the next sync serves all of them.
+the context's outbox until a sync. Each of them remembers the number of the next sync
+(:mod:`~jobserver_core.ports.durability`). Any sync serves all of them, including one by a caller that waits
+for its own write. One thread waits for the syncs on behalf of the outboxes, and then resumes them.
 
 The invariants: an entry of an outbox that is marked ``after_sync`` runs only after a sync that began after
-the entry was added, hence after the record was written. Entries keep their order. A sync that fails is
-repeated until the store works again, as a write is.
+the entry was added, hence after the record was written. Entries keep their order. A failed sync is repeated
+until the store works again, just like a failed write.
 
-Deliberately not handled: the end of the process. A callback that was not sent yet is in the store, and the
-next start sends it. A power cut may undo changes that were not announced yet.
+Deliberately not handled: the end of the process. A callback that has not been sent yet is in the store, and
+is sent after the next start. A power cut may undo changes that have not been announced yet.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ from contextlib import contextmanager
 
 from jobserver_core.errors import StorageError
 from jobserver_core.ports import MetadataStore
-
-__all__ = ["Outbox", "Syncer"]
+from jobserver_core.ports.durability import Barrier
 
 _log = logging.getLogger(__name__)
 
@@ -43,32 +42,36 @@ LONGEST_PAUSE = 5.0
 
 
 class Syncer:
-    """Syncs the metadata store, for outboxes on a thread of its own. Thread-safe.
+    """Syncs the metadata store for callers, and on a separate thread for outboxes. Thread-safe.
 
-    With a store whose writes are on the disk when they return, there is nothing to wait for.
+    If the store's writes are on disk when they return, there is nothing to wait for.
     """
 
     def __init__(self, metadata: MetadataStore) -> None:
-        self._sync: Callable[[], None] | None = metadata.sync if metadata.defer_syncs() else None
+        self._barrier = Barrier(metadata.sync) if metadata.defer_syncs() else None
         self._changed = threading.Condition(threading.Lock())
-        self._waiting: list[Outbox] = []
+        self._waiting: list[tuple[int, Outbox]] = []
         self._thread: threading.Thread | None = None
         self._closed = False
 
     @property
-    def needed(self) -> bool:
-        """Whether writes still have to be synced."""
-        return self._sync is not None
+    def next(self) -> int:
+        """The number of the sync that covers everything written so far; 0 if no syncs are needed."""
+        return 0 if self._barrier is None else self._barrier.next
+
+    def covered(self, number: int) -> bool:
+        """Whether everything that the sync with this number covers is on disk."""
+        return self._barrier is None or number <= self._barrier.succeeded
 
     def sync(self) -> None:
-        """Return once everything written before is on the disk. Raises StorageError."""
-        if self._sync is not None:
-            self._sync()
+        """Return once everything written so far is on disk. Raises StorageError."""
+        if self._barrier is not None:
+            self._barrier.wait()
 
-    def put(self, outbox: Outbox) -> None:
-        """Let an outbox resume after the next sync, on the syncer's thread."""
+    def put(self, outbox: Outbox, number: int) -> None:
+        """Resume an outbox after the sync with this number, on the syncer's thread."""
         with self._changed:
-            self._waiting.append(outbox)
+            self._waiting.append((number, outbox))
             if self._thread is None and not self._closed:
                 self._thread = threading.Thread(target=self._run, name="jobserver-sync", daemon=True)
                 self._thread.start()
@@ -84,29 +87,29 @@ class Syncer:
             thread.join()
 
     def _run(self) -> None:
-        while waiting := self._next():
-            covered = [(outbox, len(outbox)) for outbox in waiting]
-            if not self._synced():
+        while waiting := self._next_waiting():
+            if not self._wait_for_sync(min(number for number, _ in waiting)):
                 return
-            for outbox, count in covered:
-                outbox.resume(count)
+            for _, outbox in waiting:
+                outbox.resume()
 
-    def _next(self) -> list[Outbox]:
+    def _next_waiting(self) -> list[tuple[int, Outbox]]:
         with self._changed:
             while not self._waiting and not self._closed:
                 self._changed.wait()
             waiting, self._waiting = self._waiting, []
             return waiting
 
-    def _synced(self) -> bool:
-        """Sync until that works; return False when the server closed before."""
+    def _wait_for_sync(self, number: int) -> bool:
+        """Wait for a sync, and repeat it until it succeeds; return False if the server closes first."""
+        assert self._barrier is not None  # otherwise no outbox waits
         pause = FIRST_PAUSE
         while True:
             try:
-                self.sync()
+                self._barrier.wait(number)
             except StorageError as error:
                 if pause == FIRST_PAUSE:
-                    _log.warning("cannot sync the metadata store, trying again until it works: %s", error)
+                    _log.warning("cannot sync the metadata store, retrying until it works: %s", error)
                 with self._changed:
                     if self._changed.wait_for(lambda: self._closed, pause):
                         return False
@@ -118,55 +121,53 @@ class Syncer:
 class Outbox:
     """Runs calls one at a time, in order, on a thread that calls :meth:`drain`.
 
-    A thread that finds another one draining leaves its calls to that one, so draining never blocks.
-    With a ``syncer``, calls may have to wait for the disk: these and later calls run on its thread.
+    If another thread is already draining, it also runs the calls of this one, so draining never blocks. With
+    a ``syncer``, calls may have to wait for the disk; these and later calls run on its thread.
     """
 
     def __init__(self, syncer: Syncer | None = None) -> None:
-        self._syncer = syncer if syncer is not None and syncer.needed else None
-        self._calls: deque[tuple[Callable[[], object], bool]] = deque()
+        self._syncer = syncer
+        self._calls: deque[tuple[Callable[[], object], int]] = deque()
+        """The calls, each with the number of the sync that it waits for, or 0."""
         self._gate = threading.Lock()
 
-    def __len__(self) -> int:
-        return len(self._calls)
-
     def put(self, call: Callable[[], object], *, after_sync: bool = False) -> None:
-        """Add a call; it runs at the next :meth:`drain`, or once earlier writes are on the disk."""
-        self._calls.append((call, after_sync))
+        """Add a call. It runs at the next :meth:`drain`, or once earlier writes are on disk."""
+        number = self._syncer.next if after_sync and self._syncer is not None else 0
+        self._calls.append((call, number))
 
     def drain(self) -> None:
         """Run the pending calls, unless another thread is doing so; log what they raise."""
         # The check after the release finds calls that other threads added while this one held the gate.
         while self._calls and self._gate.acquire(blocking=False):
-            self._run(0)
+            self._run()
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Run no calls inside the block; calls that were added in it run at its end."""
+        """Run no calls inside the block. Calls that were added meanwhile run after it."""
         with self._gate:
             yield
         self.drain()
 
-    def resume(self, synced: int) -> None:
-        """Continue after a sync that the first ``synced`` calls waited for. For the syncer only."""
-        self._run(synced)
+    def resume(self) -> None:
+        """Continue after a sync. For the syncer only."""
+        self._run()
         self.drain()
 
-    def _run(self, synced: int) -> None:
-        """Run the calls that may run, then release the gate, or leave it to the syncer if one has to wait."""
+    def _run(self) -> None:
+        """Run the calls that may run, then release the gate; if a call has to wait, the syncer does both."""
         handed_over = False
         try:
             while self._calls:
-                call, after_sync = self._calls[0]
-                if after_sync and synced <= 0 and self._syncer is not None:
+                call, number = self._calls[0]
+                if number and self._syncer is not None and not self._syncer.covered(number):
                     handed_over = True
-                    self._syncer.put(self)
+                    self._syncer.put(self, number)
                     return
                 self._calls.popleft()
-                synced -= 1
                 try:
                     call()
-                except Exception:  # noqa: BLE001 - one effect that fails must not swallow the others
+                except Exception:  # noqa: BLE001 - a failing effect must not prevent the others
                     _log.exception("an effect of a stored change failed")
         finally:
             if not handed_over:

@@ -1,8 +1,8 @@
-"""Every write to the records of contexts and jobs, and the events that follow from it.
+"""Every write to the records of contexts and jobs, and the events that result from it.
 
 A living context and its jobs, the recovery after a crash and the withdrawal of a failed request all change
-records. This module has the rules of such a change: the lifecycle table, compare-and-set, the parts of an
-end, which ends send a callback, and what to do when another writer was faster. Storing and publishing are
+records. This module defines the rules for such changes: the lifecycle table, compare-and-set, what belongs to
+an end, which ends send a callback, and what to do when another writer was faster. Storing and publishing are
 separate calls, because a living context publishes only after it has released its lock.
 """
 
@@ -29,8 +29,6 @@ from jobserver_core.running.context_settings import TimeLimits
 from jobserver_core.running.notices import Notices, Topic
 from jobserver_core.running.outbox import Syncer
 from jobserver_core.running.retries import Withdrawals
-
-__all__ = ["FinalOutcome", "Records"]
 
 _log = logging.getLogger(__name__)
 
@@ -66,37 +64,30 @@ class FinalOutcome:
         return cls.failed(FailureKind.CONTEXT_LOST, error)
 
 
+@attrs.define(kw_only=True, eq=False)
 class Records:
     """Creates and changes the records of contexts and jobs, and publishes what was stored. Thread-safe.
 
-    ``server_id`` owns the contexts that are created here.
+    ``server_id`` is the owner of contexts that are created here; ``address`` tells people where it runs.
     """
 
-    def __init__(
-        self,
-        *,
-        metadata: MetadataStore,
-        clock: Clock,
-        ids: Ids,
-        bus: EventBus,
-        callbacks: CallbackService,
-        syncer: Syncer,
-        notices: Notices,
-        server_id: str,
-    ) -> None:
-        self._notices = notices
-        self.syncer = syncer
-        """Syncs the records to the disk; a job's record or end must not be announced before that."""
-        self._metadata = metadata
-        self._clock = clock
-        self._ids = ids
-        self._bus = bus
-        self._callbacks = callbacks
-        self.server_id = server_id
-        self._withdrawals = Withdrawals(clock)
+    _metadata: MetadataStore
+    _clock: Clock
+    _ids: Ids
+    _bus: EventBus
+    _callbacks: CallbackService
+    syncer: Syncer
+    """Syncs the records to disk. A job's record or end must not be announced before that."""
+    _notices: Notices
+    server_id: str
+    address: str = ""
+    _withdrawals: Withdrawals = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._withdrawals = Withdrawals(self._clock)
 
     def now(self) -> datetime:
-        """Return the time of a record that is made now."""
+        """Return the time for a new record."""
         return self._clock.now()
 
     # -- contexts ----------------------------------------------------------------------------------
@@ -112,10 +103,12 @@ class Records:
             owner=self.server_id,
             owned_since=now,
             started_at=now,
+            server_id=self.server_id,
+            server=self.address,
         )
 
     def add_context(self, context: Context) -> None:
-        """Store a new context. If this fails but may have stored it, it is withdrawn later.
+        """Store a new context. If this fails but may have stored the context, that is undone later.
 
         Raises:
             ContextExists: A context of this name is not final.
@@ -136,10 +129,10 @@ class Records:
         successor: Context | None = None,
         **changes: Any,
     ) -> Context:
-        """Store a context with an event's next state (None: the same state) and other changes.
+        """Store a context in the state after an event (None: the same state), with other changes.
 
-        ``successor`` is a new context that takes its name; both are stored or neither is. Returns the stored
-        record. If a write succeeded although the store reported a failure, repeating it recognises that.
+        ``successor`` is a new context that takes its name; both are stored, or neither is. Returns the stored
+        record. A repeated call recognizes an earlier write that succeeded although it seemed to fail.
 
         Raises:
             IllegalTransition: The state does not accept the event.
@@ -160,12 +153,12 @@ class Records:
         return changed
 
     def claim_context(self, context: Context, *, owner: str | None = None) -> Context | None:
-        """Store that the context of a server that is gone belongs to this one, with a higher epoch.
+        """Store that the context of a server that is gone now belongs to this one, with a higher epoch.
 
-        The context may be final: then its jobs are claimed. ``owner`` is another server to give it to.
+        The context may be final; this then claims its jobs. To give it to another server, pass ``owner``.
 
-        Returns None if it changed meanwhile: another server was faster, or its owner still lives. Raises
-        StorageError.
+        Returns None if the context has changed: another server was faster, or its owner is still alive.
+        Raises StorageError.
         """
         try:
             return self.advance_context(
@@ -189,7 +182,7 @@ class Records:
     ) -> Context:
         """Store the end of a context, or adopt one that another writer stored. Raises StorageError.
 
-        ``ended_at`` is now by default.
+        ``ended_at`` defaults to now.
         """
         if error is None and CONTEXTS.next(context.state, event) is ContextState.ERROR:
             error = ErrorInfo(message="the context ended by itself")
@@ -208,9 +201,9 @@ class Records:
         ended_at: datetime,
         successor: Context,
     ) -> Context | None:
-        """Store the end of a context together with the new one that takes its name.
+        """Store the end of a context together with the new context that takes its name.
 
-        Returns None if another writer has ended it or taken it over; then nothing is stored. Raises
+        Stores nothing and returns None if another writer has ended the context or taken it over. Raises
         StorageError.
         """
         try:
@@ -220,10 +213,10 @@ class Records:
             return None
 
     def check_here(self, kind: str, record_id: str, context: Context | None) -> None:
-        """Raise OnAnotherServer if what was asked for belongs to a context of another server.
+        """Raise OnAnotherServer if the context belongs to another server.
 
-        ``kind`` and ``record_id`` name what was asked for. If that server is gone, and nobody has taken the
-        context over yet, raise Unavailable.
+        ``kind`` and ``record_id`` name in the error what the caller asked for. If that server is gone and no
+        other has taken the context over yet, raise Unavailable.
         """
         if not self._metadata.shared or context is None or context.owner == self.server_id:
             return
@@ -245,7 +238,10 @@ class Records:
         return context
 
     def check_context_here(self, name: str) -> None:
-        """Raise OnAnotherServer if a context of this name lives on another server, Unavailable if on none."""
+        """Raise OnAnotherServer if a context of this name lives on another server.
+
+        If the context is not final and its server is gone, raise Unavailable.
+        """
         context = self._metadata.context_named(name) if self._metadata.shared else None
         if context is not None and not context.state.final:
             self.check_here("context", name, context)
@@ -267,7 +263,7 @@ class Records:
         limits: TimeLimits,
         fingerprint: str | None,
     ) -> Job:
-        """Return the record of a new job, which is not stored yet. ``limits`` are those of its context."""
+        """Return the record of a new job, which is not stored yet. ``limits`` are the context's."""
         return Job(
             id=job_id,
             class_name=request.class_name,
@@ -286,9 +282,9 @@ class Records:
         )
 
     def add_job(self, job: Job, config: str) -> None:
-        """Store a new job. If this fails but may have stored it, it is withdrawn later.
+        """Store a new job. If this fails but may have stored the job, that is undone later.
 
-        The syncer has to sync before the submitter is notified.
+        Sync before you notify the submitter.
 
         Raises:
             DuplicateId: A job with the same idempotency key is stored.
@@ -302,10 +298,10 @@ class Records:
             raise
 
     def enqueue_job(self, job: Job, config: str, limits: QueueLimits) -> None:
-        """Store a new job for the context of another server; the rest is as in :meth:`add_job`.
+        """Store a new job for the context of another server; otherwise like :meth:`add_job`.
 
-        If this fails but stored the job, its owner may run it at any time. A job with an idempotency key then
-        stays: repeating the request returns it.
+        If this fails although it stored the job, the context's owner may run the job at any time. Therefore a
+        job with an idempotency key is kept, and repeating the request returns it.
 
         Raises:
             ContextNotFound: The context has ended.
@@ -318,7 +314,7 @@ class Records:
         self._withdrawals.check_room()
         try:
             self._metadata.enqueue_job(job, config=config, limits=limits)
-        except ServerClosed as error:  # not this one
+        except ServerClosed as error:  # the owner, not this server
             message = f"the server of context {job.context_name} is shutting down; try again"
             raise Unavailable(message=message) from error
         except StorageError:
@@ -328,10 +324,10 @@ class Records:
         self._notices.send(Topic.SUBMITTED, job.id)
 
     def advance_job(self, job: Job, event: JobEvent | None, *, expected: JobState, **changes: Any) -> Job:
-        """Store a job with an event's next state and other changes, as :meth:`advance_context` does.
+        """Store a job in the state after an event, with other changes, as :meth:`advance_context` does.
 
-        ``expected`` is the state that is stored. Each step has a higher epoch than the one before, so that a
-        step and a takeover never both win.
+        ``expected`` is the currently stored state. Each step raises the epoch, so that a step and a takeover
+        never both win.
         """
         changes["epoch"] = job.epoch + 1
         state = JOBS.next(job.state, event) if event else job.state
@@ -358,14 +354,14 @@ class Records:
     ) -> tuple[Job, Delivery | None]:
         """Store the end of a job and the first delivery of its callback, in one transaction.
 
-        ``expected`` is the stored state, if it is not the job's. ``cancelled`` says that a user requested
-        this end, so a callback is sent only for a result. ``ended_at`` is now by default. If an end is stored
-        already, by another writer or by an earlier attempt that seemed to fail, it is adopted. A job that
-        another server has moved to another context does not end, and with ``exact``, neither does one that
-        has changed in any way since ``job`` was read. Returns the stored job and delivery. The syncer has to
-        sync before anyone is notified. Raises StorageError.
+        ``expected`` is the stored state, if it differs from the job's. ``cancelled`` means that a user
+        requested this end, so a callback is sent only for a result. ``ended_at`` defaults to now. If an end
+        is already stored, by another writer or by an earlier attempt that seemed to fail, it is adopted. A
+        job that another server has moved to another context does not end; with ``exact``, neither does a job
+        that has changed in any way since ``job`` was read. Returns the stored job and delivery. Sync before
+        you notify anyone. Raises StorageError.
         """
-        ended = attrs.evolve(self._ended(job, outcome, ended_at or self._clock.now()), **changes)
+        ended = self._ended(job, outcome, ended_at or self._clock.now(), **changes)
         silent = cancelled and ended.state is not JobState.FINISHED
         delivery = None if silent else self._callbacks.new_delivery(ended)
         try:
@@ -382,8 +378,9 @@ class Records:
             return stored or ended, next(iter(self._metadata.deliveries_of(job.id)), None)
         return ended, delivery
 
-    def _ended(self, job: Job, outcome: FinalOutcome, ended_at: datetime) -> Job:
-        # If the launcher reported only the end, the job ran at the latest then.
+    def _ended(self, job: Job, outcome: FinalOutcome, ended_at: datetime, **changes: Any) -> Job:
+        # If the launcher reported only the end, that is the latest time at which the job can have started to
+        # run.
         ran_at = ended_at if outcome.event is JobEvent.FINISH else None
         return attrs.evolve(
             job,
@@ -394,6 +391,7 @@ class Records:
             failure=outcome.failure,
             has_result=outcome.result is not None,
             kill_requested=job.kill_requested or outcome.event is JobEvent.KILL,
+            **changes,
         )
 
     def record_progress(self, job_id: str, progress: JobProgress) -> None:
@@ -416,7 +414,7 @@ class Records:
         if job.state.final:
             self._notices.send(Topic.ENDED, job.id)
         if delivery is not None:
-            self._callbacks.recorded(delivery)
+            self._callbacks.publish_new(delivery)
 
     def publish_progress(self, job: Job) -> None:
         """Publish a job's progress."""
@@ -431,9 +429,9 @@ class Records:
             self.end_context(context, ContextEvent.FAIL, _REFUSED)
 
     def _withdraw_job(self, job: Job) -> None:
-        """End a job of a failed request as it was stored; repeating the request is a new attempt.
+        """End a job that a failed request has stored, so that repeating the request is a new attempt.
 
-        A job that has changed since then goes on with its key: the owner of its context has begun to run it.
+        If the job has changed since, the owner of its context has begun it: it keeps its key and continues.
         """
         if self._metadata.job(job.id) is not None:
             outcome = FinalOutcome.failed(FailureKind.CONTEXT_LOST, _REFUSED)

@@ -1,31 +1,31 @@
-"""Requests to other servers: to kill jobs and contexts of theirs, to stop or reset contexts, to read logs.
+"""Requests to other servers: kill their jobs and contexts, stop or reset contexts, read logs.
 
 Theory
 ======
 
-The problem: a user asks any server, but only the owner of a context can act on it. The user must get the same
-answer as from the owner, also if the owner dies in the meantime.
+The problem: users may ask any server, but only the owner of a context can act on it. The user must get the
+same result as from the owner, even if the owner dies in the meantime.
 
-The idea: the request is stored for the owner, a notice wakes it, it acts and stores its answer, and a notice
-wakes the server that asked. Servers need no connection to each other and no common secret: the database,
-which they trust already, is the only way between them.
+The idea: the request is stored for the owner, and a notice wakes it. The owner acts and stores its answer,
+and another notice wakes the server that asked. Servers need no connection to each other and no common secret:
+they communicate only through the database, which they already trust.
 
-The invariants: every request is idempotent, because an owner that dies may have acted before it could
-answer; an owner that lives acts once, and keeps an answer that could not be stored. A server that waits no
-longer removes its request, and tries again if that fails, so the owner does not act on it later; if there is
-an answer at that moment, it counts, whatever else went wrong. An owner whose registration is gone will not
-answer: the caller learns at once that the context is being taken over, and can try again.
+The invariants: every request is idempotent, because an owner that dies may have acted before it could answer.
+A living owner acts once, and keeps an answer that could not be stored. A server that stops waiting removes
+its request, and retries the removal if it fails, so that the owner does not act on it later. If there is an
+answer at that moment, it counts, whatever else went wrong. An owner that is no longer registered will not
+answer. The caller then gets an error at once: the context is being taken over, and a retry may succeed.
 
-A request of a server that has died before it could remove it must not be carried out much later, when nobody
-expects it. The clocks of two servers may differ, so its age is measured by the clock that leases have in
-common: it names the time until which the owner's lease was good when the owner was asked. Once the lease has
-been renewed far beyond that, the owner no longer acts. A request also names ids, never only a name that
-another context may have by then.
+A server may die before it can remove its request. That request must not be carried out much later, when
+nobody expects it. The clocks of two servers may differ, so the age of a request is measured by the clock that
+all leases share: the request contains the time at which the owner's lease would have expired when it was
+made. Once the lease has been renewed far beyond that time, the owner no longer acts. A request also contains
+ids, never only a name that another context may have by then.
 
-Logs are read on a thread of their own: a kill must not wait for a slow disk, or for many who follow logs.
+Logs are read on a separate thread, because a kill must not wait for a slow disk or for many readers of logs.
 
-Deliberately not handled: a server that dies while it asks. What it asked for may still happen within that
-time. Requests that nobody removes are deleted after :data:`REQUEST_RETENTION`.
+Deliberately not handled: a server that dies while it asks. Until its request is too old, the owner may still
+carry it out. Requests that nobody removes are deleted after :data:`REQUEST_RETENTION`.
 """
 
 from __future__ import annotations
@@ -44,22 +44,20 @@ from jobserver_core.models.servers import ServerRequest
 from jobserver_core.ports import Clock, Ids, MetadataStore
 from jobserver_core.running.notices import Notices, Topic, Worker
 
-__all__ = ["Action", "Requests"]
-
 _log = logging.getLogger(__name__)
 
 ANSWER_TIMEOUT = 10.0
-"""Seconds to wait for an answer; an owner that takes longer hangs, or is about to be declared dead."""
+"""Seconds to wait for an answer. An owner that takes longer hangs, or is about to be declared dead."""
 ANSWER_POLL_INTERVAL = 1.0
-"""Seconds between two looks at the store for an answer whose notice was lost."""
+"""Seconds between two checks of the store for an answer whose notice was lost."""
 REQUEST_RETENTION = timedelta(hours=1)
-"""How long a request is kept that nobody removes."""
+"""How long a request that nobody removes is kept."""
 
 Act = Callable[[JsonMapping], JsonObject]
 
 
 class Action(str, Enum):
-    """What a server can ask of another one."""
+    """What one server can ask of another."""
 
     KILL_JOB = "kill-job"
     STOP_CONTEXT = "stop-context"
@@ -99,11 +97,11 @@ class Requests:
         notices.on(Topic.ANSWERED, self._wake)
 
     def on(self, action: Action, act: Act) -> None:
-        """Answer requests for an action with what ``act`` returns for their arguments, or its error."""
+        """Answer requests for an action with the result or the error of ``act`` for their arguments."""
         self._actions[action.value] = act
 
     def close(self) -> None:
-        """Let those who wait for an answer fail with ServerClosed. Idempotent."""
+        """Make all waits for an answer fail with ServerClosed. Idempotent."""
         self._closed = True
         self._wake(None)
         self._reader.close()
@@ -111,9 +109,9 @@ class Requests:
     # -- asking ------------------------------------------------------------------------------------
 
     def ask(self, server_id: str, action: Action, arguments: JsonMapping, what: str) -> JsonObject:
-        """Have another server act, and return its answer, or raise the error that it raised.
+        """Have another server act, and return its answer or raise its error.
 
-        ``what`` names what belongs to the other server.
+        ``what`` names the object on the other server, for errors.
 
         Raises:
             Unavailable: The other server is gone or does not answer. The caller can try again.
@@ -161,7 +159,7 @@ class Requests:
             problem = error
         removed = self._remove(request.id)
         if removed is not None and removed.answer is not None:
-            return _read(removed.answer)
+            return _result_of(removed.answer)
         raise ServerClosed() if self._closed else problem
 
     def _remove(self, request_id: str) -> ServerRequest | None:
@@ -175,7 +173,7 @@ class Requests:
             return None
 
     def _check_alive(self, server_id: str, what: str) -> datetime:
-        """Return until when another server has leased its records, on the store's clock."""
+        """Return when another server's lease expires, by the store's clock, or raise Unavailable."""
         leased_until = self._leased_until(server_id)
         if leased_until is None:
             raise Unavailable(message=f"{what} is being taken over by another server; try again")
@@ -214,7 +212,7 @@ class Requests:
             self._notices.send(Topic.ANSWERED, request.id)
 
     def _answer_reads(self, request_ids: frozenset[str] | None) -> None:
-        """Answer requests to read logs. Raises StorageError; the next look at everything tries again."""
+        """Answer requests to read logs. Raises StorageError; the next full scan tries again."""
         for request_id in sorted(request_ids or ()):
             request = None if self._closed else self._metadata.request(request_id)
             if request is not None and request.answer is None:
@@ -231,7 +229,7 @@ class Requests:
             return json_values.dumps({"answer": answer})
         except JobServerError as error:
             return json_values.dumps({"error": unstructure(error)})
-        except Exception:  # noqa: BLE001 - the other server must not wait for nothing
+        except Exception:  # noqa: BLE001 - the other server must not wait in vain
             _log.exception("a request of another server failed")
             problem = Unavailable(message="the other server could not act on the request")
             return json_values.dumps({"error": unstructure(problem)})
@@ -260,11 +258,11 @@ class Requests:
 def _is_read(request: ServerRequest) -> bool:
     try:
         return bool(json_values.loads(request.payload)["action"] == Action.READ_LOG.value)
-    except (ValueError, LookupError, TypeError):  # answering it says what is wrong
+    except (ValueError, LookupError, TypeError):  # the answer says what is wrong
         return False
 
 
-def _read(answer: str) -> JsonObject:
+def _result_of(answer: str) -> JsonObject:
     from jobserver_core.models.serialization import structure  # noqa: PLC0415 - needs cattrs
 
     read = json_values.loads(answer)

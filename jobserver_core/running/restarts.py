@@ -1,27 +1,27 @@
-"""Which contexts are started again after they died, when, and how often.
+"""Which contexts are restarted after they die, when, and how often.
 
 Theory
 ======
 
 The problem: a context that serves a team has to come back after its JVM ran out of memory, its host was
-killed, or its machine is gone. But nobody wants a context that dies at every start to keep a machine busy for
-ever, and a context that somebody has stopped must stay away.
+killed, or its machine disappeared. But a context that dies at every start must not keep a machine busy
+forever, and a context that a user has stopped must stay stopped.
 
 The idea: a *supervised* context that dies ends like any other, with its reason. In the same write, the store
-gets its *successor*: a new record with a new id and the same name and settings, in the state RESTARTING. So
-no moment exists in which a crash of the server could lose the intention, and the name is never free. The
-successor is launched after a pause (:mod:`~jobserver_core.running.supervision`), which doubles each time. If
-it dies as well, it has a successor of its own, until there were ``max-restarts`` consecutive restarts. A
-context that has lived for ``restart-reset`` resets the count.
+gets its *successor*: a new record with a new id and the same name and settings, in the state RESTARTING. So a
+crash of the server cannot lose the restart at any moment, and the name is never free. The successor is
+launched after a pause (:mod:`~jobserver_core.running.supervision`), which doubles each time. If it dies, too,
+it gets a successor of its own, until there have been ``max-restarts`` consecutive restarts. A context that
+has lived for ``restart-reset`` resets the count.
 
-The invariants: a context that was asked to stop, or stops by itself (``idle-timeout``), has no successor, and
-neither has one that ends with the last server in an orderly way. If other servers are there, one that is
-stopped *leaves* its supervised contexts to them: their records say so, and are otherwise those of lost
-contexts, which another server takes over as soon as the registration of their server is gone. The record
-keeps that reason when it ends; the successor has it only as words, so a crash of its own counts. A context
-that was never ready has no successor either, because its creator gets the reason, unless it is a successor
-itself or its server died or left it while it was starting. At most one server stores a successor: the one
-whose write ends the context.
+The invariants: a context that was asked to stop, or that stops by itself (``idle-timeout``), gets no
+successor. Neither does one that ends in an orderly shutdown of the last server. If there are other servers, a
+server that is stopped *leaves* its supervised contexts to them: their records are marked, and are otherwise
+treated like those of lost contexts, which another server takes over as soon as their server is no longer
+registered. A record keeps the mark when it ends, but its successor does not have it, so a crash of the
+successor counts. A context that was never ready gets no successor either, because its creator gets the error,
+unless it is a successor itself, or its server died or left it while it was starting. At most one server
+stores a successor: the one whose write ends the context.
 """
 
 from __future__ import annotations
@@ -40,18 +40,12 @@ from jobserver_core.models.lifecycle import ContextState
 from jobserver_core.running.context_settings import RestartLimits, restart_limits
 from jobserver_core.running.records import Records
 
-__all__ = ["SERVER_STOPPED", "Death", "death_of", "pause_before", "reason_of_leaving", "runs_again"]
-
-
-SERVER_STOPPED = "ServerStopped"
-"""The class of the error of contexts whose server was stopped in an orderly way."""
-
 
 @attrs.frozen(kw_only=True)
 class Death:
-    """The end of a supervised context that nobody asked for. ``settings`` are those of its successor.
+    """The end of a supervised context that nobody requested. ``settings`` are those of its successor.
 
-    An ``orderly`` one is that of a context whose server was stopped: it does not count as a failure.
+    A death is ``orderly`` if the context's server was stopped; it then does not count as a failure.
     """
 
     context: Context
@@ -70,7 +64,7 @@ class Death:
 
     @property
     def final(self) -> bool:
-        """Whether the context is not started again, because that has failed too often."""
+        """Whether the context is not restarted because it has died too often."""
         return self._consecutive >= self.limits.max_restarts and not self.orderly
 
     @property
@@ -87,22 +81,25 @@ class Death:
         )
 
     def successor(self, records: Records) -> Context | None:
-        """Return the record that takes the name of the context, or None if it is not started again."""
+        """Return the record that takes the context's name, or None if the context is not restarted."""
         if self.final:
             return None
-        # Without the class of an orderly end: the successor's server has not left it.
-        error = attrs.evolve(self.reason, error_class="") if self.orderly else self.reason
         return attrs.evolve(
             records.new_context(self.context.name, self.settings, ad_hoc=False),
             state=ContextState.RESTARTING,
-            error=error,
+            error=self.reason,
             restarts=self.context.restarts + 1,
             consecutive_restarts=self._consecutive + (0 if self.orderly else 1),
         )
 
 
 def death_of(
-    context: Context, *, settings: JsonMapping, reason: ErrorInfo | None, died_at: datetime
+    context: Context,
+    *,
+    settings: JsonMapping,
+    reason: ErrorInfo | None,
+    died_at: datetime,
+    orderly: bool = False,
 ) -> Death | None:
     """Return the death of a context that ends without a request; None if it is not supervised."""
     limits = _limits(settings)
@@ -116,14 +113,13 @@ def death_of(
         limits=limits,
         reason=reason or ErrorInfo(message="the context ended by itself"),
         died_at=died_at,
-        orderly=reason is not None and reason.error_class == SERVER_STOPPED,
+        orderly=orderly,
     )
 
 
 def reason_of_leaving(context: Context) -> ErrorInfo | None:
-    """Return why the server of a context has left it to another one; None if it has not."""
-    error = context.error
-    return error if error is not None and error.error_class == SERVER_STOPPED else None
+    """Return why a context's server has left it to another server; None if it has not."""
+    return context.error if context.left_to_others else None
 
 
 def pause_before(context: Context) -> float:
@@ -136,9 +132,9 @@ def pause_before(context: Context) -> float:
 
 
 def runs_again(job: Job, context: Context, death: Death | None) -> bool:
-    """Whether a job of a lost context has to run in another one, and does not end with it.
+    """Whether a job of a lost context has to run in another context instead of ending.
 
-    ``death`` is None if the context is not supervised, or if its end is stored already.
+    ``death`` is None if the context is not supervised, or if its end is already stored.
     """
     if job.kill_requested or context.stop_requested:
         return False
@@ -146,12 +142,12 @@ def runs_again(job: Job, context: Context, death: Death | None) -> bool:
         return False
     if job.waiting:
         return True
-    died = context.state in (ContextState.ERROR, ContextState.KILLED) or reason_of_leaving(context)
+    died = context.state in (ContextState.ERROR, ContextState.KILLED) or context.left_to_others
     return job.restartable and bool(death or (died and _limits(context.settings)))
 
 
 def _limits(settings: JsonMapping) -> RestartLimits | None:
-    """Return the limits of restarts; None also for a record of an earlier release with other settings."""
+    """Return the limits of restarts; None also for settings of an earlier release that are now invalid."""
     try:
         return restart_limits(settings)
     except InvalidSetting:

@@ -1,9 +1,9 @@
-"""Remove records, logs and files beyond the limits of age, number and size, and unreferenced blobs.
+"""Remove records, logs and files that exceed the limits on age, number and size, and unreferenced blobs.
 
-A sweep removes ended jobs that are too old, too many, or whose results are too large together; then contexts
-without jobs, then the logs of both. Old versions of binaries and data files have rules of their own. Blobs
-that no record refers to come last. A sweep works in small steps with a pause between them, so that sweeping a
-million records does not block other work: a step is one short transaction, or a few files.
+A sweep first removes ended jobs that are too old or too many, or whose results are too large in total. Then
+it removes contexts without jobs, and the logs of both. Old versions of binaries and data files have their own
+rules. Blobs that no record refers to come last. A sweep works in small steps with a pause between them, so
+that sweeping a million records does not block other work: a step is one short transaction, or a few files.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import attrs
+
 from jobserver_core.binaries.data_files import DataFileService
-from jobserver_core.binaries.sweep_lock import SweepLock
+from jobserver_core.binaries.pins import BlobPins
 from jobserver_core.data_directory import DataDirectory
 from jobserver_core.errors import JobServerError
 from jobserver_core.models.contexts import Context
@@ -29,34 +31,32 @@ from jobserver_core.ports import BlobStore, MetadataStore, SteadyClock, Timer
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
 
-__all__ = ["BATCH", "GRACE", "BlobSweep", "RecordSweep", "Pace", "Sweeper"]
-
 _log = logging.getLogger(__name__)
 
 INTERVAL = 3600.0
 """Seconds between two sweeps."""
 GRACE = timedelta(minutes=10)
-"""The minimum age of an unreferenced blob, and of an ended job whose result is too large."""
+"""The minimum age of a blob since its last use, and of an ended job whose result is too large."""
 BATCH = 100
 """The number of records to remove in one transaction."""
+_ABANDONED = timedelta(days=1)
+"""How much older a temporary file must be: a job may pause for a long time while it yields its result."""
 _LISTED = 500
 """The number of blobs to look up in one read transaction."""
 _DELETED = 10
-"""The number of blobs to remove while uploads and submits cannot record references."""
+"""The number of blobs to remove in one step."""
 _PAUSE = 0.02
-"""Seconds between two steps, so that others can use the database."""
+"""Seconds between two steps, so that other work can use the database."""
 _NOTE = b"(removed: all logs together were larger than jobserver.jobs.max-log-storage)\n"
 """What takes the place of a log that is removed while its job or context is still recorded."""
-_LOCK_TIMEOUT = 0.2
-"""Seconds for which new uploads and submits wait while those in progress finish."""
 
 T = TypeVar("T")
 
 
 class Pace:
-    """The small steps of a sweep, with a pause after each, until the sweeper is closed.
+    """Runs a sweep in small steps, with a pause after each, until the sweeper is closed.
 
-    ``removed`` counts what they have removed, by kind.
+    ``removed`` counts what the steps have removed, by kind.
     """
 
     def __init__(self, closed: threading.Event) -> None:
@@ -112,7 +112,7 @@ class Sweeper:
                 self._thread.start()
 
     def close(self) -> None:
-        """End a running sweep early, and start no other."""
+        """End a running sweep early, and start no more."""
         self._closed.set()
         with self._lock:
             thread = self._thread
@@ -124,7 +124,7 @@ class Sweeper:
     def sweep(self) -> dict[str, int]:
         """Remove everything beyond the limits, and return how many of each kind.
 
-        Waits for a sweep that runs already. Failures are logged; the next sweep tries again.
+        Waits for a sweep that is already running. Failures are logged; the next sweep tries again.
         """
         pace = Pace(self._closed)
         with self._sweeping:
@@ -132,27 +132,19 @@ class Sweeper:
                 try:
                     sweep(pace)
                 except (JobServerError, OSError) as error:
-                    _log.warning("the sweep failed, the next one tries again: %s", error)
+                    _log.warning("the sweep failed; the next one tries again: %s", error)
         return {kind: count for kind, count in pace.removed.items() if count}
 
 
+@attrs.frozen(kw_only=True, eq=False)
 class RecordSweep:
-    """Removes jobs, contexts, their logs, binaries and data files whose retention is over."""
+    """Removes jobs, contexts, their logs, binaries and data files that exceed their limits."""
 
-    def __init__(
-        self,
-        *,
-        metadata: MetadataStore,
-        clock: SteadyClock,
-        settings: Settings,
-        data_directory: DataDirectory,
-        data_files: DataFileService,
-    ) -> None:
-        self._metadata = metadata
-        self._clock = clock
-        self._settings = settings
-        self._data_directory = data_directory
-        self._data_files = data_files
+    _metadata: MetadataStore
+    _clock: SteadyClock
+    _settings: Settings
+    _data_directory: DataDirectory
+    _data_files: DataFileService
 
     @property
     def sweeps(self) -> tuple[Sweep, ...]:
@@ -186,12 +178,12 @@ class RecordSweep:
         if too_many is not None:
             ends.append(too_many + after)
         too_large = self._metadata.newest_excess_job(jobs=None, result_bytes=limits.max_result_storage)
-        if too_large is not None:  # perhaps the newest alone, which its submitter has yet to read
+        if too_large is not None:  # perhaps the newest result alone, which its submitter has not read yet
             ends.append(min(too_large + after, now - GRACE))
         return max(ends, default=None)
 
     def _sweep_log_storage(self, pace: Pace) -> None:
-        """Remove the oldest logs of what has ended, until the others fit into their limit."""
+        """Remove the oldest logs of ended jobs and contexts, until the remaining logs fit their limit."""
         limit = self._settings.jobs.max_log_storage
         if limit is None:
             return
@@ -223,7 +215,7 @@ class RecordSweep:
         )
 
     def _sweep_data_files(self, pace: Pace) -> None:
-        """Remove old data files, and the oldest ones until the others fit into their limit."""
+        """Remove old data files, then the oldest ones until the rest fits their limit."""
         limits = self._settings.data_files
         files = sorted(self._data_files.all(), key=lambda file: file.created_at)
         excess = 0 if limits.max_storage is None else sum(f.size for f in files) - limits.max_storage
@@ -255,59 +247,32 @@ class RecordSweep:
         return self._metadata.context(record_id)
 
 
+@attrs.frozen(kw_only=True, eq=False)
 class BlobSweep:
-    """Removes the blobs that no record refers to, except those that ``pinned`` lists.
+    """Removes the blobs that no record refers to and no server pins, also while other servers run."""
 
-    Stops as soon as ``others`` returns ids of other servers: their pins and their uploads are unknown here.
-    """
-
-    def __init__(
-        self,
-        *,
-        metadata: MetadataStore,
-        blobs: BlobStore,
-        clock: SteadyClock,
-        data_directory: DataDirectory,
-        sweep_lock: SweepLock,
-        pinned: Callable[[], frozenset[str]],
-        others: Callable[[], frozenset[str]],
-    ) -> None:
-        self._others = others
-        self._metadata = metadata
-        self._blobs = blobs
-        self._clock = clock
-        self._data_directory = data_directory
-        self._sweep_lock = sweep_lock
-        self._pinned = pinned
+    _metadata: MetadataStore
+    _blobs: BlobStore
+    _clock: SteadyClock
+    _data_directory: DataDirectory
+    _pins: BlobPins
 
     def __call__(self, pace: Pace) -> None:
         """Sweep once. Raises StorageError."""
-        if self._others():
-            return
         before = self._clock.wall() - GRACE
         self._data_directory.verify()
-        self._blobs.sweep(modified_before=before)
+        self._pins.drop_idle(GRACE.total_seconds())
+        self._blobs.sweep(modified_before=before - _ABANDONED)
         for listed in _batches(self._blobs.digests(modified_before=before), _LISTED):
             unused = self._metadata.unreferenced(listed)
             for some in _batches(iter(unused), _DELETED):
-                if not pace.pause() or self._others():
+                if not pace.pause():
                     return
-                self._delete_unused(pace, some)
-
-    def _delete_unused(self, pace: Pace, digests: list[str]) -> None:
-        """Remove those of the blobs that are still unreferenced, if the sweep gets the lock in time."""
-        with self._sweep_lock.exclusive(_LOCK_TIMEOUT) as acquired:
-            if not acquired:
-                return  # perhaps a blob is being downloaded; the next sweep finds these again
-            pinned = self._pinned()
-            for digest in self._metadata.unreferenced(digests):
-                if digest not in pinned:
-                    self._blobs.delete(digest)
-                    pace.removed["blobs"] += 1
+                pace.removed["blobs"] += self._pins.remove(some, self._blobs.delete)
 
 
 def _entries(directory: Path) -> Iterator[Path]:
-    """Yield the paths in a directory, none if it was removed; the next file creates it again."""
+    """Yield the paths in a directory. It may be missing, because only the next file creates it again."""
     with suppress(FileNotFoundError):
         yield from directory.iterdir()
 

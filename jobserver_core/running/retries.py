@@ -1,11 +1,11 @@
-"""Changes that must reach the metadata store, however long it is unavailable.
+"""Changes that must reach the metadata store, no matter how long it is unavailable.
 
-The problem: a launcher reports what has already happened (a job runs, a job ended, a context is gone). When
-the store cannot take such a change, because the database is locked, its disk is full or its server restarts,
-the change can be neither refused nor forgotten, and the launcher must not see an error.
+The problem: a launcher reports what has already happened (a job runs, a job ended, a context is gone). If the
+store cannot take such a change, because the database is locked, its disk is full or its server is restarting,
+the change can be neither refused nor forgotten, and the launcher must not get an error.
 
 The idea: each context has one queue of changes. A change is a call that writes to the store, and raises
-StorageError when the store did not take it. Normally it runs at once, on the thread that brings it. After a
+StorageError if the store does not accept the write. Normally it runs at once, on the caller's thread. After a
 StorageError it stays at the head of the queue and is called again, after a pause that doubles up to
 :data:`LONGEST_PAUSE`; later changes queue behind it without touching the store.
 
@@ -15,9 +15,9 @@ The change itself decides on its effects (waiters, events, callbacks, calls to t
 write, so they never precede the record. Memory is bounded because a job keeps its slot until
 its end is stored: a queue holds at most a few changes for each slot, and progress is dropped, never queued.
 
-Deliberately not handled: a server that ends while changes wait. It forgets them, and the next start
-reconciles the records with the truth, as after a crash. Requests of users are not queued either: they fail
-with the store's error, change nothing, and may be repeated.
+Deliberately not handled: a server that ends while changes wait. They are lost, and the next start reconciles
+the records with reality, as after a crash. Requests of users are not queued either: they fail with the
+store's error, change nothing, and can be repeated.
 """
 
 from __future__ import annotations
@@ -30,18 +30,16 @@ from collections.abc import Callable
 from jobserver_core.errors import StorageError
 from jobserver_core.ports import Clock
 
-__all__ = ["FIRST_PAUSE", "LONGEST_PAUSE", "MAX_DOUBTFUL", "RetryQueue", "Withdrawals"]
-
 _log = logging.getLogger(__name__)
 
 FIRST_PAUSE = 0.1
-"""Seconds between a change that failed and its first repetition."""
+"""Seconds between a change that failed and its first retry."""
 LONGEST_PAUSE = 5.0
 """The maximum number of seconds between two attempts."""
 
 
 class RetryQueue:
-    """Calls changes one at a time, in order, each until the store has taken it. Thread-safe.
+    """Calls changes one at a time and in order, each until the store has accepted it. Thread-safe.
 
     ``name`` says in logs and thread names whose changes these are.
     """
@@ -61,7 +59,7 @@ class RetryQueue:
         return self._failing
 
     def put(self, change: Callable[[], None]) -> None:
-        """Call a change now, or after those that wait. Errors other than StorageError propagate."""
+        """Call a change now, or after those that are waiting. Errors other than StorageError propagate."""
         with self._lock:
             self._changes.append(change)
             if self._busy:
@@ -70,12 +68,20 @@ class RetryQueue:
         self._run()
 
     def put_later(self, change: Callable[[], None]) -> None:
-        """Call a change after a pause, on another thread, behind those that then wait."""
+        """Call a change after a pause, on another thread, behind those that are waiting by then."""
         self._clock.call_later(FIRST_PAUSE, lambda: self.put_on_thread(change))
 
     def put_on_thread(self, change: Callable[[], None]) -> None:
         """Call a change on another thread, as timers must: a store that hangs would block the others."""
-        self._on_thread(lambda: self.put(change))
+        self.on_thread(lambda: self.put(change))
+
+    def on_thread(self, call: Callable[[], None]) -> None:
+        """Make a call on another thread at once, ahead of waiting changes. For timers that store nothing.
+
+        A store or a lock that hangs must not block the clock's other timers.
+        """
+        name = f"jobserver-retry {self._name}"
+        threading.Thread(target=self._call_and_log, args=(call,), name=name, daemon=True).start()
 
     def _run(self) -> None:
         unexpected: Exception | None = None
@@ -87,7 +93,7 @@ class RetryQueue:
                 break
             except Exception as error:  # noqa: BLE001 - raised below, after the other changes
                 unexpected = error
-            self._done()
+            self._remove_first()
         if unexpected is not None:
             raise unexpected
 
@@ -96,7 +102,7 @@ class RetryQueue:
             self._busy = bool(self._changes)
             return self._changes[0] if self._changes else None
 
-    def _done(self) -> None:
+    def _remove_first(self) -> None:
         with self._lock:
             self._changes.popleft()
             self._pause = FIRST_PAUSE
@@ -106,17 +112,12 @@ class RetryQueue:
 
     def _postpone(self, error: StorageError) -> None:
         if not self._failing:
-            _log.warning("%s: cannot store a change, trying again until it is stored: %s", self._name, error)
+            _log.warning("%s: cannot store a change, retrying until it is stored: %s", self._name, error)
         self._failing = True
         pause, self._pause = self._pause, min(LONGEST_PAUSE, 2 * self._pause)
-        self._clock.call_later(pause, lambda: self._on_thread(self._run))
+        self._clock.call_later(pause, lambda: self.on_thread(self._run))
 
-    def _on_thread(self, call: Callable[[], None]) -> None:
-        """Call on a separate thread: a store that hangs must not block the clock's other timers."""
-        name = f"jobserver-retry {self._name}"
-        threading.Thread(target=self._logged, args=(call,), name=name, daemon=True).start()
-
-    def _logged(self, call: Callable[[], None]) -> None:
+    def _call_and_log(self, call: Callable[[], None]) -> None:
         try:
             call()
         except Exception:  # noqa: BLE001 - no caller can handle it
@@ -124,18 +125,18 @@ class RetryQueue:
 
 
 MAX_DOUBTFUL = 1000
-"""The maximum number of records in doubt; further requests are refused without trying the store."""
+"""The maximum number of records in doubt. Beyond that, requests are refused without trying the store."""
 
 
 class Withdrawals:
     """Withdraws records that a failed request may have left behind. Thread-safe.
 
     A store that raises StorageError has normally changed nothing. The exception is a connection that breaks
-    during a commit: then it is unknown whether the record was stored. The request was answered with an error,
-    so a stored record must not stay: a context would keep its name, a job would wait forever. Once the store
-    works again, such records are looked up and end in the state ERROR. The job also loses its idempotency
-    key, so that repeating the request is a new attempt. Another server may run a job that was stored for it:
-    such a job stays if it has begun, or has a key (:meth:`.Records.enqueue_job`).
+    during a commit: it is then unknown whether the record was stored. The request has failed with an error,
+    so a stored record must not stay: a context would occupy its name, and a job would wait forever. Once the
+    store works again, such records are looked up and end as ERROR. The job also loses its idempotency key, so
+    that repeating the request is a new attempt. Another server may run a job that was stored for it: such a
+    job stays if it has begun, or has a key (:meth:`.Records.enqueue_job`).
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -156,7 +157,7 @@ class Withdrawals:
             if self._scheduled:
                 return
             self._scheduled = True
-        # Later, because the store has just failed and the caller waits for the error.
+        # Later, because the store has just failed and the caller is waiting for the error.
         self._queue.put_later(self._withdraw_all)
 
     def _withdraw_all(self) -> None:

@@ -1,33 +1,33 @@
-"""The server among those that share the metadata store, and the watch over the others.
+"""Membership of this server among those that share the metadata store, and its watch over the others.
 
 Theory
 ======
 
 The problem: several servers work on one store. When one of them dies, the others must end its contexts and
-run its waiting jobs; while it lives, they must not touch them. No server can see whether another one is dead,
-or only slow, or cut off, or paused for a minute and about to continue.
+run its waiting jobs; while it lives, they must not touch them. No server can tell whether another one is
+dead, or only slow, cut off, or paused for a minute and about to continue.
 
 The idea: each server is registered with a *lease*, a time on the store's clock, and renews it while it runs.
-When a lease has expired, another server may remove the registration: that, and nothing else, declares the
-server dead. The store lets either the renewal or the removal win. Then the records of the removed server are
+When a lease has expired, another server may remove the registration. This, and nothing else, declares the
+server dead. The store lets either a renewal or a removal win. Then the records of the removed server are
 taken over one by one, each with a higher *epoch*, which every write compares
 (:mod:`~jobserver_core.ports.metadata`).
 
-A server that was removed although it lives finds out in two ways. Its writes to a record that was taken over
-fail, and its next renewal finds no registration. Then it ends its contexts on its own machine, without
-touching what others have taken over, and registers again, as a server that has just started.
+A server that was removed although it is alive finds out in two ways: its writes to records that were taken
+over fail, and its next renewal finds no registration. It then ends its contexts on its own machine, without
+touching what others have taken over, and registers again like a server that has just started.
 
 The invariants: a server registers before it creates a record, so a record of an unregistered server has lost
-its owner. An expired lease alone takes nothing away: a server that was slow but was not removed just goes on.
-Only the store's clock judges leases, so clocks of machines may differ.
+its owner. An expired lease alone changes nothing: a server that was slow but was not removed simply
+continues. Only the store's clock judges leases, so the clocks of machines may differ.
 
 If the server that removed another one dies before it has taken everything over, the records still belong to
-an unregistered server. So every server looks for such records when a registration that it knew has
+an unregistered server. So every server scans for such records when a registration that it knew has
 disappeared, and every :data:`FULL_CHECK_EVERY` renewals in any case.
 
-When the store itself was away, all leases have expired at once. A server that could not renew its own lease
-in time therefore gives the others the time of a lease before it judges them, and one that starts waits for
-its first renewal.
+If the store itself was unavailable, all leases expire at once. So a server that could not renew its own lease
+in time gives the others the time of one lease before it judges them, and a server that starts waits for its
+first renewal.
 
 Deliberately not handled: a store that is not shared, such as a SQLite file in the data directory. The lock of
 the data directory already keeps other servers out, so there is nothing to renew or to watch.
@@ -55,25 +55,23 @@ from jobserver_core.running.notices import Topic, notice_of
 if TYPE_CHECKING:
     from jobserver_core.config.settings import ServerSettings
 
-__all__ = ["FULL_CHECK_EVERY", "RENEWAL", "Membership"]
-
 _log = logging.getLogger(__name__)
 _repeats = Repeats(_log)
 
 RENEWAL = 0.3
-"""The part of its lease after which a server renews it."""
+"""The fraction of its lease after which a server renews it."""
 FULL_CHECK_EVERY = 20
-"""After how many renewals a server looks for records without an owner, even if no server has disappeared."""
+"""Every how many renewals a server scans for records without an owner, even if no server has disappeared."""
 
 
 class Membership:
     """Registers this server, renews its lease, and removes servers whose lease has expired. Thread-safe.
 
-    ``address`` shows people where this server runs. A lease is never shorter than ``reattach_timeout``,
+    ``address`` tells people where this server runs. A lease is never shorter than ``reattach_timeout``,
     because contexts wait that long for the next server on the same data directory. ``on_removed`` is called
-    when this server was removed by another one and has registered again: it has to end its contexts.
-    ``take_over`` is called when there may be records of servers that are gone, once at a time. Both run on
-    threads of their own, so the lease is renewed meanwhile.
+    after another server has removed this one and this one has registered again; it must end the contexts.
+    ``take_over`` is called when there may be records of servers that are gone; its calls do not overlap. Both
+    run on separate threads, so the lease is renewed meanwhile.
     """
 
     def __init__(
@@ -103,15 +101,19 @@ class Membership:
         self._joined = False
         self._draining = False
         self._removed = False
+        self.leases_taken_over = 0
+        """How many other servers this one has declared dead."""
+        self.leases_lost = 0
+        """How often others have declared this one dead."""
         self._renewed_at = 0.0
         self._judges_from = 0.0
         self._watching = False
-        self._look_wanted = False
+        self._scan_wanted = False
         self._lock = threading.Lock()
         self._timer: Timer | None = None
         self._closed = False
         self._working = threading.Lock()
-        self._looking = threading.Lock()
+        self._scanning = threading.Lock()
 
     def join(self) -> None:
         """Register this server. Raises StorageError."""
@@ -131,7 +133,7 @@ class Membership:
     def drain(self) -> None:
         """Store that this server accepts no new work, so that the others give it none. Idempotent.
 
-        Raises StorageError; then every renewal tries again.
+        Raises StorageError. Every renewal then tries again.
         """
         self._draining = True
         if self._joined and not self._closed:
@@ -149,13 +151,18 @@ class Membership:
         living = self._metadata.contexts(ContextQuery(states=CONTEXTS.live_states))
         contexts = Counter(context.owner for context in living)
         return [
-            ServerStatus(**attrs.asdict(server), expired=server.id in expired, contexts=contexts[server.id])
+            ServerStatus(
+                **attrs.asdict(server),
+                expired=server.id in expired,
+                leased=self._metadata.shared,
+                contexts=contexts[server.id],
+            )
             for server in self._metadata.servers()
         ]
 
     @property
     def has_heirs(self) -> bool:
-        """Whether another server would take over what this one leaves, as far as the store can be read."""
+        """Whether another server would take over what this one leaves. A guess if the store fails."""
         if not self._metadata.shared:
             return False
         try:
@@ -164,13 +171,13 @@ class Membership:
             return self.has_peers
         return any(server.id != self._id and not server.draining for server in servers)
 
-    def servers_left(self, ids: frozenset[str] | None) -> None:
+    def search_now(self, ids: frozenset[str] | None) -> None:
         """Look at once for what these servers have left. Raises StorageError."""
         if not ids:
-            return  # every renewal looks anyway
+            return  # every renewal checks anyway
         with self._working:
             if not self._closed:
-                self._look_wanted = True
+                self._scan_wanted = True
                 self._renew()
 
     @property
@@ -179,31 +186,31 @@ class Membership:
         return bool(self._known)
 
     def start(self) -> None:
-        """Renew the lease from now on."""
+        """Start to renew the lease."""
         if self._metadata.shared:
             self._schedule()
 
     def watch(self) -> None:
-        """Call ``take_over`` for servers that disappear from now on."""
+        """Start to call ``take_over`` for servers that disappear."""
         self._watching = True
 
     def stop_watching(self, timeout: float) -> None:
-        """Call ``take_over`` no more, and wait up to ``timeout`` seconds for a call that runs."""
+        """Stop calling ``take_over``, and wait up to ``timeout`` seconds for a running call."""
         self._watching = False
-        if self._looking.acquire(timeout=timeout):
-            self._looking.release()
+        if self._scanning.acquire(timeout=timeout):
+            self._scanning.release()
         else:
-            _log.warning("taking over what a server left has not ended after %g s", timeout)
+            _log.warning("still taking over what a server left after %g s", timeout)
 
     def close(self, *, detached: bool) -> None:
-        """Give up the registration, or keep it for the next server if contexts were left to that one."""
+        """Give up the registration, or keep it if contexts were left to the next server."""
         with self._lock:
             if self._closed or not self._joined:
                 return
             self._closed = True
             if self._timer is not None:
                 self._timer.cancel()
-        with self._working:  # a renewal that runs now would register this server again
+        with self._working:  # a renewal at the same time would register this server again
             try:
                 if detached:
                     self._metadata.renew_server(self._id, lease=self._reattach_timeout)
@@ -230,8 +237,8 @@ class Membership:
                 if not self._closed:
                     self._renew()
         except StorageError as error:
-            _repeats.warning("lease", "cannot renew the lease of this server, trying again: %s", error)
-        except Exception:  # noqa: BLE001 - whatever goes wrong, the lease has to be renewed the next time
+            _repeats.warning("lease", "cannot renew the lease of this server, retrying: %s", error)
+        except Exception:  # noqa: BLE001 - whatever goes wrong, the next renewal must happen
             _log.exception("cannot watch the other servers")
         finally:
             self._schedule()
@@ -241,10 +248,13 @@ class Membership:
         if not self._metadata.renew_server(self._id, lease=self._lease):
             _log.error("this server did not renew its lease in time, and others have taken its contexts over")
             self._removed = True
-        if self._removed:  # even if an earlier attempt to register failed after the store had made it
+            self.leases_lost += 1
+        if self._removed:  # even if an earlier attempt to register seemed to fail
             self.join()
             self._removed = False
-            threading.Thread(target=self._go_on_afresh, name="jobserver-removed", daemon=True).start()
+            threading.Thread(
+                target=self._end_contexts_after_removal, name="jobserver-removed", daemon=True
+            ).start()
         now = self._clock.monotonic()
         if now - self._renewed_at > self._longest_gap:
             self._judges_from = now + self._lease
@@ -254,48 +264,49 @@ class Membership:
         if now >= self._judges_from:
             self._remove_dead()
         others = self.others()
-        self._look_wanted |= bool(self._known - others) or self._renewals % FULL_CHECK_EVERY == 0
+        self._scan_wanted |= bool(self._known - others) or self._renewals % FULL_CHECK_EVERY == 0
         self._known = others
-        if self._watching and self._look_wanted:
-            self._look()
+        if self._watching and self._scan_wanted:
+            self._start_scan()
 
     def _remove_dead(self) -> None:
         """Remove the servers whose lease has expired, or all if nobody shares the store."""
         shared = self._metadata.shared
         for server in self._metadata.servers(expired=True if shared else None):
             if server.id != self._id and self._metadata.remove_server(server.id, only_expired=shared):
-                self._report(server)
+                self._count_removed(server)
 
-    def _report(self, server: Server) -> None:
+    def _count_removed(self, server: Server) -> None:
         if self._metadata.shared:
+            self.leases_taken_over += 1
             _log.warning(
                 "server %s (%s) did not renew its lease: taking over what it left", server.id, server.address
             )
 
-    def _go_on_afresh(self) -> None:
-        """End the contexts of the time before this server was removed, then look for what they left."""
+    def _end_contexts_after_removal(self) -> None:
+        """End the contexts from before this server was removed, then look for what they left."""
         try:
             self._on_removed()
-        except Exception:  # noqa: BLE001 - the server works on, whatever became of its contexts
+        except Exception:  # noqa: BLE001 - the server continues, whatever happened to its contexts
             _log.exception("cannot end the contexts that other servers have taken over")
-        self._look_wanted = True
-        self._look_once()
+        self._scan_wanted = True
+        self._scan()
 
-    def _look(self) -> None:
-        """Look for records without an owner; it may take long, and the lease has to be renewed meanwhile."""
-        threading.Thread(target=self._look_once, name="jobserver-failover", daemon=True).start()
+    def _start_scan(self) -> None:
+        """Scan on a separate thread, because it may be slow and the lease must be renewed meanwhile."""
+        threading.Thread(target=self._scan, name="jobserver-failover", daemon=True).start()
 
-    def _look_once(self) -> None:
-        if not self._looking.acquire(blocking=False):
-            return  # the next renewal wants it again
+    def _scan(self) -> None:
+        if not self._scanning.acquire(blocking=False):
+            return  # the next renewal tries again
         try:
             if self._watching and not self._closed:
-                self._look_wanted = False
+                self._scan_wanted = False
                 self._take_over()
-        except Exception as error:  # noqa: BLE001 - the next look may succeed
+        except Exception as error:  # noqa: BLE001 - the next scan may succeed
             unexpected = not isinstance(error, StorageError)
-            text = "cannot take over what a server left, trying again: %s"
+            text = "cannot take over what a server left, retrying: %s"
             _repeats.warning("left", text, error, exc_info=unexpected)
-            self._look_wanted = True
+            self._scan_wanted = True
         finally:
-            self._looking.release()
+            self._scanning.release()

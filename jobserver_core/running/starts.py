@@ -1,21 +1,21 @@
-"""The queue of context starts: a few contexts start at once, the others wait, and callers take turns.
+"""The queue of context starts: a few contexts start at a time, the others wait, and callers take turns.
 
-A start is the most expensive operation of a server: a JVM, some seconds of every core, hundreds of
-megabytes. Twenty at once on two cores do not just take ten times as long as two: they all exceed their time
-limit. So a context is launched only while fewer than ``limit`` others are starting. It holds its *slot*
-from the launch until it is ready or has ended; the others wait.
+Starting a context is a server's most expensive operation: a JVM, several seconds of every core, hundreds of
+megabytes. Twenty starts at once on two cores do not just take ten times as long as two: all of them exceed
+their time limit. So a context is launched only while fewer than ``limit`` others are starting. It holds its
+*slot* from the launch until it is ready or has ended; the others wait.
 
-Slots go to callers in turn, so that fifty contexts of one caller do not delay the first one of another.
-Each caller has a *lane*: its waiting starts in the order in which they came. A free slot goes to the caller
-with the fewest contexts starting at that moment; of several such callers, to the one whose last turn was
-longest ago. So a caller who has nothing starting waits for at most one turn of every other caller. Starts
-without a caller, such as those of the configuration file, share one lane.
+Slots go to callers in turn, so that fifty contexts of one caller do not delay the first one of another. Each
+caller has a *lane*: its waiting starts in the order in which they came. A free slot goes to the caller with
+the fewest contexts starting at that moment; of several such callers, to the one whose last turn was longest
+ago. So a caller with nothing starting waits for at most one turn of every other caller. Starts without a
+caller, such as those from the configuration file, share one lane.
 
 The time limit of a start counts from its launch, so it does not include waiting. Waiting has a separate
 limit.
 
-Launching is an effect, like those of an :class:`~jobserver_core.running.outbox.Outbox`: it happens outside
-of the queue's lock, one at a time, on the thread whose context gave its slot back.
+Launches are effects in an :class:`~jobserver_core.running.outbox.Outbox`: they run outside the queue's lock,
+one at a time, on the thread whose context has freed a slot.
 """
 
 from __future__ import annotations
@@ -33,17 +33,15 @@ from jobserver_core.ports import Clock
 from jobserver_core.ports.clock import Timer
 from jobserver_core.running.outbox import Outbox
 
-__all__ = ["QueuedStart", "StartQueue"]
-
 _log = logging.getLogger(__name__)
 
 
 @attrs.define(eq=False)
 class QueuedStart:
-    """One context's place in the queue; callers take turns, and ``caller`` is the one of this start.
+    """One context's place in the queue. Callers take turns; ``caller`` is the one who wants this start.
 
-    ``launch`` is called when it is its turn, ``expire`` if that took too long. At most one of them is called,
-    and neither if :meth:`StartQueue.enter` gave it a slot at once. Both must return quickly.
+    ``launch`` is called when its turn comes, ``expire`` if that takes too long. At most one of them is
+    called, and neither if :meth:`StartQueue.enter` returned True. Both must return quickly.
     """
 
     name: str
@@ -63,20 +61,20 @@ class StartQueue:
         self._timeout = timeout
         self._lock = threading.Lock()
         self._lanes: dict[str, dict[QueuedStart, None]] = {}
-        """The waiting starts by caller; the caller whose turn was longest ago is first."""
+        """The waiting starts by caller. The caller whose last turn was longest ago comes first."""
         self._starting: set[QueuedStart] = set()
         self._closed = False
         self._launches = Outbox()
 
     @property
     def status(self) -> StartQueueStatus:
-        """The number of contexts that are starting, and the names of those that wait to start."""
+        """The number of contexts that are starting, and the names of those that are waiting to start."""
         with self._lock:
             waiting = frozenset(start.name for lane in self._lanes.values() for start in lane)
             return StartQueueStatus(limit=self._limit, starting=len(self._starting), waiting=waiting)
 
     def enter(self, start: QueuedStart) -> bool:
-        """Take a slot, or a place in the queue; return True if it is a slot."""
+        """Take a slot, or else a place in the queue; return whether it was a slot."""
         with self._lock:
             if len(self._starting) < self._limit and not self._lanes and not self._closed:
                 self._starting.add(start)
@@ -86,12 +84,12 @@ class StartQueue:
             start.entered_at = self._clock.monotonic()
             start.timer = self._clock.call_later(self._timeout, lambda: self._expire(start))
         _log.info(
-            "context %s waits to be started, like %d others: %d start now", start.name, others, self._limit
+            "context %s waits to start, with %d others; %d are starting now", start.name, others, self._limit
         )
         return False
 
     def leave(self, start: QueuedStart) -> None:
-        """Give back the slot or the place, so that the next start gets its turn. Idempotent."""
+        """Give up the slot or the place, so that the next start gets its turn. Idempotent."""
         with self._lock:
             self._drop(start)
             self._starting.discard(start)
@@ -118,7 +116,7 @@ class StartQueue:
         self._launches.drain()
 
     def _next(self) -> QueuedStart:
-        """Take the start whose turn it is out of its lane, and put the lane behind the others."""
+        """Remove the start whose turn it is from its lane, and move the lane behind the others."""
         starting = Counter(start.caller for start in self._starting)
         caller = min(self._lanes, key=lambda caller: starting[caller])  # the first one of equals
         start = next(iter(self._lanes[caller]))
@@ -132,11 +130,11 @@ class StartQueue:
 
     def _launch(self, start: QueuedStart) -> None:
         waited = self._clock.monotonic() - start.entered_at
-        _log.info("context %s is started now, after %.1f s in the queue", start.name, waited)
+        _log.info("starting context %s after %.1f s in the queue", start.name, waited)
         start.launch()
 
     def _drop(self, start: QueuedStart) -> bool:
-        """Take a start out of the queue, with the lock held; return whether it was there."""
+        """Remove a start from the queue, with the lock held; return whether it was there."""
         if start.timer is not None:
             start.timer.cancel()
         lane = self._lanes.get(start.caller, {})

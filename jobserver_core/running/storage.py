@@ -1,4 +1,4 @@
-"""What uses how much storage, for operators."""
+"""Storage usage by kind of data, for operators."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from jobserver_core.ports import BlobStore, MetadataStore
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
 
-__all__ = ["StorageService"]
-
 _LIMITS = {
     "jobs": ("jobserver.jobs.retention", "jobserver.jobs.max-kept"),
     "results": ("jobserver.jobs.max-result-storage",),
@@ -31,7 +29,7 @@ _LIMITS = {
 
 
 class StorageService:
-    """Counts what the stores and the data directory contain. Each call looks again, which may take long."""
+    """Counts what the stores and the data directory contain. Every call counts again, which can be slow."""
 
     def __init__(
         self, *, metadata: MetadataStore, blobs: BlobStore, data_directory: DataDirectory, settings: Settings
@@ -42,7 +40,7 @@ class StorageService:
         self._settings = settings
 
     def usage(self) -> list[StorageUsage]:
-        """Return what uses how much. Raises StorageError."""
+        """Return the storage that each kind of data uses. Raises StorageError."""
         from jobserver_core.config.loading import describe  # noqa: PLC0415 - keeps the import of core light
 
         records, directory = self._metadata.usage(), self._data_directory

@@ -37,14 +37,12 @@ from jobserver_core.running.waiting import JobHandle
 if TYPE_CHECKING:
     from jobserver_core.config.settings import JobLimits
 
-__all__ = ["SubmissionService"]
-
-_OPTIONS = ("max_queue_time", "max_run_time", "priority", "restartable")
+_FINGERPRINTED_OPTIONS = ("max_queue_time", "max_run_time", "priority", "restartable")
 
 
 @attrs.frozen
 class _Checked:
-    """A request with its configuration as JSON, the hash of a request with a key, and who sent it."""
+    """A request with its configuration as JSON, its hash if it has an idempotency key, and its caller."""
 
     request: JobRequest
     config: str
@@ -52,34 +50,24 @@ class _Checked:
     caller: str
 
 
+@attrs.define(kw_only=True, eq=False)
 class SubmissionService:
     """Accepts jobs. Thread-safe."""
 
-    def __init__(
-        self,
-        *,
-        jobs: JobService,
-        contexts: ContextRegistry,
-        records: Records,
-        fetching: FetchService,
-        class_paths: ClassPaths,
-        configs: JobConfigs,
-        callbacks: CallbackService,
-        limits: JobLimits,
-    ) -> None:
-        self._limits = limits
-        self._jobs = jobs
-        self._contexts = contexts
-        self._records = records
-        self._fetching = fetching
-        self._class_paths = class_paths
-        self._configs = configs
-        self._callbacks = callbacks
+    _jobs: JobService
+    _contexts: ContextRegistry
+    _records: Records
+    _fetching: FetchService
+    _class_paths: ClassPaths
+    _configs: JobConfigs
+    _callbacks: CallbackService
+    _limits: JobLimits
 
     def begin(self, request: JobRequest, caller: str = "", *, durable: bool = True) -> Preparation[JobHandle]:
-        """Check a request, and fetch its files; the result can record it and give it to its context.
+        """Check a request and begin to fetch its files.
 
-        ``durable`` says that the record has to be on the disk before the job's handle is returned.
+        Finishing the preparation stores the job and gives it to its context. With ``durable``, the record is
+        on disk before the job's handle is returned.
         """
         if request.callback_url is not None:
             self._callbacks.check(request.callback_url)
@@ -88,7 +76,7 @@ class SubmissionService:
         checked = _Checked(request, config, fingerprint, caller)
         earlier = self._submitted_before(checked)
         if earlier is not None:
-            return self._fetching.prepare((), lambda _fetched: self._synced(earlier))
+            return self._fetching.prepare((), lambda _fetched: self._wait_for_sync(earlier))
         uris = uris_of((*request.class_path, *request.packages))
         if request.context is None:
             uris += self._contexts.uris(request.context_settings)
@@ -104,29 +92,29 @@ class SubmissionService:
             earlier = self._submitted_before(checked)
             if earlier is None:
                 raise
-            return self._synced(earlier)
+            return self._wait_for_sync(earlier)
         except ServerClosed:
             raise
         except Unavailable:
             self._jobs.count_refusal()
             raise
-        # After a power cut, a request that is repeated with its key must find its job.
+        # After a power cut, a request that is repeated with the same key must find its job.
         if durable or checked.request.idempotency_key is not None:
             try:
-                self._synced(handle)
+                self._wait_for_sync(handle)
             except StorageError:
                 with suppress(JobServerError):
                     self._jobs.kill(handle.id, force=False)
                 raise
         return handle
 
-    def _synced(self, handle: JobHandle) -> JobHandle:
-        """Return a job's handle once the disk has the job. Raises StorageError."""
+    def _wait_for_sync(self, handle: JobHandle) -> JobHandle:
+        """Return a job's handle once the job is on disk. Raises StorageError."""
         self._records.syncer.sync()
         return handle
 
     def _accept(self, checked: _Checked, fetched: Mapping[str, Fetched]) -> JobHandle:
-        """Record a job and give it to its context, or to the one that takes its place just now."""
+        """Record a job and give it to its context, or to the successor of that context."""
         try:
             return self._accept_once(checked, fetched)
         except ContextNotFound:
@@ -137,14 +125,15 @@ class SubmissionService:
 
     def _accept_once(self, checked: _Checked, fetched: Mapping[str, Fetched]) -> JobHandle:
         request = checked.request
-        with self._class_paths.resolving(), ExitStack() as files:
-            entries = self._class_paths.resolve_job(request, fetched)
+        with ExitStack() as files:
+            entries = self._class_paths.resolve_job(request, fetched, files)
             named = self._contexts.find(request.context) if request.context is not None else None
             if isinstance(named, Context):
                 return self._enqueue(checked, entries, named)
             code = self._class_paths.lease(entries, files)
             spec = self._jobs.spec(self._records.new_id(), request.class_name, code, checked.config)
-            # This may record a context for the job; nothing may fail between here and the handover.
+            # This may record a context for the job. A failure between here and the handover would leave a
+            # context without a job.
             context, context_spec = self._ad_hoc_context(checked, fetched) if named is None else (named, None)
             job = self._records.new_job(
                 spec.id,
@@ -154,13 +143,15 @@ class SubmissionService:
                 limits=context.time_limits,
                 fingerprint=checked.fingerprint,
             )
-            live = self._jobs.live(job, spec, files.pop_all())
+            live = self._jobs.make_live(job, spec, files.pop_all())
             handle = self._jobs.handle_of(live)
-            self._jobs.give(live, context, context_spec, lambda: context.accept(live, checked.config))
+            self._jobs.hand_over_new(
+                live, context, context_spec, lambda: context.accept(live, checked.config)
+            )
         return handle
 
     def _enqueue(self, checked: _Checked, entries: tuple[ResolvedEntry, ...], context: Context) -> JobHandle:
-        """Store a job for a context of another server, which picks it up (:mod:`.intake`)."""
+        """Store a job for a context of another server, which then picks it up (:mod:`.intake`)."""
         job = self._records.new_job(
             self._records.new_id(),
             checked.request,
@@ -195,7 +186,7 @@ class SubmissionService:
 
 
 def _fingerprint(request: JobRequest, config: str) -> str:
-    """Return a hash that is equal for equal requests, with any order of their keys.
+    """Return a hash that is equal for equal requests, regardless of the order of their keys.
 
     ``1.10`` and ``1.1`` differ, as they do for a job that reads the text of a number.
     """
@@ -207,7 +198,7 @@ def _fingerprint(request: JobRequest, config: str) -> str:
         request.context_settings,
         request.callback_url,
         # Only options that are set, so that requests without them keep the hashes of earlier releases.
-        *((name, value) for name in _OPTIONS if (value := getattr(request, name))),
+        *((name, value) for name in _FINGERPRINTED_OPTIONS if (value := getattr(request, name))),
         *(["packages", *map(str, request.packages)] for _ in request.packages[:1]),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

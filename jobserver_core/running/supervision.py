@@ -2,14 +2,14 @@
 
 :mod:`~jobserver_core.running.restarts` has the theory, and decides which contexts have a successor.
 
-A successor lives in this process from the moment in which it is stored: it accepts jobs, which wait in its
-queue, and it can be stopped. First it gets the jobs of the context before it. Then a timer waits for the
-pause, then the files of its class path are fetched, and only then is it launched. None of this happens on
-the thread that reported the death, and no thread waits for the pause. Whatever fails here ends the successor,
-which is a death like any other.
+A successor lives in this process from the moment it is stored: it accepts jobs, which wait in its queue, and
+it can be stopped. First it gets the jobs of its predecessor. Then a timer waits for the pause, the files of
+its class path are fetched, and finally it is launched. None of this happens on the thread that reported the
+death, and no thread waits for the pause. Any failure here ends the successor, which counts as a death like
+any other.
 
-Until the server has reconciled what an earlier one left, nothing is launched: the sweep of the launcher would
-end it.
+Nothing is launched until the server has reconciled what an earlier one left; otherwise the launcher's sweep
+would end it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 from jobserver_core.errors import JobServerError, ServerClosed, StorageError
+from jobserver_core.models.contexts import Context
 from jobserver_core.ports import Clock
 from jobserver_core.repeats import Repeats
 from jobserver_core.running.context_registry import ContextRegistry
@@ -28,18 +30,17 @@ from jobserver_core.running.jobs import JobService
 from jobserver_core.running.live_context import LiveContext
 from jobserver_core.running.live_job import LiveJob
 from jobserver_core.running.restarts import pause_before
-
-__all__ = ["Supervisor"]
+from jobserver_core.running.waiting import Waiter
 
 _log = logging.getLogger(__name__)
 _repeats = Repeats(_log)
 
 STORAGE_PAUSE = 1.0
-"""Seconds between two attempts to move a job while storage fails."""
+"""Seconds between two attempts to move a job while storage is failing."""
 
 
 class Supervisor:
-    """Gives the successors of dead contexts their jobs, and launches them after their pause. Thread-safe."""
+    """Gives the successors of dead contexts their jobs, and launches them after a pause. Thread-safe."""
 
     def __init__(
         self, *, registry: ContextRegistry, jobs: JobService, fetching: FetchService, clock: Clock
@@ -52,26 +53,27 @@ class Supervisor:
         self._closed = threading.Event()
 
     def start(self) -> None:
-        """Launch from now on."""
+        """Start to launch contexts."""
         self._open.set()
 
     def close(self) -> None:
-        """Launch nothing any more; jobs that could not be moved wait for the next server. Idempotent."""
+        """Stop launching. Jobs that could not be moved wait for the next server. Idempotent."""
         self._closed.set()
         self._open.set()
 
     def restart(self, context: LiveContext, jobs: Sequence[LiveJob]) -> None:
-        """Give a successor the jobs of the context before it, in their order, and launch it later."""
+        """Give a successor the jobs of its predecessor, in their order, and launch it later."""
         record = context.record
         pause = pause_before(record)
         reason = record.error.message if record.error else ""
         _log.warning(
-            "context %s is started again in %g s (restart %d): %s",
+            "restarting context %s in %g s (restart %d): %s",
             record.name,
             pause,
             record.restarts,
             reason,
         )
+        context.ready.waiter.add_done_callback(_log_ready)
         self._on_thread(lambda: self._take_jobs(context, jobs, pause))
 
     def _take_jobs(self, context: LiveContext, jobs: Sequence[LiveJob], pause: float) -> None:
@@ -84,7 +86,7 @@ class Supervisor:
     def _move(self, live: LiveJob, context: LiveContext) -> None:
         while True:
             try:
-                self._jobs.move(live, context, None, partial(context.adopt, live))
+                self._jobs.hand_over(live, context, None, partial(context.adopt, live))
                 return
             except StorageError as error:
                 _repeats.warning("storage", "job %s waits for storage: %s", live.job.id, error)
@@ -97,7 +99,7 @@ class Supervisor:
                 return
 
     def _launch(self, context: LiveContext) -> None:
-        """Fetch the files of a context, and start it; whatever fails ends it."""
+        """Fetch the files of a context and start it. Any failure ends it."""
         if self._closed.is_set() or not context.record.state.starting:
             return
         try:
@@ -107,8 +109,14 @@ class Supervisor:
                 preparation.finish()
         except ServerClosed:
             _log.info("context %s is not started again: the server is closing", context.record.name)
-        except Exception as error:  # noqa: BLE001 - whatever fails is the reason why it has died again
+        except Exception as error:  # noqa: BLE001 - any failure is why it has died again
             context.fail(error)
 
     def _on_thread(self, call: Callable[[], None]) -> None:
         threading.Thread(target=call, name="jobserver-restart", daemon=True).start()
+
+
+def _log_ready(ready: Waiter[Context]) -> None:
+    with suppress(JobServerError):  # it ended, which its own restart logs, or was left to another server
+        context = ready.result(0)
+        _log.info("context %s is ready again (restart %d)", context.name, context.restarts)

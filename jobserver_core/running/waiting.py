@@ -1,4 +1,4 @@
-"""Wait for a job, or another future value, without a thread: block, use a callback, or await."""
+"""Wait for a job or another future value without using a thread: block, use a callback, or await."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Any, Generic, TypeVar
 
 from jobserver_core.errors import JobFailed, JobKilled, ResultTimeout
 from jobserver_core.models.arguments import check_seconds
-from jobserver_core.models.jobs import ErrorInfo, Job, JobResult
+from jobserver_core.models.failures import ErrorInfo, FailureKind
+from jobserver_core.models.jobs import Job, JobResult
 from jobserver_core.models.json_values import Json, loads
 from jobserver_core.models.lifecycle import JobState
+from jobserver_core.models.redaction import redacted_url
 from jobserver_core.running.results import ResultReader
 
 __all__ = ["JobHandle", "Promise", "Waiter", "all_done"]
@@ -23,8 +25,8 @@ T = TypeVar("T")
 class Waiter(Generic[T]):
     """A read-only handle to a future value.
 
-    Any number of threads and event loops may wait; none of them costs a thread. A waiter cannot
-    be cancelled: if one stops waiting, the operation continues.
+    Any number of threads and event loops can wait on it, without extra threads. It cannot be cancelled: if a
+    caller stops waiting, the operation continues.
     """
 
     def __init__(self, future: Future[T], what: str) -> None:
@@ -32,17 +34,17 @@ class Waiter(Generic[T]):
         self._what = what
 
     def done(self) -> bool:
-        """Whether the value is available, or its computation failed."""
+        """Whether the value is available, or the operation has failed."""
         return self._future.done()
 
     def result(self, timeout: float | None = None) -> T:
         """Wait up to ``timeout`` seconds (None: forever) and return the value, or raise the error.
 
-        Raises ResultTimeout when it takes longer; you can wait again.
+        Raises ResultTimeout if it takes longer. You can then wait again.
         """
         check_seconds("timeout", timeout)
         try:
-            # Python cannot wait longer than TIMEOUT_MAX, which is some centuries.
+            # Python cannot wait longer than TIMEOUT_MAX, which is several centuries.
             return self._future.result(None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
         except FutureTimeout:
             if self._future.done():
@@ -50,7 +52,7 @@ class Waiter(Generic[T]):
             raise ResultTimeout(what=self._what, seconds=timeout) from None
 
     def add_done_callback(self, call: Callable[[Waiter[T]], None]) -> None:
-        """Call with this waiter once it is done, on the thread that finished it; at once if it is done."""
+        """Call with this waiter once it is done, on the thread that finishes it; at once if it is done."""
         self._future.add_done_callback(lambda _future: call(self))
 
     def __await__(self) -> Generator[object, None, T]:
@@ -70,24 +72,24 @@ class Promise(Generic[T]):
 
     @classmethod
     def kept(cls, value: T, what: str = "") -> Waiter[T]:
-        """Return a waiter for a value that is available already."""
+        """Return a waiter for a value that is already available."""
         promise: Promise[T] = cls(what)
         promise.keep(value)
         return promise.waiter
 
     def keep(self, value: T) -> None:
-        """Set the value; does nothing once a value or an error is set."""
+        """Set the value. Does nothing if a value or an error is already set."""
         if not self._future.done():
             self._future.set_result(value)
 
     def fail(self, error: BaseException) -> None:
-        """Set the error; does nothing once a value or an error is set."""
+        """Set the error. Does nothing if a value or an error is already set."""
         if not self._future.done():
             self._future.set_exception(error)
 
 
 def all_done(waiters: Iterable[Waiter[Any]]) -> Waiter[None]:
-    """Return a waiter that is done when all of them are, whether they succeeded or failed."""
+    """Return a waiter that is done once all of these are done, whether they succeeded or failed."""
     pending = list(waiters)
     done: Promise[None] = Promise(f"{len(pending)} things")
     lock = threading.Lock()
@@ -108,13 +110,31 @@ def all_done(waiters: Iterable[Waiter[Any]]) -> Waiter[None]:
     return done.waiter
 
 
+def raise_unless_finished(job: Job) -> None:
+    """Raise the error of a job that has ended without a result."""
+    if job.state is JobState.KILLED:
+        raise JobKilled(job_id=job.id, error=job.error or ErrorInfo(message=f"Job {job.id} killed"))
+    if job.state is JobState.ERROR:
+        error = _class_not_found(job) if job.failure is FailureKind.CLASS_NOT_FOUND else job.error
+        raise JobFailed(job_id=job.id, error=error, failure=job.failure)
+
+
+def _class_not_found(job: Job) -> ErrorInfo:
+    """Return the error in the library's words. The record has the words of the HTTP contract."""
+    names = ", ".join(redacted_url(entry.source) for entry in job.class_path)
+    message = f"class {job.class_name} not found" + (f" in {names}" if names else "")
+    stack = job.error.stack if job.error else ""
+    reason = stack if "\n" not in stack.strip() else ""  # if it has several lines, it is a JVM stack trace
+    return ErrorInfo(message=f"{message}: {reason.strip()}" if reason else message, stack=stack)
+
+
 class JobHandle:
     """A submitted job.
 
-    ``job`` is the record at the time the handle was created. ``started`` is done when the job
-    runs (its validation passed), has to wait for a slot, or ended; ``finished`` when it ended with any
-    outcome. Both return the job's record; they fail with JobPostponed for a job that has not begun
-    when the server closes, since the next server runs it.
+    ``job`` is the record at the time the handle was created. ``started`` is done once the job runs (its
+    validation has passed), has to wait for a slot, or has ended. ``finished`` is done once the job has ended,
+    with any outcome. Both return the job's record. If the server closes before the job has begun, they fail
+    with JobPostponed, since the next server runs it.
     """
 
     def __init__(
@@ -132,26 +152,29 @@ class JobHandle:
         self._open_result = open_result
         self._known_result = known_result
 
+    def __repr__(self) -> str:
+        return f"<JobHandle {self.id}>"
+
     @property
     def id(self) -> str:
         """The job's id."""
         return self.job.id
 
     def done(self) -> bool:
-        """Whether the job ended."""
+        """Whether the job has ended."""
         return self.finished.done()
 
     def result(self, timeout: float | None = None) -> Json:
-        """Wait for the result and return it as Python values; a streamed one as its bytes.
+        """Wait for the result and return it as Python values, or as bytes if it is streamed.
 
-        Raises ResultTimeout after ``timeout`` seconds (the job continues), JobFailed when it ended
-        as ERROR, JobKilled when it was killed, JobPostponed when the server closes before the job has begun.
+        Raises ResultTimeout after ``timeout`` seconds (the job continues), JobFailed if the job ended as
+        ERROR, JobKilled if it was killed, and JobPostponed if the server closes before the job has begun.
         """
         return self._value(self.finished.result(timeout))
 
     @property
     def inline_result(self) -> str | None:
-        """The JSON of a small result that is still in memory; None does not mean that there is no result."""
+        """The JSON of a small result that is still in memory. Even if it is None, there may be a result."""
         known = self._known_result()
         return known.text if known is not None else None
 
@@ -169,10 +192,7 @@ class JobHandle:
         return await asyncio.to_thread(self._value, job)
 
     def _value(self, job: Job) -> Json:
-        if job.state is JobState.KILLED:
-            raise JobKilled(job_id=job.id, error=job.error or ErrorInfo(message=f"Job {job.id} killed"))
-        if job.state is JobState.ERROR:
-            raise JobFailed(job_id=job.id, error=job.error, failure=job.failure)
+        raise_unless_finished(job)
         text = self.inline_result
         if text is not None:
             return loads(text)

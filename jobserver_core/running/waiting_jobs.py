@@ -3,21 +3,20 @@
 Theory
 ======
 
-The problem: a context's queue is shared. A user who submits a thousand jobs at once must not delay the one
-job of another by all of them, nor leave no place in the queue for it. And some jobs are more urgent.
+The problem: users share a context's queue. If one user submits a thousand jobs at once, the single job of
+another user must neither wait for all of them nor find the queue full. And some jobs are more urgent.
 
-The idea: jobs of the highest priority come first. Among jobs of one priority, users take turns: each user has
-a *lane* with its jobs in the order in which they came, and it is the turn of the user whose last one was
-longest ago, with any priority. A user may occupy as many places of the queue as are still free. So one user
-alone can take half of them, two users a third each, and there is always a place for the next user.
+The idea: jobs of the highest priority come first. Among jobs of the same priority, users take turns. Each
+user has a *lane* of jobs in the order of submission. The next turn goes to the user whose last turn, at any
+priority, was longest ago. A user may occupy as many places of the queue as are still free. So one user alone
+can take half of them, two users a third each, and there is always a place for the next user.
 
-The invariants: the jobs of one user and priority start in the order in which they came. Without
-authentication there is one user, so the whole queue is first in, first out, and there is no limit but its
-length. Priority and user are stored with a job, so the order holds after a restart; only whose turn it is
-next is forgotten.
+The invariants: jobs of the same user and priority start in the order of submission. Without authentication,
+there is only one user, so the whole queue is first in, first out, and its length is the only limit. Priority
+and user are stored with the job, so the order survives a restart. Only the memory of past turns is lost.
 
-Deliberately not handled: starvation by priority. As long as jobs of a higher priority wait, others do not
-start, which is what was asked for.
+Deliberately not handled: starvation by priority. While jobs of a higher priority are waiting, others do not
+start. That is what priorities are for.
 """
 
 from __future__ import annotations
@@ -27,14 +26,12 @@ from collections.abc import Iterator
 
 from jobserver_core.running.live_job import LiveJob
 
-__all__ = ["REMEMBERED", "WaitingJobs"]
-
 REMEMBERED = 1000
-"""The number of users whose last turn is remembered; the one whose turn was longest ago is forgotten."""
+"""How many users' last turns are remembered. The oldest turn is forgotten first."""
 
 
 class WaitingJobs:
-    """Jobs in the order of their turns. Not thread-safe: the context's lock guards it."""
+    """Waiting jobs in the order of their turns. Not thread-safe: guarded by the context's lock."""
 
     def __init__(self) -> None:
         self._lanes: dict[int, dict[str, dict[LiveJob, None]]] = {}
@@ -58,7 +55,7 @@ class WaitingJobs:
     def add(self, live: LiveJob) -> None:
         """Add a job behind those of its user and priority that were submitted before it.
 
-        A job that comes from a context that died may have been submitted before some of those that wait here.
+        A job from a context that died may have been submitted before jobs that are already waiting here.
         """
         users = self._lanes.setdefault(live.job.priority, {})
         lane = users.setdefault(live.job.submitted_by, {})
@@ -87,7 +84,7 @@ class WaitingJobs:
             del self._by_user[user]
 
     def take(self, live: LiveJob) -> None:
-        """Remove a job whose turn it was, so that other users have theirs."""
+        """Remove a job whose turn it was; other users' turns come next."""
         self.remove(live)
         user = live.job.submitted_by
         self._turns.pop(user, None)

@@ -1,29 +1,32 @@
-"""Waiting for jobs and contexts of other servers, which say in a notice when one has ended."""
+"""Wait for jobs and contexts of other servers, which send a notice when one ends."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Generic, TypeVar
 
 import attrs
 
-from jobserver_core.errors import ContextNotFound, JobNotFound, JobServerError, ServerClosed, StorageError
+from jobserver_core.errors import JobServerError, ServerClosed, StorageError
 from jobserver_core.models.contexts import Context
 from jobserver_core.models.jobs import Job
 from jobserver_core.models.lifecycle import JobState
-from jobserver_core.ports import MetadataStore
-from jobserver_core.running.waiting import Promise, Waiter
+from jobserver_core.running.waiting import Promise
 
 _BATCH = 500
-"""The most jobs that are read in one look at everything; if more are waited for, they take turns."""
+"""The maximum number of records that one full scan reads. If there are more, they take turns."""
+
+R = TypeVar("R", Job, Context)
 
 
 @attrs.frozen(eq=False)
-class WatchedJob:
-    """The promises to those who wait for a job of another server."""
+class Watched(Generic[R]):
+    """The promises for a job or a context of another server."""
 
-    started: Promise[Job]
-    finished: Promise[Job]
+    started: Promise[R]
+    finished: Promise[R]
 
     def fail(self, error: JobServerError) -> None:
         """Fail both promises."""
@@ -31,32 +34,57 @@ class WatchedJob:
         self.finished.fail(error)
 
 
-class JobWatch:
-    """Notifies waiters of jobs that other servers run. Thread-safe."""
+class Watch(Generic[R]):
+    """Notifies waiters for jobs or contexts of other servers. Thread-safe.
 
-    def __init__(self, metadata: MetadataStore) -> None:
-        self._metadata = metadata
+    ``read`` returns the stored record with an ID, and ``not_found`` returns the error if there is none.
+    """
+
+    def __init__(self, read: Callable[[str], R | None], not_found: Callable[[str], JobServerError]) -> None:
+        self._read: Callable[[str], R | None] = read
+        self._not_found = not_found
         self._lock = threading.Lock()
-        self._watched: dict[str, WatchedJob] = {}
+        self._watched: dict[str, Watched[R]] = {}
         self._closed = False
 
-    def watch(self, job: Job) -> WatchedJob:
-        """Return promises that are kept once the store has the job's start and end; closed, they fail."""
-        what = f"job {job.id}"
+    def watch(self, record: R) -> Watched[R]:
+        """Return promises that are kept once the start and the end are stored. Once closed, they fail."""
+        what = f"job {record.id}" if isinstance(record, Job) else f"context {record.name}"
         with self._lock:
             closed = self._closed
-            found = self._watched.get(job.id) or WatchedJob(Promise(what), Promise(what))
+            found = self._watched.get(record.id) or Watched(Promise(what), Promise(what))
             if not closed:
-                self._watched[job.id] = found
+                self._watched[record.id] = found
         if closed:
             found.fail(ServerClosed())
         else:
-            if job.waiting:
-                found.started.keep(job)
-            # It may have ended before it was watched, and then no notice follows.
+            if _has_started(record):
+                found.started.keep(record)
+            # If it ended before it was watched, no notice follows.
             with suppress(StorageError):
-                self._notify(job.id, found, self._metadata.job(job.id))
+                self._check(record.id, found)
         return found
+
+    def scan(self, ids: frozenset[str] | None) -> None:
+        """Notify the waiters for those of these records (None: all) that have ended. Raises StorageError."""
+        with self._lock:
+            found = [entry for entry in self._watched.items() if ids is None or entry[0] in ids]
+        for record_id, waiting in found[:_BATCH] if ids is None else found:
+            self._check(record_id, waiting)
+
+    def _check(self, record_id: str, waiting: Watched[R]) -> None:
+        record = self._read(record_id)
+        over = record is None or record.state.final
+        with self._lock:
+            if self._watched.pop(record_id, None) is not None and not over and not self._closed:
+                self._watched[record_id] = waiting  # behind the others, whose turn comes first
+        if record is None:
+            waiting.fail(self._not_found(record_id))
+        elif record.state.final:
+            waiting.started.keep(record)
+            waiting.finished.keep(record)
+        elif _has_started(record):
+            waiting.started.keep(record)
 
     def close(self) -> None:
         """Notify all waiters that the server is closing. Idempotent."""
@@ -66,65 +94,7 @@ class JobWatch:
         for waiting in watched.values():
             waiting.fail(ServerClosed())
 
-    def look(self, job_ids: frozenset[str] | None) -> None:
-        """Notify those who wait for one of these jobs, or for any, if it has ended. Raises StorageError."""
-        with self._lock:
-            found = [entry for entry in self._watched.items() if job_ids is None or entry[0] in job_ids]
-        for job_id, waiting in found[:_BATCH] if job_ids is None else found:
-            self._notify(job_id, waiting, self._metadata.job(job_id))
 
-    def _notify(self, job_id: str, waiting: WatchedJob, job: Job | None) -> None:
-        over = job is None or job.state.final
-        with self._lock:
-            if self._watched.pop(job_id, None) is not None and not over and not self._closed:
-                self._watched[job_id] = waiting  # behind the others, which are next
-        if job is None:
-            waiting.fail(JobNotFound(job_id=job_id))
-        elif job.state.final:
-            waiting.started.keep(job)
-            waiting.finished.keep(job)
-        elif job.state is JobState.RUNNING or job.waiting:
-            waiting.started.keep(job)
-
-
-class ContextWatch:
-    """Notifies waiters of the ends of contexts of other servers. Thread-safe."""
-
-    def __init__(self, metadata: MetadataStore) -> None:
-        self._metadata = metadata
-        self._lock = threading.Lock()
-        self._watched: dict[str, Promise[Context]] = {}
-        self._closed = False
-
-    def watch(self, context: Context) -> Waiter[Context]:
-        """Return a waiter that is done once the store has the context's end; closed, it fails."""
-        with self._lock:
-            closed = self._closed
-            promise = self._watched.setdefault(context.id, Promise(f"context {context.name}"))
-        if closed:
-            promise.fail(ServerClosed())
-        else:
-            self.look(frozenset([context.id]))
-        return promise.waiter
-
-    def look(self, context_ids: frozenset[str] | None) -> None:
-        """Notify those who wait for one of these contexts, or for any, if it has ended."""
-        with self._lock:
-            chosen = [key for key in self._watched if context_ids is None or key in context_ids]
-        for context_id in chosen:
-            context = self._metadata.context(context_id)
-            if context is None or context.state.final:
-                with self._lock:
-                    promise = self._watched.pop(context_id, None)
-                if promise is not None and context is not None:
-                    promise.keep(context)
-                elif promise is not None:
-                    promise.fail(ContextNotFound(name=context_id))
-
-    def close(self) -> None:
-        """Notify all waiters that the server is closing. Idempotent."""
-        with self._lock:
-            self._closed = True
-            watched, self._watched = self._watched, {}
-        for promise in watched.values():
-            promise.fail(ServerClosed())
+def _has_started(record: Job | Context) -> bool:
+    """Whether a job is known to have started. Nobody waits for another server's context to start."""
+    return isinstance(record, Job) and (record.state is JobState.RUNNING or record.waiting)

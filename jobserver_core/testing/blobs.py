@@ -19,9 +19,7 @@ import pytest
 
 from jobserver_core.errors import BlobNotFound, StorageError
 from jobserver_core.ports.blobs import Blob, BlobStore, BlobWriter
-from jobserver_core.testing.contract import Contract
-
-__all__ = ["BlobStoreContract", "PersistentBlobStoreContract"]
+from jobserver_core.testing.contract import Contract, threads_and_processes
 
 _HOUR = timedelta(hours=1)
 _MIB = 1024 * 1024
@@ -80,7 +78,9 @@ class BlobStoreContract(Contract):
         with blobs.create() as writer:
             writer.write(_CONTENT[:5])
             writer.write(b"")
+            assert writer.digest == hashlib.sha256(_CONTENT[:5]).hexdigest()
             writer.write(_CONTENT[5:])
+            assert writer.digest == _DIGEST
             assert writer.commit() == Blob(digest=_DIGEST, size=len(_CONTENT))
         assert self.stored(blobs, _DIGEST) == _CONTENT
 
@@ -263,6 +263,14 @@ class BlobStoreContract(Contract):
         assert self.leftovers(blobs) == []
         assert self._digests(blobs) == {_DIGEST}
 
+    def test_no_copy_of_a_deleted_blob_outlives_the_close(self, blobs: BlobStore) -> None:
+        blobs.put([_CONTENT])
+        with blobs.local_path(_DIGEST) as path:
+            pass
+        blobs.delete(_DIGEST)
+        blobs.close()
+        assert not path.exists()
+
     def test_the_size_is_that_of_the_content(self, blobs: BlobStore) -> None:
         blobs.put([_CONTENT])
         assert blobs.size(_DIGEST) == len(_CONTENT)
@@ -382,6 +390,15 @@ class BlobStoreContract(Contract):
         blobs.close()
         blobs.close()
 
+    def test_no_thread_or_process_of_a_store_outlives_its_close(self, blobs: BlobStore) -> None:
+        before = threads_and_processes()
+        for store in (self.reopen(blobs), blobs):
+            store.put([_CONTENT])
+            with store.local_path(_DIGEST):
+                pass
+            store.close()
+        assert threads_and_processes() <= before
+
     def test_many_threads_can_store_the_same_and_other_content_at_once(self, blobs: BlobStore) -> None:
         common = os.urandom(300_000)
 
@@ -403,6 +420,8 @@ class BlobStoreContract(Contract):
 class PersistentBlobStoreContract(BlobStoreContract):
     """The contract of a store that keeps its blobs outside the process's memory."""
 
+    sweeps = True
+    """Whether :meth:`BlobStore.sweep` has something to do: writers that end early leave something behind."""
     most_memory = 12 * _MIB
     """The bytes that it may take to write and read a blob of 32 MiB."""
 
@@ -419,6 +438,8 @@ class PersistentBlobStoreContract(BlobStoreContract):
             with blobs.open(digest) as file:
                 while file.read(_MIB):
                     pass
+            with blobs.local_path(digest):
+                pass
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
@@ -433,8 +454,12 @@ class PersistentBlobStoreContract(BlobStoreContract):
             "size": lambda: blobs.size(_DIGEST),
             "delete": lambda: blobs.delete(_DIGEST),
             "digests": lambda: list(blobs.digests(modified_before=_now() + _HOUR)),
+            "sweep": lambda: blobs.sweep(modified_before=_now()),
+            "usage": blobs.usage,
             "check": blobs.check,
         }
+        if not self.sweeps:
+            del calls["sweep"]
         raised: dict[str, type[BaseException] | None] = dict.fromkeys(calls)
         with self.broken(blobs):
             for name, call in calls.items():

@@ -12,18 +12,6 @@ from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context
 from jobserver_core.models.jobs import Job, JobResult, ResultKind
 
-__all__ = [
-    "EPOCH",
-    "a_binary",
-    "a_context",
-    "a_delivery",
-    "a_job",
-    "a_result",
-    "an_entry",
-    "at",
-    "digest_of",
-]
-
 EPOCH = datetime(2016, 6, 19, 10, 57, 12, 196_000, tzinfo=timezone.utc)
 """The default of all times in the builders' records."""
 

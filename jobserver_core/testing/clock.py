@@ -14,8 +14,6 @@ from datetime import datetime, timedelta, timezone
 from jobserver_core.ports.clock import Clock, Timer
 from jobserver_core.testing.contract import Contract
 
-__all__ = ["ClockContract", "ManualClock"]
-
 _log = logging.getLogger(__name__)
 
 EPOCH = datetime(2024, 1, 1, tzinfo=timezone.utc)

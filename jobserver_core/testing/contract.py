@@ -2,9 +2,46 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-__all__ = ["Contract"]
+
+def wait_until(
+    condition: Callable[[], object],
+    what: str | Callable[[], object] = "",
+    timeout: float = 60.0,
+    pause: float = 0.01,
+) -> None:
+    """Wait until a condition holds. Otherwise fail with ``what`` was waited for, or what it returns."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout} s: {what() if callable(what) else what}")
+        time.sleep(pause)
+
+
+def threads_and_processes() -> set[str]:
+    """Return the threads and the child processes of this process, to compare with those of later.
+
+    Processes that have ended do not count, even if nothing has waited for them yet. Python's resource tracker
+    does not either: the first use of ``multiprocessing`` starts it, and it ends with this process.
+    """
+    found = {f"thread {thread.ident}: {thread.name}" for thread in threading.enumerate()}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended meanwhile
+            state, parent = status.read_text(errors="replace").rpartition(")")[2].split()[:2]
+            if int(parent) == os.getpid() and state not in "XZ":
+                command = (
+                    status.with_name("cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                )
+                if "multiprocessing.resource_tracker" not in command:
+                    found.add(f"process {status.parent.name}: {command.strip()}")
+    return found
 
 
 class Contract:

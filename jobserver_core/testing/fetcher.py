@@ -16,8 +16,6 @@ from jobserver_core.errors import FetchError, MalformedUrl, TooLarge
 from jobserver_core.ports.fetcher import Cancellation, Fetcher
 from jobserver_core.testing.contract import Contract
 
-__all__ = ["FetcherContract"]
-
 _CONTENT = b"the content of a file " * 50
 
 

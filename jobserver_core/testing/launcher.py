@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,10 +22,8 @@ from jobserver_core.ports import (
     JobSpec,
     Launcher,
 )
-from jobserver_core.testing.contract import Contract
+from jobserver_core.testing.contract import Contract, threads_and_processes, wait_until
 from jobserver_core.testing.recording import RecordingListener, is_locked
-
-__all__ = ["LauncherContract", "RecordingListener", "RunningContext"]
 
 
 class RunningContext:
@@ -160,10 +157,7 @@ class LauncherContract(Contract):
         lock = context.spec.log_path.with_name(f"{uuid4()}.lock")
         job = self.submit(context, "hold", json.dumps({"lock": str(lock)}))
         context.listener.wait_for("running", job.id, timeout=self.timeout)
-        deadline = time.monotonic() + self.timeout
-        while not is_locked(lock):
-            assert time.monotonic() < deadline, f"the job did not lock {lock}"
-            time.sleep(0.01)
+        wait_until(lambda: is_locked(lock), f"the job has locked {lock}", self.timeout)
         return job
 
     def value(self, context: RunningContext, job: JobSpec) -> object:
@@ -268,13 +262,16 @@ class LauncherContract(Contract):
         assert context.listener.faults == []
 
     def test_a_context_stops_with_its_running_jobs(self, launcher: Launcher, tmp_path: Path) -> None:
+        before = threads_and_processes()
         context = self.start(launcher, tmp_path, self.settings())
         context.listener.wait_for("ready", timeout=self.start_timeout)
         self.hold(context)
-        context.handle.stop(10.0)
+        context.handle.stop(60.0)
         ended = context.listener.wait_for("context-ended", timeout=self.timeout)
         assert ended[1] is ContextEnd.STOPPED
         assert context.listener.faults == []
+        launcher.close()
+        assert threads_and_processes() <= before
 
     def test_a_job_for_a_context_that_ended_is_ignored(self, context: RunningContext) -> None:
         context.handle.kill()
@@ -346,10 +343,8 @@ class LauncherContract(Contract):
             assert [spec.id for spec in following.survivors()] == [context.spec.id]
             following.sweep()
             self.wait_until_free(job)
-            deadline = time.monotonic() + self.timeout
-            while context.spec.work_dir.exists():
-                assert time.monotonic() < deadline, f"{context.spec.work_dir} is still there"
-                time.sleep(0.01)
+            work_dir = context.spec.work_dir
+            wait_until(lambda: not work_dir.exists(), f"{work_dir} is removed", self.timeout)
             assert list(following.survivors()) == []
         finally:
             following.close()
@@ -362,10 +357,7 @@ class LauncherContract(Contract):
     def wait_until_free(self, job: JobSpec) -> None:
         """Wait until no process of a ``hold`` job is left."""
         lock = Path(json.loads(job.config)["lock"])
-        deadline = time.monotonic() + self.timeout
-        while is_locked(lock):
-            assert time.monotonic() < deadline, f"job {job.id} still runs"
-            time.sleep(0.01)
+        wait_until(lambda: not is_locked(lock), f"the end of job {job.id}, which still runs", self.timeout)
 
     # -- jobs --------------------------------------------------------------------------------------
 

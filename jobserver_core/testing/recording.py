@@ -12,8 +12,6 @@ from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.jobs import JobProgress
 from jobserver_core.ports import ContextEnd, ContextListener, JobOutcome, ResultSink
 
-__all__ = ["RecordingListener", "is_locked"]
-
 
 def is_locked(path: Path) -> bool:
     """Return whether a process holds an exclusive ``flock`` on a file.
@@ -66,7 +64,6 @@ class RecordingListener(ContextListener):
         self._watched[job_id] = lock
 
     def context_ready(self, *, application_id: str | None, url: str | None) -> None:
-        """Keep the event."""
         self._record("ready", application_id, url)
 
     def context_ended(self, end: ContextEnd, error: ErrorInfo | None = None) -> None:
@@ -76,7 +73,6 @@ class RecordingListener(ContextListener):
         self._record("context-ended", end, error)
 
     def job_running(self, job_id: str) -> None:
-        """Keep the event."""
         self._record("running", job_id)
 
     def job_progress(self, job_id: str, progress: JobProgress) -> None:

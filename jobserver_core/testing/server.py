@@ -16,8 +16,6 @@ from jobserver_core.memory.inline_jobs import JobFunction
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.server import JobServer
 
-__all__ = ["InMemoryJobServer", "empty_wheel"]
-
 
 class InMemoryJobServer(JobServer):
     """A job server whose jobs are Python functions of the test.

@@ -64,6 +64,7 @@ def test_the_script_uploads_once_and_writes_the_result(served: tuple[JobServer, 
 
     def script(target: str, class_name: str = "reports.Sales") -> subprocess.CompletedProcess[str]:
         command = [sys.executable, EXAMPLES / "client" / "run_report.py", url, wheel, class_name, target]
+        command.append(f"day = {Path(target).stem}")
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
 
     done = script("monday.json")

@@ -18,12 +18,13 @@ import attrs
 import httpx
 import pytest
 
+from conditions import WAIT
 from jobserver_core import load_settings
 from jobserver_http.credential_files import entry_line, hash_token, new_token
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTAINER = ROOT / "deploy" / "container"
-PATIENCE = 60.0
+PRODUCTION = ROOT / "deploy" / "production.conf"
 
 
 @attrs.frozen
@@ -122,14 +123,28 @@ def test_the_packaged_java_is_installed_unless_the_system_has_one(
     assert (refused.returncode, refused.stderr) == (1, "JAVA must be packaged or system, got 11\n")
 
 
+def test_the_guide_runs_the_image_as_it_is() -> None:
+    guide = (ROOT / "docs" / "howto" / "deploy.md").read_text()
+    assert re.findall(r"--tmpfs (\S+)", guide) == ["/tmp:exec"], "the JVM maps native libraries from there"
+    arguments = {name.partition("=")[0] for name in texts("ARG")}
+    assert arguments == set(re.findall(r"^\| `([A-Z_]+)` \|", guide, re.MULTILINE))
+
+
 @pytest.mark.parametrize("stage", ["server", "executor"])
 def test_no_process_of_the_image_runs_as_root(stage: str) -> None:
     assert texts("USER", stage) == ["10001:10001"]
     assert STEPS[-1].stage == "server", "the server is built by default"
 
 
+def variables() -> dict[str, str]:
+    """Return the environment that the image gives to the server."""
+    [words] = [shlex.split(text) for text in texts("ENV", "server")]
+    return dict(word.split("=", 1) for word in words)
+
+
 def test_the_configuration_of_the_image_is_valid() -> None:
-    settings = load_settings(CONTAINER / "jobserver.conf")
+    settings = load_settings(PRODUCTION, env=variables())
+    assert settings.http.host == "0.0.0.0"
     assert [str(settings.data_dir)] == texts("VOLUME", "server")
     assert [str(settings.http.port)] == texts("EXPOSE", "server")
     assert f":{settings.http.port}/healthz" in command("HEALTHCHECK")[-1]
@@ -167,16 +182,18 @@ def server(read_only: list[str], tmp_path: Path) -> Iterator[Server]:
     token = new_token()
     (tmp_path / "tokens").write_text(entry_line("admin", hash_token(token), "*"))
     (tmp_path / "tokens").chmod(0o600)
-    config = (CONTAINER / "jobserver.conf").read_text()
-    config = config.replace("/run/secrets/jobserver", str(tmp_path)).replace("/var/lib", str(tmp_path))
+    config = PRODUCTION.read_text().replace("/var/lib", str(tmp_path))
     (tmp_path / "jobserver.conf").write_text(config)
+    given = {
+        name: value.replace("/run/secrets/jobserver", str(tmp_path)) for name, value in variables().items()
+    }
     (tmp_path / "site.conf").write_text("jobserver { launcher.backend = memory, http.port = 0 }")
     program, *arguments = command("ENTRYPOINT")
     assert program == "jobserver"
     process = subprocess.Popen(
         [*read_only, tmp_path, sys.executable, "-m", "jobserver_cli", *arguments]
         + [word.replace("/etc/jobserver", str(tmp_path)) for word in command("CMD")],
-        env={"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**given, "PATH": os.environ["PATH"], "TMPDIR": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -200,7 +217,7 @@ def health(url: str) -> int:
 @pytest.mark.real
 def test_the_server_of_the_image_runs_on_a_read_only_file_system(server: Server, tmp_path: Path) -> None:
     assert health(server.url) == 0
-    with httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
+    with httpx.Client(base_url=server.url, timeout=WAIT) as client:
         assert client.get("/readyz").status_code == 200
         assert client.get("/jobs").status_code == 401
         assert client.get("/jobs", headers={"Authorization": f"Bearer {server.token}"}).json() == []
@@ -208,5 +225,5 @@ def test_the_server_of_the_image_runs_on_a_read_only_file_system(server: Server,
 
     [init] = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
     os.kill(int(init), signal.SIGTERM)
-    assert server.process.wait(PATIENCE) == 0
+    assert server.process.wait(WAIT) == 0
     assert health(server.url) == 1, "nobody listens any more"

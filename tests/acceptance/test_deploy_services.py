@@ -7,12 +7,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import yaml
 
-from jobserver_core import load_settings
+from jobserver_core import Settings, load_settings
 
 kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="needs the extra test")
 
@@ -23,7 +24,18 @@ VERSIONS = ["1.29", "1.37"]
 """The oldest release of Kubernetes that the manifests are written for, and a new one."""
 FILES = yaml.safe_load((BASE / "kustomization.yaml").read_text())["resources"]
 OBJECTS = [document for file in FILES for document in yaml.safe_load_all((BASE / file).read_text())]
-SETTINGS = load_settings(BASE / "jobserver.conf")
+
+
+def settings_of_the_pod() -> Settings:
+    """Return the settings of the image with the file that the pod puts beside them."""
+    image = dict(re.findall(r"\b(JOBSERVER_\w+)=(\S+)", (DEPLOY / "container" / "Dockerfile").read_text()))
+    with TemporaryDirectory() as directory:
+        file = Path(shutil.copy(DEPLOY / "production.conf", directory))
+        shutil.copy(BASE / "site.conf", directory)
+        return load_settings(file, env=image)
+
+
+SETTINGS = settings_of_the_pod()
 
 
 def name_of(thing: dict[str, Any]) -> str:
@@ -84,7 +96,7 @@ def test_kustomize_renders_the_base() -> None:
     [stateful] = [thing for thing in rendered if thing["kind"] == "StatefulSet"]
     volumes = {volume["name"]: volume for volume in stateful["spec"]["template"]["spec"]["volumes"]}
     assert volumes["configuration"]["configMap"]["name"] == settings["metadata"]["name"]
-    assert set(settings["data"]) == {"jobserver.conf", "executor-pod.yaml"}
+    assert set(settings["data"]) == {"site.conf", "executor-pod.yaml"}
 
 
 def test_every_selector_selects_the_server() -> None:
@@ -111,17 +123,18 @@ def test_the_server_gets_the_permissions_of_its_role_and_no_other() -> None:
 
 
 def test_the_settings_match_the_pod() -> None:
-    mounts = {mount["name"]: mount["mountPath"] for mount in SERVER["volumeMounts"]}
+    mounts = {mount["name"]: mount["mountPath"] for mount in SERVER["volumeMounts"] if "subPath" not in mount}
+    files = {mount["subPath"]: mount["mountPath"] for mount in SERVER["volumeMounts"] if "subPath" in mount}
     assert str(SETTINGS.data_dir) == mounts["data"]
     assert SETTINGS.auth.token_file is not None
     assert str(SETTINGS.auth.token_file.parent) == mounts["credentials"]
-    assert mounts["configuration"] == "/etc/jobserver", "where the image's command looks"
+    assert files == {name: f"/etc/jobserver/{name}" for name in ("site.conf", "executor-pod.yaml")}
     assert SERVER["ports"] == [{"name": "http", "containerPort": SETTINGS.http.port}]
     template = SETTINGS.spark.context_settings["spark"]["kubernetes"]["executor"]["podTemplateFile"]
-    assert template == f"{mounts['configuration']}/executor-pod.yaml"
+    assert template == files["executor-pod.yaml"]
     volumes = {volume["name"] for volume in POD["spec"]["volumes"]}
     claims = {claim["metadata"]["name"] for claim in only("StatefulSet")["spec"]["volumeClaimTemplates"]}
-    assert set(mounts) == volumes | claims
+    assert {mount["name"] for mount in SERVER["volumeMounts"]} == volumes | claims
 
 
 @pytest.mark.parametrize("pod", [POD, EXECUTOR], ids=["server", "executor"])

@@ -7,8 +7,13 @@ from pathlib import Path
 
 import pytest
 
+import jobserver_core
+from jobserver_core import errors
+
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")])
+DOCUMENTS = sorted(
+    [*(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("README.md"), *ROOT.glob("*.md")]
+)
 RUN = [
     "docs/howto/embed.md",
     "docs/howto/mount-in-fastapi.md",
@@ -78,3 +83,11 @@ def test_the_navigation_of_the_site_lists_every_page() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
     listed = {ROOT / "docs" / path for path in re.findall(r"\S+\.md", navigation)}
     assert listed == set((ROOT / "docs").rglob("*.md"))
+
+
+def test_the_library_reference_has_every_public_name() -> None:
+    page = (ROOT / "docs" / "reference" / "library.md").read_text(encoding="utf-8")
+    listed = {name.rpartition(".")[2] for name in re.findall(r"^::: ([\w.]+)$", page, re.MULTILINE)}
+    elsewhere = {"Event", "Secret", *errors.__all__}  # a union of classes on it; settings; one entry for all
+    sections = {name for name in jobserver_core.__all__ if re.fullmatch(r"\w+(Settings|Limits)", name)}
+    assert set(jobserver_core.__all__) - elsewhere - sections - listed == set()

@@ -10,7 +10,6 @@ import queue
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from urllib.parse import quote
 
 import pytest
 
+from conditions import wait_until
 from jobserver_core import JobServer, Settings
 from jobserver_core.memory import InlineLauncher
 from jobserver_http import running
@@ -83,11 +83,8 @@ def test_sjsclient_runs_jobs(sjs: Any) -> None:
         app, "spark.jobserver.VeryShortDoubleJob", conf={"test_config": "test_config_value"}
     )
     assert job.status == "STARTED"
-    deadline = time.monotonic() + WAIT
-    while job.status != "FINISHED":
-        assert time.monotonic() < deadline
-        job = sjs.jobs.get(job.jobId)
-    assert job.result == [2, 4, 6]
+    wait_until(lambda: sjs.jobs.get(job.jobId).status == "FINISHED")
+    assert sjs.jobs.get(job.jobId).result == [2, 4, 6]
     assert job.get_config()["test_config"] == "test_config_value"
     assert sjs.jobs.create(app, "spark.jobserver.VeryShortDoubleJob", sync=True).result == [2, 4, 6]
     assert len(list(sjs.jobs.list())) == 2
@@ -118,14 +115,14 @@ needs_curl = pytest.mark.skipif(curl_program is None, reason="curl is not instal
 
 
 def curl(*arguments: str) -> tuple[int, Any]:
-    answer = subprocess.run(
+    done = subprocess.run(
         [str(curl_program), "--silent", "--show-error", "--write-out", "\n%{http_code}", *arguments],
         capture_output=True,
         text=True,
         check=True,
         timeout=WAIT * 3,
     )
-    body, status = answer.stdout.rsplit("\n", 1)
+    body, status = done.stdout.rsplit("\n", 1)
     return int(status), json.loads(body)
 
 
@@ -156,26 +153,25 @@ def test_curl_uploads_python_packages(url: str, tmp_path: Path, kind: str) -> No
 
 @needs_curl
 def test_curl_starts_the_word_count(uploaded: str) -> None:
-    status, report = curl(
+    status, record = curl(
         "-d", "input.string = a b c a b see",
         f"{uploaded}/jobs?appName=test&classPath=spark.jobserver.WordCountExample",
     )  # fmt: skip
     assert status == 202
-    assert set(report) == {"duration", "classPath", "startTime", "context", "contextId", "status", "jobId"}
-    assert report["status"] == "STARTED"
-    assert re.fullmatch(r"[0-9a-f]{8}-spark\.jobserver\.WordCountExample", report["context"])
-    deadline = time.monotonic() + WAIT
-    while (done := curl(f"{uploaded}/jobs/{report['jobId']}")[1])["status"] != "FINISHED":
-        assert time.monotonic() < deadline
-    assert done["result"] == {"a": 2, "b": 2, "c": 1, "see": 1}
+    assert set(record) == {"duration", "classPath", "startTime", "context", "contextId", "status", "jobId"}
+    assert record["status"] == "STARTED"
+    assert re.fullmatch(r"[0-9a-f]{8}-spark\.jobserver\.WordCountExample", record["context"])
+    url = f"{uploaded}/jobs/{record['jobId']}"
+    wait_until(lambda: curl(url)[1]["status"] == "FINISHED")
+    assert curl(url)[1]["result"] == {"a": 2, "b": 2, "c": 1, "see": 1}
 
 
 @needs_curl
 def test_curl_starts_a_job_with_the_newer_parameters(uploaded: str, tmp_path: Path) -> None:
-    status, report = curl(
+    status, record = curl(
         "-d", "input.string = a b c a b see", f"{uploaded}/jobs?cp=binName,test&mainClass=some.main.Class"
     )
-    assert (status, report["classPath"]) == (202, "some.main.Class")
+    assert (status, record["classPath"]) == (202, "some.main.Class")
 
 
 @needs_curl
@@ -192,18 +188,18 @@ def test_curl_is_answered_with_the_result_when_it_waits(uploaded: str) -> None:
 @pytest.mark.parametrize("sync", ["", "&sync=true"])
 def test_a_callback_receives_the_result(uploaded: str, received: Any, sync: str) -> None:
     callback_url, got = received
-    _, report = curl(
+    _, record = curl(
         "-d", "input.string = a b c a b see",
         f"{uploaded}/jobs?appName=test&classPath=spark.jobserver.WordCountExample{sync}"
         f"&callbackUrl={quote(callback_url, safe='')}",
     )  # fmt: skip
     assert got.get(timeout=WAIT) == {
-        "jobId": report["jobId"],
+        "jobId": record["jobId"],
         "result": {"a": 2, "b": 2, "see": 1, "c": 1},
     }
-    deadline = time.monotonic() + WAIT
-    while (told := curl(f"{uploaded}/jobs/{report['jobId']}")[1]["callbacks"])[0]["state"] != "DELIVERED":
-        assert time.monotonic() < deadline, told
+    url = f"{uploaded}/jobs/{record['jobId']}"
+    wait_until(lambda: curl(url)[1]["callbacks"][0]["state"] == "DELIVERED")
+    told = curl(url)[1]["callbacks"]
     assert (told[0]["attempts"], told[0]["lastStatus"], len(told)) == (1, 200, 1)
 
 
@@ -223,8 +219,8 @@ def test_a_cancelled_job_does_not_send_a_callback(uploaded: str, received: Any) 
     callback_url, got = received
     encoded = quote(callback_url, safe="")
     query = f"appName=test&classPath=spark.jobserver.LongPiJob&callbackUrl={encoded}"
-    _, report = curl("-d", "", f"{uploaded}/jobs?{query}")
-    assert curl("-X", "DELETE", f"{uploaded}/jobs/{report['jobId']}") == (200, {"status": "KILLED"})
+    _, record = curl("-d", "", f"{uploaded}/jobs?{query}")
+    assert curl("-X", "DELETE", f"{uploaded}/jobs/{record['jobId']}") == (200, {"status": "KILLED"})
     curl("-d", "", f"{uploaded}/contexts/etl")
     curl("-d", "", f"{uploaded}/jobs?{query}&context=etl")
     assert curl("-X", "DELETE", f"{uploaded}/contexts/etl")[0] == 200

@@ -34,7 +34,7 @@ def slow(job: Any) -> Any:
 
 def words_server() -> InMemoryJobServer:
     server = InMemoryJobServer.in_memory()
-    server.define("words.Count", slow)
+    server.define("wordcount.WordCount", slow)
     return server
 
 
@@ -63,11 +63,12 @@ def test_the_job_server_is_mounted_below_a_path_of_a_fastapi_service() -> None:
         assert client.get("/words", params={"text": "wrong"}).status_code == 502
         assert client.get("/openapi.json").json()["info"]["title"] == "Reports"
         spark = "/spark"
-        assert set(client.get(f"{spark}/binaries").json()) == {"words"}
-        answer = client.post(
-            f"{spark}/jobs?appName=words&classPath=words.Count&sync=true", content="input.string = a a"
+        assert set(client.get(f"{spark}/binaries").json()) == {"wordcount"}
+        response = client.post(
+            f"{spark}/jobs?appName=wordcount&classPath=wordcount.WordCount&sync=true",
+            content="input.string = a a",
         )
-        assert answer.json()["result"] == {"a": 2}
+        assert response.json()["result"] == {"a": 2}
         assert client.get(f"{spark}/openapi.json").json()["servers"] == [{"url": "/spark"}]
         assert client.get(f"{spark}/").headers["content-type"].startswith("text/html")
         assert client.get(f"{spark}/ui/app.js").status_code == 200
@@ -76,7 +77,8 @@ def test_the_job_server_is_mounted_below_a_path_of_a_fastapi_service() -> None:
         assert client.get(f"{spark}/docs/docs.js").status_code == 200
         for number in range(3):
             client.post(
-                f"{spark}/jobs?appName=words&classPath=words.Count", content=f"input.string = {number}"
+                f"{spark}/jobs?appName=wordcount&classPath=wordcount.WordCount",
+                content=f"input.string = {number}",
             )
         link = client.get(f"{spark}/jobs?limit=1").links["next"]["url"]
         assert link.startswith("/spark/jobs?")
@@ -93,10 +95,10 @@ def test_a_context_that_stops_slowly_is_located_below_the_mount() -> None:
         outer.mount("/deep/spark", create_app(server))
         with served(outer) as url, httpx.Client(base_url=url, timeout=WAIT) as client:
             client.post("/deep/spark/contexts/etl")
-            answer = client.delete("/deep/spark/contexts/etl")
-            assert (answer.status_code, answer.content) == (202, b"")
-            assert answer.headers["location"] == "/deep/spark/contexts/etl"
-            assert client.get(answer.headers["location"]).json()["state"] == "STOPPING"
+            response = client.delete("/deep/spark/contexts/etl")
+            assert (response.status_code, response.content) == (202, b"")
+            assert response.headers["location"] == "/deep/spark/contexts/etl"
+            assert client.get(response.headers["location"]).json()["state"] == "STOPPING"
         launcher.listeners[0].context_ended(ContextEnd.STOPPED)
 
 

@@ -72,14 +72,14 @@ def test_the_calls_of_the_guide_work_one_after_the_other(site: tuple[JobServer, 
     server, url, directory = site
     context, run, wait, cancel, batch = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
 
-    _, report = ran(context, url, directory)
-    assert json.loads(report)["state"] == "RUNNING"
+    _, record = ran(context, url, directory)
+    assert json.loads(record)["state"] == "RUNNING"
     _, finished = ran(run, url, directory)
     assert json.loads(finished)["result"] == {"a": 2, "b": 1}
 
-    _, events, report, result = ran(wait, url, directory)
+    _, events, record, result = ran(wait, url, directory)
     assert "FINISHED" in events
-    assert json.loads(report)["status"] == "FINISHED"
+    assert json.loads(record)["status"] == "FINISHED"
     assert json.loads(result) == {"a": 2, "b": 1}
 
     accepted, _, _, _, _ = ran(cancel, url, directory)

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from jobserver_core import BinaryType
+from jobserver_core import BinaryType, Settings
 from jobserver_core.memory import InlineLauncher
 from jobserver_core.models.contexts import SparePool
 from jobserver_http import running
@@ -73,7 +73,8 @@ def metrics() -> dict[str, Labels]:
         def spare_pools(self) -> list[SparePool]:
             return [SparePool(name="small", size=1, ready=1, starting=0)]
 
-    server = a_server(launcher=Launcher({"words.Count": count}))
+    settings = Settings.from_mapping({"jobserver.http.port": 0})
+    server = a_server(launcher=Launcher({"words.Count": count}), settings=settings)
     with running(server) as url, httpx.Client(base_url=url, timeout=WAIT) as client:
         server.upload("words", BinaryType.WHEEL, archive())
         job = client.post("/jobs?appName=words&classPath=words.Count&sync=true", content="input.string = a")
@@ -157,6 +158,48 @@ def test_every_alert_says_what_is_wrong_and_what_to_do() -> None:
         assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
         assert rule["labels"]["severity"] in ("warning", "critical")
         assert set(rule["annotations"]) == {"summary", "description"}
+
+
+UNITS = {"short", "none", "bytes", "s", "ops", "reqps", "percentunit"}
+"""The units of Grafana that the dashboard uses."""
+SOURCE = {"type": "prometheus", "uid": "${datasource}"}
+
+
+def test_every_panel_has_a_title_a_unit_an_explanation_and_the_chosen_data_source() -> None:
+    panels = dashboard()["panels"]
+    assert len({panel["title"] for panel in panels}) == len(panels)
+    for panel in panels:
+        assert panel["type"] in ("stat", "table", "timeseries"), panel["title"]
+        assert panel["fieldConfig"]["defaults"]["unit"] in UNITS, panel["title"]
+        assert panel["description"].endswith("."), panel["title"]
+        assert panel["datasource"] == SOURCE, panel["title"]
+        assert all(target["datasource"] == SOURCE for target in panel["targets"]), panel["title"]
+        assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
+        if panel["type"] == "timeseries":
+            assert all(target["legendFormat"] for target in panel["targets"]), panel["title"]
+
+
+def test_the_dashboard_can_be_imported_into_any_grafana() -> None:
+    board = dashboard()
+    assert "id" not in board, "an id of another Grafana would overwrite a dashboard there"
+    assert board["uid"] == "jobserver"
+    assert board["schemaVersion"] >= 36, "older ones name data sources in another way"
+    source, instance = board["templating"]["list"]
+    assert (source["name"], source["type"], source["query"]) == ("datasource", "datasource", "prometheus")
+    assert (instance["name"], instance["datasource"]) == ("instance", SOURCE)
+    assert all({"text", "value"} <= set(one["current"]) for one in (source, instance)), "its schema has both"
+    names = {variable["name"] for variable in board["templating"]["list"]}
+    used = set(re.findall(r"\$\{?(\w+)", json.dumps(board))) - {"__rate_interval", "__all"}
+    assert used <= names
+
+
+def test_every_query_of_the_dashboard_is_about_the_chosen_servers() -> None:
+    for panel in dashboard()["panels"]:
+        for target in panel["targets"]:
+            found = list(selectors(promql_parser.parse(target["expr"].replace("$__rate_interval", "5m"))))
+            for selector in found:
+                matchers = {matcher.name: matcher.value for matcher in selector.matchers.matchers}
+                assert matchers.get("instance") == "$instance", target["expr"]
 
 
 def test_the_panels_of_the_dashboard_do_not_overlap_and_have_different_ids() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from importlib.metadata import metadata
 from pathlib import Path
@@ -9,20 +10,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 [VERSION] = re.findall(r'^version = "(.*)"$', PROJECT, re.MULTILINE)
-TAG = re.compile(r"jobserver(?:-executor)?:(\d[\w.]*\w)|newTag: \"([^\"]+)\"")
+TAG = re.compile(r"(?:jobserver(?:-executor)?:|newTag: \"|jobserver_core-)(\d[\w.]*\w)")
+INSTALL = ROOT / "docs" / "howto" / "install.md"
 OF_DEVELOPERS = {"test", "docs", "dev"}
 
 
 def written_versions() -> dict[str, set[str]]:
-    """Return the versions of images that the documentation and the deployment name, by file."""
+    """Return the versions of images and wheels that the documentation and the deployment name, by file."""
     files = [
         *(ROOT / "docs").rglob("*.md"),
         *(path for path in (ROOT / "deploy").rglob("*") if path.is_file()),
     ]
-    found = {
-        str(path.relative_to(ROOT)): {one or other for one, other in TAG.findall(path.read_text("utf-8"))}
-        for path in files
-    }
+    found = {str(path.relative_to(ROOT)): set(TAG.findall(path.read_text("utf-8"))) for path in files}
     return {path: versions for path, versions in found.items() if versions}
 
 
@@ -60,9 +59,58 @@ def test_the_metadata_says_what_the_package_is() -> None:
     assert found["Requires-Python"] == f">=3.{min(minors)}"
 
 
-def test_every_extra_is_documented() -> None:
+def documented_extras() -> dict[str, set[str]]:
+    """Return the extras of the guide, and what each brings: other extras and packages."""
+    table = INSTALL.read_text(encoding="utf-8").partition("## Extras")[2].partition("\nTypical")[0]
+    rows = re.findall(r"^\| `([\w-]+)` \| [^|]* \| ([^|]*) \|$", table, re.MULTILINE)
+    return {extra: {name.strip(" `") for name in brings.split(",")} for extra, brings in rows}
+
+
+def declared_extras() -> dict[str, set[str]]:
+    """Return the same of the project: what each extra lists, without versions."""
     section = PROJECT.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
-    extras = set(re.findall(r"^([\w-]+) = \[", section, re.MULTILINE)) - OF_DEVELOPERS
-    assert "all" in extras
-    table = (ROOT / "docs" / "howto" / "deploy.md").read_text(encoding="utf-8").partition("## Extras")[2]
-    assert set(re.findall(r"^\| `([\w-]+)` ", table.partition("\n## ")[0], re.MULTILINE)) == extras
+    found = {}
+    for extra, listed in re.findall(r"^([\w-]+) = (\[.*?\])$", section, re.DOTALL | re.MULTILINE):
+        names: set[str] = set()
+        for requirement in ast.literal_eval(listed):
+            [(name, others)] = re.findall(r"^([\w-]+)(?:\[([^]]*)\])?", requirement)
+            names.update(others.split(",") if name == "jobserver-core" else [name])
+        found[extra] = names
+    return {extra: names for extra, names in found.items() if extra not in OF_DEVELOPERS}
+
+
+def test_every_extra_is_documented_with_what_it_brings() -> None:
+    assert "all" in documented_extras()
+    assert documented_extras() == declared_extras()
+
+
+def test_the_extra_all_has_everything_that_is_listed_below_the_special_ones() -> None:
+    order = list(documented_extras())
+    assert order[0] == "all"
+    special = set(order) - documented_extras()["all"] - {"all", "net"}
+    assert set(order[1 : 1 + len(special)]) == special
+
+
+def test_pages_that_install_the_package_by_name_lead_to_the_page_that_says_how() -> None:
+    """Nothing is on an index yet, so the command alone would fail."""
+    pages = [page for page in (ROOT / "docs").rglob("*.md") if page != INSTALL]
+    installing = [page for page in pages if "pip install 'jobserver-core" in page.read_text(encoding="utf-8")]
+    assert installing
+    lacking = [page.name for page in installing if "install.md" not in page.read_text(encoding="utf-8")]
+    assert lacking == []
+
+
+def test_commands_that_install_name_extras_that_there_are() -> None:
+    known = {*declared_extras(), *OF_DEVELOPERS}
+    files = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md"), *examples()]
+    for file in files:
+        for extras in re.findall(
+            r"(?:jobserver-core|\.whl|'\.)\[([\w,]+)\]", file.read_text(encoding="utf-8")
+        ):
+            assert set(extras.split(",")) <= known, file
+
+
+def examples() -> list[Path]:
+    return [
+        path for path in (ROOT / "examples").rglob("*") if path.suffix in (".md", ".py", ".toml", ".ipynb")
+    ]

@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import textwrap
-import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +21,11 @@ from urllib.parse import quote
 import attrs
 import pytest
 
+from conditions import SPARK_WAIT, wait_until
+
 pytest.importorskip("pyspark", reason="PySpark is not installed")
 
+from jobserver_core import JobState
 from jobserver_pyspark.jvm import JvmToolchain
 from loopback import Loopback, callback_receiver
 from spark_server import spark_server
@@ -34,7 +36,6 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed"),
 ]
 
-PATIENCE = 180.0
 WORDS = "input.string = a b c a b see"
 COUNTED = {"a": 2, "b": 2, "c": 1, "see": 1}
 SCALA = Path(__file__).resolve().parents[1] / "integration" / "jvm" / "jobs" / "old" / "WordCount.scala"
@@ -70,14 +71,14 @@ PYTHON = textwrap.dedent(
 
 def curl(*arguments: str) -> tuple[int, Any]:
     """Run curl, and return the status and the JSON body."""
-    answer = subprocess.run(
+    done = subprocess.run(
         ["curl", "--silent", "--show-error", "--write-out", "\n%{http_code}", *arguments],
         capture_output=True,
         text=True,
         check=True,
-        timeout=PATIENCE,
+        timeout=SPARK_WAIT,
     )
-    body, status = answer.stdout.rsplit("\n", 1)
+    body, status = done.stdout.rsplit("\n", 1)
     return int(status), json.loads(body)
 
 
@@ -91,15 +92,13 @@ class Served:
     directory: Path
 
     def until(self, job_id: str, *states: str) -> dict[str, Any]:
-        """Wait until a job is in one of some states, and return its report."""
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            report: dict[str, Any] = curl(f"{self.at}/jobs/{job_id}")[1]
-            if report["status"] in states:
-                return report
-            assert report["status"] in ("STARTED", "RUNNING"), report
-            assert time.monotonic() < deadline, report
-            time.sleep(0.2)
+        """Wait until a job is in one of some states, and return its record."""
+        url = f"{self.at}/jobs/{job_id}"
+        waited_for = {*states, *(state.value for state in JobState if state.final)}
+        wait_until(lambda: curl(url)[1]["status"] in waited_for, url, SPARK_WAIT, pause=0.2)
+        record: dict[str, Any] = curl(url)[1]
+        assert record["status"] in states, record
+        return record
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +136,7 @@ def jar(served: Served) -> Path:
     classes.mkdir()
     command = [toolchain.java, "-cp", toolchain.spark.class_path, "scala.tools.nsc.Main", "-nowarn"]
     command += ["-d", str(classes), "-classpath", toolchain.class_path(), str(SCALA)]
-    subprocess.run(command, check=True, timeout=PATIENCE)
+    subprocess.run(command, check=True, timeout=SPARK_WAIT)
     path = served.directory / "binary.jar"
     with zipfile.ZipFile(path, "w") as archive:
         for file in sorted(classes.rglob("*.class")):
@@ -184,17 +183,17 @@ def test_jar_egg_and_wheel_files_can_be_uploaded(served: Served, jar: Path, pack
 def test_the_sample_request_starts_the_word_count(uploaded: Served) -> None:
     # curl -d "input.string = a b c a b see"
     #   "localhost:8090/jobs?appName=test&classPath=spark.jobserver.WordCountExample"
-    status, report = curl(
+    status, record = curl(
         "-d", WORDS, f"{uploaded.at}/jobs?appName=test&classPath=spark.jobserver.WordCountExample"
     )  # fmt: skip
-    assert status == 202, report
-    assert {"duration", "classPath", "startTime", "context", "status", "jobId"} <= set(report)
-    assert report["duration"] == "Job not done yet"
-    assert report["classPath"] == "spark.jobserver.WordCountExample"
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}(Z|[+-]\d\d:\d\d)", report["startTime"])
-    assert re.fullmatch(r"[0-9a-f]{8}-spark\.jobserver\.WordCountExample", report["context"])
-    assert report["status"] == "STARTED"
-    assert uploaded.until(report["jobId"], "FINISHED")["result"] == COUNTED
+    assert status == 202, record
+    assert {"duration", "classPath", "startTime", "context", "status", "jobId"} <= set(record)
+    assert record["duration"] == "Job not done yet"
+    assert record["classPath"] == "spark.jobserver.WordCountExample"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}(Z|[+-]\d\d:\d\d)", record["startTime"])
+    assert re.fullmatch(r"[0-9a-f]{8}-spark\.jobserver\.WordCountExample", record["context"])
+    assert record["status"] == "STARTED"
+    assert uploaded.until(record["jobId"], "FINISHED")["result"] == COUNTED
 
 
 def test_sync_waits_for_the_result(uploaded: Served) -> None:
@@ -211,9 +210,9 @@ def test_cp_and_main_class_are_the_alternative(uploaded: Served, jar: Path) -> N
     with Loopback(lambda handler: handler.say(200, jar.read_bytes())) as files:
         cp = f"binName,{files.url('/other.jar', host='localhost')}"
         main = "spark.jobserver.WordCountExample"
-        status, report = curl("-d", WORDS, f"{uploaded.at}/jobs?cp={cp}&mainClass={main}&context=warm")
-        assert (status, report["classPath"], report["context"]) == (202, main, "warm"), report
-        assert uploaded.until(report["jobId"], "FINISHED")["result"] == COUNTED
+        status, record = curl("-d", WORDS, f"{uploaded.at}/jobs?cp={cp}&mainClass={main}&context=warm")
+        assert (status, record["classPath"], record["context"]) == (202, main, "warm"), record
+        assert uploaded.until(record["jobId"], "FINISHED")["result"] == COUNTED
 
 
 def test_a_uri_is_enough_without_an_upload(uploaded: Served, package: Path, jar: Path) -> None:
@@ -231,23 +230,23 @@ def test_a_uri_is_enough_without_an_upload(uploaded: Served, package: Path, jar:
 def test_the_result_is_uploaded_to_the_callback_url(uploaded: Served, sync: str) -> None:
     # "If a callbackUrl is provided for a (async/sync) job, the result of the job is uploaded to the url"
     query = "appName=test&classPath=spark.jobserver.WordCountExample&context=warm" + sync
-    _, report = curl(
+    _, record = curl(
         "-d", WORDS, f"{uploaded.at}/jobs?{query}&callbackUrl={quote(uploaded.callback_url, safe='')}"
     )  # fmt: skip
-    assert uploaded.got.get(timeout=PATIENCE) == {"jobId": report["jobId"], "result": COUNTED}
+    assert uploaded.got.get(timeout=SPARK_WAIT) == {"jobId": record["jobId"], "result": COUNTED}
 
 
 def test_a_streaming_result_is_named_in_the_callback_and_fetched_by_hand(uploaded: Served) -> None:
     # "In case of a streaming result, the actual result is substituted by <Stream result> and the actual
     # result has to be manually fetched via GET /jobs/<jobId>."
-    _, report = curl(
+    _, record = curl(
         "-d", WORDS,
         f"{uploaded.at}/jobs?appName=words&classPath=words.Streams&context=warm"
         f"&callbackUrl={quote(uploaded.callback_url, safe='')}",
     )  # fmt: skip
-    told = uploaded.got.get(timeout=PATIENCE)
-    assert told == {"jobId": report["jobId"], "result": "<Stream result>"}
-    assert curl(f"{uploaded.at}/jobs/{report['jobId']}")[1]["result"] == [0, 1, 2]
+    told = uploaded.got.get(timeout=SPARK_WAIT)
+    assert told == {"jobId": record["jobId"], "result": "<Stream result>"}
+    assert curl(f"{uploaded.at}/jobs/{record['jobId']}")[1]["result"] == [0, 1, 2]
 
 
 def test_a_cancelled_job_sends_no_callback(uploaded: Served) -> None:
@@ -267,5 +266,5 @@ def test_a_cancelled_job_sends_no_callback(uploaded: Served) -> None:
     # A job that ends by itself sends a callback, after all earlier ones.
     query = f"appName=test&classPath=spark.jobserver.WordCountExample&context=warm&{callback}"
     last = curl("-d", WORDS, f"{uploaded.at}/jobs?{query}")[1]["jobId"]
-    assert uploaded.got.get(timeout=PATIENCE)["jobId"] == last
+    assert uploaded.got.get(timeout=SPARK_WAIT)["jobId"] == last
     assert uploaded.got.empty()

@@ -37,6 +37,31 @@ class Rendezvous:
             self._changed.wait_for(lambda: self._missing <= 0, DEADLINE)
 
 
+class LeftThreads:
+    """Threads that a planted fault leaves behind, until the test of the fault ends them."""
+
+    def __init__(self) -> None:
+        self._end = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def add(self) -> None:
+        """Start a thread."""
+        thread = threading.Thread(target=self._end.wait, name="left behind", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def end(self) -> None:
+        """End all threads, and wait for that."""
+        self._end.set()
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+        self._end.clear()
+
+
+LEFT_THREADS = LeftThreads()
+
+
 def cases(suite: type[Contract]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every test of a contract, with each of its parameters."""
     for name in suite.contract_tests():

@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
 import pytest
 import test_blobs
-from faults import failing
+from faults import LEFT_THREADS, failing
 
 from jobserver_core.errors import BlobNotFound, StorageError
 from jobserver_core.ports.blobs import Blob, BlobStore, BlobWriter
@@ -35,6 +36,10 @@ class Writer(BlobWriter):
         if len(self.written) < 64 * 1024:
             self.written += data
         self.inner.write(data)
+
+    @property
+    def digest(self) -> str:
+        return self.inner.digest
 
     def commit(self) -> Blob:
         return self.inner.commit()
@@ -406,6 +411,54 @@ class ClosingTwiceFails(Faulty):
         self.closed = True
 
 
+class ReadsAllForALocalPath(Faulty):
+    caught_by = "test_a_large_blob_is_never_whole_in_memory"
+
+    @contextmanager
+    def local_path(self, digest: str) -> Iterator[Path]:
+        with super().local_path(digest) as path, tempfile.NamedTemporaryFile() as copy:
+            copy.write(path.read_bytes())
+            copy.flush()
+            yield Path(copy.name)
+
+
+class LeavesALocalCopy(Faulty):
+    caught_by = "test_no_copy_of_a_deleted_blob_outlives_the_close"
+
+    @contextmanager
+    def local_path(self, digest: str) -> Iterator[Path]:
+        copy = self._root.parent / "copy"
+        with super().local_path(digest) as path:
+            shutil.copyfile(path, copy)
+        yield copy
+
+
+class LeavesAThread(Faulty):
+    caught_by = "test_no_thread_or_process_of_a_store_outlives_its_close"
+
+    def put(self, chunks: Iterable[bytes]) -> Blob:
+        LEFT_THREADS.add()
+        return super().put(chunks)
+
+
+class SweepsNothingOfABrokenStore(Faulty):
+    caught_by = "test_what_the_storage_fails_at_is_a_storage_error"
+
+    def sweep(self, *, modified_before: datetime) -> None:
+        with suppress(StorageError):
+            super().sweep(modified_before=modified_before)
+
+
+class TakesABrokenStoreForUnused(Faulty):
+    caught_by = "test_what_the_storage_fails_at_is_a_storage_error"
+
+    def usage(self) -> tuple[int, int]:
+        try:
+            return super().usage()
+        except StorageError:
+            return 0, 0
+
+
 @pytest.fixture
 def directory() -> Iterator[Path]:
     """An in-memory directory if available: these tests write a lot and do not test syncing."""
@@ -441,4 +494,7 @@ def test_a_store_without_a_fault_passes(directory: Path) -> None:
 @pytest.mark.parametrize("fault", Faulty.__subclasses__(), ids=lambda kind: kind.__name__)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_a_store_with_a_fault_fails(fault: type[Faulty], directory: Path) -> None:
-    assert next(_failing(fault, directory), None) is not None
+    try:
+        assert next(_failing(fault, directory), None) is not None
+    finally:
+        LEFT_THREADS.end()

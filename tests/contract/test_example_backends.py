@@ -318,7 +318,8 @@ class TestSqliteMetadataStore(PersistentMetadataStoreContract):
         return opened
 
     def broken(self, store: MetadataStore) -> AbstractContextManager[None]:
-        return renamed(("binaries", "contexts", "jobs", "deliveries", "servers", "requests"), self._raw)
+        tables = ("binaries", "contexts", "jobs", "deliveries", "servers", "requests", "pins", "removals")
+        return renamed((*tables, "checks"), self._raw)
 
     def raw_counts(self, store: MetadataStore) -> dict[str, int]:
         return {kind: self._raw(statement) for kind, statement in COUNTS.items()}

@@ -51,8 +51,10 @@ from jobserver_core import (
     ResultTimeout,
     Settings,
 )
+from jobserver_core.models.failures import ErrorInfo
+from jobserver_core.ports import ContextEnd
 from jobserver_http import running
-from serving import WAIT, a_request, a_server, archive
+from serving import WAIT, ScriptedLauncher, a_request, a_server, archive
 
 pytestmark = pytest.mark.real
 
@@ -67,16 +69,16 @@ async def done(value: Any) -> Any:
 
 
 @pytest.fixture(params=["embedded", "client", "async-client"])
-def play(request: pytest.FixtureRequest) -> Iterator[Callable[[Scenario], None]]:
-    """Run a scenario with one of the facades, on a server that has the binary ``words``."""
+def play(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]:
+    """Run a scenario with one of the facades, on a server with the given ports and the binary ``words``."""
     settings = Settings.from_mapping({"jobserver": {"http": {"port": 0, "drain-timeout": "0 s"}}})
-    server = a_server(settings=settings)
 
     async def on_async_client(url: str, scenario: Scenario) -> None:
         async with AsyncClient(url) as client:
             await scenario(client)
 
-    def run(scenario: Scenario) -> None:
+    def run(scenario: Scenario, **ports: Any) -> None:
+        server = a_server(settings=settings, **ports)
         with running(server) as url:
             server.upload("words", BinaryType.EGG, archive())
             if request.param == "embedded":
@@ -91,7 +93,7 @@ def play(request: pytest.FixtureRequest) -> Iterator[Callable[[Scenario], None]]
     assert not [one.name for one in threading.enumerate() if one.name.startswith("jobserver-client")]
 
 
-Play = Callable[[Scenario], None]
+Play = Callable[..., None]
 
 
 def test_a_job_runs_and_its_handle_has_the_result(play: Play) -> None:
@@ -139,6 +141,8 @@ def test_a_failed_job_raises_its_error_with_the_kind_of_failure(play: Play) -> N
             await handle
         error = caught.value
         assert (error.job_id, error.failure) == (handle.id, FailureKind.RAISED)
+        assert str(error) == f"job {handle.id}: ValueError: broken"
+        assert handle.id in repr(handle)
         assert error.error.error_class == "ValueError"
         assert "ValueError: broken" in error.error.stack
         assert await done(facade.open_result(handle.id)) is None
@@ -158,6 +162,8 @@ def test_a_job_that_fails_before_its_code_runs_has_a_handle(
         with pytest.raises(JobFailed) as caught:
             await done(handle.result(WAIT))
         assert (caught.value.job_id, caught.value.failure) == (handle.id, failure)
+        if failure is FailureKind.CLASS_NOT_FOUND:
+            assert str(caught.value) == f"job {handle.id}: class w.Nothing not found in words"
 
     play(scenario)
 
@@ -171,7 +177,7 @@ def test_a_wait_that_takes_too_long_is_a_timeout_and_a_kill_ends_the_job(play: P
         assert not handle.done()
         killed = await (await done(facade.kill_job(handle.id)))
         assert killed.state is JobState.KILLED
-        with pytest.raises(JobKilled):
+        with pytest.raises(JobKilled, match=f"^job {handle.id} was killed$"):
             await done(handle.result(WAIT))
         with pytest.raises(JobAlreadyFinal):
             await done(facade.kill_job(handle.id))
@@ -237,7 +243,7 @@ def test_jobs_are_listed_in_pages_and_selected(play: Play) -> None:
         page = await done(facade.jobs(JobQuery(limit=3)))
         assert [job.class_name for job in page.jobs] == ["w.Fail", "w.Echo", "w.Echo"]
         rest = await done(facade.jobs(JobQuery(limit=3, after=page.next)))
-        assert (len(rest.jobs), rest.next) == (1, None)
+        assert (len(rest), list(rest), rest.next) == (1, list(rest.jobs), None)
         of_state = await done(facade.jobs(JobQuery(states=(JobState.ERROR,))))
         assert [job.id for job in of_state.jobs] == [failed.id]
         assert of_state.jobs[0].failure is FailureKind.RAISED
@@ -267,6 +273,39 @@ def test_contexts_are_created_listed_and_stopped(play: Play) -> None:
         assert killed.state.final
 
     play(scenario)
+
+
+def test_ended_contexts_are_listed_newest_first_up_to_a_limit(play: Play) -> None:
+    async def scenario(facade: Facade) -> None:
+        assert await done(facade.ended_contexts()) == []
+        ids = []
+        for name in ("warm", "other", "warm"):
+            ids.append((await (await done(facade.create_context(name)))).id)
+            await (await done(facade.stop_context(name)))
+        await (await done(facade.create_context("living")))
+        ended = await done(facade.ended_contexts())
+        assert [(one.id, one.state) for one in ended] == [(one, ContextState.FINISHED) for one in ids[::-1]]
+        assert [one.id for one in await done(facade.ended_contexts(2))] == ids[:0:-1]
+
+    play(scenario)
+
+
+def test_a_context_that_was_started_again_leads_to_the_one_before_it(play: Play) -> None:
+    launcher = ScriptedLauncher(at_start=lambda told: told.context_ready(application_id=None, url=None))
+
+    async def scenario(facade: Facade) -> None:
+        settings = {"supervise": True, "restart-backoff": "1 ms"}
+        first = await (await done(facade.create_context("fleet", settings)))
+        assert await done(facade.context_before(first)) is None
+        launcher.listeners[0].context_ended(ContextEnd.FAILED, ErrorInfo(message="killed by signal 9"))
+        await asyncio.to_thread(wait_until, lambda: len(launcher.listeners) == 2)
+        second = await done(facade.context("fleet"))
+        before = await done(facade.context_before(second))
+        launcher.listeners[1].context_ended(ContextEnd.STOPPED)
+        assert (second.restarts, before.id, before.state) == (1, first.id, ContextState.ERROR)
+        assert before.error.message == "killed by signal 9"
+
+    play(scenario, launcher=launcher)
 
 
 def test_a_context_that_cannot_start_raises_its_error(play: Play) -> None:
@@ -360,6 +399,8 @@ CONTENT = (
     'the content of an upload must be bytes, a file opened with open(path, "rb"), or an iterable of bytes'
 )
 SETTINGS = "setting 'spark.context-settings':"
+JSON_ONLY = "a job's configuration must hold only JSON values:"
+NO_JSON = "cannot be represented in JSON"
 HANDLE = "a job's ID must be a string (handle.id or job.id), not Named"
 SECONDS = "must be a number of seconds, such as 30 or 0.5, got"
 
@@ -409,7 +450,12 @@ BY_JOB_ID: list[Callable[[Any], Any]] = [
         (
             lambda facade: facade.submit(a_request("w.Echo", {"value": {1}})),
             InvalidConfig,
-            "a job's configuration must hold only JSON values: Object of type set is not JSON serializable",
+            f"{JSON_ONLY} key 'value': a value of type set {NO_JSON}; use a list, such as sorted(value)",
+        ),
+        (
+            lambda facade: facade.submit(a_request("w.Echo", {"input": {"paths": ["a", Path("b")]}})),
+            InvalidConfig,
+            f"{JSON_ONLY} key 'input.paths[1]': a value of type PosixPath {NO_JSON}; use str(path)",
         ),
         (
             lambda facade: facade.submit(a_request("w.Echo", max_run_time="30 s")),
@@ -456,11 +502,14 @@ BY_JOB_ID: list[Callable[[Any], Any]] = [
         (
             lambda facade: facade.create_context("c", {"a": object()}),
             InvalidSetting,
-            f"{SETTINGS} must hold only JSON values: Object of type object is not JSON serializable",
+            "setting 'spark.context-settings.a': must hold only JSON values: a value of type object "
+            f"{NO_JSON}; use a string, a number, a boolean, None, a list or a mapping",
         ),
         (lambda facade: facade.job(None), InvalidRequest, "a job's ID must be a string, not NoneType"),
         *((call, InvalidRequest, HANDLE) for call in BY_JOB_ID),
         (lambda facade: facade.context(5), ContextNotFound, "context 5 not found"),
+        (lambda facade: facade.ended_contexts("5"), InvalidRequest, "limit must be an integer, not str"),
+        (lambda facade: facade.ended_contexts(0), InvalidRequest, "limit must be 1 to 10000, got 0"),
     ],
 )
 def test_a_slip_in_a_type_is_the_same_error_everywhere(
@@ -555,7 +604,7 @@ def test_the_servers_are_listed(play: Play) -> None:
 
 METHODS = """
     upload binaries binary binary_versions delete_binary
-    create_context contexts context stop_context kill_context reset_contexts
+    create_context contexts ended_contexts context context_before stop_context kill_context reset_contexts
     submit jobs job job_handle job_config open_result deliveries kill_job
     add_data_file data_files delete_data_file reset_data_files
     subscribe storage prune servers close

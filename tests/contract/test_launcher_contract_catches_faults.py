@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from faults import DEADLINE
+from faults import DEADLINE, LEFT_THREADS
 from test_launchers import FUNCTIONS
 from test_launchers import TestInlineLauncher as Suite
 
@@ -87,6 +87,30 @@ class CloseDoesNotWait(Fault):
             assert isinstance(self._launcher, CloseDoesNotWait)
             self._launcher.closed.wait(DEADLINE)
             super()._finish(end, error)
+
+    parts = {"_InlineContext": Context}
+
+
+class LeavesAThread(Fault):
+    caught_by = ("test_a_context_stops_with_its_running_jobs",)
+    because = "left behind"
+
+    class Context(_InlineContext):
+        def stop(self, timeout: float) -> None:
+            LEFT_THREADS.add()
+            super().stop(timeout)
+
+    parts = {"_InlineContext": Context}
+
+
+class LeavesAProcess(Fault):
+    caught_by = ("test_a_context_stops_with_its_running_jobs",)
+    because = "sleep 3600"
+
+    class Context(_InlineContext):
+        def stop(self, timeout: float) -> None:
+            STARTED.append(subprocess.Popen(["sleep", "3600"]))
+            super().stop(timeout)
 
     parts = {"_InlineContext": Context}
 
@@ -338,12 +362,12 @@ class ReversesTheClassPath(Fault):
 def _hold_in_a_process(job: InlineJob) -> None:
     with open(job.config["lock"], "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        GRANDCHILDREN.append(subprocess.Popen(["sleep", "3600"], pass_fds=[file.fileno()]))
+        STARTED.append(subprocess.Popen(["sleep", "3600"], pass_fds=[file.fileno()]))
     while not job.config.get("return", False):
         job.sleep(60)
 
 
-GRANDCHILDREN: list[subprocess.Popen[bytes]] = []
+STARTED: list[subprocess.Popen[bytes]] = []
 
 
 class LeavesGrandchildren(Fault):
@@ -360,7 +384,8 @@ class LeavesGrandchildren(Fault):
     functions_too = {"test.hold": _hold_in_a_process}
 
 
-IN_MEMORY = [fault for fault in Fault.__subclasses__() if fault is not LeavesGrandchildren]
+WITH_PROCESSES = [LeavesAProcess, LeavesGrandchildren]
+IN_MEMORY = [fault for fault in Fault.__subclasses__() if fault not in WITH_PROCESSES]
 
 
 def _run(name: str, launcher: InlineLauncher, directory: Path, timeout: float) -> None:
@@ -393,10 +418,11 @@ def _assert_caught(fault: type[Fault], directory: Path, monkeypatch: pytest.Monk
                 _run(name, launcher, target, fault.timeout)
             assert fault.because in str(caught.value)
         finally:
-            for process in GRANDCHILDREN:
+            for process in STARTED:
                 process.kill()
                 process.wait()
-            GRANDCHILDREN.clear()
+            STARTED.clear()
+            LEFT_THREADS.end()
             launcher.close()
 
 
@@ -406,5 +432,8 @@ def test_the_contract_catches(fault: type[Fault], tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.real
-def test_the_contract_catches_processes_that_survive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _assert_caught(LeavesGrandchildren, tmp_path, monkeypatch)
+@pytest.mark.parametrize("fault", WITH_PROCESSES, ids=lambda fault: fault.__name__)
+def test_the_contract_catches_processes_that_survive(
+    fault: type[Fault], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _assert_caught(fault, tmp_path, monkeypatch)

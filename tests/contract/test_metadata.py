@@ -14,6 +14,7 @@ from jobserver_core.memory import MemoryMetadataStore
 from jobserver_core.ports import MetadataStore
 from jobserver_core.testing.metadata import MetadataStoreContract, PersistentMetadataStoreContract
 from jobserver_sql import SqlMetadataStore
+from jobserver_sql.schema import VERSION_TABLE
 from jobserver_sql.testing import PostgresqlServer
 
 TABLES = {
@@ -24,7 +25,7 @@ TABLES = {
     "results": "job_results",
     "deliveries": "deliveries",
 }
-OTHER_TABLES = ("job_holds", "servers", "requests")
+OTHER_TABLES = ("job_holds", "servers", "requests", "blob_pins", "blob_removals")
 
 
 class TestMemoryMetadataStore(MetadataStoreContract):
@@ -76,7 +77,7 @@ class TestSqlMetadataStoreOnSqlite(PersistentMetadataStoreContract):
         return SqlMetadataStore(f"sqlite:///{self.path}")
 
     def broken(self, store: MetadataStore) -> AbstractContextManager[None]:
-        return renamed((*TABLES.values(), *OTHER_TABLES), self._raw)
+        return renamed((*TABLES.values(), *OTHER_TABLES, VERSION_TABLE), self._raw)
 
     def raw_counts(self, store: MetadataStore) -> dict[str, int]:
         return {kind: self._raw(f"SELECT count(*) FROM {table}") for kind, table in TABLES.items()}
@@ -108,7 +109,7 @@ class TestSqlMetadataStoreOnPostgresql(PersistentMetadataStoreContract):
         return SqlMetadataStore(self.url)
 
     def broken(self, store: MetadataStore) -> AbstractContextManager[None]:
-        return renamed((*TABLES.values(), *OTHER_TABLES), self._raw)
+        return renamed((*TABLES.values(), *OTHER_TABLES, VERSION_TABLE), self._raw)
 
     def raw_counts(self, store: MetadataStore) -> dict[str, int]:
         return {kind: self._raw(f"SELECT count(*) FROM {table}") for kind, table in TABLES.items()}

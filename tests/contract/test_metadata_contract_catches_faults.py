@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from faults import cases
+from faults import LEFT_THREADS, cases
 from metadata_faults import FAULTS
 from metadata_faults.fault import Fault
 from metadata_faults.persistent import PERSISTENT_FAULTS, Persistent, PersistentSuite
@@ -37,7 +37,10 @@ def test_the_contract_catches(fault: type[Fault]) -> None:
 @pytest.mark.parametrize("fault", PERSISTENT_FAULTS, ids=lambda fault: fault.__name__)
 def test_the_contract_of_persistent_stores_catches(fault: type[Persistent]) -> None:
     assert not _fails(Persistent, fault.caught_by, PersistentSuite), "the test fails without a fault"
-    assert _fails(fault, fault.caught_by, PersistentSuite)
+    try:
+        assert _fails(fault, fault.caught_by, PersistentSuite)
+    finally:
+        LEFT_THREADS.end()
 
 
 def test_no_thread_is_left_behind() -> None:

@@ -6,7 +6,7 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import pytest
@@ -320,6 +320,10 @@ class Queueing(MemoryTransport):
             return super().send(message, timeout=timeout)
 
 
+class Serial(Queueing):
+    """As slow as Queueing, where nothing arrives at a receiver that hangs."""
+
+
 class Patient(MemoryTransport):
     def send(self, message: Message, *, timeout: float) -> Answer:
         return super().send(message, timeout=timeout + 60)
@@ -372,6 +376,10 @@ class Shouting(MemoryTransport):
         super().__init__(schemes=("HTTPS", "https"))
 
 
+class Lettered(MemoryTransport):
+    options: ClassVar[Any] = "topic"
+
+
 class Undead(MemoryTransport):
     def close(self) -> None:
         return
@@ -394,6 +402,7 @@ FAULTS: dict[type[MemoryTransport], str] = {
     Renaming: "test_a_second_attempt_has_the_id_of_the_first",
     Headless: "test_a_message_arrives_once_and_whole",
     Queueing: "test_attempts_do_not_wait_for_each_other",
+    Serial: "test_attempts_that_hang_do_not_add_up",
     Patient: "test_a_receiver_that_hangs_is_an_answer_in_time",
     Talkative: "test_nothing_secret_of_a_url_is_logged",
     Telltale: "test_what_went_wrong_is_reported_without_secrets",
@@ -403,6 +412,7 @@ FAULTS: dict[type[MemoryTransport], str] = {
     Forgetful: "test_retry_after_is_reported",
     Inventive: "test_no_retry_after_is_none",
     Shouting: "test_its_schemes_are_in_lower_case",
+    Lettered: "test_its_options_are_a_tuple_of_keys_or_not_known",
     Undead: "test_after_close_nothing_is_sent",
     Brittle: "test_after_close_nothing_is_sent",
 }
@@ -417,6 +427,7 @@ class ImpatientContract(AnsweringTransportContract):
     """The contract for transports that are known to fail: no need to wait long for them."""
 
     timeout = 0.5
+    tolerance = 0.5
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)

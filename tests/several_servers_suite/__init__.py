@@ -1,5 +1,6 @@
 """The tests that hold for several servers on every store that they can share."""
 
+from several_servers_suite.blobs import SharedBlobs
 from several_servers_suite.dead import DeadServers
 from several_servers_suite.living import LivingServers
 from several_servers_suite.logs import LogsOfOthers
@@ -10,6 +11,13 @@ from several_servers_suite.supervised import SupervisedContexts
 
 
 class SeveralServersSuite(
-    LivingServers, Submitting, Requesting, LogsOfOthers, DeadServers, SupervisedContexts, PausedServers
+    LivingServers,
+    Submitting,
+    Requesting,
+    LogsOfOthers,
+    SharedBlobs,
+    DeadServers,
+    SupervisedContexts,
+    PausedServers,
 ):
     """What several servers on one store owe. Subclasses supply stores, and a way to let leases expire."""

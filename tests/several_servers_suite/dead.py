@@ -6,7 +6,15 @@ import threading
 
 import pytest
 
-from jobserver_core import ContextState, DeliveryState, FailureKind, JobState, Settings, Unavailable
+from jobserver_core import (
+    ContextState,
+    DeliveryState,
+    FailureKind,
+    JobState,
+    Settings,
+    Takeovers,
+    Unavailable,
+)
 from jobserver_core.ports import ContextEnd
 from jobserver_core.running.servers import FULL_CHECK_EVERY
 from serving import WAIT, a_request, upload
@@ -33,6 +41,31 @@ class DeadServers(Fleet):
         assert context.error.message == "the job server ended, and its contexts with it"
         assert [server.id for server in alive.server.servers()] == [alive.id]
         assert len(alive.server.deliveries(running)) == 1
+
+    def test_takeovers_are_counted_by_both_servers(self, members: list[Member]) -> None:
+        dead, alive = self.boot(), self.boot()
+        assert dead.server.takeovers == alive.server.takeovers == Takeovers()
+        self.expire(dead.id)
+        alive.renew()
+        dead.renew()  # it was only paused
+        alive.renew()
+        assert alive.server.takeovers == Takeovers(leases_taken_over=1)
+        assert dead.server.takeovers == Takeovers(leases_lost=1)
+
+    def test_a_context_that_ended_with_its_server_still_names_it(self, members: list[Member]) -> None:
+        addresses = [Settings.from_mapping({"jobserver.servers.address": name}) for name in ("one", "two")]
+        dead, alive = (self.boot(settings=settings) for settings in addresses)
+        upload(dead.server)
+        dead.server.create_context("shared")
+        dead.ready()
+        assert alive.server.context("shared").server == "one"
+        self.expire(dead.id)
+        alive.renew()
+        ended = alive.server.context("shared")
+        assert (ended.owner, ended.server_id, ended.server) == (alive.id, dead.id, "one")
+        alive.server.create_context("shared")
+        assert alive.server.context("shared").server == "two"
+        assert alive.server.context(ended.id) == ended
 
     def test_a_job_that_had_not_begun_runs_on_another_server(self, members: list[Member]) -> None:
         dead, alive = self.boot(), self.boot()

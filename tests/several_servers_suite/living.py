@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from functools import partial
 
 import pytest
 
 from jobserver_core import (
-    BinaryType,
     ContextExists,
     ContextState,
     JobState,
@@ -18,9 +16,8 @@ from jobserver_core import (
 )
 from jobserver_core.ports import ContextEnd, JobOutcome
 from jobserver_core.running.notices import POLL
-from jobserver_core.testing.clock import ManualClock
-from serving import WAIT, a_request, archive, upload
-from several_servers import FailingBlobs, Fleet, Member, finish
+from serving import WAIT, a_request, upload
+from several_servers import Fleet, Member, finish
 
 
 class LivingServers(Fleet):
@@ -117,16 +114,3 @@ class LivingServers(Fleet):
         for call in (partial(other.server.job_log, job), partial(other.server.context_log, "shared")):
             with pytest.raises(OnAnotherServer, match=r"host-1\.example"):
                 call()
-
-    def test_blobs_are_swept_only_by_a_server_that_is_alone(self, members: list[Member]) -> None:
-        first, second = self.boot(), self.boot()
-        self.blobs = FailingBlobs(clock=ManualClock(start=ManualClock().now() - timedelta(days=1)))
-        third = self.boot()
-        gone = third.server.upload("gone", BinaryType.EGG, archive("gone"))
-        third.server.delete_binary("gone")
-        third.server.prune()
-        assert self.blobs.size(gone.digest) is not None
-        first.server.close(0)
-        second.server.close(0)
-        third.server.prune()
-        assert self.blobs.size(gone.digest) is None

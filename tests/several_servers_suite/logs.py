@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from conditions import wait_until
-from jobserver_core import ContextNotFound, JobNotFound, JobState, LogNotFound, OnAnotherServer, Unavailable
+from jobserver_core import (
+    ContextNotFound,
+    JobNotFound,
+    JobState,
+    LogNotFound,
+    LogServerGone,
+    OnAnotherServer,
+    Settings,
+    Unavailable,
+)
 from jobserver_core.ports import ContextEnd
 from jobserver_core.running import logs, requests
 from jobserver_core.running.log_files import REMOTE_CHUNK_SIZE
@@ -99,7 +108,7 @@ class LogsOfOthers(Fleet):
         self.expire(owner.id)
         other.renew()
         assert other.server.context("shared").owner == other.id
-        with pytest.raises(LogNotFound):
+        with pytest.raises(LogServerGone):
             other.server.open_job_log(job).open()
         owner.renew()  # it was only paused
         for member in members:
@@ -165,7 +174,7 @@ class LogsOfOthers(Fleet):
             assert (log.read(), log.read()) == (b"first run\n", b"")
         self._move(first, second, job)
         self._job_log(second, job).write_bytes(b"second run\n")
-        assert readers[0].read() == b""  # it looks for another owner only from time to time
+        assert readers[0].read() == b""  # it checks for another owner only from time to time
         monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + logs.SEARCH_INTERVAL)
         for log in readers:
             assert (log.read(), log.read()) == (b"second run\n", b"")
@@ -183,34 +192,7 @@ class LogsOfOthers(Fleet):
             with member.server.open_job_log(job) as log:
                 assert log.read() == b"second run\n"
 
-    def test_servers_that_hang_delay_the_search_for_a_log_by_one_timeout_and_rarely(
-        self, members: list[Member], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        owner, other = self.owner_and_other()
-        job = owner.running_job("shared")
-        owner.launcher.listeners[0].context_ended(ContextEnd.FAILED)
-        for hanging in (owner, self.boot(), self.boot()):
-            hanging.server._services.notices.close()
-        asked, deciding = [], threading.Barrier(3)
-        ask = other.server._services.requests.ask
-
-        def ask_together(server_id: str, *rest: object) -> object:
-            asked.append(server_id)
-            deciding.wait(WAIT)  # breaks unless all are asked at once
-            return ask(server_id, *rest)  # type: ignore[arg-type]
-
-        monkeypatch.setattr(other.server._services.requests, "ask", ask_together)
-        monkeypatch.setattr(requests, "ANSWER_TIMEOUT", 0.01)
-        monkeypatch.setattr(requests, "ANSWER_POLL_INTERVAL", 0.01)
-        with other.server.open_job_log(job) as log:
-            for _ in range(3):
-                with pytest.raises(Unavailable, match="does not respond"):
-                    log.read()
-        assert sorted(asked) == sorted(member.id for member in members if member is not other)
-
-    def test_a_server_that_hangs_does_not_delay_a_log_that_another_one_has(
-        self, members: list[Member]
-    ) -> None:
+    def test_only_the_server_that_has_a_log_is_asked_for_it(self, members: list[Member]) -> None:
         owner, other = self.owner_and_other()
         job = owner.running_job("shared")
         self._job_log(owner, job).write_bytes(b"text\n")
@@ -221,8 +203,33 @@ class LogsOfOthers(Fleet):
         hanging.server._services.notices.close()
         with other.server.open_job_log(job) as log:
             assert log.read() == b"text\n"
-        requests_to = other.server._services.metadata.requests_to
-        wait_until(lambda: requests_to(hanging.id), "the request that has no answer yet", WAIT)
+        assert other.server._services.metadata.requests_to(hanging.id) == []
+
+    def test_a_server_whose_lease_has_expired_is_named_but_not_asked(
+        self, members: list[Member], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings = Settings.from_mapping({"jobserver.servers.address": "host-1.example"})
+        owner, other = self.owner_and_other(settings=settings)
+        job = owner.running_job("shared")
+        self._job_log(owner, job).write_bytes(b"text\n")
+        self.expire(owner.id)
+
+        def ask(*_arguments: object) -> None:
+            raise AssertionError("it was asked")
+
+        monkeypatch.setattr(other.server._services.requests, "ask", ask)
+        text = r"is on server host-1\.example, which does not respond; context shared is being taken over"
+        for log in (other.server.open_job_log(job), other.server.open_context_log("shared")):
+            with pytest.raises(Unavailable, match=text):
+                log.open()
+        other.renew()
+        for log in (other.server.open_job_log(job), other.server.open_context_log("shared")):
+            with pytest.raises(LogServerGone) as caught:
+                log.open()
+            assert caught.value.server == "host-1.example"
+        with pytest.raises(LogServerGone, match=r"host-1\.example"):
+            other.server.job_log(job)
+        assert other.server.open_job_log(job).read() == b""  # one that follows waits
 
     def test_a_kill_does_not_wait_for_a_log_that_is_slow_to_read(self, members: list[Member]) -> None:
         owner, other = self.owner_and_other()

@@ -65,7 +65,9 @@ class PausedServers(Fleet):
             with pytest.raises(Unavailable, match="being taken over by another server; try again"):
                 request()
 
-    def test_a_paused_server_ends_its_contexts_and_goes_on_afresh(self, members: list[Member]) -> None:
+    def test_a_paused_server_ends_its_contexts_and_continues_as_a_new_one(
+        self, members: list[Member]
+    ) -> None:
         paused, alive = self.boot(), self.boot()
         upload(paused.server)
         paused.server.create_context("shared")

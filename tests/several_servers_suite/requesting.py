@@ -51,7 +51,7 @@ class Requesting(Fleet):
         job = owner.running_job("shared")
         other.server.kill_job(job, force=True)
         owner.clock.advance(owner.server.settings.jobs.kill_timeout)
-        assert owner.launcher.handles[0].calls[-1] == ("kill", None)
+        wait_until(lambda: owner.launcher.handles[0].calls[-1] == ("kill", None))
 
     def test_a_job_can_be_killed_before_its_owner_has_picked_it_up(self, members: list[Member]) -> None:
         settings = Settings.from_mapping({"jobserver.jobs.max-jobs-per-context": 1})

@@ -65,7 +65,7 @@ class Submitting(Fleet):
         assert other.server.deliveries(late.id) != []
         assert other.launcher.handles == []
 
-    def test_a_job_whose_notice_is_lost_is_found_by_a_look_at_all_jobs(self, members: list[Member]) -> None:
+    def test_a_job_whose_notice_is_lost_is_found_by_a_scan_of_all_jobs(self, members: list[Member]) -> None:
         owner, other = self.owner_and_other()
         other.server._services.notices.close()
         job = other.server.submit(a_request("w.Any", context="shared"))

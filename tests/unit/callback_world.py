@@ -160,7 +160,7 @@ class World:
         stored = result if ended.has_result else None
         self.metadata.advance_job(ended, expected=JobState.STARTED, result=stored, delivery=delivery)
         if delivery is not None and told:
-            self.service.recorded(delivery)
+            self.service.publish_new(delivery)
         return delivery
 
     def settle(self) -> None:

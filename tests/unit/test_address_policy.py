@@ -83,15 +83,11 @@ def allowed(policy: AddressPolicy, text: str, *addresses: str) -> bool:
 
 def of_fetching() -> AddressPolicy:
     settings = FetcherSettings()
-    return AddressPolicy.from_settings(
-        settings, schemes=settings.allowed_schemes, section="jobserver.fetcher"
-    )
+    return AddressPolicy.from_settings(settings, schemes=settings.allowed_schemes)
 
 
 def of_callbacks() -> AddressPolicy:
-    return AddressPolicy.from_settings(
-        CallbackSettings(), schemes=("http", "https"), section="jobserver.callbacks"
-    )
+    return AddressPolicy.from_settings(CallbackSettings(), schemes=("http", "https"))
 
 
 POLICIES = pytest.mark.parametrize("policy", [AddressPolicy(), of_fetching(), of_callbacks()])
@@ -268,9 +264,7 @@ def test_the_settings_make_the_policy() -> None:
         allowed_networks=["203.0.113.0/24"],
         denied_networks=["203.0.113.7/32"],
     )
-    policy = AddressPolicy.from_settings(
-        settings, schemes=settings.allowed_schemes, section="jobserver.fetcher"
-    )
+    policy = AddressPolicy.from_settings(settings, schemes=settings.allowed_schemes)
     assert allowed(policy, "http://a.example.org/x", "203.0.113.1")
     assert not allowed(policy, "http://a.example.org/x", "203.0.113.7")
     assert not allowed(policy, "http://a.example.org/x", "198.51.100.1")

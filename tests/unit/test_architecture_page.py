@@ -13,7 +13,7 @@ PAGE = (ROOT / "docs" / "explanation" / "architecture.md").read_text()
 NAMED = sorted(set(re.findall(r"`([A-Za-z_][\w./]*)`", PAGE)))
 SOURCES = {
     path.relative_to(ROOT).as_posix(): path.read_text()
-    for directory in ("jobserver_core", "backends", "adapters", "tests", "benchmarks")
+    for directory in ("jobserver_core", "backends", "adapters", "tests", "benchmarks", "examples")
     for path in (ROOT / directory).rglob("*.py")
 }
 PACKAGES = {

@@ -232,12 +232,13 @@ def test_storage_that_fails_for_a_while_loses_and_repeats_nothing(
         metadata.failing = dict(failing)
         for delivery in made:
             assert delivery
-            world.service.recorded(delivery)
-        deadline = time.monotonic() + 10
-        while world.states() != {DELIVERED: 3}:
-            assert time.monotonic() < deadline, world.states()
+            world.service.publish_new(delivery)
+
+        def delivered() -> bool:
             world.clock.advance(1)
-            time.sleep(0.002)
+            return world.states() == {DELIVERED: 3}
+
+        wait_until(delivered, world.states)
         metadata.failing = {}
         assert len(world.transport.messages) == 3
         assert [world.stored(delivery).attempts for delivery in made] == [1, 1, 1]
@@ -283,6 +284,18 @@ def test_a_delivery_whose_result_was_deleted_is_abandoned_with_the_reason(world:
     assert world.transport.messages == []
 
 
+def test_a_delivery_whose_job_was_deleted_is_abandoned_with_the_reason(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.metadata, "job", lambda _job_id: None)
+    delivery = world.end_job()
+    world.settle()
+    assert delivery is not None
+    given_up = world.stored(delivery)
+    assert (given_up.state, given_up.attempts) == (ABANDONED, 0)
+    assert given_up.last_error == f"the result cannot be read: job {delivery.job_id} not found"
+
+
 def test_a_failure_to_build_the_payload_is_retried_without_blocking_others(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -296,7 +309,7 @@ def test_a_failure_to_build_the_payload_is_retried_without_blocking_others(
         return ask(job_id)
 
     monkeypatch.setattr(world.metadata, "job", job)
-    world.service.recorded(broken)
+    world.service.publish_new(broken)
     fine = world.end_job()
     world.settle()
     assert world.stored(fine).state is DELIVERED

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from test_server import settled
 
+from conditions import wait_until
 from jobserver_core import (
     CapacityReached,
     ContextState,
@@ -117,7 +117,7 @@ def test_an_ad_hoc_job_that_finds_no_cores_is_refused_and_leaves_nothing() -> No
         assert [context.name for context in server.contexts()] == ["all"]
         server.stop_context("all").result(WAIT)
         assert server.submit(a_request("w.Echo", "value = 1")).result(WAIT) == 1
-        settled(lambda: used(server)["cores"] == 0)
+        wait_until(lambda: used(server)["cores"] == 0)
 
 
 def test_of_many_creates_at_once_as_many_are_accepted_as_fit() -> None:
@@ -179,7 +179,7 @@ def test_contexts_of_the_configuration_that_do_not_fit_are_not_started() -> None
         }
     )
     with a_server(settings=settings) as server:
-        settled(lambda: [context.state for context in server.contexts()] == [ContextState.RUNNING])
+        wait_until(lambda: [context.state for context in server.contexts()] == [ContextState.RUNNING])
         assert [context.name for context in server.contexts()] == ["one"]
 
 

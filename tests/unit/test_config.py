@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from jobserver_core.config.settings import (
     SparkSettings,
     default_data_dir,
 )
+from jobserver_core.config.trees import nested
 from jobserver_core.errors import InvalidConfig, InvalidSetting
 from jobserver_core.models.redaction import redacted, redacted_url
 
@@ -250,6 +252,39 @@ def test_a_file_overrides_the_defaults_and_overrides_win_over_the_file(tmp_path:
     }
 
 
+def test_the_origin_of_a_value_is_the_file_that_defined_it_last(tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    included = tmp_path / "site" / "http.conf"
+    included.write_text('http { port = 1, host = localhost }, jobs { include required("jobs") }')
+    (tmp_path / "site" / "jobs.properties").write_text("sync-timeout = 3 s\nkill-timeout = 3 s")
+    (tmp_path / "site" / "jobs.json").write_text('{"sync-timeout": "4 s"}')
+    (tmp_path / "spark.conf").write_text("spark.context-settings.num-cpu-cores = 2")
+    text = """
+    jobserver.http.port = 2
+    jobserver { include required("site/http.conf") }
+    jobserver.http.host = 127.0.0.1
+    spark.context-settings { spark.executor.memory = 1g }
+    include "spark.conf"
+    """
+    settings = from_text(tmp_path, text)
+    main, extra = str(tmp_path / "server.conf"), str(tmp_path / "spark.conf")
+    assert settings.jobs.sync_timeout == 4.0
+    assert settings.origins == {
+        "jobserver.http.port": str(included),
+        "jobserver.http.host": main,
+        "jobserver.jobs.sync-timeout": str(tmp_path / "site" / "jobs.json"),
+        "jobserver.jobs.kill-timeout": str(tmp_path / "site" / "jobs.properties"),
+        "spark.context-settings": f"{main}, {extra}",
+    }
+
+
+def test_an_invalid_value_is_reported_with_the_included_file_that_has_it(tmp_path: Path) -> None:
+    included = tmp_path / "http.conf"
+    included.write_text("jobserver.http.port = many")
+    with pytest.raises(InvalidSetting, match=re.escape(f"(in {included})")):
+        from_text(tmp_path, 'include "http.conf"')
+
+
 def test_free_objects_of_a_file_and_overrides_are_merged(tmp_path: Path) -> None:
     text = "spark.context-settings { num-cpu-cores = 2, spark.executor.memory = 1g }"
     settings = from_text(
@@ -448,6 +483,81 @@ def test_urls_and_trees_are_redacted() -> None:
     file = {"spark.kubernetes.executor.podTemplateFile": "/etc/pod.yaml"}
     assert redacted({"pod-template": pod, **file}) == {"pod-template": "***", **file}
     assert "hunter2" not in repr(redacted({"pod-template.spec": pod, "a": {"pod-template": {"spec": pod}}}))
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "hadoop.fs.azure.account.key.acct.dfs.core.windows.net",
+        "hadoop.fs.azure.sas.container.acct.blob.core.windows.net",
+        "spark.hadoop.fs.s3a.encryption.key",
+        "spark.hadoop.fs.s3a.bucket.b.server-side-encryption.key",
+        "spark.redis.auth",
+        "spark.executorEnv.DB_PWD",
+        "pwd",
+        "spark.executorEnv.PGPASS",
+        "ssl.key.passphrase",
+        "kafka.sasl.jaas.config",
+        "parquet.encryption.key.list",
+        "AZURE_STORAGE_KEY",
+        "account_key",
+    ],
+)
+def test_values_of_secret_keys_are_redacted_also_in_nested_settings(key: str) -> None:
+    tree: Any = "hunter2"
+    for segment in reversed(key.split(".")):
+        tree = {segment: tree}
+    assert redacted({key: "hunter2"}) == {key: "***"}
+    assert "hunter2" not in repr(redacted(tree))
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "spark.sql.shuffle.partitions",
+        "spark.authenticate",
+        "spark.hadoop.hadoop.security.authentication",
+        "spark.ssl.keyStore",
+        "spark.io.encryption.keySizeBits",
+        "parquet.encryption.column.keys",
+        "hadoop.fs.azure.account.keyprovider.acct.dfs.core.windows.net",
+        "hadoop.fs.azure.account.auth.type",
+        "spark.hadoop.fs.s3a.encryption.algorithm",
+        "primary.key.columns",
+        "hoodie.datasource.write.recordkey.field",
+        "spark.sql.bypass",
+    ],
+)
+def test_values_of_harmless_keys_are_shown(key: str) -> None:
+    assert redacted({key: "x", "tree": nested({key: "x"})}) == {key: "x", "tree": nested({key: "x"})}
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("-Xmx1g -Djavax.net.ssl.trustStorePassword=hunter2 -Da=b", None),
+        ("jdbc:sqlserver://h;user=u;password=hunter2", None),
+        ("jdbc:sqlserver://h;password={hun;ter2};user=u", "jdbc:sqlserver://h;password=***;user=u"),
+        ("user=u,password=hunter2,x=1", None),
+        ('PlainLogin required username="u" password="hun ter2";', None),
+        ("options=-Dtoken=hunter2", "options=-Dtoken=***"),
+        ('password="hunter2', "password=***"),
+        ("-Djavax.net.ssl.trustStore=/a/b.jks -Dspark.authenticate=true", None),
+        ("a = b, c == d", None),
+    ],
+)
+def test_secrets_among_the_options_in_a_string_are_redacted(text: str, shown: str | None) -> None:
+    expected = shown or text.replace("hunter2", "***").replace('"hun ter2"', "***")
+    assert redacted({"spark.driver.options": text}) == {"spark.driver.options": expected}
+
+
+@pytest.mark.parametrize(
+    "name", ["sig", "X-Amz-Signature", "X-Amz-Credential", "X-Goog-Signature", "sslpassword"]
+)
+def test_signatures_in_the_queries_of_urls_are_redacted(name: str) -> None:
+    assert redacted_url(f"https://h/x?se=1&{name}=hunter2&z=2#f") == f"https://h/x?se=1&{name}=***&z=2#f"
+    assert redacted_url(f"https://h/x?to=http://g?{name}=hunter2") == f"https://h/x?to=http://g?{name}=***"
+    assert redacted_url("https://h/x?design=1&signal=2") == "https://h/x?design=1&signal=2"
 
 
 def test_describing_includes_values_set_in_code() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 
+from conditions import wait_until
 from jobserver_core import (
     ContextChanged,
     ContextQuery,
@@ -102,6 +104,31 @@ def test_contexts_beyond_the_limit_are_launched_in_the_order_in_which_they_came(
     assert {scene.state(name) for name in "bcde"} == {ContextState.RUNNING}
 
 
+def locked_out(scene: Scene, name: str, seconds: float) -> None:
+    """Let time pass while the lock of a context is held, as by a write that hangs."""
+    [context] = [context for context in scene.server._services.registry.all() if context.record.name == name]
+    clock = threading.Thread(target=scene.clock.advance, args=(seconds,), daemon=True)
+    with context._context.lock:
+        clock.start()
+        clock.join(WAIT)
+        assert not clock.is_alive(), "the clock's other timers are late"
+
+
+def test_a_start_that_takes_too_long_delays_no_timer_while_the_store_hangs(scene: Scene) -> None:
+    scene.create("a")
+    locked_out(scene, "a", 60)
+    wait_until(lambda: scene.handle("a").calls == [("kill", None)])
+
+
+def test_a_turn_that_does_not_come_in_time_delays_no_timer_while_the_store_hangs() -> None:
+    scene = Scene(**{"creation-timeout": "1 day", "start-queue-timeout": "5 minutes"})
+    scene.create("a", "b", "late")
+    locked_out(scene, "late", 300)
+    wait_until(lambda: scene.state("late") is ContextState.ERROR)
+    scene.launcher.close()
+    scene.server.close(0)
+
+
 def test_ad_hoc_contexts_wait_in_the_same_queue(scene: Scene) -> None:
     scene.create("a")
     first, second = (scene.server.submit(a_request("w.Any")) for _ in range(2))
@@ -119,7 +146,7 @@ def test_the_time_limit_of_a_start_counts_from_its_launch(scene: Scene) -> None:
     scene.clock.advance(59)
     assert scene.handle("late").calls == []
     scene.clock.advance(1)
-    assert scene.handle("late").calls == [("kill", None)]
+    wait_until(lambda: scene.handle("late").calls == [("kill", None)])
     scene.end("late", ContextEnd.KILLED)
     error = scene.server.context("late").error
     assert error is not None
@@ -133,9 +160,9 @@ def test_waiting_for_a_turn_has_a_time_limit_of_its_own_that_names_its_settings(
     job = scene.server.submit(a_request("w.Any"))
     scene.clock.advance(300)
     with pytest.raises(errors.ContextFailed, match=r"waited 300 s .* 2 contexts start at once and \d others"):
-        waiter.result(0)
+        waiter.result(WAIT)
     assert scene.state("c") is ContextState.ERROR
-    ended = job.finished.result(0)
+    ended = job.finished.result(WAIT)
     assert ended.failure is FailureKind.CONTEXT_INIT
     assert ended.error is not None
     assert "jobserver.contexts.start-queue-timeout" in ended.error.message
@@ -231,7 +258,7 @@ def test_configured_contexts_with_settings_that_can_never_work_are_logged_and_no
     with a_server(launcher=launcher, settings=settings) as server:
         assert [context.name for context in server.contexts(ContextQuery())] == ["good"]
         launcher.close()
-    assert "context bad of the configuration could not be started: setting 'wrong'" in caplog.text
+    assert "the configured context bad could not be started: setting 'wrong'" in caplog.text
 
 
 def test_a_failed_launch_passes_its_slot_to_the_next_one(scene: Scene) -> None:

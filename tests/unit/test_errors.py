@@ -52,6 +52,11 @@ def test_an_error_survives_pickling_and_copying(kind: type[JobServerError]) -> N
 
 
 @pytest.mark.parametrize("kind", every_error())
+def test_the_fields_of_an_error_have_types(kind: type[JobServerError]) -> None:
+    assert "Any" not in inspect.get_annotations(kind).values()
+
+
+@pytest.mark.parametrize("kind", every_error())
 def test_an_error_has_a_message_made_of_its_fields(kind: type[JobServerError]) -> None:
     text = str(example(kind))
     assert text

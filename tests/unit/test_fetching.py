@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from conditions import wait_until
+from conditions import WAIT, wait_until
 from jobserver_core.config.settings import FetcherSettings
 from jobserver_core.errors import FetchError, MalformedUrl, ServerClosed
 from jobserver_core.ports import Cancellation, Fetched, Fetcher
@@ -18,8 +18,6 @@ from jobserver_core.running.fetching import MAX_WAITING, PROGRESS, FetchedFiles,
 from jobserver_core.shutdown import Admission
 from jobserver_core.testing.clock import ManualClock
 from jobserver_core.uris import Uri
-
-WAIT = 60.0
 
 
 class HeldFetcher(Fetcher):
@@ -148,6 +146,18 @@ def test_files_exist_from_ready_until_closed(world: World) -> None:
     assert sorted(world.fetcher.released) == ["http://a/1", "http://b/2"]
 
 
+def test_a_class_path_that_cannot_be_fetched_releases_the_files_that_came_before(world: World) -> None:
+    files = world.begin("http://a/1", "http://b/2")
+    world.started(2)
+    world.fetcher.let_go("http://a/1")
+    wait_until(lambda: files.missing == ["http://b/2"])
+    world.fetcher.fail("http://b/2", FetchError(url="http://b/2", reason="404"))
+    assert failure(files) == "404"
+    assert world.fetcher.released == []
+    files.close()
+    assert world.fetcher.released == ["http://a/1"]
+
+
 def test_nothing_to_fetch_is_ready_at_once(world: World) -> None:
     assert world.begin().ready.done()
     assert world.clock.timers == []
@@ -209,6 +219,16 @@ def test_a_class_path_with_a_forbidden_uri_fetches_nothing(world: World) -> None
 # -- fetches that stall ----------------------------------------------------------------------------
 
 
+def test_progress_of_one_scheme_without_hosts_does_not_count_for_another(world: World) -> None:
+    hanging = [world.begin(f"slow:///{number}") for number in range(3)]
+    world.begin("quick:///x")
+    world.started(3)
+    for done in range(1, 31):
+        world.pass_time(1)
+        world.fetcher.progress["quick:///x"](done * PROGRESS, None)
+    assert failure(hanging[2]) == "2 other fetches from slow received next to nothing in 30 s"
+
+
 def test_fetches_that_hang_end_with_the_reason_and_so_do_those_that_wait_for_their_host(world: World) -> None:
     hanging = [world.begin(f"http://slow/{number}") for number in range(5)]
     world.started(2)
@@ -216,8 +236,8 @@ def test_fetches_that_hang_end_with_the_reason_and_so_do_those_that_wait_for_the
     assert not any(files.ready.done() for files in hanging)
     world.pass_time(1)
     reasons = [failure(files) for files in hanging]
-    assert reasons[:2] == ["it brought less than 32 KiB in 30 s"] * 2
-    assert reasons[2:] == ["2 other fetches from slow brought next to nothing in 30 s"] * 3
+    assert reasons[:2] == ["it received less than 32 KiB in 30 s"] * 2
+    assert reasons[2:] == ["2 other fetches from slow received next to nothing in 30 s"] * 3
     wait_until(lambda: sorted(world.fetcher.cancelled) == ["http://slow/0", "http://slow/1"])
     world.started(2)
 
@@ -228,7 +248,7 @@ def test_a_byte_a_second_does_not_count_as_progress(world: World) -> None:
     for done in range(1, 31):
         world.fetcher.progress["http://drip/x"](done, None)
         world.pass_time(1)
-    assert failure(files) == "it brought less than 32 KiB in 30 s"
+    assert failure(files) == "it received less than 32 KiB in 30 s"
 
 
 def test_a_slow_fetch_continues_while_it_makes_progress(world: World) -> None:

@@ -163,6 +163,7 @@ def test_failing_to_create_the_data_directory_is_a_storage_error(tmp_path: Path)
 def test_subdirectories_are_created_at_once_and_again_after_their_removal(tmp_path: Path) -> None:
     directory = DataDirectory(tmp_path / "data")
     assert sorted(str(p.relative_to(directory.root)) for p in directory.root.rglob("*")) == [
+        "contexts",
         "data",
         "logs",
         "logs/contexts",

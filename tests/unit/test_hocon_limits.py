@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import json
+import statistics
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from test_hocon import parsed_or_error
 
 from jobserver_core.config.hocon import parse_untrusted
+from jobserver_core.config.trees import all_settings
 from jobserver_core.errors import InvalidConfig
 
 # -- out of reach for users ----------------------------------------------------------------------------
@@ -204,7 +207,7 @@ def test_many_lookups_through_many_layers_resolve_each_layer_once() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("text", ["a = [" + "1," * 100_001 + "]"])
 def test_more_values_than_hocon_can_read_quickly_are_refused(text: str) -> None:
-    with pytest.raises(InvalidConfig, match="more than 100000 values; send them as JSON"):
+    with pytest.raises(InvalidConfig, match=r"too many values: more than 100000, .* send them as JSON"):
         parse_untrusted(text)
 
 
@@ -231,40 +234,132 @@ HOSTILE = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-def test_long_hostile_text_is_rejected_quickly(text: str) -> None:
+CIRCLES = "\n".join(
+    f"b{n} = ${{?b{(n * 7 + 3) % 60}}}${{?b{(n * 11 + 3) % 60}}}${{?b{(n * 13 + 3) % 60}}}${{?x}}"
+    for n in range(60)
+)
+"""Substitutions whose results are forgotten and worked out again and again; ``x`` is to be expensive."""
+MERGES = ",".join(f"a{n} = 1, a{n} = ${{?q}} 2" for n in range(12_000))
+
+HOSTILE_MEBIBYTES = {
+    "many errors far down": "x=[" + "${k}," * 30_000 + "]\n" + "\n" * 880_000 + "k=1\n" + "k=${k.z}\n" * 4,
+    "the same, optional": "x=[" + "${?k}," * 30_000 + "]\n" + "\n" * 860_000 + "k=1\n" + "k=${?k.z}\n" * 4,
+    "circles": "\n".join(f"b{n}=${{?b{(n * 7 + 1) % 60}}}${{?b{(n * 11 + 3) % 60}}}" for n in range(60)),
+    "re-opened often": "y {}\na = ${y}\n" + "".join(f"a.k{n} = 1\n" for n in range(70_000)),
+    "many appends": "z = 1\n" + "".join(f"a{n} = []\na{n} += ${{z}}\n" for n in range(20_000)),
+    "appends deep down": "a {" * 90 + "z += 1\n" * 30_000 + "}" * 90,
+    "layers deep down": "a {" * 90 + "z = ${?x} {}\n" * 20_000 + "}" * 90,
+    "references deep down": "a {" * 90 + "z = ${?x}\n" * 49_000 + "}" * 90,
+    "circles deep down": "a {" * 80
+    + "\n".join(
+        f"b{n} = ${{?{'a.' * 80}b{(n * 7 + 1) % 60}}}${{?{'a.' * 80}b{(n * 11 + 3) % 60}}}"
+        for n in range(2_500)
+    )
+    + "}" * 80,
+    "circles through one block": "".join(
+        f"a{n} = ${{?r}} {{ x = 1 }}\nr {{ k{n} += ${{?a{n}}} }}\n" for n in range(3_000)
+    ),
+    "merges in a long list": "x = [" + "1," * 30_000 + "{" + MERGES + "}]",
+    "merges in a list": "x = [" + "{ a = 1, a = ${?q} 2 }," * 14_000 + "]",
+    "merges in a long concatenation": "x = " + "${?q}" * 20_000 + "{" + MERGES + "}",
+    "an object as a list": "x { 0 = 1, "
+    + ", ".join(f"k{n} = 1" for n in range(30_000))
+    + "}\ny = [1]"
+    + "${x}" * 20_000,
+    "circles through a list": "x = [[" + "1," * 20_000 + "${?b0}]]\n" + CIRCLES,
+    "circles through a concatenation": 'e = ""\nx = ' + "${?e}" * 15_000 + "${?b0}\n" + CIRCLES,
+    "circles through a long key": f"x {{ w {{ {'k' * 500_000} = ${{?b0}}, z = ${{?q}} }} }}\n" + CIRCLES,
+    "circles through a re-opened block": "x { w { z = ${?b0} } }\n"
+    + CIRCLES
+    + "\n"
+    + "x.w { p = 1 }\n" * 20_000,
+    "doubling definitions": '"" = ${?b29.k}\nb0 = [${?q}]\n'
+    + "\n".join(f"b{n} = ${{?b{n - 1}}}\nb{n} = ${{?b{n - 1}}}" for n in range(1, 30)),
+    "many layers": '"" {'
+    + ",".join(f"r{n} = ${{?c{n}.z}}" for n in range(4_000))
+    + "}\n"
+    + "\n".join(f"c{n} = ${{?y}}\nc{n} {{ k = ${{?q}} }}" for n in range(4_000))
+    + "\ny { z = ${?q} 1 }\n"
+    + "y.k = [${?q}]\n" * 10_000,
+    "a wide object over scalars": "w {"
+    + ",".join(f"k{n} = 1" for n in range(30_000))
+    + "}\n"
+    + "\n".join(f"a{n} = 1, a{n} = ${{w}}" for n in range(12_000)),
+    "long keys in many objects": '"" {'
+    + ",".join(f"r{n} = ${{?c{n}.z}}" for n in range(3_000))
+    + "}\n"
+    + "\n".join(f"c{n} = ${{?y}}\nc{n} {{ z {{ w = ${{?q}} }} }}" for n in range(3_000))
+    + f"\ny {{ z {{ {'k' * 380_000} = ${{?q}}, x{'k' * 380_000} = ${{?q}} }} }}\n",
+    "a chain of empty lists": "\n".join(
+        f"{chr(0x3400 + n)} = ${{?{chr(0x3400 + n - 1)}}} []" for n in range(17_999, 0, -1)
+    )
+    + f"\n{chr(0x3400)} = []",
+    "many sections of settings": 'q = "\\u0041"\nspark.contexts {'
+    + ",".join(f"c{n} {{ a = 1, a.b = 1 }}" for n in range(19_900))
+    + "}",
+    "settings deep down": "spark.context-settings {"
+    + "a {" * 94
+    + ",".join(f"k{n} = 1" for n in range(90_000))
+    + "}" * 95,
+    "settings below a long key": f"spark.context-settings.{'x' * 300_000} {{"
+    + ",".join(f"a{n} = 1, a{n}.b = 1" for n in range(24_000))
+    + "}",
+    "settings below settings": "x = 1\n"
+    + "".join(f"spark.context-settings {{ a{n} = ${{x}} x, a{n}.b = ${{x}} }}\n" for n in range(15_000)),
+}
+"""Documents that once took more than two seconds on an idle machine, or could, or gigabytes of memory."""
+
+
+def cost(text: str) -> float:
+    """Return the processor time that a document takes, whether it is accepted or refused."""
     started = time.process_time()
     found = parsed_or_error(text)
-    assert isinstance(found, dict) or 10 < len(found) < 300
-    assert time.process_time() - started < 20, "many times what it takes, but not what an attack would take"
+    if isinstance(found, dict):
+        with suppress(InvalidConfig):
+            all_settings(found)
+    else:
+        assert 10 < len(found) < 300
+    return time.process_time() - started
+
+
+@pytest.fixture(scope="module")
+def harmless_cost() -> float:
+    """What a plain document of a mebibyte costs here: a fifth of a second on an idle machine."""
+    text = "".join(f"key{n} = {n}\n" for n in range(62_000))
+    return statistics.median(cost(text) for _ in range(3))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "text",
-    [
-        "x=[" + "${k}," * 30_000 + "]\n" + "\n" * 880_000 + "k=1\n" + "k=${k.z}\n" * 4,
-        "x=[" + "${?k}," * 30_000 + "]\n" + "\n" * 860_000 + "k=1\n" + "k=${?k.z}\n" * 4,
-        "\n".join(f"b{n}=${{?b{(n * 7 + 1) % 60}}}${{?b{(n * 11 + 3) % 60}}}" for n in range(60)),
-        "y {}\na = ${y}\n" + "".join(f"a.k{n} = 1\n" for n in range(70_000)),
-        "z = 1\n" + "".join(f"a{n} = []\na{n} += ${{z}}\n" for n in range(20_000)),
-        "".join(f"a{n} = ${{?r}} {{ x = 1 }}\nr {{ k{n} += ${{?a{n}}} }}\n" for n in range(3_000)),
-        "x = 1\n"
-        + "".join(f"spark.context-settings {{ a{n} = ${{x}} x, a{n}.b = ${{x}} }}\n" for n in range(15_000)),
-    ],
-    ids=[
-        "many errors far down",
-        "the same, optional",
-        "circles",
-        "re-opened often",
-        "many appends",
-        "circles through one block",
-        "settings below settings",
-    ],
-)
-def test_any_mebibyte_of_text_is_cheap_to_parse(text: str) -> None:
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_long_hostile_text_costs_no_more_than_a_long_harmless_one(text: str, harmless_cost: float) -> None:
+    assert cost(text) < 3 * harmless_cost
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", HOSTILE_MEBIBYTES.values(), ids=HOSTILE_MEBIBYTES)
+def test_any_mebibyte_of_text_is_cheap_to_parse(text: str, harmless_cost: float) -> None:
     assert len(text) <= 1024 * 1024
-    started = time.process_time()
-    parsed_or_error(text)
-    assert time.process_time() - started < 6, "three times the limit on an idle machine"
+    assert cost(text) < 10 * harmless_cost
+
+
+def test_a_path_in_a_substitution_is_no_longer_than_blocks_can_nest() -> None:
+    assert parse_untrusted(f"a = ${{?{'.'.join('b' * 100)}}}") == {}
+    with pytest.raises(InvalidConfig, match="can have at most 100 parts"):
+        parse_untrusted(f"a = ${{?{'.'.join('b' * 101)}}}")
+
+
+def test_errors_are_short_and_can_be_encoded() -> None:
+    for text in (f"a = ${{{'b' * 9_000}}}", r'a = ${"\ud800"}', f"include {'b' * 9_000}({'c' * 9_000}("):
+        with pytest.raises(InvalidConfig) as raised:
+            parse_untrusted(text)
+        assert len(str(raised.value).encode()) < 400
+
+
+def test_escapes_of_surrogates_are_refused_in_hidden_settings_too() -> None:
+    with pytest.raises(InvalidConfig, match="surrogates must come in pairs"):
+        parse_untrusted(r'spark.context-settings { a = "\ud800", a.b = 1 }')
+
+
+def test_thousands_of_appends_are_fine() -> None:
+    assert parse_untrusted("a += 1\n" * 9_000) == {"a": [1] * 9_000}
+    assert parse_untrusted("a { b { " + "c += 1\n" * 400 + "}}") == {"a": {"b": {"c": [1] * 400}}}

@@ -277,11 +277,12 @@ def test_only_a_job_that_ends_with_its_context_runs_again_elsewhere(
 
 def test_an_orderly_shutdown_logs_no_failures(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
     leaving = fleet.boot(launcher=InlineLauncher(FUNCTIONS))
-    fleet.boot()
+    other = fleet.boot()
     leaving.server.create_context("shared", SUPERVISED).result(WAIT)
     with caplog.at_level("WARNING"):
         leaving.server.drain()
         leaving.server.close(1)
+        other.server.close(WAIT)  # it would log that the store is away
         fleet.store.away = True  # as a store is that was closed
         leaving.server.close(1)
         fleet.store.away = False

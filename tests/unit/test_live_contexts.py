@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
 import pytest
 
+from conditions import wait_until
 from jobserver_core import ContextState, ErrorInfo, FailureKind, JobHandle, JobState, errors
 from jobserver_core.ports import ContextEnd, ContextListener, JobOutcome
 from serving import WAIT, Scene, ScriptedLauncher, a_request, a_server, report_result, upload
@@ -38,6 +40,33 @@ def test_a_job_that_finishes_before_its_kill_arrives_is_finished(scene: Scene) -
     report_result(scene.listener, job.id, b"1")
     assert waiter.result(0).state is JobState.FINISHED
     assert len(scene.server.deliveries(job.id)) == 1
+
+
+def forced(scene: Scene, job: JobHandle, end: Callable[[], None] = lambda: None) -> None:
+    """Kill a job by force; its grace period ends while a write hangs, with the lock of its context held."""
+    scene.listener.job_running(job.id)
+    scene.server.kill_job(job.id, force=True)
+    [context] = scene.server._services.registry.all()
+    seconds = scene.server.settings.jobs.kill_timeout
+    clock = threading.Thread(target=scene.clock.advance, args=(seconds,), daemon=True)
+    with context._context.lock:
+        clock.start()
+        clock.join(WAIT)
+        assert not clock.is_alive(), "the clock's other timers are late"
+        end()
+    wait_until(lambda: not [t for t in threading.enumerate() if t.name == "jobserver-retry context shared"])
+
+
+def test_a_job_that_does_not_end_in_time_delays_no_timer_while_the_store_hangs(scene: Scene) -> None:
+    forced(scene, scene.submit())
+    assert scene.handle.calls[-1] == ("kill", None)
+
+
+def test_a_job_whose_end_is_just_being_stored_does_not_end_its_context(scene: Scene) -> None:
+    job = scene.submit()
+    forced(scene, job, lambda: scene.listener.job_ended(job.id, JobOutcome(killed=True)))
+    assert ("kill", None) not in scene.handle.calls
+    assert scene.server.job(job.id).state is JobState.KILLED
 
 
 def test_a_killed_job_sends_no_callback(scene: Scene) -> None:

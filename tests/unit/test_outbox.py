@@ -129,6 +129,25 @@ def test_many_ends_share_a_sync_and_are_published_in_order(scene: DiskScene) -> 
     assert ends == [job.id for job in jobs]
 
 
+def test_an_end_is_published_after_the_sync_that_a_caller_needs_too(scene: DiskScene) -> None:
+    job = scene.submit()
+    scene.stop_syncs()
+    before = scene.disk.syncs
+    barrier = scene.server._services.syncer._barrier
+    assert barrier is not None
+    with ThreadPoolExecutor(2) as threads:
+        submissions = [threads.submit(scene.submit)]
+        assert scene.disk.begun.acquire(timeout=WAIT)
+        scene.finish(job)  # during the first sync, so both this and the next submission need the second one
+        submissions.append(threads.submit(scene.submit))
+        wait_until(lambda: len(barrier._next.changed._waiters) == 2)  # type: ignore[attr-defined]  # its own
+        scene.disk.open.set()
+        for submission in submissions:
+            submission.result(WAIT)
+        assert job.result(WAIT) == 1
+    assert scene.disk.syncs == before + 2
+
+
 def test_a_job_is_accepted_once_the_disk_has_it(scene: DiskScene) -> None:
     scene.stop_syncs()
     with ThreadPoolExecutor(1) as threads:

@@ -48,8 +48,8 @@ def test_a_flood_ends_with_each_job_finished_or_refused_and_all_users_served() -
         upload(server)
         server.create_context("shared").result(WAIT)
         with ThreadPoolExecutor(8) as threads:
-            answers = list(threads.map(submit, range(SUBMITS)))
-        accepted = [(user, handle) for user, handle in answers if handle is not None]
+            submitted = list(threads.map(submit, range(SUBMITS)))
+        accepted = [(user, handle) for user, handle in submitted if handle is not None]
         assert server.load.running == SLOTS
         assert server.load.waiting == len(accepted) - SLOTS
         assert server.load.refused == SUBMITS - len(accepted)

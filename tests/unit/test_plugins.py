@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -26,8 +26,14 @@ PORTS = (MetadataStore, BlobStore, Fetcher, Launcher, Transport, Authenticator)
 IN_MEMORY = {port.kind: {"backend": "memory"} for port in (MetadataStore, BlobStore, Fetcher, Launcher)}
 
 
-def settings(data_dir: Path, *, transports: tuple[str, ...] = (), **rest: object) -> Settings:
-    callbacks = {"transports": list(transports)}
+def settings(
+    data_dir: Path,
+    *,
+    transports: tuple[str, ...] = (),
+    transport_options: Mapping[str, object] | None = None,
+    **rest: object,
+) -> Settings:
+    callbacks = {"transports": list(transports), "options": transport_options or {}}
     return Settings.from_mapping(
         {"jobserver": {"data-dir": str(data_dir), **IN_MEMORY, "callbacks": callbacks, **rest}}
     )
@@ -172,6 +178,42 @@ def test_a_function_receives_the_callbacks_of_a_server_created_from_settings(tmp
         assert json.loads(received[0].body) == {"jobId": job.id, "result": 42}
         with pytest.raises(errors.InvalidCallbackUrl, match="call, memory"):
             server.submit(a_request("w.Answer", callback_url="ftp://billing"))
+
+
+class Queueing(MemoryTransport):
+    """A transport with an option."""
+
+    options = ("topic",)
+
+
+class Silent(MemoryTransport):
+    """A transport that does not name its options, unlike the one it extends."""
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("topik", "jobserver.callbacks.options.topic"),
+        ("max_attempt", "jobserver.callbacks.max-attempts"),
+        ("colour", None),
+    ],
+)
+def test_an_option_that_no_transport_has_is_refused(tmp_path: Path, key: str, nearest: str | None) -> None:
+    chosen = settings(tmp_path, transports=("logging",), transport_options={key: 1})
+    with pytest.raises(errors.InvalidSetting, match="expected one of topic") as caught:
+        JobServer.from_settings(chosen, transports=[Queueing()])
+    assert caught.value.key == f"jobserver.callbacks.options.{key}"
+    assert caught.value.nearest == nearest
+
+
+def test_options_are_accepted_if_a_transport_has_them_or_does_not_say(tmp_path: Path) -> None:
+    for number, (option, transport) in enumerate([("topic", Queueing()), ("colour", Silent())]):
+        chosen = settings(tmp_path / str(number), transports=("logging",), transport_options={option: 1})
+        JobServer.from_settings(chosen, transports=[transport]).close()
+
+
+def test_options_are_accepted_if_there_is_no_transport(tmp_path: Path) -> None:
+    JobServer.from_settings(settings(tmp_path, transports=(), transport_options={"colour": 1})).close()
 
 
 def test_two_transports_for_one_scheme_are_refused_and_leave_nothing_open(tmp_path: Path) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import attrs
 import pytest
 
+from conditions import wait_until
 from faulty_store import FaultyStore
 from jobserver_core import (
     ContextState,
@@ -42,17 +42,11 @@ from serving import (
     a_request,
     a_server,
     report_result,
+    shut_down_before_handover,
     upload,
 )
 
 ONE_SLOT = Settings(jobs=JobLimits(max_jobs_per_context=1))
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.005)
 
 
 class World:
@@ -115,7 +109,7 @@ def a_busy_server(world: World, class_name: str = "w.Gated", **rest: Any) -> tup
     upload(server)
     server.create_context("shared").result(WAIT)
     job = server.submit(a_request(class_name, context="shared", **rest))
-    until(lambda: server.job(job.id).state is JobState.RUNNING)
+    wait_until(lambda: server.job(job.id).state is JobState.RUNNING)
     server.jobs()  # stores that it runs
     return server, job.id
 
@@ -140,6 +134,7 @@ def test_running_and_queued_jobs_continue_in_the_same_context_after_a_crash(worl
     assert world.transport.wait_for(lambda transport: len(transport.messages) == 1, WAIT)
     assert len(second.deliveries(running)) == 1
     assert second.submit(a_request("w.Echo", {"value": 3}, context="shared")).result(WAIT) == 3
+    assert [server.takeovers.contexts_reattached for server in (first, second)] == [0, 1]
 
 
 def test_a_job_that_ended_meanwhile_has_its_whole_result(world: World) -> None:
@@ -193,7 +188,7 @@ def test_a_kill_that_was_recorded_before_the_crash_happens(world: World) -> None
     world.metadata.advance_job(attrs.evolve(job, kill_requested=True), expected=job.state)
 
     second = world.boot()
-    until(lambda: second.job(running).state is JobState.KILLED)
+    wait_until(lambda: second.job(running).state is JobState.KILLED)
     assert second.context("shared").state is ContextState.RUNNING
 
 
@@ -210,7 +205,7 @@ def test_a_stop_or_kill_of_a_context_that_was_recorded_before_the_crash_happens(
     world.metadata.advance_context(changed, expected=context.state)
 
     second = world.boot()
-    until(lambda: second.context("shared").state is final)
+    wait_until(lambda: second.context("shared").state is final)
     assert second.job(running).state is JobState.ERROR
 
 
@@ -218,7 +213,7 @@ def test_an_ad_hoc_context_whose_job_has_ended_is_stopped(world: World) -> None:
     first = world.boot()
     upload(first)
     job = first.submit(a_request("w.Gated"))
-    until(lambda: first.job(job.id).state is JobState.RUNNING)
+    wait_until(lambda: first.job(job.id).state is JobState.RUNNING)
     first.jobs()
     record = world.metadata.job(job.id)
     assert record is not None
@@ -226,14 +221,14 @@ def test_an_ad_hoc_context_whose_job_has_ended_is_stopped(world: World) -> None:
     world.metadata.advance_job(ended, expected=JobState.RUNNING)
 
     second = world.boot()
-    until(lambda: second.context(record.context_name).state is ContextState.FINISHED)
+    wait_until(lambda: second.context(record.context_name).state is ContextState.FINISHED)
     assert second.job(job.id) == ended
 
 
 def test_a_configured_context_that_lives_is_not_started_again(world: World) -> None:
     settings = Settings(spark=SparkSettings(contexts={"shared": {}}))
     first = world.boot(settings)
-    until(lambda: first.context("shared").state is ContextState.RUNNING)
+    wait_until(lambda: first.context("shared").state is ContextState.RUNNING)
     second = world.boot(settings)
     assert second.context("shared").id == first.context("shared").id
     assert len(second.contexts()) == 1
@@ -290,7 +285,7 @@ def test_waiting_jobs_are_dispatched_only_after_the_context_is_back(
     listener.job_running(running)
     report_result(listener, running, b"1")
     assert server.job_handle(running).result(WAIT) == 1
-    until(lambda: handle.calls == [("submit", waiting)])
+    wait_until(lambda: handle.calls == [("submit", waiting)])
 
 
 def test_when_the_context_is_dead_its_running_jobs_end_and_the_others_run_elsewhere(
@@ -305,11 +300,11 @@ def test_when_the_context_is_dead_its_running_jobs_end_and_the_others_run_elsewh
     assert job.failure is FailureKind.CONTEXT_LOST
     assert job.error is not None
     assert "it did not come back" in job.error.stack
-    until(lambda: len(launcher.handles) == 2)
+    wait_until(lambda: len(launcher.handles) == 2)
     assert server.job(waiting).state is JobState.RESTARTING
     listener = launcher.listeners[1]
     listener.context_ready(application_id=None, url=None)
-    until(lambda: launcher.handles[1].calls == [("submit", waiting)])
+    wait_until(lambda: launcher.handles[1].calls == [("submit", waiting)])
     listener.job_running(waiting)
     report_result(listener, waiting, b"2")
     assert handle.result(WAIT) == 2
@@ -334,7 +329,7 @@ def test_a_waiting_job_that_can_run_nowhere_else_ends_with_that_reason(
     assert job.error is not None
     assert str(error) in job.error.stack
     assert server.job(waiting) == job
-    until(lambda: server.load.waiting == 0)
+    wait_until(lambda: server.load.waiting == 0)
 
 
 def test_a_waiting_job_runs_elsewhere_once_storage_works_again(
@@ -344,12 +339,12 @@ def test_a_waiting_job_runs_elsewhere_once_storage_works_again(
     server, launcher, _running, waiting = crashed
     world.metadata.fail(only=("add_context",))
     launcher.listeners[0].context_ended(ContextEnd.FAILED)
-    until(lambda: world.metadata.attempts.count("add_context") > 3)  # the first started the old context
+    wait_until(lambda: world.metadata.attempts.count("add_context") > 3)  # the first started the old context
     assert server.job(waiting).state is JobState.STARTED
     world.metadata.recover()
-    until(lambda: len(launcher.handles) == 2)
+    wait_until(lambda: len(launcher.handles) == 2)
     launcher.listeners[1].context_ready(application_id=None, url=None)
-    until(lambda: launcher.handles[1].calls == [("submit", waiting)])
+    wait_until(lambda: launcher.handles[1].calls == [("submit", waiting)])
 
 
 def test_a_waiting_job_that_storage_keeps_from_moving_is_postponed_by_a_shutdown(
@@ -359,11 +354,24 @@ def test_a_waiting_job_that_storage_keeps_from_moving_is_postponed_by_a_shutdown
     handle = server.job_handle(waiting)
     world.metadata.fail(only=("add_context",))
     launcher.listeners[0].context_ended(ContextEnd.FAILED)
-    until(lambda: world.metadata.attempts.count("add_context") > 1)
+    wait_until(lambda: world.metadata.attempts.count("add_context") > 1)
     server.drain()
     with pytest.raises(JobPostponed):
         handle.finished.result(WAIT)
     assert server.job(waiting).state is JobState.STARTED
+
+
+def test_a_waiting_job_whose_next_context_a_shutdown_stops_is_postponed(
+    crashed: tuple[JobServer, Survivor, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, launcher, _running, waiting = crashed
+    handle = server.job_handle(waiting)
+    shut_down_before_handover(monkeypatch)
+    launcher.listeners[0].context_ended(ContextEnd.FAILED)
+    with pytest.raises(JobPostponed):
+        handle.finished.result(WAIT)
+    assert server.job(waiting).state is JobState.STARTED
+    wait_until(lambda: server.load.waiting == 0)
 
 
 def test_a_job_that_is_killed_while_it_is_moved_does_not_run(
@@ -382,7 +390,7 @@ def test_a_job_that_is_killed_while_it_is_moved_does_not_run(
     server.kill_job(waiting)
     killed.set()
     assert server.job_handle(waiting).finished.result(WAIT).state is JobState.KILLED
-    until(lambda: len(launcher.handles) == 2)
+    wait_until(lambda: len(launcher.handles) == 2)
     launcher.listeners[1].context_ready(application_id=None, url=None)
     assert launcher.handles[1].calls == []
 
@@ -390,7 +398,7 @@ def test_a_job_that_is_killed_while_it_is_moved_does_not_run(
 def test_a_context_that_was_deleted_before_it_was_back_does_not_start_again(world: World) -> None:
     settings = Settings(spark=SparkSettings(contexts={"shared": {}}))
     first = world.boot(settings)
-    until(lambda: first.context("shared").state is ContextState.RUNNING)
+    wait_until(lambda: first.context("shared").state is ContextState.RUNNING)
     (spec,) = world.launcher.survivors()
     world.launcher.detach()
     launcher = Survivor(spec)
@@ -461,7 +469,7 @@ def test_a_survivor_without_a_record_is_left_to_the_sweep(world: World) -> None:
 
     second = world.boot()
     assert second.job(running).state is JobState.ERROR
-    until(lambda: not world.launcher.survivors())
+    wait_until(lambda: not world.launcher.survivors())
 
 
 def test_limits_of_time_hold_in_a_context_that_outlives_its_server(world: World) -> None:
@@ -471,13 +479,13 @@ def test_limits_of_time_hold_in_a_context_that_outlives_its_server(world: World)
     first.create_context("shared", {"max-lifetime": "10 minutes"}).result(WAIT)
     running = first.submit(a_request("w.Gated", context="shared", max_run_time=100)).id
     waiting = first.submit(a_request("w.Gated", context="shared", max_queue_time=100)).id
-    until(lambda: first.job(running).state is JobState.RUNNING)
+    wait_until(lambda: first.job(running).state is JobState.RUNNING)
     clock.advance(60)
     first.jobs()
 
     later = ManualClock(start=clock.now())
     second = world.boot(clock=later)
-    until(lambda: second.job(running).state is JobState.RUNNING)
+    wait_until(lambda: second.job(running).state is JobState.RUNNING)
     later.advance(39)
     assert not second.job(waiting).state.final
     later.advance(1)
@@ -486,7 +494,7 @@ def test_limits_of_time_hold_in_a_context_that_outlives_its_server(world: World)
     later.advance(499)
     assert second.context("shared").state is ContextState.RUNNING
     later.advance(1)
-    until(lambda: second.context("shared").state is ContextState.FINISHED)
+    wait_until(lambda: second.context("shared").state is ContextState.FINISHED)
 
 
 def test_a_job_that_waited_in_a_context_that_was_taken_over_and_lost_runs_again(world: World) -> None:
@@ -495,7 +503,7 @@ def test_a_job_that_waited_in_a_context_that_was_taken_over_and_lost_runs_again(
     services = world.boot()._services
     assert [context.record.name for context in services.registry.all()] == ["shared"]
     services._lose_contexts()
-    until(lambda: not services.registry.all())
+    wait_until(lambda: not services.registry.all())
     assert [job.id for job in services.recovery.end_lost().jobs] == [waits.id]
 
 

@@ -23,7 +23,7 @@ from jobserver_core.ports import ContextEnd, JobOutcome
 from jobserver_core.running.recovery import RETRY_INTERVAL
 from jobserver_core.running.retention import GRACE
 from jobserver_core.testing.clock import ManualClock
-from serving import WAIT, Successors, a_request, archive, report_result, upload
+from serving import WAIT, Successors, a_request, archive, report_result, shut_down_before_handover, upload
 
 
 @pytest.fixture
@@ -33,7 +33,9 @@ def world() -> Iterator[Successors]:
     world.close()
 
 
-def test_contexts_of_a_crashed_server_end_in_error_and_their_jobs_too(world: Successors) -> None:
+def test_contexts_of_a_crashed_server_end_in_error_and_their_jobs_too(
+    world: Successors, caplog: pytest.LogCaptureFixture
+) -> None:
     first = world.boot()
     upload(first)
     first.create_context("shared")
@@ -52,6 +54,8 @@ def test_contexts_of_a_crashed_server_end_in_error_and_their_jobs_too(world: Suc
     assert second.context("shared").state is ContextState.ERROR
     assert second.contexts() == []
     assert len(second.deliveries(runs.id)) == 1
+    assert "context shared ended as ERROR: the job server ended" in caplog.text
+    assert f"job {runs.id} ended as ERROR: the job server ended" in caplog.text
     second.create_context("shared")
 
 
@@ -72,6 +76,21 @@ def test_a_job_that_never_reached_its_own_context_runs_again(world: Successors) 
     listener.job_running(job.id)
     report_result(listener, job.id, b'"again"')
     assert second.job_handle(job.id).result(WAIT) == "again"
+
+
+def test_a_job_whose_next_context_a_shutdown_stops_waits_for_the_server_after_that(
+    world: Successors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = world.boot()
+    upload(first)
+    job = first.submit(a_request("w.Any"))
+
+    shut_down_before_handover(monkeypatch)
+    second = world.boot()
+    assert (second.job(job.id).state, second.load.waiting) == (JobState.STARTED, 0)
+    third = world.boot()
+    assert third.job(job.id).state is JobState.RESTARTING
+    assert len(world.launchers[2].listeners) == 1
 
 
 def test_a_job_that_was_being_killed_is_killed(world: Successors) -> None:

@@ -10,17 +10,30 @@ from functools import partial
 import pytest
 
 from conditions import wait_until
-from jobserver_core import ContextState, Job, JobPostponed, JobState, StorageError, Unavailable
+from jobserver_core import (
+    ContextState,
+    Job,
+    JobNotFound,
+    JobPostponed,
+    JobState,
+    StorageError,
+    Unavailable,
+)
 from jobserver_core.memory import InlineLauncher, MemoryBlobStore, MemoryMetadataStore
 from jobserver_core.models.jobs import QueueLimits
 from jobserver_core.models.servers import ServerRequest
+from jobserver_core.ports import ContextEnd
 from jobserver_core.running import requests
 from jobserver_core.running.notices import POLL, Worker
-from jobserver_core.running.watching import JobWatch
+from jobserver_core.running.watching import Watch
 from jobserver_core.testing.builders import a_job
 from jobserver_core.testing.clock import ManualClock
 from serving import WAIT, a_request, upload
 from several_servers import ONE_SLOT, Member
+
+
+def job_watch(store: MemoryMetadataStore) -> Watch[Job]:
+    return Watch(store.job, lambda job_id: JobNotFound(job_id=job_id))
 
 
 class FaultyRequests(MemoryMetadataStore):
@@ -65,7 +78,7 @@ class Pair:
         self.owner.ready()
 
     def answer(self) -> None:
-        """Let the owner look for requests."""
+        """Let the owner scan for requests."""
         self.owner.server._services.requests._answer_all(None)
 
 
@@ -183,9 +196,23 @@ def test_an_owner_that_could_not_store_its_answer_does_not_act_again(pair: Pair)
     assert acted == ["shared"]
 
 
-def test_a_worker_that_got_no_thread_looks_at_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks: list[frozenset[str] | None] = []
-    worker = Worker("test", looks.append)
+def test_jobs_of_a_context_that_was_stopped_from_another_server_say_who_did_it(pair: Pair) -> None:
+    job = pair.owner.server.submit(a_request("w.Any", context="shared"))
+    pair.owner.server._services.notices.close()
+    stopping = threading.Thread(target=partial(pair.other.server.stop_context, "shared", user="ann"))
+    stopping.start()
+    wait_until(lambda: pair.store.requests_to(pair.owner.id), "the request", WAIT)
+    pair.answer()
+    stopping.join(WAIT)
+    pair.owner.launcher.listeners[0].context_ended(ContextEnd.STOPPED)
+    error = pair.other.server.job(job.id).error
+    assert error is not None
+    assert error.stack == "stopped by user ann"
+
+
+def test_a_worker_that_got_no_thread_scans_at_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    scans: list[frozenset[str] | None] = []
+    worker = Worker("test", scans.append)
 
     def refuse(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -194,7 +221,7 @@ def test_a_worker_that_got_no_thread_looks_at_the_next_call(monkeypatch: pytest.
         patch.setattr(threading.Thread, "start", refuse)
         worker.wake(frozenset(["lost"]))
     worker.wake(frozenset(["next"]))
-    wait_until(lambda: looks == [frozenset(["lost", "next"])], "the look", WAIT)
+    wait_until(lambda: scans == [frozenset(["lost", "next"])], "the scan", WAIT)
     worker.close()
 
 
@@ -202,18 +229,18 @@ def test_a_job_that_was_just_enqueued_counts_as_started_though_its_owner_has_dis
     store = MemoryMetadataStore(shared=True)
     job = a_job()
     store.add_job(a_job(id=job.id, dispatched_at=job.submitted_at), config="{}")
-    assert JobWatch(store).watch(job).started.waiter.done()
+    assert job_watch(store).watch(job).started.waiter.done()
 
 
-def test_all_jobs_that_a_notice_names_are_looked_at() -> None:
+def test_all_jobs_that_a_notice_names_are_checked() -> None:
     store = MemoryMetadataStore(shared=True)
-    watch, jobs = JobWatch(store), [a_job() for _ in range(600)]
+    watch, jobs = job_watch(store), [a_job() for _ in range(600)]
     for job in jobs:
         store.add_job(job, config="{}")
     watched = [watch.watch(job) for job in jobs]
     for job in jobs:
         store.advance_job(_finished(job), expected=job.state)
-    watch.look(frozenset(job.id for job in jobs))
+    watch.scan(frozenset(job.id for job in jobs))
     assert all(found.finished.waiter.done() for found in watched)
 
 

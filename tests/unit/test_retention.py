@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from jobserver_core import BinaryType, JobServer, JobState, Settings, errors
-from jobserver_core.binaries.sweep_lock import SweepLock
 from jobserver_core.memory import MemoryBlobStore, MemoryMetadataStore
 from jobserver_core.ports import ContextEnd, JobOutcome
 from jobserver_core.running import retention
@@ -240,59 +239,6 @@ def test_a_clock_that_is_set_back_removes_nothing_early(make: Make) -> None:
     assert world.blobs.size(gone.digest) is None
 
 
-# -- the lock between sweeps and uploads ---------------------------------------------------------------
-
-
-def test_a_sweep_waits_for_uploads_and_holds_off_new_ones() -> None:
-    lock = SweepLock()
-    order: list[str] = []
-    inside, leave = threading.Event(), threading.Event()
-
-    def upload_blob() -> None:
-        with lock.shared(), lock.shared():
-            inside.set()
-            leave.wait(WAIT)
-            order.append("upload")
-
-    def sweep() -> None:
-        with lock.exclusive(WAIT) as acquired:
-            assert acquired
-            order.append("sweep")
-
-    threads = [threading.Thread(target=upload_blob), threading.Thread(target=sweep)]
-    threads[0].start()
-    assert inside.wait(WAIT)
-    threads[1].start()
-    leave.set()
-    for thread in threads:
-        thread.join(WAIT)
-    assert order == ["upload", "sweep"]
-
-
-def test_a_slow_upload_delays_neither_the_sweep_nor_other_uploads() -> None:
-    lock = SweepLock()
-    inside, leave = threading.Event(), threading.Event()
-
-    def upload_blob() -> None:
-        with lock.shared():
-            inside.set()
-            leave.wait(WAIT)
-
-    slow = threading.Thread(target=upload_blob)
-    slow.start()
-    try:
-        assert inside.wait(WAIT)
-        with lock.exclusive(0.01) as acquired:
-            assert not acquired
-            with lock.shared():
-                pass
-    finally:
-        leave.set()
-        slow.join(WAIT)
-    with lock.exclusive(WAIT) as acquired:
-        assert acquired
-
-
 # -- limits of number and size -----------------------------------------------------------------------
 
 FOREVER = {"retention": None, "max-kept": None, "max-result-storage": None, "max-log-storage": None}
@@ -405,22 +351,3 @@ def test_a_closing_server_does_not_prune(make: Make) -> None:
     world.server.drain()
     with pytest.raises(errors.ServerClosed):
         world.server.prune()
-
-
-def test_a_sweep_of_blobs_stops_when_another_server_joins(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    metadata = MemoryMetadataStore(shared=True)
-    world = make(metadata=metadata)
-    for number in range(3 * retention._DELETED):
-        world.blobs.put([str(number).encode()])
-    world.clock.advance(DAY)
-    deleted: list[str] = []
-
-    def delete(digest: str) -> None:
-        deleted.append(digest)
-        metadata.register_server("new", started_at=world.clock.now(), address="", lease=DAY)
-
-    monkeypatch.setattr(world.blobs, "delete", delete)
-    world.sweep()
-    assert len(deleted) == retention._DELETED

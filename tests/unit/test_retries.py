@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 
 import pytest
 
+from conditions import wait_until
 from jobserver_core import errors
 from jobserver_core.running.retries import FIRST_PAUSE, LONGEST_PAUSE, RetryQueue
 from jobserver_core.testing.clock import ManualClock
@@ -36,10 +36,7 @@ class Line:
 
     def await_timer(self) -> float:
         """Return in how many seconds the next attempt is, once it is known."""
-        deadline = time.monotonic() + WAIT
-        while not self.clock.timers:
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
+        wait_until(lambda: self.clock.timers, pause=0.001)
         return self.clock.timers[0]
 
 
@@ -64,10 +61,7 @@ def test_the_pause_doubles_up_to_a_limit_and_starts_over_after_a_success() -> No
     assert pauses[-1] == pytest.approx(LONGEST_PAUSE)
     assert line.queue.failing
     line.clock.advance(LONGEST_PAUSE)
-    deadline = time.monotonic() + WAIT
-    while line.queue.failing:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    wait_until(lambda: not line.queue.failing, pause=0.001)
     line.faults = 1
     line.queue.put(line.change("b"))
     assert line.await_timer() == pytest.approx(FIRST_PAUSE)
@@ -80,10 +74,7 @@ def test_later_changes_line_up_without_trying_the_store() -> None:
         line.queue.put(line.change(name))
     assert line.tried == 1
     line.clock.advance(FIRST_PAUSE)
-    deadline = time.monotonic() + WAIT
-    while len(line.done) < 4:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    wait_until(lambda: len(line.done) == 4, pause=0.001)
     assert line.done == ["a", "b", "c", "d"]
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 
+from conditions import wait_until
 from jobserver_core import (
     BinaryType,
     Context,
@@ -42,17 +42,9 @@ def server() -> Iterator[JobServer]:
         yield server
 
 
-def settled(condition: Callable[[], object]) -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.005)
-
-
 def running(server: JobServer, class_name: str = "w.Sleep", **rest: Any) -> JobHandle:
     job = server.submit(a_request(class_name, **rest))
-    settled(lambda: server.job(job.id).state is JobState.RUNNING)
+    wait_until(lambda: server.job(job.id).state is JobState.RUNNING)
     return job
 
 
@@ -73,7 +65,7 @@ def test_the_sample_of_the_old_documentation_counts_words(server: JobServer) -> 
 def test_an_ad_hoc_context_ends_with_its_job(server: JobServer) -> None:
     job = server.submit(a_request("w.Echo"))
     job.result(WAIT)
-    settled(lambda: server.context(job.job.context_name).state is ContextState.FINISHED)
+    wait_until(lambda: server.context(job.job.context_name).state is ContextState.FINISHED)
     assert server.contexts() == []
 
 
@@ -152,7 +144,7 @@ def test_a_done_callback_gets_the_handle(server: JobServer) -> None:
     seen: list[Any] = []
     job = server.submit(a_request("w.Echo", {"value": 3}))
     job.add_done_callback(lambda handle: seen.append(handle.result()))
-    settled(lambda: seen == [3])
+    wait_until(lambda: seen == [3])
 
 
 def test_a_handle_can_be_obtained_again_before_and_after_the_job_ends(server: JobServer) -> None:
@@ -161,7 +153,7 @@ def test_a_handle_can_be_obtained_again_before_and_after_the_job_ends(server: Jo
     with pytest.raises(errors.ResultTimeout):
         again.result(0.01)
     server.kill_job(job.id)
-    with pytest.raises(errors.JobKilled, match=f"Job {job.id} killed"):
+    with pytest.raises(errors.JobKilled, match=f"job {job.id} was killed"):
         again.result(WAIT)
     with pytest.raises(errors.JobKilled):
         server.job_handle(job.id).result(0)
@@ -193,7 +185,7 @@ def test_killing_with_force_ends_the_context_of_a_job_that_does_not_end() -> Non
         job = running(server, "w.Deaf")
         try:
             assert server.kill_job(job.id, force=True).result(WAIT).state is JobState.KILLED
-            settled(lambda: server.context(job.job.context_name).state is ContextState.KILLED)
+            wait_until(lambda: server.context(job.job.context_name).state is ContextState.KILLED)
         finally:
             stop.set()
 
@@ -255,7 +247,9 @@ def test_a_context_that_is_stopped_while_it_is_recorded_publishes_its_states_in_
 
 def test_the_output_of_a_job_can_be_read_while_it_runs(server: JobServer) -> None:
     job = running(server)
-    settled(lambda: "sleeping" in server.job_log(job.id).read_text())
+    with server.open_job_log(job.id) as log:
+        wait_until(lambda: b"sleeping" in log.read())
+    assert "sleeping" in server.job_log(job.id).read_text()
     with pytest.raises(errors.JobNotFound):
         server.job_log("nobody")
 
@@ -419,7 +413,7 @@ def test_one_key_submitted_by_many_at_once_is_one_job(server: JobServer) -> None
     assert len(ids) == 8
     assert len(set(ids)) == 1
     assert len(server.jobs().jobs) == 1
-    settled(lambda: server.contexts() == [])
+    wait_until(lambda: server.contexts() == [])
 
 
 def test_jobs_are_listed_newest_first_page_by_page(server: JobServer) -> None:
@@ -465,7 +459,7 @@ def test_a_draining_server_refuses_new_work_and_finishes_its_jobs(server: JobSer
             refused()
     assert server.job(job.id).state is JobState.RUNNING
     assert server.kill_job(job.id).result(WAIT).state is JobState.KILLED
-    settled(lambda: server.begun_jobs == 0)
+    wait_until(lambda: server.begun_jobs == 0)
 
 
 def test_closing_ends_contexts_and_threads_and_removes_temporary_files() -> None:
@@ -473,12 +467,14 @@ def test_closing_ends_contexts_and_threads_and_removes_temporary_files() -> None
     server = a_server().start()
     upload(server)
     job = running(server)
+    with server.open_job_log(job.id) as output:
+        wait_until(output.read)
     log = server.job_log(job.id)
     server.close()
     server.close()
     assert job.finished.result(0).state is JobState.ERROR
     assert not log.exists()
-    settled(lambda: threading.active_count() == before)
+    wait_until(lambda: threading.active_count() == before)
 
 
 def test_a_health_check_names_the_failing_part() -> None:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
-from test_server import running, settled
+from test_server import running
 
+from conditions import wait_until
 from jobserver_core import (
     ContextState,
     FailureKind,
+    JobHandle,
     JobServer,
     JobState,
     Settings,
+    Waiter,
     errors,
 )
+from jobserver_core.config.settings import SparkSettings
+from jobserver_core.memory import InlineLauncher
 from jobserver_core.testing.clock import ManualClock
-from serving import WAIT, a_request, a_server, upload
+from serving import FUNCTIONS, WAIT, a_request, a_server, upload
 
 
 @pytest.fixture
@@ -27,6 +34,16 @@ def server() -> Iterator[JobServer]:
 
 
 # -- contexts --------------------------------------------------------------------------------------
+
+
+def test_settings_of_a_context_stay_out_of_the_defaults_of_all_contexts() -> None:
+    defaults = {"passthrough": {}}
+    settings = Settings(spark=SparkSettings(context_settings=defaults))
+    with a_server(settings=settings) as server:
+        server.create_context("mine", {"passthrough.fs.s3a.secret.key": "hunter2"}).result(WAIT)
+        yours = server.create_context("yours").result(WAIT)
+    assert yours.settings["passthrough"] == {}
+    assert defaults == {"passthrough": {}}
 
 
 def test_a_context_is_created_lives_and_is_stopped(server: JobServer) -> None:
@@ -69,7 +86,7 @@ def test_a_context_that_is_not_ready_in_time_is_an_error() -> None:
         clock.advance(60)
         with pytest.raises(errors.ContextFailed, match="not ready after 60 s"):
             waiter.result(WAIT)
-        settled(lambda: server.context("slow").state is ContextState.ERROR)
+        wait_until(lambda: server.context("slow").state is ContextState.ERROR)
 
 
 def test_jobs_for_a_context_that_starts_wait_for_it() -> None:
@@ -93,6 +110,66 @@ def test_jobs_of_a_stopped_context_end_in_error_with_the_old_wording(server: Job
     assert record.error.message == "Context (shared) for this job was terminated"
 
 
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        (lambda server: server.stop_context("shared"), "stopped on request"),
+        (lambda server: server.stop_context("shared", user="ann"), "stopped by user ann"),
+        (lambda server: server.kill_context("shared"), "killed on request"),
+        (lambda server: server.kill_context("shared", user="ann"), "killed by user ann"),
+        (lambda server: server.reset_contexts(user="ann"), "stopped with all other contexts by user ann"),
+    ],
+)
+def test_jobs_of_a_context_that_was_ended_say_who_did_it(
+    server: JobServer, end: Callable[[JobServer], Waiter[Any]], reason: str
+) -> None:
+    server.create_context("shared").result(WAIT)
+    job = running(server, context="shared")
+    end(server).result(WAIT)
+    assert _reason(server, job) == reason
+
+
+def test_jobs_of_a_server_that_is_stopped_say_so() -> None:
+    server = a_server()
+    upload(server)
+    server.create_context("shared").result(WAIT)
+    job = running(server, context="shared")
+    server.close(WAIT)
+    assert _reason(server, job) == "the server was stopped"
+
+
+def test_jobs_whose_context_was_killed_for_another_job_say_so() -> None:
+    settings = Settings.from_mapping({"jobserver.jobs.kill-timeout": "50 ms"})
+    stop = threading.Event()
+    launcher = InlineLauncher({**FUNCTIONS, "w.Deaf": lambda _job: stop.wait(WAIT)})
+    with a_server(settings=settings, launcher=launcher) as server:
+        upload(server)
+        server.create_context("shared").result(WAIT)
+        deaf, other = running(server, "w.Deaf", context="shared"), running(server, context="shared")
+        try:
+            server.kill_job(deaf.id, force=True)
+            assert other.finished.result(WAIT).state is JobState.ERROR
+        finally:
+            stop.set()
+        assert _reason(server, other) == f"killed to end job {deaf.id}, which could not be killed alone"
+
+
+def test_jobs_of_a_context_that_stops_when_a_job_fails_say_which_one_did(server: JobServer) -> None:
+    server.create_context("strict", {"stop-context-on-job-error": "true"}).result(WAIT)
+    job = running(server, context="strict")
+    failed = server.submit(a_request("w.Fail", context="strict"))
+    assert job.finished.result(WAIT).state is JobState.ERROR
+    assert _reason(server, job) == f"job {failed.id} failed, and stop-context-on-job-error is set"
+
+
+def _reason(server: JobServer, job: JobHandle) -> str:
+    """Return why the context of a job ended, according to the job's error."""
+    error = server.job(job.id).error
+    assert error is not None
+    assert error.error_class == "ContextTerminated"
+    return error.stack
+
+
 def test_a_killed_context_ends_killed(server: JobServer) -> None:
     server.create_context("shared").result(WAIT)
     assert server.kill_context("shared").result(WAIT).state is ContextState.KILLED
@@ -103,13 +180,13 @@ def test_a_failing_job_stops_its_context_where_that_is_wanted(server: JobServer)
     server.submit(a_request("w.Echo", context="strict")).result(WAIT)
     assert server.context("strict").state is ContextState.RUNNING
     server.submit(a_request("w.Fail", context="strict")).finished.result(WAIT)
-    settled(lambda: server.context("strict").state is ContextState.FINISHED)
+    wait_until(lambda: server.context("strict").state is ContextState.FINISHED)
 
 
 def test_configured_contexts_start_with_the_server_and_again_after_a_reset() -> None:
     settings = Settings.from_mapping({"spark": {"contexts": {"one": {"num-cpu-cores": 1}, "two": {}}}})
     with a_server(settings=settings) as server:
-        settled(lambda: {c.state for c in server.contexts()} == {ContextState.RUNNING})
+        wait_until(lambda: {c.state for c in server.contexts()} == {ContextState.RUNNING})
         assert {c.name for c in server.contexts()} == {"one", "two"}
         server.create_context("three").result(WAIT)
         before = {c.id for c in server.contexts()}

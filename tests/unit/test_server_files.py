@@ -17,7 +17,7 @@ from jobserver_core import (
     errors,
 )
 from jobserver_core.memory import MemoryBlobStore
-from serving import WAIT, a_server, archive, upload
+from serving import WAIT, ScriptedLauncher, a_server, archive, upload
 
 
 @pytest.fixture
@@ -150,3 +150,46 @@ def test_a_data_file_cannot_leave_its_directory(server: JobServer, prefix: str) 
     with pytest.raises(errors.InvalidName):
         server.add_data_file(prefix, b"x")
     assert server.data_files() == []
+
+
+# -- data files of several servers -------------------------------------------------------------------
+
+
+def _sharing(directory: Path) -> Settings:
+    return Settings.from_mapping({"jobserver.data-files.directory": str(directory)})
+
+
+def test_servers_that_share_a_directory_list_and_delete_one_anothers_data_files(tmp_path: Path) -> None:
+    settings, launcher = _sharing(tmp_path), ScriptedLauncher()
+    with a_server(settings=settings) as first, a_server(settings=settings, launcher=launcher) as second:
+        file = first.add_data_file("table", b"one")
+        assert file.path.parent == tmp_path
+        assert second.data_files() == first.data_files() == [file]
+        second.create_context("shared")
+        assert launcher.specs[0].data_dir == tmp_path  # so jobs find it by its name
+        second.delete_data_file(file.path.name)
+        assert first.data_files() == []
+        launcher.close()
+
+
+def test_a_server_that_starts_spares_the_unfinished_uploads_of_others(tmp_path: Path) -> None:
+    settings, data_dir = _sharing(tmp_path), tmp_path / "own"
+    with a_server(settings=settings, data_dir=data_dir) as first:
+        upload_ = first.begin_data_file("table")
+        upload_.write(b"one")
+        with a_server(settings=settings):
+            assert upload_.finish().path.read_bytes() == b"one"
+        left = first.begin_data_file("left")
+    assert len(list(tmp_path.glob(".upload-*"))) == 1
+    with a_server(settings=settings, data_dir=data_dir):
+        assert list(tmp_path.glob(".upload-*")) == []
+    left.discard()
+
+
+def test_a_shared_directory_that_is_missing_is_an_error_and_is_not_created(tmp_path: Path) -> None:
+    missing = tmp_path / "not mounted"
+    server = a_server(settings=_sharing(missing))
+    with pytest.raises(errors.StorageError, match=r"not mounted.*jobserver\.data-files\.directory"):
+        server.start()
+    server.close(0)
+    assert not missing.exists()

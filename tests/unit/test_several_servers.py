@@ -294,17 +294,17 @@ def test_a_server_that_keeps_its_contexts_for_long_judges_nobody_after_an_outage
     watch.membership.close(detached=False)
 
 
-def test_a_shutdown_waits_until_a_look_at_other_servers_has_ended() -> None:
+def test_a_shutdown_waits_until_a_scan_has_ended() -> None:
     metadata = MemoryMetadataStore(shared=True)
     watch = Watch(metadata)
-    threading.Thread(target=watch.membership._look_once).start()
-    wait_until(lambda: watch.calls == ["take_over"], "the look")
+    threading.Thread(target=watch.membership._scan).start()
+    wait_until(lambda: watch.calls == ["take_over"], "the take-over")
     watch.membership.stop_watching(0.0)
     assert watch.ended == []
     threading.Timer(0.05, watch.gate.set).start()
     watch.membership.stop_watching(WAIT)
     assert watch.ended == ["take_over"]
-    watch.membership._look_once()
+    watch.membership._scan()
     assert watch.calls == ["take_over"]
     watch.membership.close(detached=False)
 
@@ -339,7 +339,7 @@ class StoreWithAPause(MemoryMetadataStore):
         return found
 
 
-def test_a_look_leaves_alone_what_ended_here_since_the_jobs_were_read() -> None:
+def test_a_scan_leaves_alone_what_ended_here_since_the_jobs_were_read() -> None:
     metadata = StoreWithAPause(shared=True)
     member = Member(metadata, MemoryBlobStore())
     member.server.start()
@@ -492,7 +492,7 @@ def test_a_server_that_starts_does_what_others_ask_while_it_fetches_files() -> N
             member.close()
 
 
-def test_a_look_does_not_end_contexts_that_are_detached_meanwhile() -> None:
+def test_a_scan_does_not_end_contexts_that_are_detached_meanwhile() -> None:
     metadata = StoreWithAPause(shared=True)
     member = Member(metadata, MemoryBlobStore())
     member.server.start()
@@ -527,8 +527,8 @@ def test_a_server_takes_no_context_over_that_belongs_to_a_living_one() -> None:
     second = Member(metadata, blobs, launcher=launcher)
     second.server.start()
     assert second.server.context("shared").owner == first.id
-    second.close()
     first.close()
+    second.close()
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

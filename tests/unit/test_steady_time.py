@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conditions import wait_until
 from jobserver_core import BinaryType, JobServer
 from jobserver_core.models.contexts import ContextQuery
 from jobserver_core.ports import ContextEnd, SteadyClock
@@ -121,7 +122,7 @@ def test_a_context_times_out_even_if_the_clock_is_set_back() -> None:
     server.create_context("slow")
     clock.set_wall(-HOUR)
     clock.advance(server.settings.contexts.creation_timeout + 1)
-    assert launcher.handles[0].calls == [("kill", None)]
+    wait_until(lambda: launcher.handles[0].calls == [("kill", None)])
     launcher.close()
     server.close(0)
 

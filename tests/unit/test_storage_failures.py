@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from conditions import wait_until
-from jobserver_core import ContextState, FailureKind, JobProgress, JobState, errors
-from jobserver_core.binaries.sweep_lock import SweepLock
+from jobserver_core import ContextState, FailureKind, JobHandle, JobProgress, JobState, errors
+from jobserver_core.binaries.pins import BlobPins
 from jobserver_core.config.settings import JobLimits
 from jobserver_core.events import ContextChanged, JobChanged, JobProgressed
-from jobserver_core.memory import MemoryBlobStore
+from jobserver_core.memory import MemoryBlobStore, MemoryMetadataStore
 from jobserver_core.models.jobs import JobQuery
 from jobserver_core.ports import BlobWriter, ContextEnd, JobOutcome
 from jobserver_core.running.context_reports import ContextReports
 from jobserver_core.running.live_job import RESULT_TIMEOUT
-from jobserver_core.running.results import BUFFER, ResultStore
+from jobserver_core.running.result_storage import BUFFER, ResultStore
 from jobserver_core.running.retries import FIRST_PAUSE, LONGEST_PAUSE, MAX_DOUBTFUL, Withdrawals
 from jobserver_core.testing.clock import ManualClock
 from serving import WAIT, Scene, a_request
@@ -114,7 +113,8 @@ def test_an_outcome_that_is_not_stored_is_left_to_the_next_server(scene: Storage
 
 @pytest.mark.parametrize("size", [4, 2 * BUFFER])
 def test_a_result_that_was_discarded_cannot_be_stored(size: int) -> None:
-    writer = ResultStore(MemoryBlobStore(), SweepLock(), JobLimits()).writer(stream=False)
+    pins = BlobPins(MemoryMetadataStore(), ManualClock(), "server")
+    writer = ResultStore(MemoryBlobStore(), pins, JobLimits()).writer(stream=False)
     writer.write(b"x" * size)
     writer.discard()
     with pytest.raises(errors.StorageError):
@@ -195,6 +195,22 @@ def test_a_job_that_runs_is_stored_so_before_it_ends(scene: StorageScene) -> Non
     assert not job.done()
 
 
+def test_a_job_that_begins_just_before_others_are_stored_as_running_has_its_own_moment(
+    scene: StorageScene,
+) -> None:
+    def stored(job: JobHandle) -> JobState | None:
+        record = scene.metadata.job(job.id)
+        return record and record.state
+
+    first, second = scene.submit(), scene.submit()
+    scene.listener.job_running(first.id)
+    scene.clock.advance(0.9 * FIRST_PAUSE)
+    scene.listener.job_running(second.id)
+    scene.until(lambda: stored(first) is JobState.RUNNING)
+    assert stored(second) is JobState.STARTED
+    scene.until(lambda: stored(second) is JobState.RUNNING)
+
+
 def test_a_list_shows_running_jobs_before_that_state_is_stored(scene: StorageScene) -> None:
     job = scene.submit()
     scene.listener.job_running(job.id)
@@ -231,6 +247,7 @@ def test_a_context_that_is_ready_in_time_does_not_fail_when_that_is_stored_late(
     scene.metadata.fail()
     scene.listener.context_ready(application_id="app-1", url=None)
     scene.clock.advance(scene.server.settings.contexts.creation_timeout + 1)
+    wait_until(lambda: not [t for t in threading.enumerate() if t.name == "jobserver-retry context shared"])
     assert scene.handle.calls == []
     scene.metadata.recover()
     scene.until(scene.created.done)
@@ -449,7 +466,7 @@ def test_a_job_that_does_not_end_ends_its_context_even_if_the_store_fails(scene:
     scene.server.kill_job(job.id, force=True)
     scene.metadata.fail()
     scene.clock.advance(scene.server.settings.jobs.kill_timeout + 1)
-    assert ("kill", None) in scene.handle.calls
+    wait_until(lambda: ("kill", None) in scene.handle.calls)
 
 
 def test_a_reset_stops_every_context_even_if_the_store_fails_meanwhile(scene: StorageScene) -> None:
@@ -470,8 +487,49 @@ def test_requests_are_refused_at_once_when_too_many_before_them_are_in_doubt() -
     with pytest.raises(errors.StorageError, match="failing for a while"):
         withdrawals.check_room()
     clock.advance(FIRST_PAUSE)
-    deadline = time.monotonic() + WAIT
-    while withdrawals._doubtful:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    wait_until(lambda: not withdrawals._doubtful, pause=0.001)
     withdrawals.check_room()
+
+
+class NotedBlobStore(MemoryBlobStore):
+    """Lists the writers that were not discarded; calls ``on_create`` for each new one."""
+
+    def __init__(self, on_create: Callable[[], None] = lambda: None) -> None:
+        super().__init__()
+        self.on_create = on_create
+        self.unfinished: list[BlobWriter] = []
+
+    def create(self) -> BlobWriter:
+        writer = super().create()
+        self.unfinished.append(writer)
+        drop = writer.discard
+
+        def discard() -> None:
+            drop()
+            if writer in self.unfinished:
+                self.unfinished.remove(writer)
+
+        writer.discard = discard  # type: ignore[method-assign]
+        self.on_create()
+        return writer
+
+
+def test_bytes_that_arrive_after_a_result_was_discarded_leave_no_file() -> None:
+    blobs = NotedBlobStore()
+    pins = BlobPins(MemoryMetadataStore(), ManualClock(), "s")
+    writer = ResultStore(blobs, pins, JobLimits()).writer(stream=False)
+    writer.write(b"x" * BUFFER)
+    writer.discard()
+    writer.write(b"x" * BUFFER)
+    assert blobs.unfinished == []
+    with pytest.raises(errors.StorageError):
+        writer.finish()
+
+
+def test_a_result_that_is_discarded_while_its_file_is_created_leaves_none() -> None:
+    blobs = NotedBlobStore()
+    pins = BlobPins(MemoryMetadataStore(), ManualClock(), "s")
+    writer = ResultStore(blobs, pins, JobLimits()).writer(stream=False)
+    blobs.on_create = writer.discard
+    writer.write(b"x" * (BUFFER + 1))
+    assert blobs.unfinished == []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -24,11 +26,13 @@ from jobserver_core import (
     Settings,
 )
 from jobserver_core.config.settings import JobLimits, SparkSettings
+from jobserver_core.models.contexts import Resources
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.ports import ContextEnd
 from jobserver_core.running.context_registry import ContextRegistry
 from jobserver_core.running.live_context import LiveContext
+from jobserver_core.running.records import Records
 from jobserver_core.running.restarts import Death, death_of, pause_before
 from jobserver_core.testing.builders import EPOCH, a_context
 from serving import WAIT, ScriptedLauncher, Successors, a_request, a_server, report_result, upload
@@ -91,6 +95,7 @@ def world() -> Iterator[World]:
     world.server.start()
     upload(world.server)
     yield world
+    world.server.drain()  # or contexts that end with their launcher would start again
     world.launcher.close()
     world.server.close(0)
 
@@ -111,6 +116,33 @@ def test_a_supervised_context_that_dies_is_started_again_under_its_name(world: W
     assert (again.application_id, again.error) == ("app-2", None)
     dead = world.server.contexts(ContextQuery(name="shared"))[-1]
     assert (dead.id, dead.state, dead.error) == (first.id, ContextState.ERROR, DIED)
+
+
+def test_the_log_says_when_a_context_is_ready_again(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "jobserver_core")
+    ready = "context shared is ready again (restart 1)"
+    world.create()
+    world.die()
+    world.restarted(2)
+    assert ready not in caplog.messages
+    world.ready()
+    wait_until(lambda: ready in caplog.messages, lambda: caplog.messages)
+
+
+def test_a_context_that_was_started_again_leads_to_the_one_before_it(world: World) -> None:
+    world.create()
+    chain = [world.server.context("shared")]
+    for starts in (2, 3):
+        world.die()
+        world.restarted(starts)
+        world.ready()
+        chain.append(world.server.context("shared"))
+    newest = world.server.context_before(chain[2])
+    assert newest is not None
+    assert (newest.id, newest.error) == (chain[1].id, DIED)
+    oldest = world.server.context_before(newest)
+    assert oldest is not None
+    assert (oldest.id, world.server.context_before(oldest)) == (chain[0].id, None)
 
 
 def test_a_context_that_somebody_killed_from_outside_is_started_again(world: World) -> None:
@@ -213,6 +245,74 @@ def test_nothing_is_started_again_once_the_server_closes(world: World) -> None:
     assert world.metadata.job(waits[-1].id).state is not JobState.ERROR  # type: ignore[union-attr]
 
 
+def test_a_restart_asks_for_what_the_dead_context_asked_for_without_asking_the_launcher(world: World) -> None:
+    asked: list[JsonMapping] = []
+    resources = world.launcher.resources
+
+    def ask(settings: JsonMapping) -> Resources:
+        asked.append(settings)
+        return resources(settings)
+
+    world.launcher.resources = ask  # type: ignore[method-assign]
+    world.create()
+    [dead] = world.server._services.registry.all()
+    assert len(asked) == 1
+    world.die()
+    world.restarted(2)
+    [successor] = world.server._services.registry.all()
+    assert (successor.resources, len(asked)) == (dead.resources, 1)
+
+
+class NotedLock:
+    """A reentrant lock that notes in ``most`` how many of its kind a thread holds at once."""
+
+    most = 0
+    _held = threading.local()
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        locks = self._held.__dict__.setdefault("locks", [])
+        locks.append(self)
+        NotedLock.most = max(NotedLock.most, len(set(locks)))
+
+    def __exit__(self, *_exc: object) -> None:
+        self._held.locks.remove(self)
+        self._lock.release()
+
+
+def test_a_server_that_drains_while_a_context_dies_holds_the_jobs_of_the_next_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NotedLock, "most", 0)
+    module = SimpleNamespace(RLock=NotedLock)
+    monkeypatch.setattr("jobserver_core.running.context_record.threading", module)
+    world.create()
+    waits = [world.waiting() for _ in range(3)][-1]
+    services = world.server._services
+    draining = threading.Thread(target=world.server.drain)
+    new_context = Records.new_context
+
+    def drain_first(*arguments: Any, **named: Any) -> Context:
+        draining.start()  # it waits for the context that dies
+        wait_until(lambda: services.registry._closed)
+        return new_context(*arguments, **named)
+
+    monkeypatch.setattr(Records, "new_context", drain_first)
+    world.die()
+    draining.join(WAIT)
+    assert not draining.is_alive()
+    [successor] = services.registry.all()
+    assert successor.leaves_jobs
+    wait_until(lambda: world.server.job(waits.id).context_id == successor.record.id)
+    assert NotedLock.most == 1
+    world.server.close(WAIT)
+    assert world.starts == 1
+    assert not world.metadata.job(waits.id).state.final  # type: ignore[union-attr]
+
+
 class LateRegistry:
     """Finds a context that has just died, once, as a request does that came a moment before."""
 
@@ -270,6 +370,27 @@ def test_interrupted_jobs_run_again_only_if_they_are_restartable(world: World) -
     world.finish(again.id)
     assert again.result(WAIT) == "done"
     assert world.server.job(again.id).restarts == 1
+
+
+@pytest.mark.parametrize("printed", [b"one\n", b"one"])
+def test_a_line_separates_the_runs_of_a_job_in_its_log(world: World, printed: bytes) -> None:
+    world.create()
+    again, silent = (world.running(restartable=True) for _ in range(2))
+    directory = world.server._services.data_directory
+    log = directory.job_log(again.id)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_bytes(printed)
+    for run in (2, 3):
+        world.die()
+        context = world.restarted(run)
+        world.ready()
+        wait_until(lambda: again.id in world.submitted())
+        with world.server.open_job_log(again.id) as reader:
+            *lines, line = reader.read().decode().splitlines()
+        assert (lines[0], len(lines)) == ("one", run - 1)
+        assert line.startswith(f"--- run {run} of job {again.id} starts at 20")
+        assert line.endswith(f"Z in context shared ({context.id}) ---")
+    assert not directory.job_log(silent.id).exists()
 
 
 def test_a_restartable_job_without_supervision_ends_with_its_context(world: World) -> None:
@@ -398,6 +519,7 @@ def test_a_context_whose_server_crashed_is_started_again_by_the_next_one(success
     )
     for job in (plain, again):
         successors.launchers[0].listeners[0].job_running(job)
+    first.jobs()  # stores that they run: later, it would be the write of a server that is not dead
 
     second = successors.boot(settings=TWO_SLOTS)
     launcher = successors.launchers[1]

@@ -1,4 +1,4 @@
-"""Limits of time: on the wait and the run of a job, and on the idleness and the life of a context."""
+"""Time limits: on the wait and the run of a job, and on the idleness and the life of a context."""
 
 from __future__ import annotations
 

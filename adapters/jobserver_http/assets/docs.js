@@ -99,8 +99,8 @@ function callBox(base, path, method, operation) {
     stop.disabled = true;
   };
   const rows = parameters.map((parameter) => parameterRow(parameter, inputs));
-  const replies = Object.entries(operation.responses).map(([status, reply]) =>
-    element("tr", {}, element("td", { textContent: status }), element("td", { textContent: reply.description })));
+  const responses = Object.entries(operation.responses).map(([status, response]) =>
+    element("tr", {}, element("td", { textContent: status }), element("td", { textContent: response.description })));
   const summary = element("summary", {}, element("span", { className: "method", textContent: method.toUpperCase() }),
     element("span", { className: "path", textContent: path }), element("span", { className: "summary", textContent: operation.summary }));
   if (operation["x-extension"]) summary.append(element("span", { className: "mark", textContent: "extension" }));
@@ -108,7 +108,7 @@ function callBox(base, path, method, operation) {
   const inside = element("div", {});
   if (rows.length) inside.append(element("table", {}, ...rows));
   if (body) inside.append(body.box);
-  inside.append(send, stop, output, element("table", {}, ...replies));
+  inside.append(send, stop, output, element("table", {}, ...responses));
   return element("details", { className: "call", id: operation.operationId }, summary, inside);
 }
 

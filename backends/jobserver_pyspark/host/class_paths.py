@@ -13,17 +13,15 @@ from typing import NamedTuple
 
 from jobserver_pyspark import processes
 from jobserver_pyspark.host.driver import Driver
-from jobserver_pyspark.processes import POOL_VARIABLE
+from jobserver_pyspark.processes import WORKER_POOL_VARIABLE
 from jobserver_pyspark.protocol.messages import HostSpec, Package
-
-__all__ = ["TaskClassPath", "TaskClassPaths", "WorkerPools"]
 
 
 class TaskClassPath(NamedTuple):
-    """A class path for tasks: the directories to import from, and the Python workers to run in."""
+    """A class path for tasks: the directories to import from, and the worker pool to run in."""
 
     includes: tuple[str, ...]
-    pool: str | None
+    worker_pool: str | None
 
 
 class TaskClassPaths:
@@ -31,8 +29,8 @@ class TaskClassPaths:
 
     In local mode tasks import from the same directories as the driver. On a cluster each directory is
     shipped once, as an archive that executors unpack, so that data files and compiled extensions work there
-    too. Python workers keep their imported modules. So each class path has workers of its own,
-    except for the first one, which gets the workers that are warm already: its pool is None.
+    too. Python workers keep their imported modules. So each class path has a worker pool of its own,
+    except for the first one, which gets the workers that are warm already: its worker pool is None.
     """
 
     def __init__(self, driver: Driver, spec: HostSpec) -> None:
@@ -81,11 +79,13 @@ _IDLE = 120.0
 
 
 class WorkerPools:
-    """Ends the daemons of idle pools if there are more than ``keep`` pools.
+    """Ends the daemons of idle worker pools if there are more than ``keep``.
+
+    A worker pool is the Python workers of Spark that serve one class path, and the daemon that forks them.
 
     Spark ends workers that have been idle for a minute, but keeps the daemon that forks them forever. If the
     daemon has ended, Spark starts another one. A worker that Spark considers idle must not be killed, so a
-    pool must have been idle for twice that time.
+    worker pool must have been idle for twice that time.
     """
 
     def __init__(
@@ -106,22 +106,22 @@ class WorkerPools:
         self._users: dict[str, int] = {}
         self._used: dict[str, float] = {}
 
-    def begin(self, pool: str | None) -> None:
-        """Record that a job uses a pool; None is the pool that is never ended."""
-        if pool is not None:
+    def begin(self, worker_pool: str | None) -> None:
+        """Record that a job uses a worker pool; None is the one that is never ended."""
+        if worker_pool is not None:
             with self._lock:
-                self._users[pool] = self._users.get(pool, 0) + 1
-                self._used.pop(pool, None)
+                self._users[worker_pool] = self._users.get(worker_pool, 0) + 1
+                self._used.pop(worker_pool, None)
 
-    def end(self, pool: str | None) -> None:
-        """Record that a job no longer uses a pool, and end surplus pools that have been idle for long."""
-        if pool is None:
+    def end(self, worker_pool: str | None) -> None:
+        """Record that a job no longer uses a worker pool, and end surplus ones that were idle for long."""
+        if worker_pool is None:
             return
         with self._lock:
-            self._users[pool] -= 1
-            if self._users[pool] == 0:
-                del self._users[pool]
-                self._used[pool] = self._now()
+            self._users[worker_pool] -= 1
+            if self._users[worker_pool] == 0:
+                del self._users[worker_pool]
+                self._used[worker_pool] = self._now()
             surplus = list(self._used)[: max(0, len(self._used) - self._keep)]
             ended = [idle for idle in surplus if self._now() - self._used[idle] > self._idle]
             for idle in ended:
@@ -130,14 +130,8 @@ class WorkerPools:
             self._kill(self._driver, idle)
 
 
-def _kill_daemons(driver: int, pool: str) -> None:
-    """Kill the JVM's children that belong to a pool, and the processes that they forked."""
-    wanted = f"{POOL_VARIABLE}={pool}".encode()
+def _kill_daemons(driver: int, worker_pool: str) -> None:
+    """Kill the JVM's children that belong to a worker pool, and the processes that they forked."""
     for child in processes.children(driver):
-        try:
-            with open(f"/proc/{child}/environ", "rb") as file:
-                mine = wanted in file.read().split(b"\0")
-        except OSError:
-            continue  # it has ended already
-        if mine:
+        if f"{WORKER_POOL_VARIABLE}={worker_pool}" in processes.environment(child):
             processes.kill_group(child)

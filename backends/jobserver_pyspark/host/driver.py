@@ -15,11 +15,9 @@ from typing import Any, NamedTuple
 from jobserver_pyspark import processes
 from jobserver_pyspark.gateway_calls import call, construction, results
 from jobserver_pyspark.host.logs import BoundedLog, Output, OutputPump
-from jobserver_pyspark.host.yarn import YarnApplication, YarnReport, log_states, provide_jars
+from jobserver_pyspark.host.yarn import YarnApplication, YarnStatus, log_states, provide_jars
 from jobserver_pyspark.protocol.failures import ContextFailure, describe
 from jobserver_pyspark.protocol.messages import HostSpec, JvmCommand
-
-__all__ = ["JOB_CLASSES", "JVM_VARIABLE", "Driver", "GatewayServer"]
 
 JVM_VARIABLE = "_PYSPARK_DRIVER_CONN_INFO_PATH"
 """The environment variable with the file for the address of the JVM's gateway; its children inherit it."""
@@ -61,10 +59,10 @@ class GatewayServer:
         self._server.shutdown()
 
 
-class KnownAnswers(NamedTuple):
+class KnownReplies(NamedTuple):
     """What the first runners have asked the JVM, and every other one would ask again.
 
-    ``conf`` is the application's configuration, ``names`` has answers about the names of Spark's classes.
+    ``conf`` is the application's configuration, ``names`` has replies about the names of Spark's classes.
     ``script`` has the commands with which the last runner was attached.
     """
 
@@ -92,7 +90,7 @@ class Driver:
         self.context: Any = None
         self.session: Any = None
         self._yarn: YarnApplication | None = None
-        self.known = KnownAnswers({}, {}, [])
+        self.known = KnownReplies({}, {}, [])
 
     def _start(self, jvm: JvmCommand, pump: OutputPump) -> subprocess.Popen[bytes]:
         # A JVM treats a class-path entry as a directory only if it exists when the JVM starts.
@@ -228,9 +226,9 @@ class Driver:
     @property
     def url(self) -> str | None:
         """The application's page on YARN, elsewhere Spark's own user interface; None if it is off."""
-        report = self._yarn.report() if self._yarn is not None else None
-        if report is not None and report.tracking_url is not None:
-            return report.tracking_url
+        status = self._yarn.status() if self._yarn is not None else None
+        if status is not None and status.tracking_url is not None:
+            return status.tracking_url
         found = self.context.uiWebUrl()
         return str(found.get()) if found.isDefined() else None
 
@@ -359,16 +357,16 @@ class Driver:
         """Whether the application ended, by itself or by the cluster."""
         return bool(self.context.isStopped())
 
-    def yarn_report(self) -> YarnReport | None:
-        """Return why YARN ended the application, or None if it did not, or does not answer."""
-        report = self._yarn.final_report() if self._yarn is not None else None
-        return report if report is not None and report.status in ("FAILED", "KILLED") else None
+    def yarn_failure(self) -> YarnStatus | None:
+        """Return why YARN ended the application, or None if it did not, or does not reply."""
+        status = self._yarn.wait_for_end() if self._yarn is not None else None
+        return status if status is not None and status.final in ("FAILED", "KILLED") else None
 
     def stopped_by(self) -> str | None:
         """Return the line of a job's JVM code that stopped the application, or None if it is unknown."""
         try:
             self.context.defaultParallelism()  # any call to a stopped context fails with the caller of stop()
-        except Exception as error:  # noqa: BLE001 - a JVM that is ending cannot answer
+        except Exception as error:  # noqa: BLE001 - a JVM that is ending cannot reply
             java = getattr(error, "java_exception", None)
             return caller_of_stop(str(java.getMessage())) if java is not None else None
         return None

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
 
@@ -26,7 +27,7 @@ from jobserver_pyspark.host.reports import JobReports, ServerChannel
 from jobserver_pyspark.host.runners import ZygoteProcess
 from jobserver_pyspark.processes import describe_exit, killed_from_outside
 from jobserver_pyspark.protocol.converter import ProtocolError
-from jobserver_pyspark.protocol.failures import ContextFailure, describe, report_of
+from jobserver_pyspark.protocol.failures import ContextFailure, describe, details_of
 from jobserver_pyspark.protocol.frames import ChannelClosed
 from jobserver_pyspark.protocol.messages import (
     PROTOCOL_VERSION,
@@ -37,7 +38,7 @@ from jobserver_pyspark.protocol.messages import (
     ContextReady,
     ContextResumed,
     ContextStopped,
-    ErrorReport,
+    ErrorDetails,
     Hello,
     HostSpec,
     HostToServer,
@@ -51,11 +52,9 @@ from jobserver_pyspark.protocol.messages import (
     SubmitJob,
 )
 
-__all__ = ["Host", "run"]
-
 _CONNECT_TIMEOUT = 30.0
 _PROGRESS_INTERVAL = 1.0
-_SWEEP_INTERVAL = 2.0
+_IDLE_WAIT = 2.0
 _JVM_END_TIMEOUT = 2.0
 _LOG_SIZE = 64 * 1024
 _KILLED = re.compile(r"Master removed our application: KILLED|Application \S+ has been killed|state: KILLED")
@@ -73,7 +72,7 @@ def run(connect: Connect) -> NoReturn:
     except ChannelClosed:
         sys.exit(0)  # the server has ended, or uses another version of the protocol and reports that
     except ProtocolError as error:
-        server.send(ContextFailed(error=report_of(error)))
+        server.send(ContextFailed(error=details_of(error)))
         sys.exit(1)
     Host(server, first.spec, secret=connect.token, spare=isinstance(first, StartSpare)).serve()
 
@@ -115,7 +114,7 @@ class Host:
         except ChannelClosed:
             self._end(clean=True)
         except ProtocolError as error:
-            self._end(ContextFailed(error=report_of(error)))
+            self._end(ContextFailed(error=details_of(error)))
 
     def _serve_one_server(self) -> None:
         """Serve a server until it ends, and wait for the next one. Raises ChannelClosed if none comes."""
@@ -182,16 +181,16 @@ class Host:
                 threading.Thread(target=self._stop, name="stop", daemon=True).start()
             case AdoptContext():
                 self._adopt(message)
-            case _ if self._jobs is None:
-                return  # a job of a context that is not ready: the server never sends that
+            case AcknowledgeJob():
+                self._reports.acknowledge(message.job_id)
+            case _ if self._jobs is None or self._ready is None:
+                raise ProtocolError(f"the server sent {type(message).__name__} before ContextReady")
             case SubmitJob():
                 self._job_came.set()
                 self._reports.begin(message.job_id)
                 (self._jobs if message.python else self._jvm_jobs).submit(message)
             case KillJob():
                 threading.Thread(target=self._kill_job, args=(message.job_id,), daemon=True).start()
-            case AcknowledgeJob():
-                self._reports.acknowledge(message.job_id)
             case RefuseResult():
                 for jobs in (self._jobs, self._jvm_jobs):
                     jobs.refuse(message.job_id, message.message)
@@ -203,7 +202,7 @@ class Host:
             if self._jobs is not None:
                 self._jobs.kill(job_id)
             self._jvm_jobs.kill(job_id)
-        except Exception as error:  # noqa: BLE001 - the JVM is gone, which its own watch reports
+        except Exception as error:  # noqa: BLE001 - the JVM is gone; its watch reports that
             _log_line(f"job {job_id} cannot be killed: {describe(error)}")
 
     # -- start -------------------------------------------------------------------------------------
@@ -236,29 +235,18 @@ class Host:
         except ContextFailure as failure:
             self._end(ContextFailed(error=failure.error))
         except Exception as error:  # noqa: BLE001 - any error means that the context cannot start
-            self._end(ContextFailed(error=report_of(error)))
+            self._end(ContextFailed(error=details_of(error)))
         threading.Thread(target=self._warm_session, name="session", daemon=True).start()
         threading.Thread(target=self._observe, args=(jobs, progress), name="observer", daemon=True).start()
         self._watch_application()
 
     def _start_session_and_runner(self, jobs: PythonJobs) -> None:
         """Create the session and the first runner at the same time."""
-        failures: list[Exception] = []
-
-        def make_runner() -> None:
-            try:
-                jobs.runners.start()
-            except Exception as error:  # noqa: BLE001 - the other thread raises it
-                failures.append(error)
-
-        making = threading.Thread(target=make_runner, name="first runner")
-        making.start()
+        first_runner = ThreadPoolExecutor(1, "first runner").submit(jobs.runners.start)
         if self._spec.session:
             self._driver.start_session()
-        making.join()
+        first_runner.result()
         jobs.runners.session_ready.set()
-        if failures:
-            raise ContextFailure.of(failures[0]) from failures[0]
 
     def _warm_session(self) -> None:
         try:
@@ -284,19 +272,19 @@ class Host:
     def _watch_application(self) -> None:
         try:
             self._driver.wait_until_stopped()
-        except Exception:  # noqa: BLE001 - the JVM is gone, which its own watch reports
+        except Exception:  # noqa: BLE001 - the JVM is gone; its watch reports that
             return
         if not self._stopping:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._driver.process.wait(_JVM_END_TIMEOUT)
-                return  # the JVM itself ended, which its own watch reports
+                return  # the JVM itself ended; its watch reports that
             self._end_with_application()
 
     def _end_with_application(self) -> NoReturn:
         """Report that the application ended; YARN or the last log lines may say that it was killed."""
-        if report := self._driver.yarn_report():
-            reason = f"YARN ended the application as {report.status}: {report.diagnostics}"
-            self._lose(reason, killed_outside=report.status == "KILLED")
+        if status := self._driver.yarn_failure():
+            reason = f"YARN ended the application as {status.final}: {status.diagnostics}"
+            self._lose(reason, killed_outside=status.final == "KILLED")
         if found := _KILLED.search(self._log.tail(_LOG_SIZE)):
             self._lose(f"the Spark application was killed from outside ({found[0]})", killed_outside=True)
         caller = self._driver.stopped_by()
@@ -308,7 +296,7 @@ class Host:
         """Report the progress of jobs while any runs, and end Python workers that Spark has lost."""
         busy = False
         while not self._stopping:
-            if busy or self._job_came.wait(_SWEEP_INTERVAL):
+            if busy or self._job_came.wait(_IDLE_WAIT):
                 self._job_came.clear()
                 time.sleep(_PROGRESS_INTERVAL)
                 busy = jobs.busy or self._jvm_jobs.busy
@@ -344,18 +332,18 @@ class Host:
         self._end(ContextStopped())
 
     def _lose(self, message: str, *, killed_outside: bool = False) -> NoReturn:
-        error = ErrorReport(message=message, stack=self._log.tail())
+        error = ErrorDetails(message=message, stack=self._log.tail())
         self._end(ContextFailed(error=error, killed_outside=killed_outside))
 
     def _end(self, last: HostToServer | None = None, *, clean: bool = False) -> NoReturn:
         """End everything of this context, send the last message, exit. ``clean`` removes its files too."""
-        self._ending.acquire()
+        self._ending.acquire()  # never released: the first caller exits
         self._stopping = True
         self._zygote.close()
         self._driver.kill()
         if last is not None and not self._reports.send_last(last):
             clean = True  # the server has ended and cannot remove them
-        processes.kill_marked([self._spec.marker])
+        processes.kill_marked(self._spec.marker)
         processes.reap_children()
         if clean:
             for directory in self._directories:

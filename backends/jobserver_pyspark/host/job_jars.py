@@ -11,8 +11,6 @@ from pathlib import Path
 from jobserver_pyspark.host.driver import Driver
 from jobserver_pyspark.protocol.messages import HostSpec, Jar
 
-__all__ = ["JarConflict", "JobJars"]
-
 
 class JarConflict(Exception):
     """Two different jars have the same class; the message is for the job's author."""

@@ -6,8 +6,6 @@ import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
-__all__ = ["JobThreads"]
-
 _IDLE_TIMEOUT = 20.0
 
 _Task = Callable[[], None]
@@ -23,7 +21,7 @@ class JobThreads:
 
     def __init__(self, name: str, idle_timeout: float = _IDLE_TIMEOUT) -> None:
         self._name = name
-        self._idle_timeout = idle_timeout
+        self.idle_timeout = idle_timeout
         self._lock = threading.Lock()
         self._idle: list[SimpleQueue[_Task]] = []
 
@@ -50,7 +48,7 @@ class JobThreads:
         with self._lock:
             self._idle.append(tasks)
         try:
-            return tasks.get(timeout=self._idle_timeout)
+            return tasks.get(timeout=self.idle_timeout)
         except Empty:
             pass
         with self._lock:

@@ -18,8 +18,7 @@ from jobserver_pyspark.host.reports import JobReports
 from jobserver_pyspark.protocol.failures import bounded, describe
 from jobserver_pyspark.protocol.frames import CHUNK_SIZE
 from jobserver_pyspark.protocol.messages import (
-    ContextType,
-    ErrorReport,
+    ErrorDetails,
     HostSpec,
     HostToServer,
     Jar,
@@ -31,9 +30,7 @@ from jobserver_pyspark.protocol.messages import (
 
 if TYPE_CHECKING:
     from jobserver_pyspark.jvm import JvmJobs, JvmJobState
-    from jobserver_pyspark.protocol.jvm_messages import JvmContextType, JvmJar
-
-__all__ = ["HostedJvmJobs"]
+    from jobserver_pyspark.protocol.jvm_messages import JvmJar
 
 _CANCEL_TIMEOUT = 30.0
 _STOP_TIMEOUT = 5.0
@@ -79,7 +76,7 @@ class HostedJvmJobs:
 
     def kill(self, job_id: str) -> None:
         """Cancel a job. Code that never checks for interruption continues, and only a warning is logged."""
-        if job_id in self._jobs and not self._loaded().cancel(job_id, wait=_CANCEL_TIMEOUT):
+        if job_id in self._jobs and not self._load().cancel(job_id, wait=_CANCEL_TIMEOUT):
             self._reports.warn(
                 f"job {job_id} ignores its cancellation: only the end of its context will end it"
             )
@@ -108,8 +105,8 @@ class HostedJvmJobs:
         try:
             outcome = self._perform(job)
         except Exception as error:  # noqa: BLE001 - any error means that the job has ended
-            report = bounded(ErrorReport(message=describe(error)))
-            outcome = JobEnded(job_id=job.id, failure="loading", error=report)
+            details = bounded(ErrorDetails(message=describe(error)))
+            outcome = JobEnded(job_id=job.id, failure="loading", error=details)
         if outcome.killed:
             others = [other.begun for other in list(self._jobs.values()) if other is not job]
             end_orphans(job.begun, others, of_tasks=False)
@@ -128,11 +125,12 @@ class HostedJvmJobs:
             job.running = True
             self._reports.send(JobRunning(job_id=job.id))
 
+        context_type = self._spec.context_type
         request = JvmJobRequest(
             job_id=job.id,
             main_class=job.request.class_name,
             jars=tuple(map(self._jar, job.request.jars)),
-            context_type=_jvm_type(self._spec.context_type),
+            context_type="session" if context_type == "custom" else context_type,
             result_path=result,
             log_path=job.request.log_path,
             config=bytes(job.request.config).decode(),
@@ -142,7 +140,7 @@ class HostedJvmJobs:
             data_dir=self._spec.data_dir,
         )
         try:
-            end = self._loaded().run(request, on_running=on_running)
+            end = self._load().run(request, on_running=on_running)
             if end.validated:
                 job.unsent.append(JobRunning(job_id=job.id))
             if end.status == "finished":
@@ -175,7 +173,7 @@ class HostedJvmJobs:
                 link.symlink_to(jar.path)
         return JvmJar(path=link, sha256=jar.digest)
 
-    def _loaded(self) -> JvmJobs:
+    def _load(self) -> JvmJobs:
         from jobserver_pyspark.jvm import (  # noqa: PLC0415 - few contexts need it
             JvmJobs,
             JvmSession,
@@ -204,7 +202,3 @@ class HostedJvmJobs:
                     isolation=isolation_for(self._spec.context_type, self._spec.jvm_isolation),
                 )
             return self._runner
-
-
-def _jvm_type(context_type: ContextType) -> JvmContextType:
-    return "session" if context_type == "custom" else context_type

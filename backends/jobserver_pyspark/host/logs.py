@@ -9,8 +9,6 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["BoundedLog", "Output", "OutputPump"]
-
 _READ = 64 * 1024
 _PIPE_READS = 16
 """Reads that empty any pipe of up to a megabyte; an escaped process could keep writing forever."""

@@ -12,8 +12,6 @@ from collections.abc import Collection
 from jobserver_pyspark import processes
 from jobserver_pyspark.host.driver import JVM_VARIABLE
 
-__all__ = ["end_orphans"]
-
 _WORKER_VARIABLE = "PYTHON_WORKER_FACTORY_SECRET"
 """The environment variable that Spark sets for its Python workers; processes of Python tasks inherit it."""
 _TIMEOUT = 5.0

@@ -11,8 +11,6 @@ from jobserver_pyspark.host.reports import JobReports
 from jobserver_pyspark.protocol.converter import JsonObject
 from jobserver_pyspark.protocol.messages import JobProgressed
 
-__all__ = ["ProgressBoard", "ProgressReporter", "SparkTag"]
-
 
 class Progress(NamedTuple):
     """The numbers of stages and tasks of Spark jobs: completed ones, and all so far."""

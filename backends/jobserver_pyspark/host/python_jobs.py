@@ -33,7 +33,7 @@ from jobserver_pyspark.protocol.converter import ProtocolError
 from jobserver_pyspark.protocol.failures import bounded, describe
 from jobserver_pyspark.protocol.frames import ChannelClosed
 from jobserver_pyspark.protocol.messages import (
-    ErrorReport,
+    ErrorDetails,
     FreshProcessNeeded,
     HostSpec,
     HostToServer,
@@ -53,48 +53,52 @@ from jobserver_pyspark.protocol.messages import (
     SubmitJob,
 )
 
-__all__ = ["PythonJobs"]
-
 _ATTEMPTS = 3
 _IDLE_TIMEOUT = 8.0
 _RESTORE_TIMEOUT = 30.0
 
 
 class _Job:
-    """One running job.
+    """One job, from its request to the end of its last process. The fields follow its life.
 
-    ``killed``, ``refused`` and ``broken`` are reasons for an early end of its process. ``outcome`` is the
-    outcome that its runner reported, before it is passed on. ``unsent`` has reports that go with the next
-    one.
+    If its runner ends before it has ``accepted`` the job, another one gets it: that is the next attempt. The
+    reports in ``unsent`` go with the next one. ``lock`` guards the end: ``killed``, ``refused`` (by the
+    server) and ``broken`` (a breach of the protocol) are reasons to end its process early, and ``outcome`` is
+    what its runner sent, before it is reported. After a ``clean`` end, nothing of the job runs any more;
+    if the runner is also ``reusable``, it serves another job.
     """
 
     def __init__(self, request: SubmitJob, log: BoundedLog) -> None:
+        # What is asked for.
         self.id = request.job_id
         self.request = request
         self.log = log
+        self.class_path = (*(p.digest for p in request.packages), *(jar.digest for jar in request.jars))
+        self.begun = processes.boot_ticks()  # orphans that began earlier are not this job's
+        # An attempt.
+        self.attempts = 0
+        self.fresh = False  # the job needs a runner that has served no other one
         self.runner: RunnerProcess | None = None
-        self.running = False
-        self.outcome: JobEnded | None = None
+        self.worker_pool: str | None = None
+        self.started = 0  # in milliseconds; older Spark jobs with the tag of the runner are of earlier jobs
+        self.accepted = False
+        # While it runs.
+        self.running = False  # its validation has passed
+        self.unsent: list[HostToServer] = []
+        self.queries: list[str] = []  # streaming queries, which have to be stopped
+        # Its end.
+        self.lock = threading.Lock()
         self.killed = False
         self.refused: str | None = None
         self.broken: str | None = None
-        self.queries: list[str] = []
-        self.unsent: list[HostToServer] = []
-        self.pool: str | None = None
-        self.accepted = False
-        self.attempts = 0
-        self.begun = processes.boot_ticks()
-        self.lock = threading.Lock()
-        self.class_path = (*(p.digest for p in request.packages), *(jar.digest for jar in request.jars))
-        self.fresh = False
-        self.started = 0
+        self.outcome: JobEnded | None = None
         self.clean = False
         self.reusable = False
         self.used_spark = True
 
     @property
     def finished(self) -> bool:
-        """Whether the runner has reported that the job finished."""
+        """Whether the outcome from the runner is that the job finished."""
         return self.outcome is not None and self.outcome.failure is None
 
 
@@ -118,7 +122,7 @@ class PythonJobs:
         self._pump = pump
         self._reports = reports
         self._class_paths = TaskClassPaths(driver, spec)
-        self._pools = WorkerPools(driver.process.pid)
+        self._worker_pools = WorkerPools(driver.process.pid)
         self._jobs: dict[str, _Job] = {}
         self._fresh_only: set[tuple[str, ...]] = set()  # class paths, each with a class
         self._reuse = spec.reuse and spec.context_type != "custom"
@@ -233,8 +237,8 @@ class PythonJobs:
                 self._pump.drain(runner.output)
             else:
                 self._end(job, runner)
-            self._pools.end(job.pool)
-            job.pool = None
+            self._worker_pools.end(job.worker_pool)
+            job.worker_pool = None
             job.attempts += 1
             if job.accepted or job.killed or job.outcome is not None or job.attempts >= _ATTEMPTS:
                 return self._outcome(job, runner)
@@ -246,12 +250,13 @@ class PythonJobs:
             if job.used_spark:
                 self._driver.cancel(runner.tag)  # before its next job's Spark jobs carry the same tag
                 self._abandon(job.id)
-            reason = runner.restored(_RESTORE_TIMEOUT)
+            reason = runner.wait_until_restored(_RESTORE_TIMEOUT)
         runner.output.write = runner.idle_write
         if reason is None:
             self.runners.keep(runner)
         else:
-            runner.idle_write(_line(f"the process of job {job.id} serves no other job: {reason}"))
+            line = f"the process of job {job.id} serves no other job: {reason}\n"
+            runner.idle_write(line.encode(errors="replace"))
             self.runners.discard(runner)
 
     def _retire(self, job: _Job, runner: RunnerProcess) -> None:
@@ -265,7 +270,7 @@ class PythonJobs:
             self.runners.discard(runner)
 
     def _serve(self, job: _Job, runner: RunnerProcess) -> None:
-        """Send the job to the runner, and forward its reports until it reports the end, or ends."""
+        """Send the job to the runner, and handle its messages until it sends the outcome, or ends."""
         with job.lock:
             job.runner = runner
             if job.killed:
@@ -273,10 +278,10 @@ class PythonJobs:
         try:
             self._jars.add(job.request.jars)
             class_path = self._class_paths.provide(job.request.packages)
-            job.pool = class_path.pool
+            job.worker_pool = class_path.worker_pool
             runner.class_path = job.class_path
             job.started = int(time.time() * 1000)
-            self._pools.begin(job.pool)
+            self._worker_pools.begin(job.worker_pool)
             runner.channel.send(
                 RunJob(
                     job_id=job.id,
@@ -284,11 +289,11 @@ class PythonJobs:
                     context_type=self._spec.context_type,
                     sys_path=tuple(package.directory for package in job.request.packages),
                     includes=class_path.includes,
-                    pool=class_path.pool,
+                    worker_pool=class_path.worker_pool,
                     data_dir=self._spec.data_dir,
                     reuse=self._reuse and not job.fresh,
-                    configuration=b'{"context":%s,"job":%s}'
-                    % (self._spec.settings.encode(), job.request.config),
+                    settings=self._spec.settings,
+                    configuration=job.request.config,
                 )
             )
             while job.outcome is None:
@@ -406,11 +411,7 @@ class PythonJobs:
 
 
 def _failed(job: _Job, kind: JobFailureKind, message: str, *, stack: str = "") -> JobEnded:
-    return JobEnded(job_id=job.id, failure=kind, error=bounded(ErrorReport(message=message, stack=stack)))
-
-
-def _line(text: str) -> bytes:
-    return f"{text}\n".encode(errors="replace")
+    return JobEnded(job_id=job.id, failure=kind, error=bounded(ErrorDetails(message=message, stack=stack)))
 
 
 def _crash(status: int | None) -> str:

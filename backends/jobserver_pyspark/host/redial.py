@@ -19,10 +19,8 @@ from jobserver_pyspark.protocol.messages import (
     ServerToHost,
 )
 
-__all__ = ["open_channel", "redial"]
-
 _CONNECT_TIMEOUT = 5.0
-_ANSWER_TIMEOUT = 10.0
+_REPLY_TIMEOUT = 10.0
 _PAUSE = 0.1
 
 
@@ -61,7 +59,7 @@ def _attempt(address: tuple[str, int], marker: str, secret: str) -> ServerChanne
         channel = open_channel(address, _CONNECT_TIMEOUT)
     except OSError:
         return None
-    channel.settimeout(_ANSWER_TIMEOUT)
+    channel.settimeout(_REPLY_TIMEOUT)
     try:
         nonce = new_nonce()
         channel.send(Reattach(protocol=PROTOCOL_VERSION, marker=marker, nonce=nonce))

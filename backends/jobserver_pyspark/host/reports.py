@@ -13,7 +13,7 @@ from pathlib import Path
 from jobserver_pyspark.protocol.converter import Payload
 from jobserver_pyspark.protocol.frames import CHUNK_SIZE, Channel, ChannelClosed
 from jobserver_pyspark.protocol.messages import (
-    ErrorReport,
+    ErrorDetails,
     HostSpec,
     HostToServer,
     JobEnded,
@@ -23,8 +23,6 @@ from jobserver_pyspark.protocol.messages import (
     ResultChunk,
     ServerToHost,
 )
-
-__all__ = ["JobReports", "ServerChannel"]
 
 ServerChannel = Channel[HostToServer, ServerToHost]
 
@@ -63,11 +61,11 @@ class _KeptJob:
 
     def send(self, messages: Iterable[HostToServer]) -> None:
         """Keep reports, and send them on the present connection."""
-        kept = [self._kept(message) for message in messages]
+        kept = [self._keep_report(message) for message in messages]
         with contextlib.suppress(ChannelClosed):  # the main thread dials again, and all is sent again
             self._channel.send(*kept)
 
-    def _kept(self, message: HostToServer) -> HostToServer:
+    def _keep_report(self, message: HostToServer) -> HostToServer:
         """Keep a report, and return it as it is sent."""
         match message:
             case JobRunning():
@@ -136,7 +134,7 @@ class _KeptJob:
         """Return the end for a server that has got only what was kept."""
         if self._failure is None or ended.killed or ended.failure is not None:
             return ended
-        return JobEnded(job_id=self._id, failure="result", error=ErrorReport(message=self._failure))
+        return JobEnded(job_id=self._id, failure="result", error=ErrorDetails(message=self._failure))
 
     def close(self) -> None:
         """Free the disk. Idempotent."""

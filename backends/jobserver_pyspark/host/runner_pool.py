@@ -20,8 +20,6 @@ from jobserver_pyspark.protocol.failures import describe
 from jobserver_pyspark.protocol.frames import ChannelClosed
 from jobserver_pyspark.protocol.messages import HostSpec
 
-__all__ = ["EXIT_TIMEOUT", "RunnerPool"]
-
 EXIT_TIMEOUT = 10.0
 """Seconds to wait for the end of a runner that was killed."""
 _LULL_TIMEOUT = 0.5
@@ -65,7 +63,7 @@ class RunnerPool:
 
     def start(self) -> None:
         """Create the first spare runner, warm up the first Python worker, and keep spares ready from then."""
-        first = self._attached()
+        first = self._fork_attached()
         with self._lock:
             self._spares.append(first)
         threading.Thread(target=self._keep_spares, args=(first,), name="spare runners", daemon=True).start()
@@ -103,7 +101,7 @@ class RunnerPool:
             self._need.release()
         for runner in dead:
             self.discard(runner)
-        return fit[-1] if fit else spare or self._attached()
+        return fit[-1] if fit else spare or self._fork_attached()
 
     def keep(self, runner: RunnerProcess) -> None:
         """Keep a runner whose job has ended for another job; discard those that are too many."""
@@ -134,7 +132,7 @@ class RunnerPool:
 
     # -- spare runners -----------------------------------------------------------------------------
 
-    def _attached(self) -> RunnerProcess:
+    def _fork_attached(self) -> RunnerProcess:
         runner = self._zygote.fork()
         with self._discarded_on_error(runner):
             runner.attach(self._driver)
@@ -155,7 +153,7 @@ class RunnerPool:
         while not self._closing:
             while len(self._spares) < self._wanted_spares:
                 try:
-                    runner = self._attached()
+                    runner = self._fork_attached()
                     if not self._busy():  # it takes longer than the attachment, and jobs need the cores now
                         with self._discarded_on_error(runner):
                             runner.prepare(self._spec.context_type)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from jobserver_pyspark import processes
-from jobserver_pyspark.host.driver import Driver, GatewayServer, KnownAnswers
+from jobserver_pyspark.host.driver import Driver, GatewayServer, KnownReplies
 from jobserver_pyspark.host.logs import Output, OutputPump
 from jobserver_pyspark.protocol.converter import ProtocolError, decode, encode
 from jobserver_pyspark.protocol.frames import CHUNK_SIZE, Channel
@@ -33,8 +33,6 @@ from jobserver_pyspark.protocol.messages import (
     WarmUp,
     ZygoteToHost,
 )
-
-__all__ = ["RunnerLost", "RunnerProcess", "ZygoteProcess"]
 
 _FORK_TIMEOUT = 30.0
 _MAX_PACKET = 65536
@@ -62,7 +60,7 @@ class RunnerProcess:
         self.idle_write = output.write
         self.pid: int | None = None
         self.gateway_server: GatewayServer | None = None
-        self._known = KnownAnswers({}, {}, [])
+        self._known = KnownReplies({}, {}, [])
         self._preparing = False
         self.exit_status: int | None = None
         self.forked = threading.Event()
@@ -101,7 +99,7 @@ class RunnerProcess:
         self.channel.send(RenameApplication(name=name))
 
     def receive(self) -> RunnerToHost:
-        """Return the next message; an answer to :meth:`prepare` is only remembered for later runners."""
+        """Return the next message; a reply to :meth:`prepare` is only remembered for later runners."""
         message = self.channel.receive()
         while self._preparing and isinstance(message, Prepared):
             self._preparing = False
@@ -109,26 +107,26 @@ class RunnerProcess:
             message = self.channel.receive()
         return message
 
-    def restored(self, timeout: float) -> str | None:
+    def wait_until_restored(self, timeout: float) -> str | None:
         """Wait until the runner has restored its state; return why it must serve no other job, or None.
 
         ``timeout`` is in seconds. Raises ChannelClosed if the runner ends instead.
         """
         self.channel.settimeout(timeout)
         try:
-            answer = self.receive()
+            reply = self.receive()
         except TimeoutError:
             return f"it did not restore its state within {timeout:g} s"
         self.channel.settimeout(None)
-        return answer.unfit if isinstance(answer, Restored) else "it broke the protocol"
+        return reply.unfit if isinstance(reply, Restored) else "it broke the protocol"
 
     def _expect(self, kind: type[M]) -> M:
-        answer = self.receive()
-        if isinstance(answer, NotReady):
-            raise RunnerLost(answer.message)
-        if not isinstance(answer, kind):
-            raise ProtocolError(f"a runner answered {type(answer).__name__} instead of {kind.__name__}")
-        return answer
+        reply = self.receive()
+        if isinstance(reply, NotReady):
+            raise RunnerLost(reply.message)
+        if not isinstance(reply, kind):
+            raise ProtocolError(f"a runner replied with {type(reply).__name__} instead of {kind.__name__}")
+        return reply
 
     def kill(self) -> None:
         """Kill the process and its group."""
@@ -165,7 +163,7 @@ class ZygoteProcess:
         self._lost = False
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.process = self._start(theirs)
-        threading.Thread(target=self._listen, name="zygote reports", daemon=True).start()
+        threading.Thread(target=self._listen, name="zygote messages", daemon=True).start()
 
     def _start(self, control: socket.socket) -> subprocess.Popen[bytes]:
         reader, writer = os.pipe()
@@ -210,7 +208,7 @@ class ZygoteProcess:
                 theirs.close()
                 os.close(writer)
         if not runner.forked.wait(_FORK_TIMEOUT) or runner.pid is None:
-            raise RunnerLost("the zygote, which forks runners, does not answer")
+            raise RunnerLost("the zygote, which forks runners, does not reply")
         return runner
 
     @property
@@ -234,15 +232,15 @@ class ZygoteProcess:
         if not self._closing:
             self._on_loss(reason)
 
-    def _handle(self, report: ZygoteToHost) -> None:
-        match report:
+    def _handle(self, message: ZygoteToHost) -> None:
+        match message:
             case RunnerForked():
-                runner = self._runners[report.runner]
-                runner.pid = report.pid
+                runner = self._runners[message.runner]
+                runner.pid = message.pid
                 runner.forked.set()
             case RunnerExited():
-                runner = self._runners.pop(report.runner)
-                runner.exit_status = report.status
+                runner = self._runners.pop(message.runner)
+                runner.exit_status = message.status
                 runner.forked.set()
                 runner.exited.set()
 

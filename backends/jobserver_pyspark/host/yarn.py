@@ -1,4 +1,4 @@
-"""The context's application on YARN: the archive of Spark's jars, and what YARN reports about it.
+"""The context's application on YARN: the archive of Spark's jars, and its status.
 
 Executors need Spark's jars. Without a setting that says where they are, Spark uploads all 400 MB for each
 application. So the first context uploads them as one archive to the user's home directory on YARN's file
@@ -29,7 +29,7 @@ _PART_AGE = 86400.0
 """Seconds after which nobody writes to a part of an archive any more."""
 _CHUNK = 1 << 20
 _CLIENT_LOGGER = "org.apache.spark.deploy.yarn.Client"
-_REPORT_TIMEOUT = 5.0
+_STATUS_TIMEOUT = 5.0
 _POLL = 0.2
 
 
@@ -49,7 +49,7 @@ def provide_jars(jvm: Any, conf: Any, jars: Path) -> None:
         return
     hadoop = jvm.org.apache.spark.deploy.SparkHadoopUtil.get().newConfiguration(conf)
     try:
-        archive = _uploaded(jvm, hadoop, conf.get(_STAGING, ""), sorted(jars.glob("*.jar")))
+        archive = _upload(jvm, hadoop, conf.get(_STAGING, ""), sorted(jars.glob("*.jar")))
     except Exception as error:  # noqa: BLE001 - py4j raises a class of its own; Spark's own upload may work
         reason = str(getattr(error, "java_exception", error)).splitlines()[0]
         print(
@@ -60,7 +60,7 @@ def provide_jars(jvm: Any, conf: Any, jars: Path) -> None:
     conf.set(_ARCHIVE, archive)
 
 
-def _uploaded(jvm: Any, hadoop: Any, staging: str, jars: list[Path]) -> str:
+def _upload(jvm: Any, hadoop: Any, staging: str, jars: list[Path]) -> str:
     path = jvm.org.apache.hadoop.fs.Path
     files = (
         path(staging).getFileSystem(hadoop) if staging else jvm.org.apache.hadoop.fs.FileSystem.get(hadoop)
@@ -69,7 +69,7 @@ def _uploaded(jvm: Any, hadoop: Any, staging: str, jars: list[Path]) -> str:
     target = path(directory, f"spark-{_digest(jars)}.zip")
     if not files.exists(target):
         files.mkdirs(directory)
-        with contextlib.suppress(Exception):  # the archive can be written all the same
+        with contextlib.suppress(Exception):  # the archive can be written anyway
             _delete_old_parts(files, directory)
         part = path(directory, f".{target.getName()}.{uuid4().hex}")
         try:
@@ -126,13 +126,13 @@ def _chunks(path: Path) -> Iterator[bytes]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class YarnReport:
-    """What YARN reports about an application: its final status, why it ended, and its page.
+class YarnStatus:
+    """The status of an application on YARN: its final status, why it ended, and its page.
 
-    ``status`` is ``UNDEFINED`` until the application has ended, then ``SUCCEEDED``, ``FAILED`` or ``KILLED``.
+    ``final`` is ``UNDEFINED`` until the application has ended, then ``SUCCEEDED``, ``FAILED`` or ``KILLED``.
     """
 
-    status: str
+    final: str
     diagnostics: str
     tracking_url: str | None
 
@@ -147,30 +147,30 @@ class YarnApplication:
         self._client.init(yarn.conf.YarnConfiguration(context.hadoopConfiguration()))
         self._client.start()
 
-    def report(self, timeout: float = _REPORT_TIMEOUT) -> YarnReport | None:
-        """Return YARN's report, or None if it does not come in time: clients try again for minutes."""
-        found: list[YarnReport] = []
-        asking = threading.Thread(target=self._ask, args=(found,), name="YARN report", daemon=True)
+    def status(self, timeout: float = _STATUS_TIMEOUT) -> YarnStatus | None:
+        """Return the status, or None if it does not come in time: clients try again for minutes."""
+        found: list[YarnStatus] = []
+        asking = threading.Thread(target=self._ask, args=(found,), name="YARN status", daemon=True)
         asking.start()
         asking.join(timeout)
         return found[0] if found else None
 
-    def _ask(self, found: list[YarnReport]) -> None:
-        with contextlib.suppress(Exception):  # py4j raises a class of its own; no report is an answer
+    def _ask(self, found: list[YarnStatus]) -> None:
+        with contextlib.suppress(Exception):  # py4j raises a class of its own; the status is then unknown
             report = self._client.getApplicationReport(self._id)
             found.append(
-                YarnReport(
-                    status=str(report.getFinalApplicationStatus().toString()),
+                YarnStatus(
+                    final=str(report.getFinalApplicationStatus().toString()),
                     diagnostics=str(report.getDiagnostics() or "").strip(),
                     tracking_url=report.getTrackingUrl() or None,
                 )
             )
 
-    def final_report(self, timeout: float = _REPORT_TIMEOUT) -> YarnReport | None:
-        """Return YARN's report once the application has ended, or the last one in time."""
+    def wait_for_end(self, timeout: float = _STATUS_TIMEOUT) -> YarnStatus | None:
+        """Return the status once the application has ended, or the last one in time."""
         deadline = time.monotonic() + timeout
-        report = self.report(timeout)
-        while report is not None and report.status == "UNDEFINED" and time.monotonic() < deadline:
+        status = self.status(timeout)
+        while status is not None and status.final == "UNDEFINED" and time.monotonic() < deadline:
             time.sleep(_POLL)
-            report = self.report(max(_POLL, deadline - time.monotonic())) or report
-        return report
+            status = self.status(max(_POLL, deadline - time.monotonic())) or status
+        return status

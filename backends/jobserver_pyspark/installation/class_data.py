@@ -46,7 +46,6 @@ class ClassData:
 
     @property
     def exists(self) -> bool:
-        """Whether the archive exists."""
         return self.path.is_file()
 
     def options(self) -> list[str]:
@@ -170,12 +169,30 @@ class ArchiveMaker:
     def _run(self, data: ClassData, train: Callable[[list[str]], bool]) -> None:
         if self._closed.wait(self._delay):
             return
+        trained = False
+
+        def train_here(options: list[str]) -> bool:
+            nonlocal trained
+            trained = True
+            return train(options)
+
         try:
-            made = data.make(train, give_up=self._closed)
+            made = data.make(train_here, give_up=self._closed)
         except (OSError, subprocess.SubprocessError, JobServerError) as error:
             _log.warning("cannot make an archive of classes, so contexts start more slowly: %s", error)
+            return
+        if made:
+            _log.info("archive of classes %s: made", data.path)
+        elif self._closed.is_set():
+            _log.debug("archive of classes %s: not made, because the server stops", data.path)
+        elif not trained:
+            _log.debug("archive of classes %s: another process makes it", data.path)
         else:
-            _log.info("archive of classes %s: %s", data.path, "made" if made else "not made")
+            _log.info(
+                "archive of classes %s: not made, because the context that trains it failed or took too "
+                "long; contexts start more slowly, and the server tries again after its next start",
+                data.path,
+            )
 
     def stop(self) -> None:
         """Start no more archives, and abort the one in progress."""

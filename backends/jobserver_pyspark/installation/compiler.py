@@ -56,7 +56,7 @@ class JvmToolchain:
     def runner_jar(self) -> Path:
         """Return the runner, which needs only Spark; compile it if it does not exist yet."""
         sources = _sources("core", f"spark{min(self.spark.major, 4)}")
-        return self._compiled("runner", sources, class_path=())
+        return self._build_jar("runner", sources, class_path=())
 
     def api_jars(self) -> tuple[Path, ...]:
         """Return the ``spark.jobserver`` API and the libraries that it needs.
@@ -67,7 +67,7 @@ class JvmToolchain:
         """
         runner = self.runner_jar()
         libraries = resolve_libraries(self.libraries, self.java, self.spark, runner, self._home())
-        api = self._compiled("api", _sources("api"), class_path=(runner, *libraries))
+        api = self._build_jar("api", _sources("api"), class_path=(runner, *libraries))
         return (api, *libraries)
 
     def ready_api_jars(self) -> tuple[Path, ...] | None:
@@ -81,7 +81,7 @@ class JvmToolchain:
         api = self._jar("api", _sources("api"), class_path=(self.runner_jar(), *libraries))
         return (api, *libraries) if api.is_file() else None
 
-    def unpacked(self, jars: Sequence[Path]) -> Path:
+    def unpack(self, jars: Sequence[Path]) -> Path:
         """Return a directory with the classes of several jars; create it if it does not exist yet.
 
         The name is a digest of its content, which never changes.
@@ -98,8 +98,15 @@ class JvmToolchain:
         return directory
 
     def prepare(self) -> None:
-        """Compile everything before the first job needs it."""
-        self.api_jars()
+        """Make everything that jobs need, so that contexts can run where the cache is read-only.
+
+        Raises:
+            LibrariesUnavailable: the libraries could not be resolved. Jobs that need only Spark can run.
+
+        """
+        runner = self.runner_jar()
+        self.unpack([runner])
+        self.unpack([runner, *self.api_jars()])
 
     def class_path(self, *, with_spark: bool = True) -> str:
         """Return the class path to compile jobs with: the API, its libraries and, by default, Spark."""
@@ -111,7 +118,7 @@ class JvmToolchain:
     def _home(self) -> Path:
         return self.cache_dir / "jvm" / f"spark-{self.spark.version}_{self.spark.scala}"
 
-    def _compiled(self, name: str, sources: Sequence[Path], class_path: Sequence[Path]) -> Path:
+    def _build_jar(self, name: str, sources: Sequence[Path], class_path: Sequence[Path]) -> Path:
         jar = self._jar(name, sources, class_path)
         if not jar.is_file():
             self.on_build()

@@ -1,6 +1,6 @@
 """The driver JVM: its options, its class path, and the machine's configuration of Spark and Hadoop.
 
-The configuration is looked for in the same places as by Spark's scripts.
+The configuration is read from the places where Spark's scripts search for it.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ def _resolve(source: LibrarySource, java: str, spark: SparkInstall, runner: Path
     advice = (
         f"{' and '.join(coordinates)} are needed for jobs of the spark.jobserver API: "
         "make a repository reachable (spark.jars.repositories, spark.jars.ivySettings), "
-        "or configure a directory that has the two jars"
+        "or set the launcher option jvm-libraries to a directory that has the two jars"
     )
     try:
         done = run_java(java, arguments, timeout=source.timeout)

@@ -17,6 +17,7 @@ from pathlib import Path
 import attrs
 
 from jobserver_core.errors import LaunchError
+from jobserver_pyspark.installation.environment import allowed_environment
 
 _ASK = """
 import importlib.util, json, sys
@@ -88,15 +89,26 @@ class SparkInstall:
 
 
 @functools.lru_cache(maxsize=32)
-def find_installation(python: str) -> Installation:
+def find_installation(python: str, variables: tuple[str, ...] = ()) -> Installation:
     """Return the PySpark of an interpreter; one without it gets that of the server, which is pure Python.
+
+    The interpreter is the user's code: like a context, it sees only the allowed variables of the server's
+    environment, and those named ``variables``. The server's own interpreter sees all: a ``PYTHONPATH`` may
+    lead to PySpark.
 
     Raises:
         LaunchError: A requirement is missing.
     """
     try:
         done = subprocess.run(  # noqa: S603 - the configuration of contexts chooses the interpreter
-            [python, "-c", _ASK], capture_output=True, text=True, timeout=60, check=False, cwd="/"
+            [python, "-c", _ASK],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            cwd="/",
+            env=None if python == sys.executable else allowed_environment(variables),
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise LaunchError(message=f"the Python interpreter {python!r} does not run: {error}") from None
@@ -111,7 +123,7 @@ def find_installation(python: str) -> Installation:
         if python == sys.executable:
             advice = "pip install 'jobserver-core[pyspark]'"
             raise LaunchError(message=f"{python!r} has no PySpark: install it there with {advice}")
-        servers = find_installation(sys.executable)
+        servers = find_installation(sys.executable, variables)
         return attrs.evolve(servers, python=python, borrowed=True, python_version=running)
     package = Path(origin).parent
     if not (package / "jars").is_dir():

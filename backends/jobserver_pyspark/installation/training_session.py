@@ -78,11 +78,9 @@ class TrainingSession(ContextListener):
             self._changed.notify_all()
 
     def context_ready(self, *, application_id: str | None, url: str | None) -> None:
-        """Start the job."""
         self._set("_ready", True)
 
     def context_ended(self, end: ContextEnd, error: ErrorInfo | None = None) -> None:
-        """Remember the end."""
         self._set("_end", end)
 
     def job_running(self, job_id: str) -> None:
@@ -92,9 +90,7 @@ class TrainingSession(ContextListener):
         """Ignore it."""
 
     def open_result(self, job_id: str, *, stream: bool) -> ResultSink:
-        """Return a sink that drops everything."""
         return _Nowhere()
 
     def job_ended(self, job_id: str, outcome: JobOutcome) -> None:
-        """Remember the outcome."""
         self._set("_outcome", outcome)

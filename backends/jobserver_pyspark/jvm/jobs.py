@@ -24,17 +24,7 @@ from jobserver_pyspark.protocol.jvm_messages import (
     JvmToHost,
     RunningJvmJobs,
 )
-from jobserver_pyspark.protocol.messages import ContextType, ErrorReport
-
-__all__ = [
-    "JvmJar",
-    "JvmJobRequest",
-    "JvmJobs",
-    "JvmSession",
-    "JvmJobState",
-    "context_settings",
-    "isolation_for",
-]
+from jobserver_pyspark.protocol.messages import ContextType, ErrorDetails
 
 RUNNER_CLASS = "org.apache.spark.sql.jobserver.JobRunner"
 
@@ -105,8 +95,8 @@ class JvmJobs:
         try:
             return self._run(request, on_running)
         except LibrariesUnavailable as error:
-            report = ErrorReport(message=str(error), error_class=qualified_name(type(error)))
-            return JvmJobState(status="failed", failure="loading", error=report)
+            details = ErrorDetails(message=str(error), error_class=qualified_name(type(error)))
+            return JvmJobState(status="failed", failure="loading", error=details)
         finally:
             self._cancelled.discard(request.job_id)
 
@@ -122,7 +112,6 @@ class JvmJobs:
         return bool(runner.cancel(job_id, int(wait * 1000), int(drain * 1000)))
 
     def is_running(self, job_id: str) -> bool:
-        """Return whether a job runs."""
         return self._runner is not None and bool(self._runner.isRunning(job_id))
 
     def running(self) -> list[str]:
@@ -140,7 +129,7 @@ class JvmJobs:
             self._runner.close(int(wait * 1000), int(drain * 1000))
 
     def _run(self, request: JvmJobRequest, on_running: Callable[[], None] | None) -> JvmJobState:
-        runner = self._prepared(request)
+        runner = self._prepare_runner(request)
         if request.job_id in self._cancelled:
             return JvmJobState(status="killed")
         state = _read(JvmJobState, runner.start(_written(request)))
@@ -150,7 +139,7 @@ class JvmJobs:
             on_running()
         return _read(JvmJobState, runner.awaitEnded(request.job_id))
 
-    def _prepared(self, request: JvmJobRequest) -> Any:
+    def _prepare_runner(self, request: JvmJobRequest) -> Any:
         """Return the runner, with the job API if the job may need it."""
         with self._lock:
             if self._runner is None:
@@ -198,7 +187,7 @@ class JvmJobs:
         uses these classes, even if a jar has copies of them.
         """
         new = self.job_classes.with_name(f"{self.job_classes.name}.new")
-        new.symlink_to(self.toolchain.unpacked(jars))
+        new.symlink_to(self.toolchain.unpack(jars))
         if not self.job_classes.is_symlink():
             self.job_classes.rmdir()
         new.replace(self.job_classes)
@@ -226,11 +215,11 @@ def _written(message: Message) -> str:
     return header.decode("utf-8", "surrogatepass")
 
 
-_Answer = TypeVar("_Answer", bound=JvmToHost)
+_Reply = TypeVar("_Reply", bound=JvmToHost)
 
 
-def _read(wanted: type[_Answer], text: str) -> _Answer:
-    answer = decode(JvmToHost, text.encode("utf-8", "surrogatepass"))
-    if not isinstance(answer, wanted):
-        raise ProtocolError(f"the JVM answered {type(answer).__name__} instead of {wanted.__name__}")
-    return answer
+def _read(wanted: type[_Reply], text: str) -> _Reply:
+    reply = decode(JvmToHost, text.encode("utf-8", "surrogatepass"))
+    if not isinstance(reply, wanted):
+        raise ProtocolError(f"the JVM replied with {type(reply).__name__} instead of {wanted.__name__}")
+    return reply

@@ -23,14 +23,14 @@ from jobserver_pyspark.protocol.messages import (
     ServerToHost,
 )
 
-__all__ = ["Connections", "HostChannel"]
-
 _HELLO_TIMEOUT = 10.0
 _PAUSE = 0.2
 _MAX_HELLO = 4096
 _OUTDATED_SERVER = "the package was replaced while the server was running, so restart the server"
 _OUTDATED_HOST = "the package was upgraded, so this server cannot take the context over"
 HostChannel = Channel[ServerToHost, HostToServer]
+Arrivals = queue.Queue[HostChannel | ProtocolError]
+"""The connection of a host, or why it cannot be used."""
 _repeats = Repeats(logging.getLogger(__name__))
 
 
@@ -46,16 +46,16 @@ class Connections:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        self._returning: dict[str, tuple[str, queue.Queue[HostChannel | ProtocolError]]] = {}
-        self._expected: dict[str, queue.Queue[HostChannel | ProtocolError]] = {}
+        self._returning: dict[str, tuple[str, Arrivals]] = {}
+        self._expected: dict[str, Arrivals] = {}
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.address: tuple[str, int] = self._listener.getsockname()
         threading.Thread(target=self._accept, name="host connections", daemon=True).start()
 
-    def expect(self) -> tuple[str, queue.Queue[HostChannel | ProtocolError]]:
+    def expect(self) -> tuple[str, Arrivals]:
         """Return a new secret, and the queue in which its host's connection arrives."""
         token = secrets.token_hex(32)
-        arrivals: queue.Queue[HostChannel | ProtocolError] = queue.Queue(1)
+        arrivals: Arrivals = queue.Queue(1)
         with self._lock:
             self._expected[token] = arrivals
         return token, arrivals
@@ -65,9 +65,9 @@ class Connections:
         with self._lock:
             self._expected.pop(token, None)
 
-    def expect_again(self, marker: str, secret: str) -> queue.Queue[HostChannel | ProtocolError]:
+    def expect_again(self, marker: str, secret: str) -> Arrivals:
         """Return the queue in which the connection of a host that outlived its server arrives."""
-        arrivals: queue.Queue[HostChannel | ProtocolError] = queue.Queue()
+        arrivals: Arrivals = queue.Queue()
         with self._lock:
             self._returning[marker] = (secret, arrivals)
         return arrivals
@@ -98,44 +98,40 @@ class Connections:
                 self._closed.wait(_PAUSE)
 
     def _greet(self, connection: socket.socket) -> None:
-        greeting = HostChannel(connection, HostToServer, max_header=_MAX_HELLO, max_payload=0)
-        greeting.settimeout(_HELLO_TIMEOUT)
-        try:
-            hello = greeting.receive()
-        except (ChannelClosed, ProtocolError, TimeoutError):
-            greeting.close()
-            return
-        if isinstance(hello, Reattach):
-            self._welcome_back(hello, greeting)
-            return
-        arrivals = self._claim(hello.token) if isinstance(hello, Hello) else None
-        if not isinstance(hello, Hello) or arrivals is None:
-            greeting.close()
-        elif hello.protocol != PROTOCOL_VERSION:
-            greeting.close()
-            arrivals.put(_version_mismatch(hello.protocol, _OUTDATED_SERVER))
-        else:
-            greeting.settimeout(None)
-            greeting.accept_large_frames()
-            arrivals.put(greeting)
+        """Pass the connection of a host on; close any other one."""
+        with contextlib.ExitStack() as refused:
+            greeting = HostChannel(connection, HostToServer, max_header=_MAX_HELLO, max_payload=0)
+            refused.callback(greeting.close)
+            greeting.settimeout(_HELLO_TIMEOUT)
+            try:
+                arrivals = self._admit(greeting)
+            except (ChannelClosed, ProtocolError, TimeoutError):
+                return
+            if arrivals is not None:
+                greeting.settimeout(None)
+                greeting.accept_large_frames()
+                refused.pop_all()
+                arrivals.put(greeting)
 
-    def _welcome_back(self, hello: Reattach, greeting: HostChannel) -> None:
-        """Let both sides prove themselves, and pass the connection on."""
-        with self._lock:
-            secret, arrivals = self._returning.get(hello.marker, ("", None))
-        if arrivals is None:
-            greeting.close()
-        elif hello.protocol != PROTOCOL_VERSION:
-            greeting.close()
-            arrivals.put(_version_mismatch(hello.protocol, _OUTDATED_HOST))
-        elif _is_proven(hello, greeting, secret):
-            greeting.settimeout(None)
-            greeting.accept_large_frames()
-            arrivals.put(greeting)
+    def _admit(self, greeting: HostChannel) -> Arrivals | None:
+        """Return the queue of the context to which a connection belongs, None for that of a stranger."""
+        hello = greeting.receive()
+        if isinstance(hello, Hello):
+            arrivals, reason = self._claim(hello.token), _OUTDATED_SERVER
+        elif isinstance(hello, Reattach):
+            with self._lock:
+                secret, arrivals = self._returning.get(hello.marker, ("", None))
+            reason = _OUTDATED_HOST
         else:
+            return None
+        if arrivals is not None and hello.protocol != PROTOCOL_VERSION:
             greeting.close()
+            arrivals.put(_version_mismatch(hello.protocol, reason))
+            return None
+        proven = arrivals is None or isinstance(hello, Hello) or _is_proven(hello, greeting, secret)
+        return arrivals if proven else None
 
-    def _claim(self, candidate: str) -> queue.Queue[HostChannel | ProtocolError] | None:
+    def _claim(self, candidate: str) -> Arrivals | None:
         with self._lock:
             for token in self._expected:
                 if hmac.compare_digest(token.encode(), candidate.encode(errors="replace")):
@@ -151,15 +147,13 @@ class Connections:
 
 
 def _is_proven(hello: Reattach, greeting: HostChannel, secret: str) -> bool:
+    """Let both sides prove that they know the secret."""
     nonce = new_nonce()
     own = proof_of("server", secret, hello.nonce, nonce)
-    try:
-        greeting.send(ReattachChallenge(nonce=nonce, proof=own))
-        answer = greeting.receive()
-    except (ChannelClosed, ProtocolError, TimeoutError):
-        return False
+    greeting.send(ReattachChallenge(nonce=nonce, proof=own))
+    reply = greeting.receive()
     expected = proof_of("host", secret, hello.nonce, nonce)
-    return isinstance(answer, ReattachProof) and proves(answer.proof, expected)
+    return isinstance(reply, ReattachProof) and proves(reply.proof, expected)
 
 
 def _version_mismatch(version: int, reason: str) -> ProtocolError:

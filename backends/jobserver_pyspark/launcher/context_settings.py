@@ -13,23 +13,8 @@ import attrs
 from jobserver_core.config.old_settings import IGNORED_IN_CONTEXTS
 from jobserver_core.errors import InvalidSetting, UnknownContextFactory
 from jobserver_core.models.json_values import JsonMapping
-from jobserver_pyspark.launcher.spark_values import (
-    check_heap,
-    check_programs,
-    check_values,
-    parse_count,
-)
+from jobserver_pyspark.launcher.spark_values import check_heap, check_programs, check_values, parse_count
 from jobserver_pyspark.protocol.messages import ContextType
-
-__all__ = [
-    "CONTEXT_TYPES",
-    "LOOPBACK",
-    "PREPARED",
-    "ContextSettings",
-    "flattened",
-    "read_settings",
-    "spark_settings",
-]
 
 CONTEXT_TYPES: dict[str, ContextType] = {
     "DefaultSparkContextFactory": "spark",
@@ -58,8 +43,9 @@ PREPARED = frozenset(
 
 LOOPBACK = "127.0.0.1"
 
+_CORES = "num-cpu-cores"
 _KEYS = (
-    "num-cpu-cores",
+    _CORES,
     "memory-per-node",
     "context-factory",
     "dependent-jar-uris",
@@ -159,8 +145,12 @@ def read_settings(settings: JsonMapping, *, default_master: str, accepted: bool 
     flat = flattened(settings)
     _check_keys(flat)
     conf = spark_settings(settings)
-    master = _master(conf.pop("spark.master", default_master), flat)
-    _set_cores(conf, master, flat)
+    cores = parse_count(_CORES, flat[_CORES]) if _CORES in flat else None
+    master = conf.pop("spark.master", default_master)
+    if cores is not None and master in ("local", "local[*]"):
+        master = f"local[{cores}]"
+    elif cores is not None and not _LOCAL.fullmatch(master):
+        conf.setdefault("spark.cores.max", str(cores))
     _set_memory(conf, master, flat)
     check_values(conf, master=master)
     if not accepted:
@@ -175,11 +165,11 @@ def read_settings(settings: JsonMapping, *, default_master: str, accepted: bool 
         hadoop={k[len("hadoop.") :]: v for k, v in flat.items() if k.startswith("hadoop.")},
         proxy_user=flat.get(_PROXY_USER) or None,
         python=flat.get("python.executable"),
-        cores=_cores(flat),
+        cores=cores,
         hadoop_conf_dir=Path(flat["hadoop-conf-dir"]) if flat.get("hadoop-conf-dir") else None,
         pod_template=flat.get("pod-template"),
-        reuse=_reuse(flat.get("python.process", "reuse")),
-        jvm_isolation=_isolation(flat.get("jvm.isolation")),
+        reuse=_choice(flat, "python.process", "reuse", "fresh") != "fresh",
+        jvm_isolation=_choice(flat, "jvm.isolation", "session", "shared"),
         python_paths=tuple(p for p in re.split("[,:]", flat.get("python.paths", "")) if p.strip()),
     )
 
@@ -241,16 +231,12 @@ def _context_type_of(factory: str) -> ContextType:
     return "custom"
 
 
-def _reuse(wanted: str) -> bool:
-    if wanted not in ("reuse", "fresh"):
-        raise InvalidSetting(key="python.process", message=f"takes reuse or fresh, got {wanted!r}")
-    return wanted == "reuse"
-
-
-def _isolation(wanted: str | None) -> str | None:
-    if wanted not in (None, "session", "shared"):
-        raise InvalidSetting(key="jvm.isolation", message=f"takes session or shared, got {wanted!r}")
-    return wanted
+def _choice(flat: Mapping[str, str], key: str, one: str, other: str) -> str | None:
+    """Return one of two values, or None if the key is not set. Raises InvalidSetting."""
+    value = flat.get(key)
+    if value not in (None, one, other):
+        raise InvalidSetting(key=key, message=f"takes {one} or {other}, got {value!r}")
+    return value
 
 
 def flattened(tree: JsonMapping, prefix: str = "") -> dict[str, str]:
@@ -273,23 +259,6 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value)
-
-
-def _master(master: str, flat: Mapping[str, str]) -> str:
-    """Return the master; a local one without a number of threads gets one for each core of the context."""
-    cores = _cores(flat)
-    return f"local[{cores}]" if cores is not None and master in ("local", "local[*]") else master
-
-
-def _cores(flat: Mapping[str, str]) -> int | None:
-    cores = flat.get("num-cpu-cores")
-    return None if cores is None else parse_count("num-cpu-cores", cores)
-
-
-def _set_cores(conf: dict[str, str], master: str, flat: Mapping[str, str]) -> None:
-    cores = _cores(flat)
-    if cores is not None and not _LOCAL.fullmatch(master):
-        conf.setdefault("spark.cores.max", str(cores))
 
 
 def _set_memory(conf: dict[str, str], master: str, flat: Mapping[str, str]) -> None:

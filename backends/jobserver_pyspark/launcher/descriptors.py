@@ -15,8 +15,6 @@ import attrs
 from jobserver_core.errors import LaunchError
 from jobserver_core.models.failures import ErrorInfo
 
-__all__ = ["MIN_DESCRIPTORS", "check_descriptors", "explained", "out_of_descriptors"]
-
 MIN_DESCRIPTORS = 512
 """The minimum limit of each process of a context; with a lower one its JVM cannot start."""
 HOW_TO_RAISE = (

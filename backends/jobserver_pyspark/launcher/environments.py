@@ -28,8 +28,6 @@ import attrs
 from jobserver_core.disk_cache import DiskCache
 from jobserver_core.errors import InvalidSetting, LaunchError, StorageError, TooLarge
 
-__all__ = ["EnvironmentLock", "Environments", "PackedPython", "Pythons", "is_packed", "packed_python"]
-
 ENDINGS = (".tar.gz", ".tgz", ".tar")
 """The ends of the names of archives that both Spark and the launcher unpack."""
 MAX_MEMBERS = 1_000_000
@@ -196,7 +194,10 @@ def _missing(packed: PackedPython, program: Path) -> str:
 def _extract(archive: Path, directory: Path) -> None:
     """Unpack an archive. Links may lead out of it, as to the base interpreter; no file is written there."""
     if not hasattr(tarfile, "tar_filter"):
-        raise LaunchError(message="unpacking environments needs a newer patch release of the server's Python")
+        version = ".".join(map(str, sys.version_info[:3]))
+        raise LaunchError(
+            message=f"the server's Python is {version}: unpacking environments needs 3.10.12, 3.11.4 or newer"
+        )
     directory.mkdir(mode=0o700)
     room = shutil.disk_usage(directory).free - LEAST_FREE
     members = size = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,21 +16,21 @@ from jobserver_core.models.binaries import BinaryType
 from jobserver_core.ports import ContextSpec
 from jobserver_pyspark.host.driver import JOB_CLASSES
 from jobserver_pyspark.installation.driver_jvm import JVM_OPTIONS, class_path, has_hive, spark_defaults
+from jobserver_pyspark.installation.environment import allowed_environment
 from jobserver_pyspark.installation.hadoop import VARIABLES, hadoop_directories
 from jobserver_pyspark.installation.java import Java, utf8_locale
 from jobserver_pyspark.installation.spark import Installation, python_view, spark_home_view
 from jobserver_pyspark.jvm.jobs import context_settings
 from jobserver_pyspark.launcher.context_settings import LOOPBACK, PREPARED, ContextSettings
 from jobserver_pyspark.launcher.environments import EnvironmentLock, Pythons
-from jobserver_pyspark.launcher.kubernetes import TEMPLATE_FILE, driver_settings, identity
-from jobserver_pyspark.launcher.options import ALLOWED_VARIABLES, LauncherOptions
+from jobserver_pyspark.launcher.kubernetes import TEMPLATE_FILE, ClusterObjects, driver_settings, identity
+from jobserver_pyspark.launcher.leftovers import LeftoverRecord
+from jobserver_pyspark.launcher.options import LauncherOptions
 from jobserver_pyspark.launcher.resources import executor_settings
 from jobserver_pyspark.launcher.spark_values import java_options, parse_memory
 from jobserver_pyspark.processes import MARKER
 from jobserver_pyspark.protocol.messages import HostSpec, JvmCommand, JvmToolchainSpec, Reattachment
 from jobserver_pyspark.runner.config_trees import FALLBACK_PATH
-
-__all__ = ["HostPlan", "link_jars", "make_plan", "properties_file"]
 
 _GATEWAY = "org.apache.spark.api.python.PythonGatewayServer"
 _SUBMIT = "org.apache.spark.deploy.SparkSubmit"
@@ -48,6 +49,14 @@ class HostPlan:
     spec: HostSpec
     locks: tuple[EnvironmentLock, ...] = ()
     pod_template: str | None = None
+
+    def record(self, work_dir: Path) -> LeftoverRecord:
+        """Return what to remove after a host with this working directory, before it is started."""
+        return LeftoverRecord(
+            marker=self.spec.marker,
+            directories=(work_dir, self.spec.tmp_dir),
+            cluster=ClusterObjects.of(self.spec.conf),
+        )
 
 
 def make_plan(
@@ -155,8 +164,7 @@ def _environment(
     on_executors: str,
 ) -> dict[str, str]:
     """Return the environment of a host, with only the allowed variables of the server's environment."""
-    allowed = (*ALLOWED_VARIABLES, *options.environment)
-    kept = {name: os.environ[name] for name in allowed if name in os.environ}
+    kept = allowed_environment(options.environment)
     hadoop = settings.hadoop_conf_dir or options.hadoop_conf_dir
     if hadoop is not None:
         kept = {name: value for name, value in kept.items() if name not in VARIABLES}
@@ -277,6 +285,9 @@ def _jvm_command(
         f"-Xmx{_heap(conf)}",
         *JVM_OPTIONS,
         f"-Djava.io.tmpdir={tmp_dir}",
+        # Native libraries are unpacked there and mapped, which many machines forbid below /tmp (noexec).
+        f"-Dorg.xerial.snappy.tempdir={spec.work_dir}",
+        f"-DZstdTempFolder={spec.work_dir}",
         f"-Dderby.system.home={spec.work_dir}",
         *_extra_options(conf),
         *main,
@@ -300,23 +311,10 @@ def properties_file(conf: Mapping[str, str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    special = {
-        "\\": "\\\\",
-        "\n": "\\n",
-        "\r": "\\r",
-        "\t": "\\t",
-        " ": "\\ ",
-        "=": "\\=",
-        ":": "\\:",
-        "#": "\\#",
-    }
-    chunks = []
-    for letter in text:
-        if letter in special:
-            chunks.append(special[letter])
-        elif letter.isascii():
-            chunks.append(letter)
-        else:
-            data = letter.encode("utf-16-be")
-            chunks += [f"\\u{data[i]:02x}{data[i + 1]:02x}" for i in range(0, len(data), 2)]
-    return "".join(chunks)
+    """Write each character that may have a meaning in such a file, or is not ASCII, as a Unicode escape."""
+    return re.sub(r"[^\w./,-]", lambda found: _escape(found[0]), text, flags=re.ASCII)
+
+
+def _escape(character: str) -> str:
+    units = character.encode("utf-16-be").hex(" ", 2).split()
+    return "".join(f"\\u{unit}" for unit in units)

@@ -11,16 +11,15 @@ from pathlib import Path
 
 import attrs
 
+from jobserver_core.data_directory import create_private
 from jobserver_pyspark import processes
-from jobserver_pyspark.launcher.connections import Connections, HostChannel
+from jobserver_pyspark.launcher.connections import Arrivals, Connections, HostChannel
 from jobserver_pyspark.launcher.host_plan import HostPlan, properties_file
-from jobserver_pyspark.launcher.kubernetes import TEMPLATE_FILE, ClusterObjects
+from jobserver_pyspark.launcher.kubernetes import TEMPLATE_FILE
 from jobserver_pyspark.launcher.leftovers import LeftoverRecord
 from jobserver_pyspark.protocol.converter import ProtocolError, encode
 from jobserver_pyspark.protocol.frames import ChannelClosed
 from jobserver_pyspark.protocol.messages import Connect, StartContext, StartSpare
-
-__all__ = ["HostProcess", "SurvivingHost"]
 
 _EXIT_TIMEOUT = 10.0
 _PAUSE = 0.02
@@ -36,9 +35,9 @@ class HostProcess:
     def __init__(self, plan: HostPlan, *, work_dir: Path, log_path: Path, priority: int = 0) -> None:
         self._plan = plan
         tmp_dir = plan.spec.tmp_dir
-        self.directories = (work_dir, tmp_dir)
+        self._work_dir = work_dir
         for directory in (work_dir / "local", log_path.parent):
-            directory.mkdir(parents=True, exist_ok=True)
+            create_private(directory)
         tmp_dir.mkdir(mode=0o700, exist_ok=tmp_dir.parent == work_dir)
         if plan.spec.submitted:
             _write_private(tmp_dir / "spark.properties", properties_file(plan.spec.conf))
@@ -71,18 +70,15 @@ class HostProcess:
     def record(self) -> LeftoverRecord:
         """The processes and directories to remove when this host has ended."""
         pid = self._process.pid
-        return LeftoverRecord(
-            marker=self._plan.spec.marker,
-            directories=self.directories,
+        return attrs.evolve(
+            self._plan.record(self._work_dir),
             pid=pid,
             start_time=processes.start_time(pid),
             secret=self.secret,
-            cluster=ClusterObjects.of(self._plan.spec.conf),
         )
 
     @property
     def alive(self) -> bool:
-        """Whether the process runs."""
         return self._process.poll() is None
 
     def connect(self, connections: Connections, first: StartContext | StartSpare) -> HostChannel:
@@ -114,7 +110,7 @@ class HostProcess:
         except OSError as error:
             raise ChannelClosed(str(error)) from error
 
-    def _await(self, arrivals: queue.Queue[HostChannel | ProtocolError]) -> HostChannel:
+    def _await(self, arrivals: Arrivals) -> HostChannel:
         while True:
             try:
                 arrived = arrivals.get(timeout=0.1)
@@ -152,7 +148,7 @@ class HostProcess:
 
 
 _LEFT: list[subprocess.Popen[bytes]] = []
-"""Hosts that were left to the next server. If this process goes on, it has to wait for them when they end."""
+"""Hosts left to the next server. If this process lives longer, it has to reap them when they end."""
 
 
 class SurvivingHost:
@@ -163,7 +159,6 @@ class SurvivingHost:
 
     @property
     def alive(self) -> bool:
-        """Whether the process runs."""
         _LEFT[:] = [process for process in _LEFT if process.poll() is None]
         return self._record.alive
 

@@ -12,17 +12,18 @@ from collections.abc import Callable, Iterable
 
 import attrs
 
+from jobserver_core.data_directory import create_private
+from jobserver_core.disk_cache import DiskCache
 from jobserver_core.errors import JobServerError, LaunchError
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.ports import ContextEnd, ContextHandle, ContextListener, ContextSpec, JobSpec
-from jobserver_pyspark.launcher.connections import Connections, HostChannel
+from jobserver_pyspark.launcher.connections import Arrivals, Connections, HostChannel
 from jobserver_pyspark.launcher.descriptors import check_descriptors, explained, out_of_descriptors
 from jobserver_pyspark.launcher.host_plan import HostPlan, link_jars
 from jobserver_pyspark.launcher.host_process import HostProcess, SurvivingHost
 from jobserver_pyspark.launcher.hosted_jobs import HostedJobs, reported_error
-from jobserver_pyspark.launcher.kubernetes import ClusterObjects
 from jobserver_pyspark.launcher.leftovers import LeftoverRecord, Leftovers
-from jobserver_pyspark.launcher.packages import Packages
+from jobserver_pyspark.launcher.packages import PackageLease
 from jobserver_pyspark.launcher.spare_hosts import SpareHost, fingerprint
 from jobserver_pyspark.launcher.spare_pools import SparePools
 from jobserver_pyspark.processes import describe_exit, killed_from_outside
@@ -41,8 +42,6 @@ from jobserver_pyspark.protocol.messages import (
     StopContext,
 )
 
-__all__ = ["HostedContext", "LauncherResources"]
-
 _log = logging.getLogger(__name__)
 
 _POLL = 0.1
@@ -50,11 +49,11 @@ _POLL = 0.1
 
 @attrs.frozen(kw_only=True)
 class LauncherResources:
-    """Objects that the contexts of one launcher share."""
+    """Objects that the contexts of one launcher share. ``unpacked`` has packages and Python environments."""
 
     connections: Connections
     leftovers: Leftovers
-    packages: Packages
+    unpacked: DiskCache
     spares: SparePools[SpareHost]
 
 
@@ -87,7 +86,7 @@ class HostedContext(ContextHandle):
         self._priority = priority
         self._lock = threading.Lock()
         self._listener_lock = threading.Lock()
-        self._packages = resources.packages.lease()
+        self._packages = PackageLease(resources.unpacked)
         self._jobs = HostedJobs(
             spec, listener, self._packages, send=self._send, listener_lock=self._listener_lock
         )
@@ -128,16 +127,13 @@ class HostedContext(ContextHandle):
     # -- called by the core ------------------------------------------------------------------------
 
     def submit(self, job: JobSpec) -> None:
-        """Run a job, unless the context is ending."""
         if self._end is None:
             self._jobs.submit(job)
 
     def kill_job(self, job_id: str) -> None:
-        """Kill a job."""
         self._jobs.kill(job_id)
 
     def acknowledge(self, job_id: str) -> None:
-        """Let the host forget a job."""
         if self._reattachable:
             self._send(AcknowledgeJob(job_id=job_id))
 
@@ -240,7 +236,7 @@ class HostedContext(ContextHandle):
         connections = self._resources.connections
         arrivals = connections.expect_again(survivor.marker, str(survivor.secret))
         try:
-            channel = self._arrived(host, arrivals)
+            channel = self._wait_for_host(host, arrivals)
         finally:
             connections.forget_again(survivor.marker)
         if channel is None:
@@ -259,9 +255,7 @@ class HostedContext(ContextHandle):
         self._jobs.resume(resumed.jobs)
         return True
 
-    def _arrived(
-        self, host: SurvivingHost, arrivals: queue.Queue[HostChannel | ProtocolError]
-    ) -> HostChannel | None:
+    def _wait_for_host(self, host: SurvivingHost, arrivals: Arrivals) -> HostChannel | None:
         """Return the connection of the host, or None with a reason if it does not come.
 
         Raises ProtocolError.
@@ -287,17 +281,12 @@ class HostedContext(ContextHandle):
         check_descriptors()
         plan = self._make_plan()
         self._reattachable = plan.spec.reattachment is not None
-        self._spec.work_dir.mkdir(parents=True, exist_ok=True)
+        create_private(self._spec.work_dir)
         link_jars(self._spec)
         if self._adopt_spare(plan):
             return True
         # Recorded before the process starts, because the server may be killed at any moment.
-        record = LeftoverRecord(
-            marker=plan.spec.marker,
-            directories=(self._spec.work_dir, plan.spec.tmp_dir),
-            cluster=ClusterObjects.of(plan.spec.conf),
-        )
-        self._remember(record)
+        self._remember(plan.record(self._spec.work_dir))
         with self._lock:
             if self._end is not None:
                 return False

@@ -17,7 +17,7 @@ from jobserver_pyspark.launcher.packages import PackageLease
 from jobserver_pyspark.protocol.converter import ProtocolError
 from jobserver_pyspark.protocol.messages import (
     AcknowledgeJob,
-    ErrorReport,
+    ErrorDetails,
     HostToServer,
     Jar,
     JobEnded,
@@ -31,8 +31,6 @@ from jobserver_pyspark.protocol.messages import (
     SubmitJob,
 )
 
-__all__ = ["HostedJobs", "reported_error"]
-
 
 @attrs.define(eq=False)
 class _Job:
@@ -45,6 +43,7 @@ class _Job:
     sent: bool = False
 
 
+@attrs.define(eq=False)
 class HostedJobs:
     """Submits jobs to a host, and forwards its reports about them.
 
@@ -52,24 +51,15 @@ class HostedJobs:
     the listener is called, so that no two calls overlap.
     """
 
-    def __init__(
-        self,
-        spec: ContextSpec,
-        listener: ContextListener,
-        packages: PackageLease,
-        *,
-        send: Callable[[ServerToHost], None],
-        listener_lock: threading.Lock,
-    ) -> None:
-        self._spec = spec
-        self._listener = listener
-        self._packages = packages
-        self._send = send
-        self._listener_lock = listener_lock
-        self._lock = threading.Lock()
-        self._jobs: dict[str, _Job] = {}
-        self._closed = False
-        self._resuming = False
+    _spec: ContextSpec
+    _listener: ContextListener
+    _packages: PackageLease
+    _send: Callable[[ServerToHost], None]
+    _listener_lock: threading.Lock
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
+    _jobs: dict[str, _Job] = attrs.field(factory=dict, init=False)
+    _closed: bool = attrs.field(default=False, init=False)
+    _resuming: bool = attrs.field(default=False, init=False)
 
     @property
     def busy(self) -> bool:
@@ -155,11 +145,16 @@ class HostedJobs:
             job = self._jobs.get(spec.id)
             if job is None:
                 return
-            job.sent = not job.killed
-        if job.sent:
-            self._send(_request(spec, packages))
-        else:
+            killed = job.killed
+        if killed:
             self._end_unsent(spec, JobOutcome(killed=True))
+            return
+        self._send(_request(spec, packages))
+        with self._lock:  # only now: a kill that overtook the job would be ignored by the host
+            job.sent = True
+            killed = job.killed
+        if killed:
+            self._send(KillJob(job_id=spec.id))
 
     def _end_unsent(self, spec: JobSpec, outcome: JobOutcome) -> None:
         """Report the end of a job that the host never received, on a thread that does not block the core."""
@@ -240,7 +235,7 @@ def _outcome(job: _Job, end: JobEnded) -> JobOutcome:
     if end.killed:
         return JobOutcome(killed=True)
     if end.failure is not None:
-        error = end.error or ErrorReport(message="the job failed without an error")
+        error = end.error or ErrorDetails(message="the job failed without an error")
         return JobOutcome(error=reported_error(error), failure=FailureKind(end.failure))
     if job.sink is None:
         message = "the job's process reported success without a result"
@@ -248,6 +243,6 @@ def _outcome(job: _Job, end: JobEnded) -> JobOutcome:
     return JobOutcome()
 
 
-def reported_error(report: ErrorReport) -> ErrorInfo:
+def reported_error(details: ErrorDetails) -> ErrorInfo:
     """Return the error that a host reported."""
-    return ErrorInfo(message=report.message, error_class=report.error_class, stack=report.stack)
+    return ErrorInfo(message=details.message, error_class=details.error_class, stack=details.stack)

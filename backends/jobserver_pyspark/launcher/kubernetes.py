@@ -31,8 +31,6 @@ from jobserver_core.errors import InvalidSetting
 from jobserver_core.models.contexts import Context
 from jobserver_pyspark.launcher.context_settings import read_settings, spark_settings
 
-__all__ = ["TEMPLATE_FILE", "ClusterFiles", "ClusterObjects", "driver_settings", "identity", "lost_objects"]
-
 _log = logging.getLogger(__name__)
 
 _PREFIX = "k8s://"

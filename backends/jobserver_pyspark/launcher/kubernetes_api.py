@@ -12,8 +12,6 @@ from lightkube.config.models import Cluster, User
 from lightkube.core.exceptions import ApiError, ConfigError
 from lightkube.resources.core_v1 import ConfigMap, PersistentVolumeClaim, Pod, Service
 
-__all__ = ["delete_labelled"]
-
 _Kind = type[Pod] | type[ConfigMap] | type[Service] | type[PersistentVolumeClaim]
 _KINDS: tuple[_Kind, ...] = (Pod, ConfigMap, Service, PersistentVolumeClaim)
 _TIMEOUT = httpx2.Timeout(10.0, connect=3.0)

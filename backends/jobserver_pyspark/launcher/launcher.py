@@ -19,6 +19,7 @@ import attrs
 
 from jobserver_core.config.cores import usable_cores
 from jobserver_core.config.settings import Settings
+from jobserver_core.disk_cache import DiskCache
 from jobserver_core.errors import JobServerError, LaunchError
 from jobserver_core.models.contexts import Context, Resources, SparePool
 from jobserver_core.models.json_values import JsonMapping
@@ -34,21 +35,18 @@ from jobserver_pyspark.installation.training_session import TrainingSession
 from jobserver_pyspark.launcher.connections import Connections
 from jobserver_pyspark.launcher.context_settings import ContextSettings, read_settings
 from jobserver_pyspark.launcher.descriptors import check_descriptors
-from jobserver_pyspark.launcher.environments import Pythons, is_packed
+from jobserver_pyspark.launcher.environments import Environments, Pythons, is_packed
 from jobserver_pyspark.launcher.host_plan import HostPlan, make_plan
 from jobserver_pyspark.launcher.hosted_context import HostedContext, LauncherResources
 from jobserver_pyspark.launcher.kubernetes import ClusterFiles, lost_objects
 from jobserver_pyspark.launcher.leftovers import LeftoverRecord, Leftovers
 from jobserver_pyspark.launcher.options import LauncherOptions
-from jobserver_pyspark.launcher.packages import Packages
 from jobserver_pyspark.launcher.pool_settings import read_pools
 from jobserver_pyspark.launcher.resources import resources
 from jobserver_pyspark.launcher.spare_hosts import SpareHosts
 from jobserver_pyspark.launcher.spare_pools import Pool, SparePools
 from jobserver_pyspark.processes import available_memory
 from jobserver_pyspark.protocol.messages import Reattachment
-
-__all__ = ["PySparkLauncher"]
 
 _log = logging.getLogger(__name__)
 
@@ -117,7 +115,7 @@ class PySparkLauncher(Launcher):
             connections=connections,
             leftovers=self._leftovers,
             spares=self._spares,
-            packages=Packages(directory / "packages", self._options.packages_size),
+            unpacked=DiskCache(directory / "packages", limit=self._options.packages_size),
         )
 
     @classmethod
@@ -139,15 +137,17 @@ class PySparkLauncher(Launcher):
         """Raise LaunchError with advice if file descriptors, Java or PySpark are missing."""
         check_descriptors()
         find_java()
-        find_installation(sys.executable)
+        self._find_installation(sys.executable)
+
+    def _find_installation(self, python: str) -> Installation:
+        return find_installation(python, self._options.environment)
 
     def validate(self, settings: JsonMapping) -> None:
-        """Raise InvalidSetting for settings that Spark cannot be started with."""
-        found = self._checked(settings)
+        found = self._check_settings(settings)
         if found.yarn:
             check_yarn(hadoop_directories(found.hadoop_conf_dir or self._options.hadoop_conf_dir))
 
-    def _checked(self, settings: JsonMapping) -> ContextSettings:
+    def _check_settings(self, settings: JsonMapping) -> ContextSettings:
         found = read_settings(settings, default_master=self._master)
         if found.kubernetes:
             self._cluster_files.check(found.conf)
@@ -161,31 +161,35 @@ class PySparkLauncher(Launcher):
         python = settings.python or sys.executable
         try:
             # A packed interpreter is not unpacked for this: most have the server's PySpark, and its site.
-            site = spark_defaults(find_installation(sys.executable if is_packed(python) else python))
+            site = spark_defaults(self._find_installation(sys.executable if is_packed(python) else python))
         except JobServerError:  # the start of the context reports it
             site = {}
         return resources(settings, site, cores_here=usable_cores())
 
     def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
-        """Start a context on a thread of its own. Raises LaunchError once closed."""
-        return self._start(spec, listener)
+        return self._begin(spec, listener, self._check_settings(spec.settings))
 
-    def _start(
+    def _begin(
         self,
         spec: ContextSpec,
         listener: ContextListener,
+        settings: ContextSettings,
         *,
         class_data: list[str] | None = None,
         priority: int = 0,
+        survivor: LeftoverRecord | None = None,
+        jobs: Sequence[JobSpec] = (),
     ) -> HostedContext:
-        settings = self._checked(spec.settings)
         context = HostedContext(
             spec,
             listener,
             self._resources,
             make_plan=lambda: self._plan(spec, settings, class_data),
-            on_end=self._contexts_discard,
+            on_end=self._forget,
             priority=priority,
+            survivor=survivor,
+            jobs=jobs,
+            reattach_timeout=self._reattach_timeout,
         )
         with self._lock:
             if self._closed:
@@ -203,11 +207,11 @@ class PySparkLauncher(Launcher):
         return not any(context.starting for context in self._living()) and pool.fits(available_memory())
 
     def _plan(self, spec: ContextSpec, settings: ContextSettings, class_data: list[str] | None) -> HostPlan:
-        environments = self._resources.packages.environments
+        environments = Environments(self._resources.unpacked)
         pythons = environments.pythons(settings.python, settings.conf, local=settings.local)
-        installation, java = find_installation(pythons.driver), find_java()
+        installation, java = self._find_installation(pythons.driver), find_java()
         if settings.local:
-            _check_versions(installation, pythons)
+            _check_versions(installation, self._find_installation(pythons.executors), pythons)
         return make_plan(
             spec,
             settings,
@@ -245,7 +249,7 @@ class PySparkLauncher(Launcher):
         Otherwise the first JVM job waits for the compilation, and the archive is created some time after the
         server's first context.
         """
-        installation, java = find_installation(sys.executable), find_java()
+        installation, java = self._find_installation(sys.executable), find_java()
         JvmToolchain(
             spark=SparkInstall.of(installation.package / "jars"),
             java=str(java.program),
@@ -266,15 +270,15 @@ class PySparkLauncher(Launcher):
         """Run a context that creates an archive of its JVM's classes when it stops."""
         with tempfile.TemporaryDirectory(prefix="js-", ignore_cleanup_errors=True) as directory:
             session = TrainingSession(Path(directory), installation.python)
-            handle = self._start(session.spec, session, class_data=options, priority=priority)
+            settings = self._check_settings(session.spec.settings)
+            handle = self._begin(session.spec, session, settings, class_data=options, priority=priority)
             return session.follow(handle)
 
-    def _contexts_discard(self, context: HostedContext) -> None:
+    def _forget(self, context: HostedContext) -> None:
         with self._lock:
             self._contexts.discard(context)
 
     def spare_pools(self) -> Sequence[SparePool]:
-        """Return the pools of spares."""
         return [
             attrs.evolve(found, resources=asked)
             for found, asked in zip(self._spares.status, self._resources_of_pools, strict=True)
@@ -287,7 +291,6 @@ class PySparkLauncher(Launcher):
 
     @property
     def reattaches(self) -> bool:
-        """Whether contexts wait for the next server when theirs has ended."""
         return self._reattach_timeout > 0
 
     def survivors(self) -> Sequence[ContextSpec]:
@@ -316,34 +319,19 @@ class PySparkLauncher(Launcher):
             # Going on without these contexts would kill them and their jobs, and a full disk is temporary.
             raise LaunchError(
                 message=f"cannot write {self._server_file}, in which {len(self._survivors)} running contexts "
-                f"look for this server: {error.strerror or error}; they wait up to "
+                f"search for this server: {error.strerror or error}; they wait up to "
                 f"{self._reattach_timeout:g} s for a server that starts"
             ) from error
 
     def reattach(
         self, spec: ContextSpec, jobs: Sequence[JobSpec], listener: ContextListener
     ) -> ContextHandle:
-        """Wait for the host of a survivor on a thread of its own."""
         survivor = self._survivors.pop(spec.id, None)
         if survivor is None:
             return super().reattach(spec, jobs, listener)
         settings = read_settings(spec.settings, default_master=self._master, accepted=True)
-        context = HostedContext(
-            spec,
-            listener,
-            self._resources,
-            make_plan=lambda: self._plan(spec, settings, None),
-            on_end=self._contexts_discard,
-            survivor=survivor,
-            jobs=jobs,
-            reattach_timeout=self._reattach_timeout,
-        )
-        with self._lock:
-            if self._closed:
-                raise LaunchError(message="the launcher is closed")
-            self._contexts.add(context)
+        context = self._begin(spec, listener, settings, survivor=survivor, jobs=jobs)
         self._taken_over.add(spec.id)
-        context.begin()
         return context
 
     def sweep(self) -> None:
@@ -357,7 +345,7 @@ class PySparkLauncher(Launcher):
     def sweep_lost(self, contexts: Sequence[Context]) -> None:
         """Remove what contexts of dead servers left on Kubernetes; what fails is tried at the next start."""
         try:
-            site = spark_defaults(find_installation(sys.executable))
+            site = spark_defaults(self._find_installation(sys.executable))
             found = {context.id: lost_objects(context, self._master, site) for context in contexts}
             self._leftovers.sweep_objects({key: objects for key, objects in found.items() if objects})
         except (OSError, JobServerError) as error:
@@ -393,11 +381,11 @@ class PySparkLauncher(Launcher):
             self._server_file.unlink(missing_ok=True)
 
 
-def _check_versions(driver: Installation, pythons: Pythons) -> None:
+def _check_versions(driver: Installation, executors: Installation, pythons: Pythons) -> None:
     """Raise LaunchError if tasks cannot run in the same version of Python as jobs."""
-    tasks = find_installation(pythons.executors).python_version
-    if tasks != driver.python_version:
-        theirs, ours = (".".join(map(str, version)) for version in (tasks, driver.python_version))
+    if executors.python_version != driver.python_version:
+        versions = (executors.python_version, driver.python_version)
+        theirs, ours = (".".join(map(str, version)) for version in versions)
         raise LaunchError(
             message=f"spark.pyspark.python is {pythons.executors!r} with Python {theirs}, and jobs run in "
             f"{driver.python!r} with Python {ours}: both need the same minor version; set only "

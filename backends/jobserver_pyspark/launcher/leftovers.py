@@ -9,15 +9,11 @@ from pathlib import Path
 
 import attrs
 
-from jobserver_core.config.trees import as_objects
-from jobserver_core.models import json_values
-from jobserver_core.models.binaries import BinaryType
-from jobserver_core.ports import ContextSpec, JobCode
+from jobserver_core.data_directory import create_private
+from jobserver_core.models.serialization import dumps, loads
+from jobserver_core.ports import ContextSpec
 from jobserver_pyspark import processes
 from jobserver_pyspark.launcher.kubernetes import ClusterObjects
-from jobserver_pyspark.protocol.converter import JsonObject
-
-__all__ = ["LeftoverRecord", "Leftovers"]
 
 
 @attrs.frozen(kw_only=True)
@@ -51,7 +47,7 @@ class LeftoverRecord:
         """Do what ``end`` does on this machine; return whether nothing is left on it. Idempotent."""
         if self.pid is not None and self.alive:
             processes.kill_group(self.pid)
-        gone = processes.kill_marked([self.marker])
+        gone = processes.kill_marked(self.marker)
         for directory in self.directories:
             shutil.rmtree(directory, ignore_errors=True)
         return gone and not any(directory.exists() for directory in self.directories)
@@ -65,13 +61,13 @@ class Leftovers:
 
     def record(self, context_id: str, record: LeftoverRecord) -> None:
         """Store a record, and replace an earlier one of the same context."""
-        self._directory.mkdir(parents=True, exist_ok=True)
+        create_private(self._directory)
         path = self._path(context_id)
         temporary = path.with_suffix(".part")
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         try:
             with os.fdopen(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as file:  # has the secret
-                file.write(json_values.dumps(_fields_of(record), allow_nan=True))
+                file.write(dumps(record))
             os.replace(temporary, path)
         except OSError:
             temporary.unlink(missing_ok=True)
@@ -133,61 +129,6 @@ class Leftovers:
     @staticmethod
     def _read(path: Path) -> LeftoverRecord | None:
         try:
-            fields: JsonObject = json_values.loads(path.read_text(encoding="utf-8"))
-            directories = tuple(Path(directory) for directory in fields.pop("directories"))
-            spec, cluster = fields.pop("spec", None), fields.pop("cluster", None)
-            return LeftoverRecord(
-                directories=directories,
-                spec=None if spec is None else _spec_of(spec),
-                cluster=None if cluster is None else ClusterObjects(**cluster),
-                **fields,
-            )
-        except (OSError, ValueError, TypeError, KeyError):
+            return loads(path.read_text(encoding="utf-8"), LeftoverRecord)
+        except (OSError, ValueError):
             return None  # records are written atomically: this file is not one
-
-
-def _fields_of(record: LeftoverRecord) -> JsonObject:
-    spec = record.spec
-    fields: JsonObject = {
-        "marker": record.marker,
-        "directories": [str(directory) for directory in record.directories],
-        "pid": record.pid,
-        "start_time": record.start_time,
-        "secret": record.secret,
-        "cluster": None if record.cluster is None else attrs.asdict(record.cluster),
-    }
-    if spec is not None:
-        fields["spec"] = {
-            "id": spec.id,
-            "name": spec.name,
-            "settings": as_objects(spec.settings),
-            "class_path": [_fields_of_code(code) for code in spec.class_path],
-            "log_path": str(spec.log_path),
-            "work_dir": str(spec.work_dir),
-            "data_dir": str(spec.data_dir),
-        }
-    return fields
-
-
-def _fields_of_code(code: JobCode) -> JsonObject:
-    return {"path": str(code.path), "type": code.type.value, "digest": code.digest, "source": code.source}
-
-
-def _spec_of(fields: JsonObject) -> ContextSpec:
-    return ContextSpec(
-        id=fields["id"],
-        name=fields["name"],
-        settings=fields["settings"],
-        class_path=tuple(
-            JobCode(
-                path=Path(code["path"]),
-                type=BinaryType(code["type"]),
-                digest=code["digest"],
-                source=code["source"],
-            )
-            for code in fields["class_path"]
-        ),
-        log_path=Path(fields["log_path"]),
-        work_dir=Path(fields["work_dir"]),
-        data_dir=Path(fields["data_dir"]),
-    )

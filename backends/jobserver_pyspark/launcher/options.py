@@ -13,33 +13,6 @@ from jobserver_core.errors import InvalidSetting
 from jobserver_core.models.json_values import JsonMapping, JsonObject
 from jobserver_pyspark.installation.spark import default_cache_dir
 
-__all__ = ["ALLOWED_VARIABLES", "LauncherOptions"]
-
-ALLOWED_VARIABLES = (
-    "PATH",
-    "HOME",
-    "USER",
-    "LOGNAME",
-    "SHELL",
-    "LANG",
-    "LANGUAGE",
-    "LC_ALL",
-    "LC_CTYPE",
-    "TZ",
-    "LD_LIBRARY_PATH",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-    "HADOOP_HOME",
-    "HADOOP_CONF_DIR",
-    "YARN_CONF_DIR",
-    "HIVE_CONF_DIR",
-    "KRB5_CONFIG",
-    "KRB5CCNAME",
-    "SPARK_CONF_DIR",
-    "SPARK_LOCAL_IP",
-)
-"""The variables of the server's environment that contexts and jobs see."""
-
 
 @attrs.frozen(kw_only=True)
 class LauncherOptions:

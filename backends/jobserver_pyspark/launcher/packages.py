@@ -1,43 +1,23 @@
-"""Python packages of class paths, unpacked once per content, and kept within a limit."""
+"""Python packages of class paths, unpacked once per content."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from pathlib import Path
 
 from jobserver_core.binaries.archives import unpack
 from jobserver_core.disk_cache import CacheLease, DiskCache
 from jobserver_core.errors import StorageError
 from jobserver_core.ports import JobCode
-from jobserver_pyspark.launcher.environments import Environments
 from jobserver_pyspark.protocol.messages import Package
-
-__all__ = ["PackageLease", "Packages"]
-
-
-class Packages:
-    """Unpacks wheels and eggs into directories named by their digest.
-
-    They are entries of a :class:`DiskCache`: those that no context has leased stay for the next one, up to
-    ``limit`` bytes.
-    """
-
-    def __init__(self, directory: Path, limit: int) -> None:
-        self._cache = DiskCache(directory, limit=limit)
-
-    @property
-    def environments(self) -> Environments:
-        """The Python environments of contexts, in the same cache."""
-        return Environments(self._cache)
-
-    def lease(self) -> PackageLease:
-        """Return the lease of a new context; the packages that it prepares are kept until it is closed."""
-        return PackageLease(self._cache)
 
 
 class PackageLease:
-    """The packages that one context may import from, for as long as it lives."""
+    """The packages that one context may import from, kept until this is closed.
+
+    Wheels and eggs are unpacked into entries of the cache, named by their digest. Those that no context has
+    leased stay for the next one, up to the limit of the cache.
+    """
 
     def __init__(self, cache: DiskCache) -> None:
         self._cache = cache
@@ -61,7 +41,7 @@ class PackageLease:
             StorageError: the disk is full, or fails otherwise.
 
         """
-        return tuple(self._prepared(code) for code in codes if code.type.python)
+        return tuple(self._unpack(code) for code in codes if code.type.python)
 
     def close(self) -> None:
         """Release all packages; the cache removes those over its limit. Idempotent."""
@@ -71,7 +51,7 @@ class PackageLease:
         for lease in leases:
             lease.release()
 
-    def _prepared(self, code: JobCode) -> Package:
+    def _unpack(self, code: JobCode) -> Package:
         name = _name(code)
         try:
             lease = self._cache.obtain(name, lambda path: unpack(code.path, path, kind=code.type))

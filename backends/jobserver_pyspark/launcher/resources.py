@@ -6,8 +6,12 @@ cluster also ends at ``spark.cores.max``, which ``num-cpu-cores`` sets; YARN and
 setting, so ``num-cpu-cores`` sets the number of executors there.
 
 Memory is that of the driver's heap and of all executors. An executor has its heap, memory outside the heap,
-memory for Python, and on YARN and Kubernetes the overhead with which those size a container. The driver's
-cores do not count: drivers share the processors of the job server's machine.
+memory for Python, and on YARN and Kubernetes the overhead with which those size a container. On YARN, the
+container of the application master counts as well. The driver's cores do not count: drivers share the
+processors of the job server's machine.
+
+YARN rounds each container up to a multiple of its smallest allocation. That is a setting of the
+ResourceManager, so it is not known here.
 """
 
 from __future__ import annotations
@@ -20,8 +24,6 @@ from jobserver_core.models.contexts import Resources
 from jobserver_pyspark.launcher.context_settings import ContextSettings
 from jobserver_pyspark.launcher.spark_values import parse_count, parse_memory
 
-__all__ = ["executor_settings", "resources"]
-
 _LOCAL_THREADS = re.compile(r"local(?:\[\s*(\d+|\*).*\])?")
 _LOCAL_CLUSTER = re.compile(r"local-cluster\[\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*\]")
 _MIB = 2**20
@@ -29,6 +31,8 @@ _DEFAULT_EXECUTORS = "2"
 """On YARN and Kubernetes."""
 _INFINITE = str(2**31 - 1)
 """Spark's own word for no bound."""
+_LEAST_OVERHEAD = 384
+"""MiB that a container has beside the heap, at least."""
 
 
 def executor_settings(conf: Mapping[str, str], cores: int) -> dict[str, str]:
@@ -61,13 +65,25 @@ def resources(settings: ContextSettings, site: Mapping[str, str], *, cores_here:
         executors = _executors_in_containers(conf)
         per_executor = _count(conf, "spark.executor.cores", "1")
         memory = _executor_memory(conf) + _overhead(conf)
-        return _total(executors, executors and executors * per_executor, memory, driver)
+        cores_in_total = None if executors is None else executors * per_executor
+        if settings.yarn:
+            if cores_in_total is not None:
+                cores_in_total += _count(conf, "spark.yarn.am.cores", "1")
+            driver += _application_master(conf)
+        return _total(executors, cores_in_total, memory, driver)
     executors, cores_in_total = _standalone(conf)
     return _total(executors, cores_in_total, _executor_memory(conf), driver)
 
 
-def _total(executors: int | None, cores: int | None, memory: int, driver: int) -> Resources:
-    return Resources(cores=cores, memory=None if executors is None else driver + executors * memory)
+def _total(executors: int | None, cores: int | None, memory: int, beside: int) -> Resources:
+    return Resources(cores=cores, memory=None if executors is None else beside + executors * memory)
+
+
+def _application_master(conf: Mapping[str, str]) -> int:
+    """Return the memory of YARN's container for the application master of a driver outside of the cluster."""
+    heap = _memory(conf, "spark.yarn.am.memory", "512m")
+    overhead = f"{max(heap // 10 // _MIB, _LEAST_OVERHEAD)}m"
+    return heap + _memory(conf, "spark.yarn.am.memoryOverhead", overhead)
 
 
 def _executors_in_containers(conf: Mapping[str, str]) -> int | None:
@@ -118,7 +134,7 @@ def _overhead(conf: Mapping[str, str]) -> int:
         part = float(text)
     except ValueError:
         raise InvalidSetting(key=key, message=f"expected a number such as 0.1, got {text!r}") from None
-    least = _memory(conf, "spark.executor.minMemoryOverhead", "384m")
+    least = _memory(conf, "spark.executor.minMemoryOverhead", f"{_LEAST_OVERHEAD}m")
     return max(int(_memory(conf, "spark.executor.memory", "1g") * part), least)
 
 

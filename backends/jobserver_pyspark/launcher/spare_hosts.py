@@ -21,7 +21,6 @@ from jobserver_pyspark.launcher.connections import Connections, HostChannel
 from jobserver_pyspark.launcher.context_settings import ContextSettings
 from jobserver_pyspark.launcher.host_plan import HostPlan
 from jobserver_pyspark.launcher.host_process import HostProcess
-from jobserver_pyspark.launcher.kubernetes import ClusterObjects
 from jobserver_pyspark.launcher.leftovers import LeftoverRecord, Leftovers
 from jobserver_pyspark.launcher.spare_pools import Pool, Spare, SpareFailed, SpareStarter
 from jobserver_pyspark.protocol.converter import ProtocolError, encode
@@ -71,23 +70,21 @@ class SpareHost(Spare):
         return self.host.alive
 
     def adopt(self, spec: HostSpec) -> ContextReady | None:
-        """Give the spare a context; return None if its application has ended or does not answer."""
+        """Give the spare a context; return None if its application has ended or does not reply."""
         self.channel.settimeout(_ADOPTION_TIMEOUT)
         try:
             self.channel.send(AdoptContext(spec=spec))
-            while isinstance(answer := self.channel.receive(), LogWarning):
-                _log.warning("spare context %s: %s", self.id, answer.text)
+            while isinstance(reply := self.channel.receive(), LogWarning):
+                _log.warning("spare context %s: %s", self.id, reply.text)
         except (ChannelClosed, ProtocolError, TimeoutError):
             return None
         self.channel.settimeout(None)
-        return answer if isinstance(answer, ContextReady) else None
+        return reply if isinstance(reply, ContextReady) else None
 
     def kill(self) -> None:
-        """Kill the host."""
         self.host.kill()
 
     def end(self) -> None:
-        """End all processes, and remove the directories."""
         self.channel.close()
         _discard(self.id, self.host.record, self.host, self._leftovers)
 
@@ -152,13 +149,8 @@ class SpareHosts(SpareStarter[SpareHost]):
         except (JobServerError, OSError) as error:
             raise SpareFailed(str(error)) from error
         # Recorded before the process starts, because the server may be killed at any moment.
-        record = LeftoverRecord(
-            marker=plan.spec.marker,
-            directories=(spec.work_dir, plan.spec.tmp_dir),
-            cluster=ClusterObjects.of(plan.spec.conf),
-        )
         try:
-            return self._launch(pool, spec, plan, record)
+            return self._launch(pool, spec, plan, plan.record(spec.work_dir))
         except (OSError, ChannelClosed, ProtocolError, TimeoutError) as error:
             raise SpareFailed(str(error)) from error
         finally:
@@ -171,8 +163,11 @@ class SpareHosts(SpareStarter[SpareHost]):
             self._leftovers.record(spec.id, record)
             host = self._spawn(spec, plan)
             self._leftovers.record(spec.id, host.record)
-            channel = self._connect(host, plan)
+            channel = host.connect(self._connections, StartSpare(spec=plan.spec))
             failed.callback(channel.close)
+            channel.settimeout(_START_TIMEOUT)
+            _await_ready(channel)
+            channel.settimeout(None)
             if self._priority:
                 processes.set_priority(plan.spec.marker, os.getpriority(os.PRIO_PROCESS, 0))
             spare = SpareHost(
@@ -193,16 +188,6 @@ class SpareHosts(SpareStarter[SpareHost]):
             host = HostProcess(plan, work_dir=spec.work_dir, log_path=spec.log_path, priority=self._priority)
             self._starting = host
         return host
-
-    def _connect(self, host: HostProcess, plan: HostPlan) -> HostChannel:
-        channel = host.connect(self._connections, StartSpare(spec=plan.spec))
-        with contextlib.ExitStack() as failed:
-            failed.callback(channel.close)
-            channel.settimeout(_START_TIMEOUT)
-            _await_ready(channel)
-            channel.settimeout(None)
-            failed.pop_all()
-        return channel
 
     def close(self) -> None:
         """End the host that is being started; the thread that starts it removes what is left."""

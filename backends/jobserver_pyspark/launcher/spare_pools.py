@@ -6,7 +6,7 @@ that cannot change once an application has started. A new context takes a spare 
 own, whatever pool that belongs to, and only its name, log and directories are assigned then.
 
 One thread keeps the pools full. It starts one spare at a time, and none while ``may_start`` returns false or,
-for some seconds, while jobs run, so that spares do not delay what somebody waits for. A spare that died, is
+for some seconds, while jobs run, so that spares do not delay a request. A spare that died, is
 too old, or whose pool would now start another one (its fingerprint changed) is ended before its replacement
 is started, so there are never more processes than the sizes of the pools allow.
 
@@ -30,8 +30,8 @@ from jobserver_core.repeats import Repeats
 from jobserver_pyspark.launcher.context_settings import ContextSettings
 from jobserver_pyspark.launcher.spark_values import parse_memory
 
-_LOOK = 10.0
-"""Seconds between two looks at spares that may have died or become too old."""
+_CHECK_INTERVAL = 10.0
+"""Seconds between two checks for spares that have died or become too old."""
 _PAUSE = 1.0
 """Seconds from the request for a spare, or an attempt to start one, to the next attempt."""
 _LULL_TIMEOUT = 10.0
@@ -102,6 +102,7 @@ class SpareStarter(ABC, Generic[S]):
         """Let a start that is under way fail, and every later one."""
 
 
+@attrs.define(eq=False)
 class SparePools(Generic[S]):
     """Keeps pools of spares full. ``max_age`` is in seconds.
 
@@ -109,31 +110,21 @@ class SparePools(Generic[S]):
     pool now, and ``busy`` whether jobs run, which delays a start by a limited time.
     """
 
-    def __init__(
-        self,
-        pools: Sequence[Pool],
-        starter: SpareStarter[S],
-        *,
-        max_age: float,
-        may_start: Callable[[Pool], bool] = lambda _pool: True,
-        busy: Callable[[], bool] = lambda: False,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._pools = pools
-        self._starter = starter
-        self._max_age = max_age
-        self._may_start = may_start
-        self._busy = busy
-        self._missing_since: float | None = None
-        self._monotonic = monotonic
-        self._changed = threading.Condition()
-        self._taken = False
-        self._closed = False
-        self._spares: list[S] = []
-        self._starting: Pool | None = None
-        self._failures: dict[str, tuple[int, float]] = {}
-        """By pool: how many starts failed in a row, and when the next one may be attempted."""
-        self._thread: threading.Thread | None = None
+    _pools: Sequence[Pool]
+    _starter: SpareStarter[S]
+    _max_age: float
+    _may_start: Callable[[Pool], bool] = lambda _pool: True
+    _busy: Callable[[], bool] = lambda: False
+    _monotonic: Callable[[], float] = time.monotonic
+    _missing_since: float | None = attrs.field(default=None, init=False)
+    _changed: threading.Condition = attrs.field(factory=threading.Condition, init=False)
+    _taken: bool = attrs.field(default=False, init=False)
+    _closed: bool = attrs.field(default=False, init=False)
+    _spares: list[S] = attrs.field(factory=list, init=False)
+    _starting: Pool | None = attrs.field(default=None, init=False)
+    _failures: dict[str, tuple[int, float]] = attrs.field(factory=dict, init=False)
+    """By pool: how many starts failed in a row, and when the next one may be attempted."""
+    _thread: threading.Thread | None = attrs.field(default=None, init=False)
 
     @property
     def status(self) -> tuple[SparePool, ...]:
@@ -190,7 +181,7 @@ class SparePools(Generic[S]):
         now = self._monotonic()
         if not missing:
             self._missing_since = None
-            return _LOOK
+            return _CHECK_INTERVAL
         self._missing_since = self._missing_since or now
         if now < self._missing_since + _LULL_TIMEOUT and self._busy():
             return _PAUSE

@@ -15,8 +15,6 @@ from collections.abc import Mapping
 from jobserver_core.errors import InvalidSetting
 from jobserver_pyspark.launcher.environments import packed_python
 
-__all__ = ["check_heap", "check_programs", "check_values", "java_options", "parse_count", "parse_memory"]
-
 LEAST_MEMORY = 450
 """The minimum memory of a driver or an executor, in MiB: Spark requires 1.5 times its reserved memory."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from types import TracebackType
 
-from jobserver_pyspark.protocol.messages import ErrorReport, JobFailureKind
+from jobserver_pyspark.protocol.messages import ErrorDetails, JobFailureKind
 
 _MAX_MESSAGE = 64 * 1024
 _MAX_ERROR_CLASS = 1024
@@ -22,15 +22,15 @@ class JobFailure(Exception):
     def __init__(self, kind: JobFailureKind, message: str, *, error_class: str = "", stack: str = "") -> None:
         super().__init__(message)
         self.kind = kind
-        self.error = bounded(ErrorReport(message=message, error_class=error_class, stack=stack))
+        self.error = bounded(ErrorDetails(message=message, error_class=error_class, stack=stack))
 
     @classmethod
     def of(
         cls, kind: JobFailureKind, error: BaseException, *, skip: int = 0, message: str | None = None
     ) -> JobFailure:
         """Return the failure that an exception is; ``skip`` frames of the traceback are our own."""
-        report = report_of(error, skip=skip)
-        return cls(kind, message or report.message, error_class=report.error_class, stack=report.stack)
+        details = details_of(error, skip=skip)
+        return cls(kind, message or details.message, error_class=details.error_class, stack=details.stack)
 
 
 class ContextFailure(Exception):
@@ -38,19 +38,13 @@ class ContextFailure(Exception):
 
     def __init__(self, message: str, *, error_class: str = "", stack: str = "") -> None:
         super().__init__(message)
-        self.error = bounded(ErrorReport(message=message, error_class=error_class, stack=stack))
-
-    @classmethod
-    def of(cls, error: BaseException) -> ContextFailure:
-        """Return the failure that an exception is."""
-        report = report_of(error)
-        return cls(report.message, error_class=report.error_class, stack=report.stack)
+        self.error = bounded(ErrorDetails(message=message, error_class=error_class, stack=stack))
 
 
-def report_of(error: BaseException, *, skip: int = 0) -> ErrorReport:
+def details_of(error: BaseException, *, skip: int = 0) -> ErrorDetails:
     """Return an exception as a message carries it; ``skip`` frames of the traceback are our own."""
     return bounded(
-        ErrorReport(
+        ErrorDetails(
             message=describe(error), error_class=qualified_name(type(error)), stack=_stack(error, skip)
         )
     )
@@ -65,9 +59,9 @@ def describe(error: BaseException) -> str:
     return text or type(error).__name__
 
 
-def bounded(error: ErrorReport) -> ErrorReport:
+def bounded(error: ErrorDetails) -> ErrorDetails:
     """Return an error whose texts fit into a frame; the middle of long texts is left out."""
-    return ErrorReport(
+    return ErrorDetails(
         message=_shortened(error.message, _MAX_MESSAGE),
         error_class=_shortened(error.error_class, _MAX_ERROR_CLASS),
         stack=_shortened(error.stack, _MAX_STACK),

@@ -51,7 +51,7 @@ class Channel(Generic[_Sent, _Received]):
         max_payload: int = MAX_PAYLOAD,
     ) -> None:
         if connection.family in {socket.AF_INET, socket.AF_INET6}:
-            # Frames follow each other without an answer between them. Nagle's algorithm would hold back the
+            # Frames follow each other without a reply between them. Nagle's algorithm would hold back the
             # second one until the receiver's delayed acknowledgement of the first: 40 ms for each job.
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = connection
@@ -60,10 +60,6 @@ class Channel(Generic[_Sent, _Received]):
         self._max_payload = max_payload
         self._sending = threading.Lock()
         self._received = bytearray()  # that no message was made of yet
-
-    def fileno(self) -> int:
-        """Return the file descriptor of the connection."""
-        return self._socket.fileno()
 
     def settimeout(self, seconds: float | None) -> None:
         """Set the timeout of a receive or send, in seconds, after which it raises TimeoutError."""

@@ -1,6 +1,6 @@
 """The messages about JVM jobs, between a context's host and the runner in its JVM (``JobRunner.scala``).
 
-The host calls the JVM through py4j. These messages are the arguments and the answers of such calls, as JSON
+The host calls the JVM through py4j. These messages are the arguments and the replies of such calls, as JSON
 text; so the order is that of the calls, and the end of the stream is py4j's own error. Nothing of a job ever
 passes the gateway in another form. There is no version: the host compiles the Scala sources of its own
 package.
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from jobserver_pyspark.protocol.converter import Message
-from jobserver_pyspark.protocol.messages import ErrorReport, JobFailureKind
+from jobserver_pyspark.protocol.messages import ErrorDetails, JobFailureKind
 
 JvmContextType = Literal["any", "spark", "session", "sql", "hive", "streaming"]
 
@@ -70,7 +70,7 @@ class JvmToHost(Message):
 
 
 class JvmJobState(JvmToHost):
-    """The state of a job: the answer of ``JobRunner.start`` and ``awaitEnded``.
+    """The state of a job: the reply of ``JobRunner.start`` and ``awaitEnded``.
 
     ``finished``: the result is one JSON value or the bytes of a streamed result, ``size`` bytes in all. A
     small one is in ``inline``, as Base64; any other one is in the request's ``result_path``. ``failed``:
@@ -80,7 +80,7 @@ class JvmJobState(JvmToHost):
 
     status: Literal["running", "finished", "failed", "killed"]
     failure: JobFailureKind | None = None
-    error: ErrorReport | None = None
+    error: ErrorDetails | None = None
     result: Literal["json", "stream"] | None = None
     size: int = 0
     inline: str | None = None
@@ -88,6 +88,6 @@ class JvmJobState(JvmToHost):
 
 
 class RunningJvmJobs(JvmToHost):
-    """The jobs that run, in the order of their ids: the answer of ``JobRunner.running``."""
+    """The jobs that run, in the order of their ids: the reply of ``JobRunner.running``."""
 
     job_ids: tuple[str, ...]

@@ -13,15 +13,17 @@ the messages in such calls are in :mod:`jobserver_pyspark.protocol.jvm_messages`
 Order. A connection delivers messages in the order in which they were sent. Between connections there is no
 order. The server receives the messages about one job in this order: ``JobRunning`` at most once, then any
 number of ``JobProgressed`` and ``ResultChunk``, then ``JobEnded`` exactly once. After that it receives none,
-and messages to the host about the job have no effect: a kill may cross the end. ``ContextReady`` comes
-before all messages about jobs; ``ContextFailed`` or ``ContextStopped`` is the last message of all.
+and messages to the host about the job have no effect: a kill may cross the end. ``ContextReady``, or a
+``ContextResumed`` with it, comes before all messages about jobs in both directions, except for
+``AcknowledgeJob``: a job may have ended before the context was ready, without being submitted.
+``StopContext`` may come at any time. ``ContextFailed`` or ``ContextStopped`` is the last message of all.
 
 End of stream. Each process notices the end of another one by the closed connection. If the server ends, the
 host waits for the next one (see below), or ends the whole context, without a report. If the host ends, the
 server ends the rest of the context, and reports it as lost, and a runner ends itself. If a runner ends, or
-sends something that is not a message of this module, the host ends the job as crashed. Every process
-ends a peer that breaks the protocol, and gives the text of the
-:class:`~jobserver_pyspark.protocol.converter.ProtocolError` as the reason.
+sends something that is not a message of this module, the host ends the job as crashed. The server
+ends a host that breaks the protocol. A host that gets a malformed message reports ``ContextFailed`` and ends
+its context. The reason is the text of the :class:`~jobserver_pyspark.protocol.converter.ProtocolError`.
 
 Versions. The host is started from the package as it is on disk, which may have been upgraded since the
 server was started. So the first message on the connection, ``Hello``, has the host's version of the protocol,
@@ -80,7 +82,7 @@ JobFailureKind = Literal[
 
 
 @dataclass(frozen=True, kw_only=True)
-class ErrorReport:
+class ErrorDetails:
     """An error with the texts of the language that raised it; see the core's ``ErrorInfo``."""
 
     message: str
@@ -248,13 +250,13 @@ class RefuseResult(ServerToHost):
 
 
 class AcknowledgeJob(ServerToHost):
-    """The end of a job is stored: forget its reports."""
+    """The end of a job is stored: forget its reports. It may be a job that was never submitted."""
 
     job_id: str
 
 
 class ReattachChallenge(ServerToHost):
-    """The answer to ``Reattach``: a random text for the host to prove itself, and the server's own proof."""
+    """The reply to ``Reattach``: a random text for the host to prove itself, and the server's own proof."""
 
     nonce: str
     proof: str
@@ -292,7 +294,7 @@ class Reattach(HostToServer):
 
 
 class ReattachProof(HostToServer):
-    """The answer to ``ReattachChallenge``."""
+    """The reply to ``ReattachChallenge``."""
 
     proof: str
 
@@ -321,7 +323,7 @@ class ContextResumed(HostToServer):
 class ContextFailed(HostToServer):
     """The context could not start, or ended; ``killed_outside`` if others killed it or its processes."""
 
-    error: ErrorReport
+    error: ErrorDetails
     killed_outside: bool = False
 
 
@@ -359,7 +361,7 @@ class JobEnded(HostToServer):
     job_id: str
     killed: bool = False
     failure: JobFailureKind | None = None
-    error: ErrorReport | None = None
+    error: ErrorDetails | None = None
 
 
 class LogWarning(HostToServer):
@@ -378,9 +380,9 @@ class HostToRunner(Message):
 
 
 class Attach(HostToRunner):
-    """Connect to the JVM: the first message. The answer is ``Attached`` or ``NotReady``.
+    """Connect to the JVM: the first message. The reply is ``Attached`` or ``NotReady``.
 
-    ``conf``, ``names`` and ``script`` are what earlier runners have reported, empty for the first one.
+    ``conf``, ``names`` and ``script`` are what earlier runners have sent, empty for the first one.
     """
 
     port: int
@@ -391,7 +393,7 @@ class Attach(HostToRunner):
 
 
 class WarmUp(HostToRunner):
-    """Start the context's first Python worker. The answer is ``WarmedUp`` or ``NotReady``.
+    """Start the context's first Python worker. The reply is ``WarmedUp`` or ``NotReady``.
 
     With ``context_type``, run typical Spark jobs for such a context too, for a spare, which has time.
     """
@@ -400,13 +402,13 @@ class WarmUp(HostToRunner):
 
 
 class Prepare(HostToRunner):
-    """Prepare for the runner's first job. The answer is ``Prepared`` or ``NotReady``; a job need not wait."""
+    """Prepare for the runner's first job. The reply is ``Prepared`` or ``NotReady``; a job need not wait."""
 
     context_type: ContextType
 
 
 class RenameApplication(HostToRunner):
-    """Show jobs this name of the application, which has got a context. There is no answer."""
+    """Show jobs this name of the application, which has got a context. There is no reply."""
 
     name: str
 
@@ -415,9 +417,9 @@ class RunJob(HostToRunner):
     """Run a job. ``JobAccepted`` follows, and in the end ``JobFinished``, ``JobFailed`` or
     ``FreshProcessNeeded``.
 
-    ``sys_path`` is where the job's modules are, ``includes`` the same for its tasks. ``pool`` names the
-    Python workers of its class path, None for the context's first ones. ``configuration`` is a JSON object
-    with the settings of the ``context`` and the configuration of the ``job``.
+    ``sys_path`` is where the job's modules are, ``includes`` the same for its tasks. ``worker_pool`` names
+    the worker pool of its class path, None for the first one of the context. ``settings`` are those of the
+    context and ``configuration`` is that of the job, both as the text of a JSON object.
     """
 
     job_id: str
@@ -425,9 +427,10 @@ class RunJob(HostToRunner):
     context_type: ContextType
     sys_path: tuple[str, ...]
     includes: tuple[str, ...]
-    pool: str | None
+    worker_pool: str | None
     data_dir: Path
     reuse: bool
+    settings: str
     configuration: Payload
 
 
@@ -444,7 +447,7 @@ class Attached(RunnerToHost):
     """The runner is connected to the JVM.
 
     ``conf`` is the application's configuration, empty if it was given. ``names`` has py4j's commands that ask
-    about names of Spark's classes, with their answers, except for those that were given. ``script`` has the
+    about names of Spark's classes, with their replies, except for those that were given. ``script`` has the
     commands that a runner sends which has got ``conf``, empty if this one has not.
     """
 
@@ -508,7 +511,7 @@ class JobFailed(RunnerToHost):
     """The job failed; the runner serves no other one."""
 
     failure: JobFailureKind
-    error: ErrorReport
+    error: ErrorDetails
 
 
 class Restored(RunnerToHost):

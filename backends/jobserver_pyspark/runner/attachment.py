@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from jobserver_pyspark.processes import POOL_VARIABLE
+from jobserver_pyspark.processes import WORKER_POOL_VARIABLE
 from jobserver_pyspark.protocol.failures import JobFailure
 from jobserver_pyspark.protocol.messages import ContextType
 from jobserver_pyspark.runner.job_class import WRONG_TYPE
@@ -27,7 +27,7 @@ class Attachment:
     threads carry this process's job group, its objects are released with it, and its callbacks reach this
     process.
 
-    PySpark asks the JVM about 150 questions here, and most answers are the same for all runners of a context:
+    PySpark asks the JVM about 150 questions here, and most replies are the same for all runners of a context:
     the application's ``conf``, and what the names of Spark's classes stand for (``names``). The first runners
     collect them, and the others get them in advance, which saves most of the time of an attachment. The
     commands that are left are the same too (``script``), so the others send them together.
@@ -81,16 +81,16 @@ class Attachment:
         return self._commands.count
 
     def new_names(self) -> dict[str, str]:
-        """Return the answers about names that were not known in advance and not returned before."""
+        """Return the replies about names that were not known in advance and not returned before."""
         return self._commands.new_names()
 
-    def report_queries(self, report: Callable[[str], None]) -> None:
-        """Call ``report`` with the id of each streaming query that this process starts."""
+    def watch_queries(self, on_query: Callable[[str], None]) -> None:
+        """Call ``on_query`` with the id of each streaming query that this process starts."""
         if self._on_query is _ignore:
-            self._watch_queries()
-        self._on_query = report
+            self._wrap_query_starts()
+        self._on_query = on_query
 
-    def _watch_queries(self) -> None:
+    def _wrap_query_starts(self) -> None:
         from pyspark.sql.streaming.readwriter import DataStreamWriter  # noqa: PLC0415
 
         writer_class: Any = DataStreamWriter
@@ -162,7 +162,7 @@ class Attachment:
         if context_type in ("sql", "hive"):
             return sql_context(self.context, self.session, hive=context_type == "hive")
         if context_type == "custom" and callable(getattr(job, "build_context", None)):
-            made = self._built_by(job)
+            made = self._build(job)
             if made is not None:
                 return made
             raise JobFailure("wrong-type", WRONG_TYPE, stack="build_context returned None")
@@ -170,7 +170,7 @@ class Attachment:
             "wrong-type", WRONG_TYPE, stack=f"a Python job cannot run in a {context_type} context"
         )
 
-    def _built_by(self, job: Any) -> Any:
+    def _build(self, job: Any) -> Any:
         """Return the context that the job builds; its own SparkContext replaces the one of this process."""
         from pyspark import SparkContext  # noqa: PLC0415
 
@@ -202,11 +202,11 @@ class Attachment:
             context._python_includes = self.context._python_includes
             self.context, self._session = context, None
 
-    def use_class_path(self, includes: Sequence[str], pool: str | None) -> None:
-        """Set the class path of this process's tasks, and the Python workers that serve no other one."""
+    def use_class_path(self, includes: Sequence[str], worker_pool: str | None) -> None:
+        """Set the class path of this process's tasks, and the worker pool, which serves no other one."""
         self.context._python_includes = [*includes, *(self.context._python_includes or [])]
-        if pool is not None:
-            self.context.environment[POOL_VARIABLE] = pool
+        if worker_pool is not None:
+            self.context.environment[WORKER_POOL_VARIABLE] = worker_pool
 
 
 class _InitialState:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, cast
-
-from jobserver_pyspark.protocol.converter import JsonObject
-
-_CONTAINERS = (dict, list)
 
 FALLBACK_PATH = "JOBSERVER_FALLBACK_PATH"
 """The environment variable with a directory that has pyhocon, for interpreters that have none."""
@@ -22,18 +20,42 @@ def add_fallback() -> None:
         sys.path.append(directory)
 
 
-def tree(values: JsonObject) -> Any:
-    """Return a ConfigTree of the values, as pyhocon would parse them: a key with a dot is a quoted one."""
-    from pyhocon import ConfigTree  # noqa: PLC0415 - jobs' interpreters import it late
+def read(text: str | bytes) -> Any:
+    """Return the ConfigTree of a JSON object, as pyhocon would parse it: a key with a dot is a quoted one."""
+    new = _maker()
 
-    return _tree(_maker(ConfigTree), values)
+    def tree(values: dict[str, Any]) -> Any:
+        made = new()
+        for key, value in values.items():
+            made[f'"{key}"' if "." in key else key] = value
+        return made
+
+    return json.loads(text, object_hook=tree)
 
 
-def _maker(kind: Any) -> Callable[[], Any]:
+def laid_over(upper: Any, lower: Any) -> Any:
+    """Return a tree with both merged deeply; where both have a value, the upper wins.
+
+    The result shares values with both. Their items are read as those of a ``dict``: the methods of a
+    ConfigTree take a key for a path and parse it.
+    """
+    merged = _maker()()
+    OrderedDict.update(merged, [*dict.items(lower), *dict.items(upper)])
+    for key in dict.keys(lower) & dict.keys(upper):
+        above, below = dict.__getitem__(upper, key), dict.__getitem__(lower, key)
+        if isinstance(above, dict) and isinstance(below, dict):
+            merged[key] = laid_over(above, below)
+    return merged
+
+
+def _maker() -> Callable[[], Any]:
     """Return a function that makes an empty ConfigTree, of which a large configuration has thousands.
 
     The constructor takes most of the time of a tree, and only sets this attribute.
     """
+    from pyhocon import ConfigTree  # noqa: PLC0415 - jobs' interpreters import it late
+
+    kind: Any = ConfigTree
     if vars(kind()) != {"root": False}:
         return cast("Callable[[], Any]", kind)  # another version of pyhocon
     new = kind.__new__
@@ -44,27 +66,3 @@ def _maker(kind: Any) -> Callable[[], Any]:
         return made
 
     return make
-
-
-def _tree(make: Callable[[], Any], values: JsonObject) -> Any:
-    made = make()
-    for key, value in values.items():
-        made[f'"{key}"' if "." in key else key] = _of(make, value) if type(value) in _CONTAINERS else value
-    return made
-
-
-def _of(make: Callable[[], Any], container: Any) -> Any:
-    if isinstance(container, dict):
-        return _tree(make, container)
-    return [_of(make, value) if type(value) in _CONTAINERS else value for value in container]
-
-
-def laid_over(upper: JsonObject, lower: JsonObject) -> JsonObject:
-    """Return both merged deeply; where both have a value, the upper wins."""
-    merged = dict(lower)
-    for key, value in upper.items():
-        below = merged.get(key)
-        merged[key] = (
-            laid_over(value, below) if isinstance(value, dict) and isinstance(below, dict) else value
-        )
-    return merged

@@ -118,13 +118,13 @@ def _fits_python(python: str, abi: str) -> bool:
     return int(match[3] or 0) <= minor
 
 
-def validated(job: Any, context: Any, runtime: Any, config: Any) -> Any:
+def validate(job: Any, context: Any, runtime: Any, config: Any) -> Any:
     """Let a job check its configuration, and return its data.
 
     Raises JobFailure: validation, with the problems that it returned, or raised.
     """
     try:
-        data = awaited(job.validate(context, runtime, config))
+        data = await_value(job.validate(context, runtime, config))
     except BaseException as error:
         raise JobFailure.of("raised", error, skip=1) from error
     problems = _problems(data)
@@ -145,7 +145,7 @@ def _problems(data: Any) -> list[str]:
     return []
 
 
-def awaited(value: Any) -> Any:
+def await_value(value: Any) -> Any:
     """Return the value of a method; for an ``async def``, its result.
 
     An asynchronous generator becomes an iterator, which makes each element when it is needed.
@@ -156,10 +156,10 @@ def awaited(value: Any) -> Any:
         return value
     import asyncio  # noqa: PLC0415 - few jobs need it
 
-    return awaited(asyncio.run(_done(value)))
+    return await_value(asyncio.run(_await(value)))
 
 
-async def _done(value: Awaitable[Any]) -> Any:
+async def _await(value: Awaitable[Any]) -> Any:
     return await value
 
 
@@ -170,7 +170,7 @@ def _elements(values: AsyncIterator[Any]) -> Iterator[Any]:
     try:
         while True:
             try:
-                yield loop.run_until_complete(_done(values.__anext__()))
+                yield loop.run_until_complete(_await(values.__anext__()))
             except StopAsyncIteration:
                 return
     finally:
@@ -204,5 +204,9 @@ class Runtime:
         """
         path = (self.data_dir / name).resolve()
         if path.parent != self.data_dir.resolve() or not path.is_file():
-            raise FileNotFoundError(f"the server has no data file named {name!r}")
+            raise FileNotFoundError(
+                f"the server of this context has no data file named {name!r}; pass the path that the upload "
+                "returned. If another server received it, let all servers share a directory "
+                "(jobserver.data-files.directory)"
+            )
         return path

@@ -8,15 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
-from jobserver_pyspark.gateway_calls import pipelined
-
-__all__ = ["Commands"]
+from jobserver_pyspark.gateway_calls import send_pipelined
 
 _REFLECTION = "r\n"
 """The beginning of py4j's commands that ask what a name stands for."""
 _CLASS_OR_METHOD = ("yc", "ym")
 _PACKAGE = "yp"
-"""The beginnings of their answers."""
+"""The beginnings of their replies."""
 _ROOTS = ("java", "scala", "org", "org.apache", "org.apache.spark")
 _LASTING_PACKAGES = ("java.", "scala.", "org.apache.spark.")
 _IMPORT = "j\n"
@@ -38,7 +36,7 @@ class Commands:
 
     Most questions about names are not sent. py4j asks the JVM what a name such as ``PythonRDD`` stands for
     each time that PySpark uses it, and the JVM searches its whole class path for it in every imported
-    package, which takes longer than most calls. So an answer is remembered if it cannot change: that the name
+    package, which takes longer than most calls. So a reply is remembered if it cannot change: that the name
     is a class, a method of one, or a package of Java or Spark. The loaders of added jars ask their parents
     first, so a class that was found stays the same. A name that stands for nothing is asked again, because a
     jar with it may come, and so is the value of a field. When a job imports names, which may change what a
@@ -57,17 +55,17 @@ class Commands:
         client.send_command = self
 
     def __call__(self, command: str, *args: Any, **options: Any) -> Any:
-        """Return the JVM's answer."""
+        """Return the JVM's reply."""
         if command in self._names:
             return self._names[command]
         if self._script is not None:
-            answer = self._script.answer(command)
+            reply = self._script.reply(command)
         else:
             self._notice(command)
-            answer = self._send(command, *args, **options)
-        if command.startswith(_REFLECTION) and _is_final(command, answer):
-            self._names[command] = self._new[command] = answer
-        return answer
+            reply = self._send(command, *args, **options)
+        if command.startswith(_REFLECTION) and _is_final(command, reply):
+            self._names[command] = self._new[command] = reply
+        return reply
 
     def _notice(self, command: str) -> None:
         """Notice what a command of a job changes."""
@@ -105,7 +103,7 @@ class Commands:
             del client.garbage_collect_object
 
     def new_names(self) -> dict[str, str]:
-        """Return the remembered answers that were neither given in advance nor returned before."""
+        """Return the remembered replies that were neither given in advance nor returned before."""
         new, self._new = self._new, {}
         return new
 
@@ -114,7 +112,7 @@ class _Script:
     """Sends commands that another process has sent before they are asked for, and so many of them at once.
 
     py4j numbers the objects of a gateway from 0, so two processes that do the same send the same text. The
-    answers are the JVM's own. If another command comes than the next of the script, what is left of the
+    replies are the JVM's own. If another command comes than the next of the script, what is left of the
     script is forgotten: commands sent in excess have only created a few unused objects. The arguments of a
     constructor may be the process's own, such as an address. It waits for its turn, and so do the commands
     after it.
@@ -124,27 +122,27 @@ class _Script:
         self._client = client
         self._send = send
         self._left = deque(script)
-        self._answers = deque[str]()
+        self._replies = deque[str]()
         self.sent: list[str] = []
 
-    def answer(self, command: str) -> str:
-        """Return the JVM's answer."""
+    def reply(self, command: str) -> str:
+        """Return the JVM's reply."""
         own = command.startswith(_CONSTRUCTION)
         self.sent.append(_OWN if own else command)
         expected = self._left.popleft() if self._left else _OWN
         if own or expected != command:
             if expected != _OWN:
                 self._left.clear()
-            self._answers.clear()
+            self._replies.clear()
             return self._send(command)
-        if not self._answers:
-            self._answers.extend(pipelined(self._client, [command, *takewhile(bool, self._left)]))
-        return self._answers.popleft()
+        if not self._replies:
+            self._replies.extend(send_pipelined(self._client, [command, *takewhile(bool, self._left)]))
+        return self._replies.popleft()
 
 
-def _is_final(command: str, answer: str) -> bool:
-    """Whether the JVM would always give this answer about a name."""
-    if answer.startswith(_PACKAGE):
+def _is_final(command: str, reply: str) -> bool:
+    """Whether the JVM would always give this reply about a name."""
+    if reply.startswith(_PACKAGE):
         name = command.split("\n", 3)[2]
         return name in _ROOTS or (name.startswith(_LASTING_PACKAGES) and name.rpartition(".")[2].islower())
-    return answer.startswith(_CLASS_OR_METHOD)
+    return reply.startswith(_CLASS_OR_METHOD)

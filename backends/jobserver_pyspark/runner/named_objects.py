@@ -95,7 +95,6 @@ class NamedObjects:
                 entry["source"].unpersist(False)
 
     def get_names(self) -> list[str]:
-        """The names of all objects, sorted."""
         table = self._table()
         return sorted(name for name in table.keySet().toArray() if (f := table.get(name)) and _made(f))
 

@@ -48,7 +48,6 @@ class WrittenNumber(str):
 
     @property
     def digits(self) -> str:
-        """The number as JSON has it."""
         return self[len(MARK) :]
 
 

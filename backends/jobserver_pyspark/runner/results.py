@@ -17,16 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from jobserver_pyspark.protocol.failures import UnusableResult
-from jobserver_pyspark.runner.plain_values import (
-    MARK,
-    WrittenNumber,
-    check_keys,
-    key,
-    not_finite,
-    simplified,
-)
-
-__all__ = ["MAX_DEPTH", "UnusableResult", "encode", "opened"]
+from jobserver_pyspark.runner.plain_values import MARK, WrittenNumber, check_keys, key, not_finite, simplified
 
 MAX_DEPTH = 200
 _BUDGET = 2000
@@ -82,10 +73,8 @@ def encode(result: Any) -> Iterator[bytes]:
 
 
 def _utf8(text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError:  # lone surrogates have no UTF-8; they can only be inside JSON strings
-        return "".join(f"\\u{ord(c):04x}" if 0xD800 <= ord(c) < 0xE000 else c for c in text).encode()
+    # Lone surrogates have no UTF-8. They can only be inside JSON strings, where \udc00 stands for one.
+    return text.encode("utf-8", "backslashreplace")
 
 
 _MARKED = re.compile(f'"{MARK}([^"]*)"')

@@ -1,8 +1,8 @@
 """The process of Python jobs: forked from the zygote, attached to the JVM early, used by one job at a time.
 
 A runner serves jobs of one class path, one after the other. Between two of them it restores its state (see
-:mod:`jobserver_pyspark.runner.process_state`) and reports whether it is fit for another one. If the context
-or the job requests fresh processes, it serves only one job.
+:mod:`jobserver_pyspark.runner.process_state`) and sends ``Restored``, which says whether it is fit for
+another one. If the context or the job requests fresh processes, it serves only one job.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import faulthandler
-import json
 import logging
 import os
 import resource
@@ -23,7 +22,7 @@ from typing import Any, NoReturn
 
 from jobserver_pyspark import processes
 from jobserver_pyspark.protocol.converter import ProtocolError
-from jobserver_pyspark.protocol.failures import JobFailure, UnusableResult, report_of
+from jobserver_pyspark.protocol.failures import JobFailure, UnusableResult, details_of
 from jobserver_pyspark.protocol.frames import CHUNK_SIZE, Channel, ChannelClosed
 from jobserver_pyspark.protocol.messages import (
     Attach,
@@ -48,7 +47,7 @@ from jobserver_pyspark.protocol.messages import (
 )
 from jobserver_pyspark.runner import config_trees, results
 from jobserver_pyspark.runner.attachment import Attachment
-from jobserver_pyspark.runner.job_class import Runtime, awaited, load_job, validated
+from jobserver_pyspark.runner.job_class import Runtime, await_value, load_job, validate
 from jobserver_pyspark.runner.process_state import ProcessState
 
 
@@ -87,7 +86,7 @@ class _NeedsFreshProcess(Exception):
 
 
 class Runner:
-    """Answers the host's requests: attach, warm up, and then jobs."""
+    """Serves the host's requests: attach, warm up, and then jobs."""
 
     def __init__(self, channel: Channel[RunnerToHost, HostToRunner]) -> None:
         self._channel = channel
@@ -108,7 +107,7 @@ class Runner:
             except (ChannelClosed, ProtocolError):
                 raise
             except Exception as error:  # noqa: BLE001 - the host interprets the error
-                self._channel.send(NotReady(message=report_of(error).message))
+                self._channel.send(NotReady(message=details_of(error).message))
                 return
 
     def _make_ready(self, request: HostToRunner) -> None:
@@ -133,7 +132,7 @@ class Runner:
                 raise ProtocolError(f"the host sent {type(request).__name__} before Attach")
 
     def _run(self, request: RunJob) -> bool:
-        """Run a job and report its outcome; return whether this process is fit for another one."""
+        """Run a job and send its outcome; return whether this process is fit for another one."""
         assert self._attachment is not None
         self._state = self._state or ProcessState()
         before = self._attachment.commands
@@ -156,14 +155,14 @@ class Runner:
         return request.reuse and self._make_fit(request.sys_path, used=used)
 
     def _make_fit(self, directories: Sequence[str], *, used: bool) -> bool:
-        """Restore the state after a job, and report whether that was possible."""
+        """Restore the state after a job, and send ``Restored``; return whether it is fit for another one."""
         assert self._attachment is not None
         assert self._state is not None
         self._served += 1
         try:
             unfit = self._attachment.restore(used=used) or self._state.restore(directories)
         except Exception as error:  # noqa: BLE001 - after any error, a fresh process serves the next job
-            unfit = report_of(error).message
+            unfit = details_of(error).message
         self._channel.send(Restored(unfit=unfit))
         return unfit is None
 
@@ -171,20 +170,19 @@ class Runner:
         assert self._attachment is not None
         self._channel.send(JobAccepted())
         _prepare_process(request)
-        configuration = json.loads(bytes(request.configuration))
-        self._attachment.use_class_path(request.includes, request.pool)
-        self._attachment.report_queries(lambda query_id: self._channel.send(QueryStarted(query_id=query_id)))
+        self._attachment.use_class_path(request.includes, request.worker_pool)
+        self._attachment.watch_queries(lambda query_id: self._channel.send(QueryStarted(query_id=query_id)))
         job = load_job(request.class_name, request.sys_path)
         if self._served and getattr(type(job), "fresh_process", False):
             raise _NeedsFreshProcess
         context = self._attachment.job_context(request.context_type, job)
-        settings, config = configuration["context"], configuration["job"]
-        runtime = Runtime(request.job_id, self._attachment, config_trees.tree(settings), request.data_dir)
-        merged = config_trees.tree(config_trees.laid_over(config, settings))
-        data = validated(job, context, runtime, merged)
+        settings, own_settings = config_trees.read(request.settings), config_trees.read(request.settings)
+        runtime = Runtime(request.job_id, self._attachment, own_settings, request.data_dir)
+        config = config_trees.laid_over(config_trees.read(bytes(request.configuration)), settings)
+        data = validate(job, context, runtime, config)
         self._channel.send(JobValidated())
         try:
-            result = awaited(job.run_job(context, runtime, data))
+            result = await_value(job.run_job(context, runtime, data))
         except BaseException as error:
             raise JobFailure.of("raised", error, skip=1) from error
         self._send_result(result)
@@ -217,7 +215,7 @@ class Runner:
             self._channel.send(ResultPart(stream=stream, data=b""))
 
     def _end(self, request: RunJob, failure: JobFailure | None, *, used: bool) -> None:
-        """Run the job's own exit handlers, flush its output, then report to the host."""
+        """Run the job's own exit handlers, flush its output, then send its outcome to the host."""
         assert self._state is not None
         try:
             self._state.end_job(request.sys_path, last=failure is not None or not request.reuse)

@@ -2,7 +2,7 @@
 
 It has no gateway and no threads, so that a fork of it is a healthy process, ready in
 milliseconds. It inherits a socket of sequenced packets, over which the host requests forks and the zygote
-reports which runners were forked and which have exited. It kills the remaining processes of a dead runner.
+announces which runners were forked and which have exited. It kills the remaining processes of a dead runner.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Zygote:
         for fd in fds:
             os.close(fd)
         self._runners[pid] = request.runner
-        self._report(RunnerForked(runner=request.runner, pid=pid))
+        self._send(RunnerForked(runner=request.runner, pid=pid))
         return True
 
     def _become_runner(self, control: int, output: int) -> NoReturn:
@@ -106,7 +106,7 @@ class Zygote:
             runner = self._runners.pop(pid, None)
             if runner is not None:
                 self._kill_orphans()
-                self._report(RunnerExited(runner=runner, status=os.waitstatus_to_exitcode(status)))
+                self._send(RunnerExited(runner=runner, status=os.waitstatus_to_exitcode(status)))
 
     def _kill_orphans(self) -> None:
         """Kill the remaining processes of a dead runner; each is now a child of this process.
@@ -124,7 +124,7 @@ class Zygote:
                 return  # a process hangs in the kernel: the end of the context tries again
             time.sleep(_KILL_PAUSE)
 
-    def _report(self, message: ZygoteToHost) -> None:
+    def _send(self, message: ZygoteToHost) -> None:
         packet, _ = encode(message)
         self._control.send(packet)
 

@@ -17,6 +17,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from jobserver_core.config.hocon.merging import merge_into
 from jobserver_core.config.hocon.nodes import Include, Node, Object, Source
@@ -37,6 +38,15 @@ _CONTAINERS = (dict, list)
 _FREE_STEPS, _STEPS_PER_LETTER = 20_000, 30
 """The maximum number of steps to resolve a text: few for a short one, so that it needs no queue."""
 _Settings = dict[tuple[str, ...], Node]
+
+
+class _Collected(NamedTuple):
+    """What the parsers of a file and of the files that it includes collect together."""
+
+    settings: _Settings
+    origins: dict[str, str] | None
+
+
 _SUFFIXES = (".conf", ".json", ".properties")
 """Endings of files to include, by descending precedence."""
 
@@ -54,19 +64,26 @@ def parse_untrusted(text: str | bytes, *, max_bytes: int = 1024 * 1024, max_dept
     """
     decoded = _decoded(text, max_bytes)
     plain = _json_object(decoded, max_depth)
-    return plain if plain is not None else _parsed(decoded, max_bytes=max_bytes, max_depth=max_depth)
+    return plain if plain is not None else _parse(decoded, max_bytes=max_bytes, max_depth=max_depth)
 
 
 def read_untrusted(text: str | bytes, *, max_bytes: int, max_depth: int) -> JsonMapping:
     """Parse as :func:`parse_untrusted` does, and keep the text if it is JSON."""
     decoded = _decoded(text, max_bytes)
+    if not decoded:
+        return WrittenObject({}, "{}")
     plain = _json_object(decoded, max_depth)
     if plain is not None:
         return WrittenObject(plain, decoded)
-    return _parsed(decoded, max_bytes=max_bytes, max_depth=max_depth)
+    return _parse(decoded, max_bytes=max_bytes, max_depth=max_depth)
 
 
-def parse_file(path: str | os.PathLike[str], *, env: Mapping[str, str] | None = None) -> JsonObject:
+def parse_file(
+    path: str | os.PathLike[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    origins: dict[str, str] | None = None,
+) -> JsonObject:
     """Return the object of a trusted HOCON file.
 
     ``include "name"``, ``include file("name")`` and ``required(…)`` around either read files relative to
@@ -74,12 +91,13 @@ def parse_file(path: str | os.PathLike[str], *, env: Mapping[str, str] | None = 
     with these endings, merged so that ``.conf`` wins. A missing file is ignored unless it is required.
     If no key is named ``NAME``, ``${NAME}`` is looked up in ``env``, by default the environment of this
     process. Settings of Spark below settings are all included, see
-    :func:`~jobserver_core.config.trees.all_settings`.
+    :func:`~jobserver_core.config.trees.all_settings`. ``origins`` gets the file that each value is from, by
+    the dotted path of its key.
 
     Raises InvalidConfig, also when the file cannot be read.
     """
     settings: _Settings = {}
-    root = _parse_source(Path(path), settings)
+    root = _parse_source(Path(path), _Collected(settings, origins))
     environment = os.environ if env is None else env
     resolver = Resolver(root, max_size=_TRUSTED_SIZE, max_depth=_TRUSTED_DEPTH, env=environment)
     try:
@@ -202,7 +220,7 @@ def _refuse(include: Include) -> Object | None:
     raise include.error("'include' is not allowed here: send the whole configuration")
 
 
-def _parsed(text: str, *, max_bytes: int, max_depth: int) -> JsonObject:
+def _parse(text: str, *, max_bytes: int, max_depth: int) -> JsonObject:
     settings: _Settings = {}
     try:
         root = Parser(Source(text), max_depth=max_depth, include=_refuse, settings=settings).parse()
@@ -210,7 +228,8 @@ def _parsed(text: str, *, max_bytes: int, max_depth: int) -> JsonObject:
         resolver = Resolver(root, max_size=max_bytes, max_depth=max_depth, max_steps=steps)
         value = _with_hidden(resolver.resolve(), settings, resolver)
         if "\\u" in text:
-            json.dumps(value, ensure_ascii=False).encode()
+            hidden = value.hidden.values() if isinstance(value, HiddenSettings) else ()
+            json.dumps([value, *hidden], ensure_ascii=False).encode()
     except RecursionError:
         raise _too_deep(max_depth) from None
     except UnicodeEncodeError:
@@ -219,17 +238,22 @@ def _parsed(text: str, *, max_bytes: int, max_depth: int) -> JsonObject:
 
 
 def _parse_source(
-    path: Path, settings: _Settings, including: tuple[Path, ...] = (), prefix: tuple[str, ...] = ()
+    path: Path, collected: _Collected, including: tuple[Path, ...] = (), prefix: tuple[str, ...] = ()
 ) -> Object:
     chain = (*including, path)
 
     def included(statement: Include) -> Object | None:
-        return _included(statement, settings, chain)
+        return _include(statement, collected, chain)
 
     source = Source(_read(path), str(path))
     try:
         return Parser(
-            source, max_depth=_TRUSTED_DEPTH, include=included, prefix=prefix, settings=settings
+            source,
+            max_depth=_TRUSTED_DEPTH,
+            include=included,
+            prefix=prefix,
+            settings=collected.settings,
+            origins=collected.origins,
         ).parse()
     except RecursionError:
         raise _too_deep(_TRUSTED_DEPTH) from None
@@ -244,7 +268,7 @@ def _read(path: Path) -> str:
         raise InvalidConfig(message=f"{path} must be encoded in UTF-8: {error.reason}") from None
 
 
-def _included(statement: Include, settings: _Settings, chain: tuple[Path, ...]) -> Object | None:
+def _include(statement: Include, collected: _Collected, chain: tuple[Path, ...]) -> Object | None:
     if statement.kind not in (None, "file"):
         raise statement.error(f"include {statement.kind}(…) is not supported; include a file")
     path = chain[-1].parent / Path(statement.name).expanduser()
@@ -252,26 +276,27 @@ def _included(statement: Include, settings: _Settings, chain: tuple[Path, ...]) 
     found = [candidate for candidate in candidates if candidate.is_file()]
     if not found:
         if statement.required:
-            raise statement.error(f"the required file {_listed(candidates)} does not exist")
+            names = " or ".join(map(str, candidates))
+            raise statement.error(f"the required file {names} does not exist")
         return None
     merged = Object()
     for file in reversed(found):
-        merge_into(merged, _included_file(statement, file, settings, chain, alone=len(candidates) == 1))
+        merge_into(merged, _include_file(statement, file, collected, chain, alone=len(candidates) == 1))
     return merged
 
 
-def _included_file(
-    statement: Include, file: Path, settings: _Settings, chain: tuple[Path, ...], *, alone: bool
+def _include_file(
+    statement: Include, file: Path, collected: _Collected, chain: tuple[Path, ...], *, alone: bool
 ) -> Object:
     if len(chain) >= _MAX_INCLUDES or file.resolve() in {other.resolve() for other in chain}:
         raise statement.error(f"{file} includes itself, directly or through other files")
     if file.suffix == ".properties" and not alone:
-        return _parse_properties(_read(file))
-    return _parse_source(file, settings, chain, statement.prefix)
-
-
-def _listed(candidates: list[Path]) -> str:
-    return " or ".join(str(candidate) for candidate in candidates)
+        properties = dict(_pairs(_read(file)))
+        if collected.origins is not None:
+            keys = (".".join([*statement.prefix, key]) for key in properties)
+            collected.origins.update(dict.fromkeys(keys, str(file)))
+        return _properties_object(properties)
+    return _parse_source(file, collected, chain, statement.prefix)
 
 
 # -- Java's properties files, which an include reads in addition to .conf and .json -----------------------
@@ -284,13 +309,12 @@ _LETTERS = {"t": "\t", "n": "\n", "r": "\r", "f": "\f"}
 _CONTINUED = re.compile(r"(?:^|[^\\])(?:\\\\)*\\$")
 
 
-def _parse_properties(text: str) -> Object:
+def _properties_object(properties: Mapping[str, str]) -> Object:
     """Return the object of a properties file: keys are paths with dots, all values are strings.
 
     If a key has both a value and keys below it, the keys below win.
     """
     root = Object()
-    properties = dict(_pairs(text))
     for key in sorted(properties, key=lambda key: key.count(".")):
         *parents, name = key.split(".")
         target = root

@@ -9,7 +9,7 @@ are merged, and substitutions make this visible.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from jobserver_core.config.hocon.nodes import (
     ABSENT,
@@ -20,6 +20,7 @@ from jobserver_core.config.hocon.nodes import (
     Node,
     Object,
     Reference,
+    Step,
     is_resolved,
     leaf_text,
 )
@@ -95,13 +96,13 @@ def hides(node: Node) -> bool:
 # -- while resolving: copies -----------------------------------------------------------------------
 
 
-def laid_over(values: list[Node], step: Callable[[int], None]) -> Node:
+def laid_over(values: list[Node], step: Step) -> Node:
     """Return the merge of at least one definition, the uppermost first."""
     if len(values) == 1:
         return values[0]
     first = values[0]
     if not isinstance(first, Object):
-        return first if hides(first) else _merge(values)
+        return first if hides(first) else _merge(values, step)
     count = 1
     while count < len(values) and isinstance(values[count], Object) and not values[count - 1].final:
         count += 1
@@ -110,14 +111,17 @@ def laid_over(values: list[Node], step: Callable[[int], None]) -> Node:
     if top.final or not rest:
         return top
     if isinstance(rest[0], (Merge, Reference, Concat)) or top.unresolved:
-        return _merge([top, *rest])
+        return _merge([top, *rest], step)
+    step(len(top) // 4)
     return Object(dict(top.items()), final=True)
 
 
-def _merge(values: list[Node]) -> Merge:
+def _merge(values: list[Node], step: Step) -> Merge:
     """Keep definitions, the uppermost first, down to the first that hides the others."""
     kept: list[Node] = []
     for value in values:
+        if isinstance(value, Merge):
+            step(value.size)
         kept.extend(_layers(value))
         if hides(kept[-1]):
             break
@@ -125,10 +129,10 @@ def _merge(values: list[Node]) -> Merge:
 
 
 def _layers(value: Node) -> Iterable[Node]:
-    return [value.layer(depth) for depth in range(value.size)] if isinstance(value, Merge) else [value]
+    return value.layers[value.size - 1 :: -1] if isinstance(value, Merge) else [value]
 
 
-def _merged_objects(objects: list[Object], step: Callable[[int], None]) -> Object:
+def _merged_objects(objects: list[Object], step: Step) -> Object:
     distinct = list(
         {id(obj) if is_resolved(obj) else -index: obj for index, obj in enumerate(objects)}.values()
     )
@@ -137,7 +141,7 @@ def _merged_objects(objects: list[Object], step: Callable[[int], None]) -> Objec
     merged: dict[str, list[Node]] = {}
     for obj in distinct:
         step(1 + len(obj))
-        for key in obj.inserted():
+        for key in obj.order().keys:
             if (node := obj.child(key)) is not ABSENT:
                 merged.setdefault(key, []).append(node)
     fields = {key: laid_over(nodes, step) for key, nodes in merged.items()}
@@ -154,7 +158,7 @@ def _same(obj: Object, fields: dict[str, Node]) -> bool:
 # -- side by side ----------------------------------------------------------------------------------
 
 
-def joined(pieces: Iterable[Node], step: Callable[[int], None] | None = None) -> list[Node]:
+def joined(pieces: Iterable[Node], step: Step | None = None) -> list[Node]:
     """Join adjacent values that are not substitutions. Raises MixedValues.
 
     Without ``step`` the pieces belong to the parser, which may change them.
@@ -170,14 +174,14 @@ def joined(pieces: Iterable[Node], step: Callable[[int], None] | None = None) ->
     return result + _run(run, step)
 
 
-def _run(run: list[Node], step: Callable[[int], None] | None) -> list[Node]:
+def _run(run: list[Node], step: Step | None) -> list[Node]:
     if len(run) < 2:
         return run
     first = run[0]
     if not isinstance(first, (Array, Object)):
         texts = [leaf_text(leaf) for leaf in run]
         if step is not None:
-            step(sum(len(text) for text in texts if text is not None) // 64)
+            step(len(run) // 4 + sum(len(text) for text in texts if text is not None) // 64)
         if None in texts:
             raise MixedValues
         return ["".join(text for text in texts if text is not None)]
@@ -189,27 +193,29 @@ def _run(run: list[Node], step: Callable[[int], None] | None) -> list[Node]:
     return [_joined_lists(containers, step)]
 
 
-def _joined_objects(objects: list[Node], step: Callable[[int], None] | None) -> Node:
+def _joined_objects(objects: list[Node], step: Step | None) -> Node:
     if step is not None:
         return laid_over(objects[::-1], step)
     return functools.reduce(lambda lower, upper: _over(upper, lower), objects)
 
 
-def _joined_lists(containers: list[Node], step: Callable[[int], None] | None) -> Array:
+def _joined_lists(containers: list[Node], step: Step | None) -> Array:
     first = next(index for index, piece in enumerate(containers) if isinstance(piece, Array))
-    lists = [_as_list(piece) for piece in containers[first:]]
+    lists = [_as_list(piece, step) for piece in containers[first:]]
     if first:
-        lists.insert(0, _as_list(_joined_objects(containers[:first], step)))
-    items = [item for array in lists[1:] for item in array.items]
+        lists.insert(0, _as_list(_joined_objects(containers[:first], step), step))
     if step is not None:
-        step(len(items))
-    return Array(items, lists[0])
+        step(sum(map(len, lists[1:])))
+    items = [item for array in lists[1:] for item in array.items]
+    return Array(items, lists[0]) if items else lists[0]
 
 
-def _as_list(node: Node) -> Array:
+def _as_list(node: Node, step: Step | None) -> Array:
     """Return a list unchanged; convert an object with numeric keys to the list that it stands for."""
     if isinstance(node, Array):
         return node
+    if step is not None:
+        step(len(node) // 4)
     items = {
         int(key): item for key, item in node.items() if key.isascii() and key.isdigit() and len(key) < 10
     }

@@ -6,7 +6,8 @@ finished, so that all references to a resolved part can share it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 import attrs
@@ -23,6 +24,15 @@ class Absent:
 ABSENT: Final = Absent()
 """The result of an optional substitution without a value: its key or list item is left out."""
 
+Step = Callable[[int], None]
+"""Takes a number of steps, as in :mod:`~jobserver_core.config.hocon.resolution`; raises for too many."""
+ITEMS_PER_STEP = 8
+"""How many items of a wide container are copied or searched in one step."""
+_COPY = 3
+"""Steps to copy a small container, in several calls; CPython allocates memory for each if they are deep."""
+_LONGEST_MESSAGE = 300
+"""Characters of a message, which may repeat a key or a path of the text."""
+
 
 @attrs.frozen
 class Source:
@@ -32,7 +42,7 @@ class Source:
     name: str | None = None
 
     def error(self, position: int, message: str) -> InvalidConfig:
-        """Return the error for a position of the text.
+        """Return the error for a position of the text; a message that repeats much of the text is shortened.
 
         Counting lines takes time in proportion to the text: call this only for an error that is
         raised to the user, never for one that is caught and dropped.
@@ -40,6 +50,10 @@ class Source:
         line = self.text.count("\n", 0, position) + 1
         column = position - self.text.rfind("\n", 0, position)
         where = f"{self.name}: " if self.name else ""
+        if len(message) > _LONGEST_MESSAGE:
+            half = _LONGEST_MESSAGE // 2
+            message = f"{message[:half]} … {message[-half:]}"
+        message = message.encode(errors="backslashreplace").decode()  # an escaped surrogate cannot be sent
         return InvalidConfig(message=f"{where}{message}", line=line, column=column)
 
 
@@ -88,8 +102,9 @@ class Array:
             self._start = None
         return self._own
 
-    def replaced(self, item: Node, slot: int, new: Node | Absent) -> tuple[int, Array | Absent]:
+    def replaced(self, item: Node, slot: int, new: Node | Absent, step: Step) -> tuple[int, Array | Absent]:
         """Return a copy with another item in a slot, or without it. Raises LookupError."""
+        step(_COPY + len(self) // ITEMS_PER_STEP)
         items = _with_item(self.items, item, slot, new)
         return slot, Array(items) if items else ABSENT
 
@@ -101,7 +116,7 @@ class Object:
     ``fields`` and keep the difference in ``changes``, so that copying a wide object is cheap.
     """
 
-    __slots__ = ("_copies", "_earlier", "_keys_of", "changes", "fields", "final", "unresolved")
+    __slots__ = ("_copies", "_earlier", "_keys_of", "_order", "changes", "fields", "final", "unresolved")
 
     def __init__(
         self,
@@ -117,6 +132,7 @@ class Object:
         self._copies: tuple[int, ...] = ()
         self._earlier: list[str] | None = None
         self._keys_of: dict[int, list[str]] | None = {} if twice else None
+        self._order: Order | None = None
 
     def child(self, key: str) -> Node | Absent:
         """Return the value of a key, or ABSENT."""
@@ -133,13 +149,15 @@ class Object:
         copy.changes = {**self.changes, key: child}
         copy.unresolved = self.unresolved + is_resolved(self.child(key)) - is_resolved(child)
         copy._copies, copy._earlier, copy._keys_of = (), self._earlier, self._keys_of
+        copy._order = self.order()
         return copy
 
-    def replaced(self, child: Node, slot: str, new: Node | Absent) -> tuple[str, Object]:
+    def replaced(self, child: Node, slot: str, new: Node | Absent, step: Step) -> tuple[str, Object]:
         """Return a copy with another node instead of a child, and its key: see :meth:`_key`."""
-        key = self._key(child, slot)
+        step(_COPY + len(self.changes) // 2)
+        key = self._key(child, slot, step)
         copy = self.with_child(key, new)
-        copy._copies = (*self._copies, _copied_buckets(self._size()))
+        copy._copies = self._copied()
         return key, copy
 
     def items(self) -> Iterator[tuple[str, Node]]:
@@ -154,6 +172,11 @@ class Object:
 
     def __len__(self) -> int:
         return len(self.fields) + len(self.changes)
+
+    def _copied(self) -> tuple[int, ...]:
+        """Return the buckets of a copy; one with as many as this object's last copy has the same order."""
+        buckets = _copied_buckets(self._size())
+        return self._copies if self._copies[-1:] == (buckets,) else (*self._copies, buckets)
 
     def _size(self) -> int:
         return len(self.fields) - sum(child is ABSENT for child in self.changes.values())
@@ -171,12 +194,20 @@ class Object:
         """Return the keys in the insertion order of the reference; that of resolved keys is arbitrary."""
         return list(dict.fromkeys([*reversed(self._earlier or ()), *self.fields]))
 
-    def walked(self) -> list[str]:
+    def walked(self, step: Step) -> list[str]:
         """Return the unresolved keys in the order in which the reference resolves them."""
-        keys = [key for key in self.inserted() if not is_resolved(self.child(key))]
-        return _in_buckets(keys, self._size(), self._copies) if len(keys) > 1 else keys
+        order = self.order()
+        keys = [key for key in order.keys if not is_resolved(self.child(key))]
+        step(len(order.keys) // ITEMS_PER_STEP + _cost_to_order(keys, self._copies))
+        return _in_buckets(keys, order, self._size(), self._copies) if len(keys) > 1 else keys
 
-    def _key(self, child: Node, slot: str) -> str:
+    def order(self) -> Order:
+        """Return the keys in the order of insertion; call this only once the parser has finished."""
+        if self._order is None:
+            self._order = Order(self.inserted())
+        return self._order
+
+    def _key(self, child: Node, slot: str, step: Step) -> str:
         """Return the key of a child, or the first of several keys in the order above.
 
         A partly resolved substitution is under its own key and under the one that it refers to, and the
@@ -190,8 +221,9 @@ class Object:
             keys = [key for key, changed in self.changes.items() if changed is child]
             keys += [key for key in self._keys_of.get(id(child), ()) if key not in self.changes]
         if len(keys) > 1:
-            copies = (*self._copies, _copied_buckets(self._size()))
-            keys = _in_buckets([key for key in self.inserted() if key in keys], self._size(), copies)
+            order, copies = self.order(), self._copied()
+            step(_cost_to_order(keys, copies))
+            keys = _in_buckets(sorted(keys, key=order.position), order, self._size(), copies)
         if not keys:
             raise LookupError(slot)
         return keys[0]
@@ -228,8 +260,9 @@ class Concat:
         self.position = position
         self.appends = appends
 
-    def replaced(self, piece: Node, slot: int, new: Node | Absent) -> tuple[int, Concat | Absent]:
+    def replaced(self, piece: Node, slot: int, new: Node | Absent, step: Step) -> tuple[int, Concat | Absent]:
         """Return a copy with another piece in a slot, or without it. Raises LookupError."""
+        step(_COPY + len(self.pieces) // ITEMS_PER_STEP)
         pieces = _with_item(self.pieces, piece, slot, new)
         return slot, Concat(pieces, self.source, self.position) if pieces else ABSENT
 
@@ -264,12 +297,13 @@ class Merge:
         part.layers, part.size, part.lower, part._twice = self.layers, size, self.lower, self._twice
         return part
 
-    def replaced(self, layer: Node, slot: int, new: Node | Absent) -> tuple[int, Merge | Absent]:
+    def replaced(self, layer: Node, slot: int, new: Node | Absent, step: Step) -> tuple[int, Merge | Absent]:
         """Return a copy with another definition in a slot, or without it. Raises LookupError.
 
         Slots count from the uppermost. If a definition occurs ``twice``, its first occurrence is replaced, as
         in the reference implementation.
         """
+        step(_COPY + self.size // ITEMS_PER_STEP)
         if self._twice:
             slot = next((depth for depth in range(slot) if self.layer(depth) is layer), slot)
         layers = _with_item(self.layers[: self.size], layer, self.size - 1 - slot, new)
@@ -333,7 +367,35 @@ def _with_item(items: list[Node], old: Node, index: int, new: Node | Absent) -> 
 _SMALLEST = 16
 
 
-def _in_buckets(keys: Iterable[str], size: int, copies: Iterable[int] = ()) -> list[str]:
+class Order:
+    """The keys of an object in the order of insertion, with their hash codes, once they are needed."""
+
+    __slots__ = ("_hashes", "_positions", "keys")
+
+    def __init__(self, keys: list[str]) -> None:
+        self.keys = keys
+        self._positions: dict[str, int] = {}
+        self._hashes: dict[str, int] = {}
+
+    def position(self, key: str) -> int:
+        """Return the number of a key."""
+        if not self._positions:
+            self._positions = {key: number for number, key in enumerate(self.keys)}
+        return self._positions[key]
+
+    def bucket(self, buckets: int, key: str) -> int:
+        """Return the bucket of a key in a java.util.HashMap with a number of buckets."""
+        code = self._hashes.get(key)
+        if code is None:
+            code = self._hashes[key] = _hash(key)
+        return code % buckets
+
+
+def _cost_to_order(keys: list[str], copies: tuple[int, ...]) -> int:
+    return len(keys) * (1 + len(copies)) + sum(map(len, keys)) // 32
+
+
+def _in_buckets(keys: list[str], order: Order, size: int, copies: Iterable[int] = ()) -> list[str]:
     """Return keys, given in the order of insertion, as a map of ``size`` entries yields them.
 
     ``copies`` has the numbers of buckets of its successive copies.
@@ -341,19 +403,15 @@ def _in_buckets(keys: Iterable[str], size: int, copies: Iterable[int] = ()) -> l
     buckets = _SMALLEST
     while size > buckets * 3 // 4:
         buckets *= 2
-    ordered = _by_bucket(keys, buckets)
-    for count in copies:
-        ordered = _by_bucket(ordered, count)
+    ordered = keys
+    for count in (buckets, *copies):
+        ordered = sorted(ordered, key=functools.partial(order.bucket, count))
     return ordered
 
 
 def _copied_buckets(size: int) -> int:
     """Return how many buckets the copy of a map with a number of entries has, as of Java 8 to 18."""
     return 1 << (size * 4 // 3).bit_length() if size else 1
-
-
-def _by_bucket(keys: Iterable[str], buckets: int) -> list[str]:
-    return sorted(keys, key=lambda key: _hash(key) % buckets)
 
 
 def _hash(key: str) -> int:

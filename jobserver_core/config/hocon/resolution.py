@@ -19,17 +19,21 @@ results are kept, and which are forgotten after a cycle. All three are as in the
 ``benchmarks/hocon_reference.py`` compares the two.
 
 Limits protect against hostile texts: the size of the result, the number of steps, and the depth of
-nesting and of references.
+nesting and of references. A step stands for about two microseconds. Every operation takes its steps before
+it begins, and as many as its work needs: one for each visit of a node with substitutions, and one for every
+few items that it copies or searches, or letters that it joins or hashes. Without that, a text could combine
+two harmless things, such as a wide list and many substitutions in it, to something that takes minutes.
+``benchmarks/hocon_hostile.py`` measures such texts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from jobserver_core.config.hocon.merging import MixedValues, hides, joined, laid_over
 from jobserver_core.config.hocon.nodes import (
     ABSENT,
+    ITEMS_PER_STEP,
     Absent,
     Array,
     Concat,
@@ -41,69 +45,10 @@ from jobserver_core.config.hocon.nodes import (
     Reference,
     is_resolved,
 )
+from jobserver_core.config.hocon.places import LostPlace, Place
 from jobserver_core.config.hocon.syntax import MIXED
 from jobserver_core.errors import InvalidConfig
 from jobserver_core.models.json_values import Json, JsonObject
-
-_CONTAINERS = (Object, Array, Concat, Merge)
-
-
-class LostPlace(Exception):
-    """A node to replace is not in its place: one of its containers was replaced while it was resolved."""
-
-
-class _Step(NamedTuple):
-    """A container, the slot in it of the node or the next container, and the previous step."""
-
-    container: Node
-    slot: str | int
-    before: _Step | None
-
-
-class Place(NamedTuple):
-    """The place of a node in the tree while it is resolved.
-
-    A substitution is looked up in the tree *as seen from its place*: while a definition of a key is resolved,
-    the key refers to the definitions below it. So resolution passes a place along: the root for look-ups, and
-    the way to the current node, None when that is not below the root. Replacing a node creates new containers
-    up to a new root, and leaves all other places unchanged.
-    """
-
-    root: Object
-    way: _Step | None = None
-
-    def into(self, container: Node, slot: str | int) -> Place:
-        """Return the place of a child of the node at this place."""
-        if self.way is None and container is not self.root:
-            return self
-        return Place(self.root, _Step(container, slot, self.way))
-
-    def replaced(self, node: Node, replacement: Node | Absent) -> Place:
-        """Return this place with the node replaced or removed. Raises LostPlace."""
-        if self.way is None:
-            raise LostPlace
-        return _replaced(self.way, node, replacement)
-
-
-def _replaced(way: _Step, old: Node, new: Node | Absent) -> Place:
-    changed: list[tuple[Node, str | int]] = []
-    step: _Step | None = way
-    while step is not None:
-        if not isinstance(new, _CONTAINERS):
-            changed.clear()
-        try:
-            slot, new = step.container.replaced(old, step.slot, new)
-        except LookupError:
-            raise LostPlace from None
-        old = step.container
-        changed.append((new, slot))
-        step = step.before
-    fresh: _Step | None = None
-    for container, slot in reversed(changed):
-        fresh = _Step(container, slot, fresh)
-    root = changed[-1][0]
-    return Place(root if isinstance(root, Object) else Object(), fresh)
-
 
 _NOT_A_LIST = "'+=' can only append to a list, but this key has another value"
 _MEANINGLESS = "substitutions refer to each other in a cycle that cannot be resolved"
@@ -118,14 +63,6 @@ class _Circle(Exception):
 
 class _TooDeep(InvalidConfig):
     """References between substitutions are too deep, perhaps only in this order of resolution."""
-
-
-class _Missing(NamedTuple):
-    """A reference that found nothing; valid for one root, until other nodes are resolved."""
-
-    node: Reference
-    root: Object
-    learnt: int
 
 
 class Resolver:
@@ -152,28 +89,29 @@ class Resolver:
         self._as_written = False
         self._known: dict[tuple[int, Path], tuple[Node, Node]] = {}
         self._learnt: list[tuple[int, Path]] = []
-        self._missing: dict[tuple[int, Path], _Missing] = {}
-        self._version = 0
+        self._missing: dict[
+            tuple[int, Path], Object
+        ] = {}  # by the ids of references, which live with the text
 
     def resolve(self) -> JsonObject:
         """Return the plain object. Raises InvalidConfig."""
         try:
-            root = self._resolved(self._root, Place(self._root), ())
+            root = self._resolve_node(self._root, Place(self._root), ())
         except _TooDeep:
             self._forget(0)
             self._as_written = True
-            root = self._resolved(self._root, Place(self._root), ())
+            root = self._resolve_node(self._root, Place(self._root), ())
         assert isinstance(root, Object)
         return self._plain_object(root, 1)
 
     def value(self, node: Node) -> Json:
         """Return the resolved value of a node outside the tree, or None. Raises InvalidConfig."""
-        found = self._resolved(node, Place(self._root), ())
+        found = self._resolve_node(node, Place(self._root), ())
         return None if found is ABSENT else self._plain(found, 1)
 
     # -- limits ------------------------------------------------------------------------------------
 
-    def _spend(self, size: int) -> None:
+    def _grow(self, size: int) -> None:
         self._size += size
         if self._size > self._max_size:
             raise InvalidConfig(
@@ -195,19 +133,19 @@ class Resolver:
             return self._plain_object(node, depth + 1)
         if isinstance(node, Array):
             self._check_depth(depth + 1)
-            self._spend(1 + len(node))
+            self._grow(1 + len(node))
             return [self._plain(item, depth + 1) for item in node.items]
         if isinstance(node, str):
-            self._spend(len(node))
+            self._grow(len(node))
             return str(node)
-        self._spend(1)
+        self._grow(1)
         return node.value if isinstance(node, Number) else node
 
     def _plain_object(self, obj: Object, depth: int) -> JsonObject:
         self._check_depth(depth)
         result: JsonObject = {}
         for key, node in obj.items():
-            self._spend(len(key) + 1)
+            self._grow(len(key) + 1)
             result[key] = self._plain(node, depth)
         return result
 
@@ -220,10 +158,11 @@ class Resolver:
 
     # -- nodes -------------------------------------------------------------------------------------
 
-    def _resolved(self, node: Node, place: Place, only: Path) -> _Found:
+    def _resolve_node(self, node: Node, place: Place, only: Path) -> _Found:
         """Resolve a node; ``only`` restricts that to the containers on a path below it."""
         if is_resolved(node):
             return node
+        self._step()
         known = self._known.get((id(node), ())) or (self._known.get((id(node), only)) if only else None)
         if known is not None:
             return known[1]
@@ -231,33 +170,33 @@ class Resolver:
             raise _Circle
         if isinstance(node, Reference) and self._is_missing(node, place.root, only):
             return ABSENT
-        self._step()
         circles = self._circles
-        found = self._worked_out(node, place, only)
+        found = self._work_out(node, place, only)
         if found is not ABSENT:
             self._learn(node, () if is_resolved(found) else only, found)
         elif isinstance(node, Reference) and circles == self._circles:
-            self._missing[id(node), only] = _Missing(node, place.root, self._version)
+            self._missing[id(node), only] = place.root
         return found
 
     def _is_missing(self, node: Reference, root: Object, only: Path) -> bool:
-        missing = self._missing.get((id(node), only))
-        return missing is not None and missing.root is root and missing.learnt == self._version
+        """Return whether a reference found nothing in this tree, and nothing has been resolved since."""
+        return self._missing.get((id(node), only)) is root
 
     def _learn(self, node: Node, only: Path, found: Node) -> None:
         key = (id(node), only)
         self._known[key] = (node, found)
         self._learnt.append(key)
-        self._version += found is not node
+        if found is not node:
+            self._missing.clear()
 
     def _forget(self, learnt: int) -> None:
         """Forget the results on the way to a cycle: from another place they may differ."""
         for key in self._learnt[learnt:]:
             self._known.pop(key, None)
         del self._learnt[learnt:]
-        self._version += 1
+        self._missing.clear()
 
-    def _worked_out(self, node: Node, place: Place, only: Path) -> _Found:
+    def _work_out(self, node: Node, place: Place, only: Path) -> _Found:
         if isinstance(node, Reference):
             return self._reference(node, place, only)
         if isinstance(node, Object):
@@ -270,10 +209,10 @@ class Resolver:
 
     def _object(self, obj: Object, place: Place) -> Object:
         fields = dict(obj.items())
+        self._step(len(fields) // ITEMS_PER_STEP)
         keys = [key for key, node in fields.items() if not is_resolved(node)]
-        self._step(len(keys) + len(fields) // 8)
-        for key in keys if self._as_written else obj.walked():
-            found = self._resolved(fields[key], place.into(obj, key), ())
+        for key in keys if self._as_written else obj.walked(self._step):
+            found = self._resolve_node(fields[key], place.into(obj, key), ())
             if found is ABSENT:
                 del fields[key]
             else:
@@ -285,11 +224,15 @@ class Resolver:
         node = obj.child(key)
         if not below or node is ABSENT:
             return obj
-        found = self._resolved(node, place.into(obj, key), below)
+        found = self._resolve_node(node, place.into(obj, key), below)
         return obj if found is node else obj.with_child(key, found)
 
     def _array(self, array: Array, place: Place) -> Array:
-        found = [self._resolved(item, place.into(array, i), ()) for i, item in enumerate(array.items)]
+        self._step(len(array) // ITEMS_PER_STEP)
+        found = [
+            item if is_resolved(item) else self._resolve_node(item, place.into(array, index), ())
+            for index, item in enumerate(array.items)
+        ]
         return Array([item for item in found if item is not ABSENT])
 
     def _merge(self, merge: Merge, place: Place, only: Path) -> _Found:
@@ -302,20 +245,33 @@ class Resolver:
             else:
                 inner = place.into(merge, depth)
             self._step()
-            found = self._resolved(node, inner, only)
+            found = self._resolve_node(node, inner, only)
             if found is not ABSENT:
                 values.append(found)
+            if not depth and isinstance(found, Array) and found.resolved and self._knows_below(merge, 1):
+                return found  # it hides the others, which were resolved without an error
         return laid_over(values, self._step) if values else ABSENT
 
     def _appends(self, merge: Merge, place: Place) -> None:
-        """Resolve a long run of ``+=`` from below, which avoids deep recursion."""
+        """Resolve a long run of ``+=`` from below, which avoids deep recursion.
+
+        Each step of the run finds the result of the step before it, so that the cost is linear.
+        """
         count = 0
         while count < merge.size and getattr(merge.layer(count), "appends", False):
+            if self._knows_below(merge, count):
+                break
             count += 1
+        self._step(count // ITEMS_PER_STEP)
         for depth in range(count - 1, _SHORT_RUN, -1):
             lower = self._below(merge, depth)
             if isinstance(lower, Merge):
-                self._resolved(lower, self._moved(place, merge, lower), ())
+                self._resolve_node(lower, self._moved(place, merge, lower), ())
+
+    def _knows_below(self, merge: Merge, depth: int) -> bool:
+        """Return whether a long merge keeps the result of all definitions below its uppermost ones."""
+        lower = merge.lower.get(merge.size - depth)
+        return lower is not None and (id(lower), ()) in self._known
 
     def _below(self, merge: Merge, depth: int) -> _Found:
         """Return the value of a key below a number of its uppermost definitions.
@@ -338,12 +294,15 @@ class Resolver:
 
     def _moved(self, place: Place, node: Node, replacement: _Found) -> Place:
         try:
-            return place.replaced(node, replacement)
+            return place.replaced(node, replacement, self._step)
         except LostPlace:
             raise InvalidConfig(message=_MEANINGLESS) from None
 
     def _concat(self, concat: Concat, place: Place) -> _Found:
-        found = [self._resolved(piece, place.into(concat, i), ()) for i, piece in enumerate(concat.pieces)]
+        self._step(len(concat.pieces) // ITEMS_PER_STEP)
+        found = [
+            self._resolve_node(piece, place.into(concat, i), ()) for i, piece in enumerate(concat.pieces)
+        ]
         try:
             values = joined([piece for piece in found if piece is not ABSENT], self._step)
         except MixedValues:
@@ -352,7 +311,7 @@ class Resolver:
         if not values:
             return ABSENT
         if isinstance(values[0], str) and len(values[0]) > self._max_size:
-            self._spend(len(values[0]))
+            self._grow(len(values[0]))
         return values[0]
 
     # -- references --------------------------------------------------------------------------------
@@ -364,10 +323,10 @@ class Resolver:
         self._active.add(id(node))
         learnt = len(self._learnt)
         try:
-            found, where = self._looked_up(node, place)
+            found, where = self._look_up(node, place)
             learnt = len(self._learnt)
             if where is not None:
-                found = self._resolved(found, where, only)
+                found = self._resolve_node(found, where, only)
         except _Circle:
             self._circles += 1
             self._forget(learnt)
@@ -383,10 +342,10 @@ class Resolver:
             raise node.source.error(node.position, message)
         return found
 
-    def _looked_up(self, node: Reference, place: Place) -> tuple[_Found, Place | None]:
+    def _look_up(self, node: Reference, place: Place) -> tuple[_Found, Place | None]:
         """Return the target of a reference and its place, which is None for an environment variable."""
         for path in dict.fromkeys(((*node.prefix, *node.path), node.path)):
-            found, there = self._found(place.root, path)
+            found, there = self._find_node(place.root, path)
             if found is not ABSENT:
                 return found, there
         name = ".".join(node.path)
@@ -394,9 +353,10 @@ class Resolver:
             return str(self._env[name]), None
         return ABSENT, None
 
-    def _found(self, root: Object, path: Path) -> tuple[_Found, Place]:
+    def _find_node(self, root: Object, path: Path) -> tuple[_Found, Place]:
         """Return the unresolved node at a path, and its place."""
-        partly = self._resolved(root, Place(root), path)
+        self._step(len(path))
+        partly = self._resolve_node(root, Place(root), path)
         assert isinstance(partly, Object)
         node: _Found = partly
         place = Place(partly)
@@ -412,6 +372,7 @@ class Resolver:
     def _settled_layer(self, merge: Merge, place: Place, key: str) -> tuple[_Found, Place]:
         """Return the object, of those merged above a scalar, that determines the value of a key."""
         for depth in range(merge.size):
+            self._step()
             node = merge.layer(depth)
             if isinstance(node, (Reference, Concat)):
                 raise InvalidConfig(message=_MEANINGLESS)

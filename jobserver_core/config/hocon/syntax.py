@@ -47,6 +47,8 @@ _JSON = json.JSONDecoder(strict=False)
 _KEYWORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
 _MAX_NUMBER_LENGTH = 1000
 _MAX_VALUES = 100_000
+_DEEP = 25
+"""Values count once more per this many nested blocks, because CPython allocates memory for deep calls."""
 
 
 class _Word(str):
@@ -59,7 +61,8 @@ class Parser:
     """Parses one text.
 
     ``include`` is called with each include statement, and returns the object to merge, or raises.
-    ``settings`` collects the settings of Spark, see :mod:`~jobserver_core.config.trees`.
+    ``settings`` collects the settings of Spark, see :mod:`~jobserver_core.config.trees`, and ``origins`` the
+    name of the source that has defined each key last, by the dotted path of the key.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Parser:
         include: Callable[[Include], Object | None],
         prefix: Path = (),
         settings: dict[Path, Node] | None = None,
+        origins: dict[str, str] | None = None,
     ) -> None:
         self._source = source
         self._text = source.text
@@ -77,6 +81,7 @@ class Parser:
         self._include = include
         self._prefix = prefix
         self._settings = {} if settings is None else settings
+        self._origins = origins
         self._at = 0
         self._values = 0
 
@@ -151,7 +156,7 @@ class Parser:
         started = self._at
         word = _WORD.match(self._text, started)
         if word is not None and word.group() == "include":
-            self._included(into, path)
+            self._parse_include(into, path)
             return
         key = self._key()
         append = self._operator()
@@ -164,6 +169,8 @@ class Parser:
             node = self._append(full, node, started)
         if full is not None and not isinstance(node, Object) and is_spark_setting(full):
             self._settings[full] = node
+        if full is not None and self._origins is not None and not isinstance(node, Object):
+            self._origins[".".join(full)] = self._source.name or ""
         for length in range(len(key) - 1, 0, -1):
             node = Object({key[length]: node})
         define(into, key[0], node)
@@ -196,7 +203,7 @@ class Parser:
         before = Reference(path[len(self._prefix) :], True, self._prefix, self._source, position)
         return Concat([before, Array([value])], self._source, position, appends=True)
 
-    def _included(self, into: Object, path: Path | None) -> None:
+    def _parse_include(self, into: Object, path: Path | None) -> None:
         statement = self._include_statement(() if path is None else path)
         self._take(_BLANK)
         if self._char() not in ("", "\n", ",", "}", "#") and not self._text.startswith("//", self._at):
@@ -284,10 +291,13 @@ class Parser:
     def _count(self, values: int = 1) -> None:
         self._values += values
         if self._values > _MAX_VALUES:
-            raise self._error(f"more than {_MAX_VALUES} values; send them as JSON, which has no such limit")
+            raise self._error(
+                f"too many values: more than {_MAX_VALUES}, or fewer deep in nested blocks; "
+                "send them as JSON, which has no such limit"
+            )
 
     def _value(self, path: Path | None, depth: int) -> Node:
-        self._count()
+        self._count(1 + depth // _DEEP)
         started = self._at
         lone = _LONE_WORD.match(self._text, started)
         if lone is not None:
@@ -300,9 +310,10 @@ class Parser:
             if gap and was_simple and simple:
                 pieces.append(Blank(gap))
             pieces.append(node)
+            if len(pieces) % 2 == 0:
+                self._count()
             gap = self._take(_BLANK)
         self._at_value_end(bool(pieces))
-        self._count(len(pieces) // 2)
         if len(pieces) == 1:
             node = pieces[0]
             return self._scalar(node, started) if isinstance(node, _Word) else node
@@ -381,6 +392,8 @@ class Parser:
         self._at += optional
         self._take(_BLANK)
         path = self._path("a path in ${…}")
+        if len(path) > self._max_depth:
+            raise self._error(f"a path in ${{…}} can have at most {self._max_depth} parts")
         if self._char() != "}":
             raise self._error(f"expected '}}' after the path in ${{…}}, found {self._shown()}")
         self._at += 1

@@ -19,9 +19,12 @@ from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.metadata.binaries import BinariesContract
 from jobserver_core.testing.metadata.contexts import ContextsContract
 from jobserver_core.testing.metadata.deliveries import BlobsInUseContract, DeliveriesContract
+from jobserver_core.testing.metadata.enqueued_jobs import EnqueuedJobsContract
+from jobserver_core.testing.metadata.epochs import EpochsContract
 from jobserver_core.testing.metadata.jobs import JobsContract
 from jobserver_core.testing.metadata.lists import ListsContract
 from jobserver_core.testing.metadata.persistence import PersistenceContract
+from jobserver_core.testing.metadata.pins import PinsContract
 from jobserver_core.testing.metadata.races import RacesContract
 from jobserver_core.testing.metadata.retention import RetentionContract
 from jobserver_core.testing.metadata.servers import ServersContract
@@ -36,9 +39,12 @@ class MetadataStoreContract(
     ListsContract,
     DeliveriesContract,
     BlobsInUseContract,
+    PinsContract,
     RacesContract,
     RetentionContract,
     ServersContract,
+    EnqueuedJobsContract,
+    EpochsContract,
 ):
     """All duties of :class:`~jobserver_core.ports.metadata.MetadataStore`."""
 

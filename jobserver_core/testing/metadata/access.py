@@ -10,17 +10,6 @@ from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobStat
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.contract import Contract
 
-__all__ = [
-    "FINAL_CONTEXTS",
-    "FINAL_JOBS",
-    "LIVE_CONTEXTS",
-    "LIVE_DELIVERIES",
-    "LIVE_JOBS",
-    "ODD_TEXTS",
-    "StoreAccess",
-    "states",
-]
-
 LIVE_JOBS = [state for state in JobState if not state.final]
 FINAL_JOBS = [state for state in JobState if state.final]
 LIVE_CONTEXTS = [state for state in ContextState if not state.final]

@@ -13,8 +13,6 @@ from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.builders import a_binary, a_job, an_entry, at
 from jobserver_core.testing.metadata.access import FINAL_JOBS, LIVE_JOBS, ODD_TEXTS, StoreAccess, states
 
-__all__ = ["BinariesContract"]
-
 
 class BinariesContract(StoreAccess):
     """Versions of binaries: separate, ordered, and not deleted while a job uses them."""

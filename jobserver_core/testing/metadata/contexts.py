@@ -22,8 +22,6 @@ from jobserver_core.testing.metadata.access import (
     states,
 )
 
-__all__ = ["ContextsContract"]
-
 
 def _full() -> Context:
     return a_context(

@@ -13,8 +13,6 @@ from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.builders import a_binary, a_delivery, a_job, an_entry, at, digest_of
 from jobserver_core.testing.metadata.access import FINAL_JOBS, LIVE_JOBS, ODD_TEXTS, StoreAccess, states
 
-__all__ = ["BlobsInUseContract", "DeliveriesContract"]
-
 
 def _add(store: MetadataStore, *deliveries: Delivery) -> None:
     """Store deliveries, and their jobs if they are missing."""

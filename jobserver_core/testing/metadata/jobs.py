@@ -15,18 +15,8 @@ from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job, JobProgress, JobQuery, JobResult, ResultKind
 from jobserver_core.models.lifecycle import JobState
 from jobserver_core.ports.metadata import MetadataStore
-from jobserver_core.testing.builders import (
-    a_binary,
-    a_delivery,
-    a_job,
-    a_result,
-    an_entry,
-    at,
-    digest_of,
-)
+from jobserver_core.testing.builders import a_binary, a_delivery, a_job, a_result, an_entry, at, digest_of
 from jobserver_core.testing.metadata.access import FINAL_JOBS, LIVE_JOBS, ODD_TEXTS, StoreAccess, states
-
-__all__ = ["JobsContract"]
 
 PROGRESS = JobProgress(stages_done=1, stages_total=2, tasks_done=3, tasks_total=2**40)
 RESULTS = [

@@ -17,9 +17,6 @@ from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.builders import a_binary, a_delivery, a_job, a_result, at
 from jobserver_core.testing.metadata.access import LIVE_DELIVERIES, LIVE_JOBS, ODD_TEXTS, StoreAccess, states
 
-__all__ = ["ListsContract"]
-
-
 _ENDLESS = 1000
 """More jobs than any test here stores."""
 

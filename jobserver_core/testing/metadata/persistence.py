@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 from functools import partial
@@ -21,16 +20,16 @@ from jobserver_core.errors import (
 from jobserver_core.models.binaries import Binary
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextQuery
-from jobserver_core.models.jobs import Job, JobProgress, JobQuery
+from jobserver_core.models.jobs import Job, JobProgress, JobQuery, QueueLimits
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
 from jobserver_core.models.servers import ServerRequest
 from jobserver_core.ports.metadata import MetadataStore
-from jobserver_core.testing.builders import a_binary, a_context, a_delivery, a_job, a_result, at
+from jobserver_core.testing.builders import a_binary, a_context, a_delivery, a_job, a_result, at, digest_of
+from jobserver_core.testing.contract import threads_and_processes, wait_until
 from jobserver_core.testing.metadata.access import StoreAccess
 from jobserver_core.testing.metadata.jobs import full_job
-from jobserver_core.testing.metadata.races import DEADLINE, race, winner
-
-__all__ = ["PersistenceContract"]
+from jobserver_core.testing.metadata.pins import pinned_and_removed
+from jobserver_core.testing.metadata.races import race, winner
 
 
 @attrs.frozen
@@ -79,7 +78,7 @@ class PersistenceContract(StoreAccess):
         raise NotImplementedError("open the data of the store once more")
 
     def broken(self, store: MetadataStore) -> AbstractContextManager[None]:
-        """Make the data unusable inside the ``with`` block, for instance by renaming the tables."""
+        """Make the data unusable inside the ``with`` block, for instance by renaming all tables."""
         raise NotImplementedError("make the data of the store unusable for a while")
 
     def test_every_kind_of_record_is_there_after_opening_again(self, store: MetadataStore) -> None:
@@ -102,11 +101,12 @@ class PersistenceContract(StoreAccess):
         heard: list[str | None] = []
         with closing(self.open_again(store)) as again:
             again.listen(heard.append)
-            deadline = time.monotonic() + DEADLINE
-            while "hello" not in heard:
+
+            def heard_it() -> bool:
                 store.notify("hello")
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+                return "hello" in heard
+
+            wait_until(heard_it)
         assert heard[0] is None  # what was sent before is lost
 
     def test_uniqueness_survives_opening_again(self, store: MetadataStore) -> None:
@@ -211,9 +211,13 @@ class PersistenceContract(StoreAccess):
             "advance_context": partial(store.advance_context, context, expected=context.state),
             "delete_contexts": partial(store.delete_contexts, ended_before=at(1), limit=1),
             "add_job": partial(store.add_job, a_job(), config="{}"),
+            "enqueue_job": partial(
+                store.enqueue_job, a_job(), config="{}", limits=QueueLimits(slots=1, places=1)
+            ),
             "advance_job": partial(store.advance_job, job, expected=job.state),
             "record_progress": partial(store.record_progress, job.id, JobProgress()),
             "delete_jobs": partial(store.delete_jobs, ended_before=at(1), limit=1),
+            "newest_excess_job": partial(store.newest_excess_job, jobs=0, result_bytes=0),
             "register_server": partial(store.register_server, "s", started_at=at(0), address="", lease=9),
             "renew_server": partial(store.renew_server, "s", lease=9),
             "drain_server": partial(store.drain_server, "s"),
@@ -223,11 +227,19 @@ class PersistenceContract(StoreAccess):
             ),
             "answer_request": partial(store.answer_request, "r", ""),
             "remove_request": partial(store.remove_request, "r"),
+            "pin_blob": partial(store.pin_blob, "pin", server_id="s", digest=binary.digest),
+            "unpin_blobs": partial(store.unpin_blobs, ["pin"]),
+            "begin_removal": partial(store.begin_removal, [binary.digest], server_id="s", lease=9),
+            "end_removal": partial(store.end_removal, [binary.digest], server_id="s"),
             "delete_requests": partial(store.delete_requests, created_before=at()),
             "advance_delivery": partial(
                 store.advance_delivery, records.delivery, expected=DeliveryState.PENDING
             ),
+            "usage": store.usage,
+            "check": store.check,
         }
+        if type(store).check is MetadataStore.check:  # it has nothing to check
+            del calls["check"]
         raised: dict[str, type[BaseException] | None] = dict.fromkeys(calls)
         with self.broken(store):
             for name, call in calls.items():
@@ -237,6 +249,15 @@ class PersistenceContract(StoreAccess):
                     raised[name] = type(error)
         assert raised == dict.fromkeys(calls, StorageError)
         assert store.job(job.id) == job
+        store.check()
+
+    def test_no_thread_or_process_of_a_store_outlives_its_close(self, store: MetadataStore) -> None:
+        before = threads_and_processes()
+        other = self.open_again(store)
+        other.listen(lambda _notice: None)
+        other.add_job(a_job(), config="{}")
+        other.close()
+        assert threads_and_processes() <= before
 
     def test_of_writers_through_two_stores_one_wins(self, store: MetadataStore) -> None:
         with closing(self.open_again(store)) as other:
@@ -254,6 +275,11 @@ class PersistenceContract(StoreAccess):
                     )
                 )
                 assert store.context(won.id) == ends[winner(outcomes, StaleState)] == other.context(won.id)
+
+    def test_a_pin_and_a_removal_through_two_stores_never_miss_each_other(self, store: MetadataStore) -> None:
+        with closing(self.open_again(store)) as other:
+            for number in range(20):
+                pinned_and_removed(store, other, f"pin{number}", digest_of(str(number)))
 
     def test_a_delete_and_a_submit_through_two_stores_never_both_win(self, store: MetadataStore) -> None:
         with closing(self.open_again(store)) as other:

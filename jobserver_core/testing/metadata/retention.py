@@ -23,8 +23,6 @@ from jobserver_core.testing.metadata.access import (
 )
 from jobserver_core.testing.metadata.races import race
 
-__all__ = ["RetentionContract"]
-
 
 class RetentionContract(StoreAccess):
     """Removing old contexts and old versions of binaries; for old jobs see :class:`ListsContract`."""

@@ -1,9 +1,7 @@
-"""The metadata contract's part about servers, their leases, and the epochs of what they own."""
+"""The metadata contract's part about servers, their leases, and how they reach one another."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any
@@ -11,30 +9,15 @@ from typing import Any
 import attrs
 import pytest
 
-from jobserver_core.errors import (
-    BinaryInUse,
-    BinaryNotFound,
-    ContextNotFound,
-    ContextStopping,
-    DuplicateId,
-    NoSlots,
-    ServerClosed,
-    StaleOwner,
-    StaleState,
-)
-from jobserver_core.models.contexts import Context
-from jobserver_core.models.jobs import Job, QueueLimits
-from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
+from jobserver_core.errors import DuplicateId
 from jobserver_core.models.servers import ServerRequest
 from jobserver_core.ports.metadata import MetadataStore
-from jobserver_core.testing.builders import a_binary, a_context, a_delivery, a_job, at
+from jobserver_core.testing.builders import at
+from jobserver_core.testing.contract import wait_until
 from jobserver_core.testing.metadata.access import ODD_TEXTS, StoreAccess
-from jobserver_core.testing.metadata.races import DEADLINE, ROUNDS, WRITERS, race, winner
-
-__all__ = ["ServersContract"]
+from jobserver_core.testing.metadata.races import ROUNDS, WRITERS, race
 
 HOUR = 3600.0
-ROOM = QueueLimits(slots=9, places=9)
 
 
 def _register(store: MetadataStore, server_id: str, *, lease: float = HOUR, seconds: float = 0) -> None:
@@ -50,26 +33,8 @@ def _request(request_id: str, **fields: Any) -> ServerRequest:
     return ServerRequest(id=request_id, **fields)
 
 
-def _hear(heard: list[str], notice: str | None) -> None:
-    if notice is not None:
-        heard.append(notice)
-
-
-def _sends(store: MetadataStore, notice: str, heard: list[str]) -> bool:
-    """Send a notice, and return whether one arrived: a store may need a moment before it listens."""
-    store.notify(notice)
-    return notice in heard
-
-
-def _wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 class ServersContract(StoreAccess):
-    """Servers: leases that the store judges, and epochs that fence off earlier owners."""
+    """Servers: leases that the store judges, requests to other servers, and notices."""
 
     def test_a_new_store_has_no_servers(self, store: MetadataStore) -> None:
         assert store.servers() == []
@@ -178,129 +143,6 @@ class ServersContract(StoreAccess):
         _register(store, "a")
         assert not any(server.draining for server in store.servers())
 
-    # -- jobs for contexts of other servers --------------------------------------------------------
-
-    def test_an_enqueued_job_is_stored_with_its_configuration(self, store: MetadataStore) -> None:
-        context = a_context("c")
-        store.add_context(context)
-        job = a_job(context_id=context.id, idempotency_key="key", submitted_by="alice")
-        store.enqueue_job(job, config='{"a":1}', limits=ROOM)
-        assert store.job(job.id) == job
-        assert store.job_config(job.id) == '{"a":1}'
-        for duplicate in (job, a_job(context_id=context.id, idempotency_key="key")):
-            with pytest.raises(DuplicateId) as caught:
-                store.enqueue_job(duplicate, config="{}", limits=ROOM)
-            assert caught.value.holder == job.id
-
-    def test_a_job_is_enqueued_only_with_the_binaries_of_its_class_path(self, store: MetadataStore) -> None:
-        context, binary = a_context("c"), a_binary("b")
-        store.add_context(context)
-        with pytest.raises(BinaryNotFound):
-            store.enqueue_job(a_job(binary, context_id=context.id), config="{}", limits=ROOM)
-        store.add_binary(binary)
-        store.enqueue_job(a_job(binary, context_id=context.id), config="{}", limits=ROOM)
-        with pytest.raises(BinaryInUse):
-            store.delete_binary("b")
-
-    @pytest.mark.parametrize("state", ContextState, ids=lambda state: state.value)
-    def test_a_job_is_enqueued_only_in_a_context_that_accepts_jobs(
-        self, store: MetadataStore, state: ContextState
-    ) -> None:
-        context = a_context("c", state=state, ended_at=at(1) if state.final else None)
-        store.add_context(context)
-        job = a_job(context_id=context.id, context_name="c")
-        if state.final or state is ContextState.STOPPING:
-            with pytest.raises(ContextNotFound if state.final else ContextStopping) as caught:
-                store.enqueue_job(job, config="{}", limits=ROOM)
-            assert "context c " in str(caught.value)
-            assert store.job(job.id) is None
-        else:
-            store.enqueue_job(job, config="{}", limits=ROOM)
-            assert store.job(job.id) == job
-
-    def test_no_job_is_enqueued_in_a_context_that_is_about_to_be_ended(self, store: MetadataStore) -> None:
-        context = a_context("c", stop_requested=True)
-        store.add_context(context)
-        job = a_job(context_id=context.id, context_name="c")
-        with pytest.raises(ContextStopping):
-            store.enqueue_job(job, config="{}", limits=ROOM)
-        assert store.job(job.id) is None
-
-    def test_no_job_is_enqueued_for_a_server_that_drains(self, store: MetadataStore) -> None:
-        for server_id in ("a", "b"):
-            _register(store, server_id)
-            store.add_context(a_context(server_id, owner=server_id))
-        store.drain_server("a")
-        refused, accepted = (
-            a_job(context_id=context.id) for name in "ab" if (context := store.context_named(name))
-        )
-        with pytest.raises(ServerClosed):
-            store.enqueue_job(refused, config="{}", limits=ROOM)
-        assert store.job(refused.id) is None
-        store.enqueue_job(accepted, config="{}", limits=ROOM)
-        store.remove_server("a")
-        store.enqueue_job(refused, config="{}", limits=ROOM)
-
-    def test_no_job_is_enqueued_in_an_unknown_context(self, store: MetadataStore) -> None:
-        job = a_job(context_id="unknown", context_name="c")
-        with pytest.raises(ContextNotFound) as caught:
-            store.enqueue_job(job, config="{}", limits=ROOM)
-        assert caught.value.name == "c"
-        assert store.job(job.id) is None
-
-    def test_only_living_jobs_of_the_context_take_its_room(self, store: MetadataStore) -> None:
-        context, other = a_context("c"), a_context("d")
-        store.add_context(context)
-        store.add_context(other)
-        limits = QueueLimits(slots=1, places=1)
-        for number in range(3):
-            ended = a_job(context_id=context.id, state=JobState.KILLED, ended_at=at(number))
-            store.add_job(ended, config="{}")
-            store.add_job(a_job(context_id=other.id), config="{}")
-        store.add_job(a_job(context_id=context.id, dispatched_at=at(1)), config="{}")
-        store.enqueue_job(a_job(context_id=context.id), config="{}", limits=limits)
-        refused = a_job(context_id=context.id, context_name="c")
-        with pytest.raises(NoSlots) as caught:
-            store.enqueue_job(refused, config="{}", limits=limits)
-        assert (caught.value.context, caught.value.running) == ("c", 1)
-        assert store.job(refused.id) is None
-
-    def test_a_user_may_not_take_the_room_of_others(self, store: MetadataStore) -> None:
-        context = a_context("c")
-        store.add_context(context)
-        limits = QueueLimits(slots=0, places=3)
-        store.enqueue_job(a_job(context_id=context.id, submitted_by="alice"), config="{}", limits=limits)
-        store.enqueue_job(a_job(context_id=context.id, submitted_by="alice"), config="{}", limits=limits)
-        with pytest.raises(NoSlots, match="user alice has the share of one user"):
-            store.enqueue_job(a_job(context_id=context.id, submitted_by="alice"), config="{}", limits=limits)
-        store.enqueue_job(a_job(context_id=context.id, submitted_by="bob"), config="{}", limits=limits)
-
-    def test_of_many_that_enqueue_a_job_as_many_succeed_as_there_is_room(self, store: MetadataStore) -> None:
-        limits = QueueLimits(slots=1, places=2)
-        for number in range(ROUNDS):
-            context = a_context(f"c{number}")
-            store.add_context(context)
-            jobs = [a_job(context_id=context.id) for _ in range(WRITERS)]
-            outcomes = race(*[partial(store.enqueue_job, job, config="{}", limits=limits) for job in jobs])
-            assert outcomes.count(None) == 3
-            assert sum(type(outcome) is NoSlots for outcome in outcomes) == WRITERS - 3
-
-    def test_a_job_is_never_enqueued_after_the_end_of_its_context(self, store: MetadataStore) -> None:
-        for number in range(ROUNDS):
-            context = a_context(f"c{number}")
-            store.add_context(context)
-            job = a_job(context_id=context.id)
-            ended = attrs.evolve(context, state=ContextState.ERROR, ended_at=at(1))
-
-            def end_and_look(
-                context: Context = context, ended: Context = ended, job: Job = job
-            ) -> tuple[Job | None]:
-                store.advance_context(ended, expected=context.state)
-                return (store.job(job.id),)
-
-            enqueued, (seen,) = race(partial(store.enqueue_job, job, config="{}", limits=ROOM), end_and_look)
-            assert store.job(job.id) == seen == (job if enqueued is None else None)
-
     # -- requests to other servers -----------------------------------------------------------------
 
     @pytest.mark.parametrize("text", ODD_TEXTS)
@@ -348,98 +190,18 @@ class ServersContract(StoreAccess):
     # -- notices -----------------------------------------------------------------------------------
 
     def test_all_that_listen_receive_every_notice(self, store: MetadataStore) -> None:
-        received: list[list[str]] = [[], []]
+        received: list[list[str | None]] = [[], []]
         for heard in received:
-            store.listen(partial(_hear, heard))
+            store.listen(heard.append)
         notices = [f"notice {number}" for number in range(3)] + ["x" * 7000]
-        for heard in received:
-            _wait_until(partial(_sends, store, "ready", heard))
+
+        def all_listen() -> bool:
+            store.notify("ready")  # a store may need a moment before it listens
+            return all("ready" in heard for heard in received)
+
+        wait_until(all_listen)
         for notice in [*notices, "last"]:
             store.notify(notice)
         for heard in received:
-            _wait_until(partial(heard.__contains__, "last"))
-            assert [text for text in heard if text != "ready"] == [*notices, "last"]
-
-    # -- epochs ------------------------------------------------------------------------------------
-
-    def test_a_context_is_advanced_only_by_the_holder_of_its_epoch(self, store: MetadataStore) -> None:
-        first = a_context("c", owner="a", epoch=3)
-        store.add_context(first)
-        taken = attrs.evolve(first, owner="b", epoch=4)
-        for wrong in (2, 4, None):
-            with pytest.raises(StaleOwner) as caught:
-                store.advance_context(taken, expected=first.state, epoch=wrong)
-            assert (caught.value.kind, caught.value.id) == ("context", first.id)
-            assert caught.value.found == first.state.value
-        store.advance_context(taken, expected=first.state, epoch=3)
-        with pytest.raises(StaleOwner):
-            store.advance_context(attrs.evolve(first, url="late"), expected=first.state)
-        assert store.context(first.id) == taken
-
-    def test_a_job_is_advanced_only_by_the_holder_of_its_epoch(self, store: MetadataStore) -> None:
-        first = a_job(epoch=3)
-        store.add_job(first, config="{}")
-        taken = attrs.evolve(first, context_id="another", epoch=4)
-        for wrong in (2, 4, None):
-            with pytest.raises(StaleOwner) as caught:
-                store.advance_job(taken, expected=first.state, epoch=wrong)
-            assert (caught.value.kind, caught.value.id) == ("job", first.id)
-        store.advance_job(taken, expected=first.state, epoch=3)
-        ended = attrs.evolve(first, state=JobState.FINISHED, ended_at=at(1))
-        with pytest.raises(StaleOwner):
-            store.advance_job(ended, expected=first.state, delivery=a_delivery(first))
-        assert store.job(first.id) == taken
-        assert store.deliveries_of(first.id) == []
-
-    def test_a_delivery_is_advanced_only_by_the_holder_of_its_epoch(self, store: MetadataStore) -> None:
-        job = a_job()
-        store.add_job(job, config="{}")
-        first = a_delivery(job, owner="a", epoch=1)
-        ended = attrs.evolve(job, state=JobState.FINISHED, ended_at=at(1))
-        store.advance_job(ended, expected=job.state, delivery=first)
-        taken = attrs.evolve(first, state=DeliveryState.SENDING, owner="b", epoch=2)
-        store.advance_delivery(taken, expected=DeliveryState.PENDING, epoch=1)
-        late = attrs.evolve(first, state=DeliveryState.DELIVERED, ended_at=at(2))
-        with pytest.raises(StaleOwner):
-            store.advance_delivery(late, expected=DeliveryState.SENDING)
-        assert store.delivery(first.id) == taken
-
-    def test_a_wrong_state_is_reported_before_a_wrong_epoch(self, store: MetadataStore) -> None:
-        context, job = a_context("c", state=ContextState.RUNNING, epoch=2), a_job(epoch=2)
-        store.add_context(context)
-        store.add_job(job, config="{}")
-        for advance in (
-            partial(store.advance_context, context, expected=ContextState.STARTED, epoch=1),
-            partial(store.advance_job, job, expected=JobState.RUNNING, epoch=1),
-        ):
-            with pytest.raises(StaleState) as caught:
-                advance()
-            assert type(caught.value) is StaleState
-
-    def test_of_many_servers_that_take_a_record_over_one_wins(self, store: MetadataStore) -> None:
-        for number in range(ROUNDS):
-            context, job = a_context(f"c{number}"), a_job()
-            store.add_context(context)
-            store.add_job(job, config="{}")
-            claims = [attrs.evolve(context, owner=str(n), epoch=1) for n in range(WRITERS)]
-            taken = [partial(store.advance_context, c, expected=context.state, epoch=0) for c in claims]
-            won = winner(race(*taken), StaleOwner)
-            assert store.context(context.id) == claims[won]
-            moved = [attrs.evolve(job, context_id=str(n), epoch=1) for n in range(WRITERS)]
-            taken = [partial(store.advance_job, j, expected=job.state, epoch=0) for j in moved]
-            won = winner(race(*taken), StaleOwner)
-            assert store.job(job.id) == moved[won]
-
-    def test_deliveries_of_some_owners_can_be_left_out(self, store: MetadataStore) -> None:
-        job = a_job()
-        store.add_job(job, config="{}")
-        sending = DeliveryState.SENDING
-        owners = ["a", None, "b", "a", "c"]
-        stored = [a_delivery(job, state=sending, owner=o, created_at=at(n)) for n, o in enumerate(owners)]
-        for delivery in stored:
-            store.advance_job(job, expected=job.state, delivery=delivery)
-        assert store.deliveries_in(sending, limit=9) == stored
-        left = [stored[1], stored[4]]
-        assert store.deliveries_in(sending, limit=9, excluding=["a", "b"]) == left
-        assert store.deliveries_in(sending, limit=1, excluding=iter(["a", "b"])) == left[:1]
-        assert store.deliveries_in(DeliveryState.PENDING, limit=9, excluding=["a"]) == []
+            wait_until(partial(heard.__contains__, "last"))
+            assert [text for text in heard if text not in ("ready", None)] == [*notices, "last"]

@@ -8,6 +8,7 @@ from metadata_faults import (  # noqa: F401 - they define the subclasses
     changes,
     deliveries,
     lists,
+    pins,
     queued_jobs,
     removals,
     servers,

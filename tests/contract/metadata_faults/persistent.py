@@ -1,12 +1,13 @@
 """Faults of stores that outlive their process: stale reads, and errors of the database."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
+from faults import LEFT_THREADS
 from test_metadata import TestMemoryMetadataStore as Suite
 
 from jobserver_core.errors import StorageError
@@ -41,6 +42,10 @@ class Persistent(MemoryMetadataStore):
 
     def broken_by(self) -> Exception:
         return StorageError(message="the database does not answer")
+
+    def check(self) -> None:
+        with self._lock:
+            return
 
 
 class PersistentSuite(PersistentMetadataStoreContract):
@@ -101,6 +106,21 @@ class TakesABrokenDatabaseForEmpty(Persistent):
             return None
 
 
+class ChecksNothing(Persistent):
+    caught_by = "test_what_the_database_fails_at_is_a_storage_error"
+
+    def check(self) -> None:
+        return
+
+
+class LeavesAThread(Persistent):
+    caught_by = "test_no_thread_or_process_of_a_store_outlives_its_close"
+
+    def listen(self, receive: Callable[[str | None], None]) -> None:
+        super().listen(receive)
+        LEFT_THREADS.add()
+
+
 READS = ["binary", "binaries", "binary_versions", "context", "context_named", "contexts", "job"]
 READS += ["job_with_key", "job_config", "job_result", "jobs", "delivery", "deliveries_of"]
 READS += ["due_deliveries", "deliveries_in", "servers", "request", "requests_to", "unreferenced"]
@@ -109,4 +129,6 @@ PERSISTENT_FAULTS = [
     LetsDatabaseErrorsOut,
     LetsDatabaseErrorsOfOneMethodOut,
     TakesABrokenDatabaseForEmpty,
+    ChecksNothing,
+    LeavesAThread,
 ]

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server_process import CONFIG, PATIENCE, Serve, Serving
+from server_process import CONFIG, Serve, Serving
+
+from conditions import WAIT
 
 TESTS = Path(__file__).parents[2]
 
@@ -59,7 +61,7 @@ def jobserver(environment: dict[str, str]) -> Callable[..., Any]:
             capture_output=True,
             text=True,
             check=False,
-            timeout=PATIENCE,
+            timeout=WAIT,
             **options,
         )
 

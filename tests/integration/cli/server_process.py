@@ -8,11 +8,11 @@ import sys
 import threading
 from collections.abc import Callable
 
+from conditions import WAIT
 from jobserver_cli.exits import ExitCode
 
-__all__ = ["CONFIG", "PATIENCE", "Serve", "Serving"]
+__all__ = ["CONFIG", "Serve", "Serving"]
 
-PATIENCE = 60.0
 
 CONFIG = """
 jobserver {
@@ -62,22 +62,22 @@ class Serving:
     def wait_for(self, words: str) -> None:
         """Return once the words were printed on stderr."""
         with self._changed:
-            assert self._changed.wait_for(lambda: words in "".join(self.lines), PATIENCE), self.lines
+            assert self._changed.wait_for(lambda: words in "".join(self.lines), WAIT), self.lines
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
     def wait(self) -> ExitCode:
         """Return the exit code, once there is one."""
-        code = self.process.wait(PATIENCE)
-        self._reader.join(PATIENCE)
+        code = self.process.wait(WAIT)
+        self._reader.join(WAIT)
         return ExitCode(code)
 
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        self.process.wait(PATIENCE)
-        self._reader.join(PATIENCE)
+        self.process.wait(WAIT)
+        self._reader.join(WAIT)
         for stream in (self.process.stdout, self.process.stderr):
             if stream is not None:
                 stream.close()

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from server_process import CONFIG, PATIENCE
+from server_process import CONFIG
 
 from command_line import wheel
-from conditions import wait_until
+from conditions import WAIT, wait_until
 from jobserver_pyspark.demo import CLASS_NAME, build_example_wheel
 
 pytestmark = pytest.mark.real
@@ -164,7 +164,7 @@ def container(
 def test_a_signal_to_process_1_drains_the_server_once(
     container: Container, number: int, tmp_path: Path
 ) -> None:
-    with httpx.Client(base_url=container.url, timeout=PATIENCE) as client:
+    with httpx.Client(base_url=container.url, timeout=WAIT) as client:
         body, kind = wheel(tmp_path).read_bytes(), {"Content-Type": "application/python-wheel"}
         assert client.post("/binaries/words", content=body, headers=kind).status_code == 201
         query = {"cp": "words", "mainClass": "words.Sleep", "context": "warm"}
@@ -174,7 +174,7 @@ def test_a_signal_to_process_1_drains_the_server_once(
             time.sleep(0.02)
         assert client.get(f"/jobs/{job}").json()["status"] == "RUNNING", "one signal does not hurry"
         client.delete(f"/jobs/{job}")
-    assert container.process.wait(PATIENCE) == 0
+    assert container.process.wait(WAIT) == 0
     assert "stopped" in container.log.read_text()
 
 

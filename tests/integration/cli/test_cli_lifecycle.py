@@ -56,11 +56,11 @@ def processes_below(directory: Path) -> dict[int, str]:
 
 
 def test_many_jobs_with_contexts_of_their_own_at_once_all_finish(client: httpx.Client) -> None:
-    answers: list[httpx.Response] = []
+    responses: list[httpx.Response] = []
     query = {"appName": "words", "classPath": CLASS_NAME, "sync": "true", "timeout": str(int(LONG))}
 
     def submit() -> None:
-        answers.append(client.post("/jobs", params=query, content="input.string = a b a"))
+        responses.append(client.post("/jobs", params=query, content="input.string = a b a"))
 
     threads = [threading.Thread(target=submit) for _ in range(6)]
     for thread in threads:
@@ -69,7 +69,7 @@ def test_many_jobs_with_contexts_of_their_own_at_once_all_finish(client: httpx.C
     wait_until(lambda: queued in client.get("/metrics").text, "two contexts start, the others wait")
     for thread in threads:
         thread.join(LONG)
-    results: list[Any] = [answer.json()["result"] for answer in answers]
+    results: list[Any] = [response.json()["result"] for response in responses]
     assert results == [{"a": 2, "b": 1}] * 6
 
 

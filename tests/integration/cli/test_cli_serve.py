@@ -17,19 +17,17 @@ import httpx
 import pytest
 
 from command_line import wheel
-from conditions import wait_until
+from conditions import WAIT, wait_until
 from jobserver_cli.exits import ExitCode
-
-PATIENCE = 60.0
 
 
 def uploaded(url: str, directory: Path) -> str:
-    answer = httpx.post(
+    response = httpx.post(
         f"{url}/binaries/words",
         content=wheel(directory).read_bytes(),
         headers={"Content-Type": "application/python-wheel"},
     )
-    assert answer.status_code == 201
+    assert response.status_code == 201
     return url
 
 
@@ -150,7 +148,7 @@ def test_ctrl_c_while_following_leaves_the_job_running_and_exits_with_130(
                 break
         process.send_signal(signal.SIGINT)
         shown += process.stderr.readlines()
-        assert process.wait(PATIENCE) == ExitCode.INTERRUPTED
+        assert process.wait(WAIT) == ExitCode.INTERRUPTED
     text = "".join(shown)
     [job] = httpx.get(f"{url}/jobs").json()
     assert job["status"] == "RUNNING"
@@ -167,7 +165,7 @@ def test_losing_the_server_while_following_a_job_is_reported(
         assert process.stderr is not None
         next(line for line in process.stderr if "sleeping" in line)
         server.process.kill()
-        assert process.wait(PATIENCE) == ExitCode.UNREACHABLE
+        assert process.wait(WAIT) == ExitCode.UNREACHABLE
         assert "Traceback" not in process.stderr.read()
 
 
@@ -223,7 +221,7 @@ def test_jobs_that_wait_when_the_server_ends_run_when_it_starts_again(
     running = submitted(url, "Sleep", context="mine")
     wait_for_state(url, running, "RUNNING")
     waiting = [submitted(url, "Count", context="mine") for _ in range(3)]
-    answers: list[httpx.Response] = []
+    responses: list[httpx.Response] = []
 
     def call() -> None:
         query = {
@@ -234,20 +232,20 @@ def test_jobs_that_wait_when_the_server_ends_run_when_it_starts_again(
             "timeout": "600",
         }
         body = "input.string = late"
-        answers.append(httpx.post(f"{url}/jobs", params=query, content=body, timeout=PATIENCE))
+        responses.append(httpx.post(f"{url}/jobs", params=query, content=body, timeout=WAIT))
 
     caller = threading.Thread(target=call)
     caller.start()
     wait_until(lambda: len(httpx.get(f"{url}/jobs").json()) >= 5)
     server.signal(signal.SIGTERM)
     assert server.wait() is ExitCode.OK
-    caller.join(PATIENCE)
-    [answer] = answers
-    assert (answer.status_code, answer.json()["code"]) == (503, "job_postponed")
-    assert answer.json()["jobId"] in answer.json()["result"]
+    caller.join(WAIT)
+    [response] = responses
+    assert (response.status_code, response.json()["code"]) == (503, "job_postponed")
+    assert response.json()["jobId"] in response.json()["result"]
 
     url = serve(config=config).url
-    for job in [*waiting, answer.json()["jobId"]]:
+    for job in [*waiting, response.json()["jobId"]]:
         wait_for_state(url, job, "FINISHED")
     assert httpx.get(f"{url}/jobs/{running}").json()["status"] == "ERROR"
 

@@ -17,14 +17,13 @@ from typing import Any
 import httpx
 import pytest
 
-from conditions import wait_until
+from conditions import SPARK_WAIT, wait_until
 from jobserver_cli.exits import ExitCode
 from jobserver_pyspark.demo import CLASS_NAME, build_example_wheel
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
-PATIENCE = 240.0
-ANSWER = '{"a": 2, "b": 2, "c": 1, "see": 1}\n'
+COUNTS = '{"a": 2, "b": 2, "c": 1, "see": 1}\n'
 INPUT = "input.string = a b c a b see"
 
 
@@ -68,9 +67,9 @@ def assert_nothing_is_left(scratch: Path, *others: Path) -> None:
 
 def test_demo_counts_words_shows_how_and_cleans_up(private: dict[str, str], scratch: Path) -> None:
     done = subprocess.run(
-        command("demo"), env=private, capture_output=True, text=True, check=False, timeout=PATIENCE
+        command("demo"), env=private, capture_output=True, text=True, check=False, timeout=SPARK_WAIT
     )
-    assert (done.returncode, done.stdout) == (0, ANSWER), done.stderr
+    assert (done.returncode, done.stdout) == (0, COUNTS), done.stderr
     for step in (
         "✓ Java ",
         "✓ PySpark ",
@@ -124,9 +123,9 @@ def test_demo_keep_prints_curl_lines_that_work_until_ctrl_c(
         lines.append(line)
         if "Ctrl-C" in line:
             break
-    assert lines[0] == ANSWER
+    assert lines[0] == COUNTS
     printed = re.findall(r"curl (?:.*\\\n\s*)?.*", "".join(lines))
-    answers = [
+    bodies = [
         json.loads(
             subprocess.run(
                 f"{line} --silent --show-error", shell=True, capture_output=True, check=True
@@ -134,10 +133,10 @@ def test_demo_keep_prints_curl_lines_that_work_until_ctrl_c(
         )
         for line in printed
     ]
-    assert len(answers) == 4
-    assert answers[0]["result"] == json.loads(ANSWER)
+    assert len(bodies) == 4
+    assert bodies[0]["result"] == json.loads(COUNTS)
     kept.send_signal(signal.SIGINT)
-    assert kept.wait(PATIENCE) == ExitCode.OK
+    assert kept.wait(SPARK_WAIT) == ExitCode.OK
     assert_nothing_is_left(scratch)
 
 
@@ -151,7 +150,7 @@ def test_ctrl_c_in_the_middle_of_the_demo_leaves_nothing_and_no_traceback(
         next(line for line in process.stderr if "starting a Spark context" in line)
         process.send_signal(signal.SIGINT)
         shown = process.stderr.read()
-        assert process.wait(PATIENCE) == ExitCode.INTERRUPTED
+        assert process.wait(SPARK_WAIT) == ExitCode.INTERRUPTED
     assert "stopped, and cleaned up" in shown
     assert "Traceback" not in shown
     assert_nothing_is_left(scratch)
@@ -173,13 +172,13 @@ def test_a_wheel_goes_through_a_real_server_from_upload_to_sigterm(
             created = jobserver("context", "create", "etl", "-s", "spark.master=local[1]", *to)
             assert created.returncode == 0, created.stderr
             counted = jobserver("submit", CLASS_NAME, "--cp", "test", "-c", "etl", "-d", INPUT, "--sync", *to)
-            assert json.loads(counted.stdout) == json.loads(ANSWER)
+            assert json.loads(counted.stdout) == json.loads(COUNTS)
             refused = jobserver("submit", CLASS_NAME, "--cp", "test", "-c", "etl", "--follow", *to)
             assert refused.returncode == ExitCode.JOB_FAILED
             assert "No input.string config param" in refused.stderr
             assert len(httpx.get(f"{url}/jobs").json()) == 2
             server.terminate()
-            assert server.wait(PATIENCE) == ExitCode.OK
+            assert server.wait(SPARK_WAIT) == ExitCode.OK
         finally:
             server.kill()
     assert_nothing_is_left(scratch, tmp_path)
@@ -234,12 +233,12 @@ def in_the_c_locale(private: dict[str, str], tmp_path: Path) -> Iterator[Callabl
                     env={**environment, "JOBSERVER_URL": url},
                     capture_output=True,
                     check=False,
-                    timeout=PATIENCE,
+                    timeout=SPARK_WAIT,
                 )
 
             yield run
             server.terminate()
-            assert server.wait(PATIENCE) == ExitCode.OK
+            assert server.wait(SPARK_WAIT) == ExitCode.OK
         finally:
             server.kill()
 
@@ -295,7 +294,7 @@ def test_jvm_api_prints_the_class_path_alone_and_speaks_only_while_it_builds(
     fresh = {**private, "XDG_CACHE_HOME": str(tmp_path / "cache")}
     first, second = (
         subprocess.run(
-            command("jvm-api"), env=fresh, capture_output=True, text=True, check=False, timeout=PATIENCE
+            command("jvm-api"), env=fresh, capture_output=True, text=True, check=False, timeout=SPARK_WAIT
         )
         for _ in range(2)
     )
@@ -312,7 +311,7 @@ def test_jvm_api_prints_the_class_path_alone_and_speaks_only_while_it_builds(
 def test_prepare_finds_everything_prepared(private: dict[str, str], scratch: Path) -> None:
     """The whole run begins with what this command does; see ``conftest.py``."""
     done = subprocess.run(
-        command("prepare"), env=private, capture_output=True, text=True, check=False, timeout=PATIENCE
+        command("prepare"), env=private, capture_output=True, text=True, check=False, timeout=SPARK_WAIT
     )
     assert (done.returncode, done.stdout) == (0, "✓ the launcher pyspark is prepared\n"), done.stderr
     cache = Path(private["XDG_CACHE_HOME"], "jobserver")
@@ -328,7 +327,7 @@ def test_prepare_says_why_it_cannot(private: dict[str, str]) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=PATIENCE,
+        timeout=SPARK_WAIT,
     )
     assert done.returncode == ExitCode.NOT_READY
     assert "/proc/no-cache" in done.stderr
@@ -346,7 +345,7 @@ def test_jvm_api_passes_over_a_java_that_is_too_old(private: dict[str, str], tmp
         capture_output=True,
         text=True,
         check=False,
-        timeout=PATIENCE,
+        timeout=SPARK_WAIT,
     )
     assert done.returncode == 0, done.stderr
     assert "jobserver-api" in done.stdout

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from command_line import CommandLine
+from conditions import wait_until
+from jobserver_cli.records import time_shown
 from jobserver_core import ContextState, JobServer, SparePool, load_settings
+from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.ports import ContextEnd
 from jobserver_http import running
 from loopback import Loopback
@@ -20,7 +23,7 @@ def test_contexts_lists_those_that_live(client: CommandLine) -> None:
         ["second", "RUNNING"],
         ["warm", "RUNNING"],
     ]
-    assert [report["name"] for report in client("contexts", "--json").json] == ["second", "warm"]
+    assert [record["name"] for record in client("contexts", "--json").json] == ["second", "warm"]
 
 
 def test_contexts_are_listed_with_one_request(jobserver: CommandLine) -> None:
@@ -45,6 +48,43 @@ def test_a_context_that_waits_until_others_have_started_is_shown_as_waiting(jobs
         assert "WAITING" in jobserver("context", "show", "second").out
         launcher.listeners[0].context_ended(ContextEnd.STOPPED)
         launcher.listeners[1].context_ended(ContextEnd.STOPPED)
+
+
+def test_show_says_why_a_running_context_was_started_again(jobserver: CommandLine) -> None:
+    launcher = ScriptedLauncher(at_start=lambda told: told.context_ready(application_id=None, url=None))
+    server = JobServer.in_memory(
+        launcher=launcher, settings=load_settings(overrides={"jobserver.http.port": 0})
+    )
+    with running(server) as url:
+        jobserver.environment.setenv("JOBSERVER_URL", url)
+        first = server.create_context("fleet", {"supervise": True, "restart-backoff": "1 ms"}).result(10)
+        launcher.listeners[0].context_ended(ContextEnd.FAILED, ErrorInfo(message="killed by signal 9"))
+        wait_until(
+            lambda: server.context("fleet").restarts and server.context("fleet").state is ContextState.RUNNING
+        )
+        shown = jobserver("context", "show", "fleet").out
+        assert "Restarts      1" in shown
+        assert "Last restart  killed by signal 9" in shown
+        assert first.id in shown
+        assert "killed by signal 9" in jobserver("context", "show", first.id).out
+        launcher.listeners[1].context_ended(ContextEnd.STOPPED)
+
+
+def test_ended_contexts_are_listed_with_their_ids(client: CommandLine, server: JobServer) -> None:
+    assert client("contexts", "--ended").err == "no ended contexts\n"
+    ids = []
+    for _ in range(2):
+        client("context", "create", "etl")
+        ids.append(server.context("etl").id)
+        client("context", "stop", "etl")
+    lines = [line.split() for line in client("contexts", "--ended").out.splitlines()]
+    assert lines[0] == ["Context", "State", "Started", "Ended", "ID"]
+    assert [(line[0], line[1], line[-1]) for line in lines[1:]] == [
+        ("etl", "FINISHED", ids[1]),
+        ("etl", "FINISHED", ids[0]),
+    ]
+    assert [record["id"] for record in client("contexts", "--ended", "--json").json] == ids[::-1]
+    assert client("contexts", "--ended", "--spares").code == 2
 
 
 def test_without_contexts_there_is_no_table(client: CommandLine) -> None:
@@ -81,7 +121,7 @@ def test_create_passes_settings_from_options_and_from_hocon(client: CommandLine,
     assert str(settings["spark"]["ui"]["port"]) == "0"
 
 
-def test_create_with_json_prints_the_report_of_the_contract(client: CommandLine) -> None:
+def test_create_with_json_prints_the_record_of_the_contract(client: CommandLine) -> None:
     assert client("context", "create", "etl", "--json").json["state"] == "RUNNING"
 
 
@@ -127,9 +167,49 @@ def test_stop_waits_until_the_context_has_ended(client: CommandLine, server: Job
 
 
 def test_stop_with_force_kills(client: CommandLine, server: JobServer) -> None:
-    report = client("context", "stop", "warm", "--force", "--json").json
-    assert report["state"] == server.context("warm").state.value
+    record = client("context", "stop", "warm", "--force", "--json").json
+    assert record["state"] == server.context("warm").state.value
     assert server.context("warm").state.final
+
+
+@pytest.mark.parametrize(
+    "arguments", [("context", "stop", "warm"), ("submit", "words.Count", "--cp", "words", "-c", "warm")]
+)
+def test_a_context_that_has_ended_already_exits_with_4_and_the_time(
+    client: CommandLine, arguments: tuple[str, ...]
+) -> None:
+    client("context", "stop", "warm")
+    ended = time_shown(client("context", "show", "warm", "--json").json["endTime"])
+    done = client(*arguments)
+    assert (done.code, f"context 'warm' has already ended (FINISHED, {ended})" in done.err) == (4, True)
+    assert "Show it with: jobserver context show warm\n" in done.err
+
+
+def test_a_job_for_a_context_that_has_ended_is_refused_with_how_to_create_it_or_a_similar_one(
+    client: CommandLine, server: JobServer
+) -> None:
+    ended = server.context("warm").id
+    advice = "Create it again with: jobserver context create warm\n"
+    submit = ("submit", "words.Count", "--cp", "words", "-c")
+    client("context", "stop", "warm")
+    assert f"  {advice}" in client(*submit, "warm").err
+    assert "Create it" not in client("context", "stop", "warm").err
+    server.create_context("warm2").result(60)
+    assert f"Did you mean warm2, which is live? {advice}" in client(*submit, "warm").err
+    server.create_context("warm").result(60)
+    done = client(*submit, ended)
+    assert "Another context of this name is live: warm\n" in done.err
+    assert "Create it" not in done.err
+
+
+def test_a_look_up_of_a_context_that_fails_does_not_hide_that_the_context_was_not_found(
+    jobserver: CommandLine,
+) -> None:
+    refusal = b'{"status": "ERROR", "code": "context_not_found", "result": "context warm not found"}'
+    with Loopback(lambda handler: handler.say(404, refusal)) as web:
+        web.plan["/contexts/warm"] = lambda handler: handler.say(200, b"<html>the page of a proxy</html>")
+        done = jobserver("submit", "w.Count", "--cp", "words", "-c", "warm", "--server", web.url(""))
+    assert (done.code, "context 'warm' not found" in done.err) == (4, True), done.err
 
 
 @pytest.mark.parametrize("action", ["show", "stop"])

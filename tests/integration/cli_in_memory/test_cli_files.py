@@ -78,6 +78,12 @@ def test_versions_lists_every_upload(client: CommandLine, tmp_path: Path) -> Non
     assert len(client("binary", "versions", "words", "--json").json) == 2
 
 
+def test_versions_show_the_hash_by_which_its_file_is_found(client: CommandLine, tmp_path: Path) -> None:
+    digest = hashlib.sha256(wheel(tmp_path).read_bytes()).hexdigest()
+    assert digest in client("binary", "versions", "words").out
+    assert "sha256sum" in client("binary", "versions", "--help").out
+
+
 def test_delete_removes_every_version(client: CommandLine) -> None:
     assert client("binary", "delete", "words").code == 0
     done = client("binaries")
@@ -90,6 +96,14 @@ def test_an_unknown_binary_exits_with_4_and_suggests_a_similar_name(client: Comm
     assert (done.code, done.out) == (4, "")
     assert "binary 'wrods' not found" in done.err
     assert "Did you mean words? List them with: jobserver binaries" in done.err
+
+
+def test_the_beginning_of_a_binarys_name_suggests_the_name(
+    client: CommandLine, server: JobServer, tmp_path: Path
+) -> None:
+    server.upload("fleet-1.0-66cf98e44e83", BinaryType.WHEEL, wheel(tmp_path).read_bytes())
+    done = client("binary", "versions", "fleet")
+    assert (done.code, "Did you mean fleet-1.0-66cf98e44e83?" in done.err) == (4, True)
 
 
 def test_deleting_a_binary_that_is_in_use_is_a_refusal_and_no_matter_of_permissions(

@@ -5,19 +5,21 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from enum import EnumMeta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from typer.main import get_command
 
 from command_line import CommandLine
 from jobserver_cli.application import app
+from jobserver_cli.commands import PANELS
 from jobserver_cli.exits import ExitCode
-from loopback import Loopback
 
 REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "cli.md"
 SLOW = ("httpx", "starlette", "uvicorn", "pyspark", "pyhocon", "cattrs", "asyncio", "ssl", "sqlalchemy")
@@ -33,8 +35,16 @@ def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tu
             yield (*path, name), command
 
 
+def examples_of(path: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the examples of a command in the catalogue."""
+    entries: Any = {name: entry for panel in PANELS.values() for name, entry in panel.items()}
+    entry = entries[path[0]]
+    return (entry.commands[path[1]] if len(path) > 1 else entry).examples
+
+
 def written(command: Any) -> Iterator[str]:
     """Yield the lines of the reference about the arguments and options of a command."""
+    annotations = get_type_hints(inspect.unwrap(command.callback))
     for parameter in command.params:
         names = (
             [parameter.metavar or parameter.name] if not parameter.opts[0].startswith("-") else parameter.opts
@@ -43,7 +53,11 @@ def written(command: Any) -> Iterator[str]:
         takes = f" {parameter.metavar}" if parameter.opts[0].startswith("-") and parameter.metavar else ""
         shown = ", ".join(f"`{name}{takes}`" for name in names)
         help_text = (parameter.help or "").replace("|", "\\|")
-        notes = [f"environment: `{parameter.envvar}`"] if parameter.envvar else []
+        annotation = annotations.get(parameter.name)
+        kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, EnumMeta)]
+        choices = [f"`{one.value}`" for kind in kinds for one in kind]
+        notes = [f"one of {', '.join(choices)}"] if choices else []
+        notes += [f"environment: `{parameter.envvar}`"] if parameter.envvar else []
         if parameter.required:
             notes.append("required")
         elif parameter.default not in (None, False, [], ()):
@@ -63,6 +77,7 @@ def reference() -> str:
             continue
         lines += [f"### `jobserver {' '.join(path)}`", "", " ".join(command.help.split()), ""]
         lines += ["| | |", "| --- | --- |", *written(command), ""]
+        lines += ["```sh", *examples_of(path), "```", ""]
     return "\n".join(lines).strip()
 
 
@@ -88,7 +103,12 @@ def test_the_reference_matches_the_commands(name: str, made: Any) -> None:
     assert part(name, text) == made(), f"run the tests once with {WRITE}=1 to renew the reference"
 
 
-@pytest.mark.parametrize(("path", "command"), [pytest.param(*one, id=" ".join(one[0])) for one in commands()])
+EVERY = pytest.mark.parametrize(
+    ("path", "command"), [pytest.param(*one, id=" ".join(one[0])) for one in commands()]
+)
+
+
+@EVERY
 def test_the_help_of_every_command_shows_all_its_options(
     jobserver: CommandLine, path: tuple[str, ...], command: Any
 ) -> None:
@@ -99,6 +119,39 @@ def test_the_help_of_every_command_shows_all_its_options(
         assert parameter.help, parameter.name
         if parameter.opts[0].startswith("-"):
             assert all(name in shown.out for name in parameter.opts)
+
+
+@EVERY
+def test_the_help_of_every_command_shows_its_examples(
+    jobserver: CommandLine, path: tuple[str, ...], command: Any
+) -> None:
+    examples = examples_of(path)
+    assert 1 <= len(examples) <= 3
+    lines = jobserver(*path, "--help").out.splitlines()
+    assert [line.strip() for line in lines if line.strip() in examples] == list(examples)
+
+
+@pytest.mark.parametrize("example", sorted({one for path, _ in commands() for one in examples_of(path)}))
+def test_every_example_is_a_command_line_that_is_accepted(
+    example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    inner = re.findall(r"\$\((.*?)\)", example)
+    outer = re.sub(r"\$\(.*?\)", "output", example)
+    lines = [line for line in [*inner, outer] if line.startswith("jobserver ")]
+    assert lines
+    for line in lines:
+        words = shlex.split(re.split("[|>]", line)[0])[1:]
+        for word in words:
+            if "/" in word or word.endswith((".gz", ".txt")):
+                file = tmp_path / word
+                file.parent.mkdir(exist_ok=True, parents=True)
+                file.touch()
+        command: Any = get_command(app)
+        while hasattr(command, "commands"):
+            context = command.make_context("jobserver", words)
+            _, command, words = command.resolve_command(context, [*context._protected_args, *context.args])
+        command.make_context("jobserver", words)
 
 
 def test_help_fits_into_80_columns(jobserver: CommandLine) -> None:
@@ -121,6 +174,51 @@ def test_a_usage_error_exits_with_2(jobserver: CommandLine, arguments: tuple[str
     assert (done.code, done.out) == (2, "")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "suggested"),
+    [
+        (("run", "w.Count", "--cp", "w", "--url", "http://127.0.0.1:9"), True),
+        (("context", "stop", "warm", "--host=127.0.0.1"), True),
+        (("serve", "--url", "http://127.0.0.1:9"), False),
+    ],
+)
+def test_other_names_of_the_option_for_the_server_are_a_mistake_that_suggests_it(
+    jobserver: CommandLine, arguments: tuple[str, ...], *, suggested: bool
+) -> None:
+    done = jobserver(*arguments)
+    assert (done.code, done.out) == (2, "")
+    assert "No such option: --" in done.err
+    assert ("(Possible options: --server)" in done.err) is suggested
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ("--server", "http://127.0.0.1:9", "jobs"),
+            "Name the server after the command: jobserver … --server URL",
+        ),
+        (
+            ("context", "--server", "http://127.0.0.1:9", "list"),
+            "Name the server after the command: jobserver context … --server URL",
+        ),
+        (("--host", "0.0.0.0", "serve"), "--host. Options belong after the command: jobserver … --host"),
+        (("--url=http://127.0.0.1:9", "jobs"), "--url. Options belong after the command: jobserver … --url"),
+        (("-c", "server.conf", "serve"), "-c. Options belong after the command: jobserver … -c"),
+        (("--version=3",), "Option '--version' does not take a value"),
+        (("--versoin",), "(Possible options: --version)"),
+    ],
+)
+def test_an_option_before_the_command_is_a_mistake_that_says_where_it_belongs(
+    jobserver: CommandLine, arguments: tuple[str, ...], words: str
+) -> None:
+    jobserver.environment.setenv("COLUMNS", "120")
+    done = jobserver(*arguments)
+    assert (done.code, done.out) == (2, "")
+    assert words in done.err
+    assert ("after the command: " in words) is ("after the command: " in done.err)
+
+
 def test_version_is_that_of_the_distribution(jobserver: CommandLine) -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+.*\n", jobserver("--version").out)
 
@@ -137,6 +235,40 @@ def test_help_imports_nothing_slow(arguments: list[str]) -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30
     )
     assert done.stderr == "[]\n"
+
+
+UNUSED_BY_CLIENTS = {
+    *(
+        "alembic",
+        "cattrs",
+        "click",
+        "jobserver_http",
+        "jobserver_pyspark",
+        "jobserver_sql",
+        "py4j",
+        "pygments",
+    ),
+    *("pyhocon", "pyparsing", "pyspark", "rich", "sqlalchemy", "starlette", "uvicorn"),
+    *("httpx._main", "jobserver_core.config", "jobserver_core.ports", "jobserver_core.server"),
+}
+"""What a command that talks to a server must not import if its output is a pipe."""
+
+
+@pytest.mark.parametrize(
+    "arguments", [["job", "list"], ["contexts"], ["binaries"], ["servers"], ["job", "list", "--json"]]
+)
+def test_a_client_command_imports_nothing_of_a_server(client: CommandLine, arguments: list[str]) -> None:
+    script = (
+        "import sys; from jobserver_cli import main\n"
+        f"sys.argv = ['jobserver', *{arguments!r}]\n"
+        "try: main()\n"
+        "finally: print(*[name for name, module in sys.modules.items() if module], file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "jobserver_client" in (imported := set(done.stderr.splitlines()[-1].split()))
+    assert imported & UNUSED_BY_CLIENTS == set()
 
 
 def modules_after(script: str) -> set[str]:
@@ -158,40 +290,6 @@ def test_help_costs_little_more_than_typer_itself() -> None:
     assert {name for name in ours - modules_after(bare) if name not in standard and name[0] != "_"} <= own
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_is_offered_for_the_common_shells(shell: str) -> None:
-    environment = {**os.environ, "_JOBSERVER_COMPLETE": f"source_{shell}"}
-    script = "from jobserver_cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=30,
-    )
-    assert "jobserver" in done.stdout
-
-
-def test_completion_knows_commands_and_options() -> None:
-    words = "jobserver submit --fol"
-    environment = {
-        **os.environ,
-        "_JOBSERVER_COMPLETE": "complete_bash",
-        "COMP_WORDS": words,
-        "COMP_CWORD": "2",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", "from jobserver_cli import main; main()"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=30,
-    )
-    assert done.stdout.split() == ["--follow"]
-
-
 def test_without_the_extra_the_command_says_how_to_install_it(tmp_path: Path) -> None:
     script = (
         "import sys\n"
@@ -206,45 +304,3 @@ def test_without_the_extra_the_command_says_how_to_install_it(tmp_path: Path) ->
     )
     assert (done.returncode, done.stdout) == (7, "")
     assert "pip install 'jobserver-core[cli]'" in done.stderr
-
-
-def completed(words: str) -> list[str]:
-    """Return what the shell offers for a command line."""
-    environment = {
-        **os.environ,
-        "_JOBSERVER_COMPLETE": "complete_bash",
-        "COMP_WORDS": words,
-        "COMP_CWORD": str(len(words.split(" ")) - 1),
-    }
-    script = "from jobserver_cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    return done.stdout.split()
-
-
-def test_completion_asks_the_server_for_names(client: CommandLine) -> None:
-    client("submit", "words.Count", "--cp", "words", "-d", "input.string=a", "--sync")
-    [found] = client("jobs", "--json").json
-    assert completed(f"jobserver result {found['jobId'][:6]}") == [found["jobId"]]
-    assert completed("jobserver logs @") == ["@last"]
-    assert completed("jobserver context show w") == ["warm"]
-    assert completed("jobserver submit words.Count -c w") == ["warm"]
-    assert completed("jobserver binary versions wo") == ["words"]
-
-
-def test_completion_is_empty_when_no_server_answers(jobserver: CommandLine) -> None:
-    jobserver.environment.setenv("JOBSERVER_URL", "http://127.0.0.1:9")
-    assert completed("jobserver result a") == []
-
-
-def test_completion_asks_the_server_only_once(jobserver: CommandLine) -> None:
-    with Loopback(lambda handler: handler.say(502, b"<html>")) as web:
-        jobserver.environment.setenv("JOBSERVER_URL", web.url(""))
-        assert completed("jobserver context show w") == []
-        assert len(web.calls) == 1

@@ -14,7 +14,7 @@ from jobserver_core import BinaryType, JobServer, JobState
 from loopback import Loopback
 
 COUNT = ("words.Count", "--cp", "words", "-c", "warm", "-d", "input.string = a b c a b see")
-ANSWER = {"a": 2, "b": 2, "c": 1, "see": 1}
+COUNTS = {"a": 2, "b": 2, "c": 1, "see": 1}
 
 
 def wait_for_state(server: JobServer, job_id: str, state: JobState) -> None:
@@ -31,33 +31,64 @@ def test_submit_prints_the_id_of_the_job_alone_on_stdout(client: CommandLine, se
     assert server.job(done.out.strip()).class_name == "words.Count"
 
 
-def test_submit_with_json_prints_the_report_of_the_contract(client: CommandLine) -> None:
-    report = client("submit", *COUNT, "--json").json
-    assert (report["classPath"], report["context"]) == ("words.Count", "warm")
+def test_submit_with_json_prints_the_record_of_the_contract(client: CommandLine) -> None:
+    record = client("submit", *COUNT, "--json").json
+    assert (record["classPath"], record["context"]) == ("words.Count", "warm")
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["/data/two words.csv", 'it\'s "a"', "${HOME} $x", "größe 数.csv", "a+b:c#d//e", "C:\\new\n", "", "12"],
+)
+@pytest.mark.parametrize(
+    "data", ["input.string = a", '{"input": {"string": "a"}}', "{ input { string: a } } # x"]
+)
+def test_set_takes_a_string_as_it_is(client: CommandLine, value: str, data: str) -> None:
+    done = client(
+        "submit", "words.Count", "--cp", "words", "-c", "warm", "-d", data, "-s", f"file.path={value}"
+    )
+    assert done.code == 0, done.err
+    config = client("job", done.out.strip(), "--config").json
+    assert config == {"input": {"string": "a"}, "file": {"path": value}}
+
+
+def test_the_path_of_an_uploaded_file_can_be_set_whatever_its_name(
+    client: CommandLine, tmp_path: Path
+) -> None:
+    file = tmp_path / "ein 'Name' mit $x.csv"
+    file.touch()
+    path = client("data", "upload", "birds", file).out.strip()
+    done = client("submit", "words.Count", "--cp", "words", "-c", "warm", "--set", f"file={path}")
+    assert client("job", done.out.strip(), "--config").json == {"file": path}
+
+
+def test_set_needs_a_key(client: CommandLine) -> None:
+    done = client("run", "words.Count", "--cp", "words", "--set", "file")
+    assert (done.code, "--set takes KEY=VALUE" in done.err) == (2, True)
 
 
 def test_submit_sync_prints_the_result_alone_on_stdout(client: CommandLine) -> None:
     done = client("submit", *COUNT, "--sync")
-    assert (done.code, done.json) == (0, ANSWER)
+    assert (done.code, done.json) == (0, COUNTS)
 
 
-def test_submit_sync_with_json_prints_the_answer_of_the_contract(client: CommandLine) -> None:
-    answer = client("submit", *COUNT, "--sync", "--json").json
-    assert answer["result"] == ANSWER
-    assert set(answer) == {"jobId", "result"}
+def test_submit_sync_with_json_prints_the_response_of_the_contract(client: CommandLine) -> None:
+    response = client("submit", *COUNT, "--sync", "--json").json
+    assert response["result"] == COUNTS
+    assert set(response) == {"jobId", "result"}
 
 
 def test_submit_follow_shows_state_progress_and_output_beside_the_result(client: CommandLine) -> None:
     done = client("submit", *COUNT, "--follow")
-    assert (done.code, done.json) == (0, ANSWER)
+    assert (done.code, done.json) == (0, COUNTS)
     assert "RUNNING (stage 1/2, task 3/4)" in done.err
     assert "│ counting" in done.err
     assert "FINISHED in" in done.err
 
 
-def test_submit_follow_with_json_prints_the_last_report_with_the_result(client: CommandLine) -> None:
-    report = client("submit", *COUNT, "--follow", "--json").json
-    assert (report["status"], report["result"]) == ("FINISHED", ANSWER)
+def test_submit_follow_with_json_prints_the_last_record_with_the_result(client: CommandLine) -> None:
+    record = client("submit", *COUNT, "--follow", "--json").json
+    assert (record["status"], record["result"]) == ("FINISHED", COUNTS)
 
 
 @pytest.mark.parametrize("way", ["--sync", "--follow"])
@@ -212,13 +243,28 @@ def test_jobs_are_filtered_by_state_in_any_case_by_class_context_and_number(clie
     failed, counted = submitted(client, "Fail"), client("submit", *COUNT).out.strip()
 
     def listed(*options: object) -> list[str]:
-        return [report["jobId"] for report in client("jobs", "--json", *options).json]
+        return [record["jobId"] for record in client("jobs", "--json", *options).json]
 
     assert listed("--status", "error") == [failed]
     assert listed("--class", "words.Count") == [counted]
     assert listed("--context", "warm", "--limit", 1) == [counted]
     assert listed("--since", "2001-01-01") == [counted, failed]
     assert listed("--since", "2100-01-01") == []
+
+
+def test_jobs_that_are_shown_as_waiting_can_be_selected_as_such(
+    client: CommandLine, server: JobServer
+) -> None:
+    ids = [submitted(client, "Sleep") for _ in range(server.settings.jobs.max_jobs_per_context + 2)]
+    waiting = ids[:-3:-1]  # newest first
+
+    def listed(*options: object) -> list[list[str]]:
+        return [line.split()[:2] for line in client("jobs", "--status", *options).out.splitlines()[1:]]
+
+    assert listed("waiting") == [[job_id, "WAITING"] for job_id in waiting]
+    assert listed("WAITING", "--limit", 1) == [[waiting[0], "WAITING"]]
+    assert [job for job in listed("STARTED") if job[0] in waiting] == listed("WAITING")
+    assert listed("WAITING", "--context", "other") == []
 
 
 def test_without_jobs_there_is_no_table(client: CommandLine) -> None:
@@ -232,7 +278,8 @@ def test_job_shows_the_record_and_the_result(client: CommandLine, server: JobSer
     lines = client("job", job_id).out.splitlines()
     assert lines[0].split() == ["Job", job_id]
     assert lines[1].split() == ["State", "FINISHED"]
-    assert lines[-1].startswith("Took")
+    assert lines[-1].startswith("Duration")
+    assert [line.split()[0] for line in lines[4:6]] == ["Submitted", "Started"]
     assert f"jobserver result {job_id} > FILE" in client("job", job_id).err
 
 
@@ -260,7 +307,7 @@ def test_job_config_prints_what_the_job_was_submitted_with(client: CommandLine) 
 
 def test_job_follow_begins_in_the_middle_and_ends_with_the_job(client: CommandLine) -> None:
     done = client("job", client("submit", *COUNT).out.strip(), "--follow")
-    assert (done.code, done.json) == (0, ANSWER)
+    assert (done.code, done.json) == (0, COUNTS)
 
 
 @pytest.mark.parametrize(
@@ -273,6 +320,12 @@ def test_an_unknown_job_exits_with_4(client: CommandLine, arguments: tuple[str, 
     assert "jobserver jobs" in done.err
 
 
+def test_logs_of_the_name_of_a_context_points_to_its_option(client: CommandLine) -> None:
+    client("context", "create", "shared")
+    done = client("logs", "shared")
+    assert (done.code, "jobserver logs --context shared" in done.err) == (4, True), done.err
+
+
 def test_kill_ends_jobs_and_says_so(client: CommandLine, server: JobServer) -> None:
     ids = [submitted(client, "Sleep"), submitted(client, "Sleep")]
     done = client("kill", *ids)
@@ -281,7 +334,7 @@ def test_kill_ends_jobs_and_says_so(client: CommandLine, server: JobServer) -> N
     assert f"{ids[0]} KILLED" in done.err
 
 
-def test_kill_with_json_prints_an_answer_for_each_job(client: CommandLine) -> None:
+def test_kill_with_json_prints_a_response_for_each_job(client: CommandLine) -> None:
     job_id = submitted(client, "Sleep")
     assert client("kill", job_id, "--json").json == {job_id: {"status": "KILLED"}}
 
@@ -327,7 +380,7 @@ def test_job_output_on_stderr_cannot_control_the_terminal(client: CommandLine) -
     assert "plain" in done.err
 
 
-REPORT = {
+RECORD = {
     "jobId": "a" * 32,
     "status": "ERROR",
     "context": "warm",
@@ -337,9 +390,9 @@ REPORT = {
 
 
 def test_a_job_is_shown_with_its_restarts_and_why_its_context_has_ended(jobserver: CommandLine) -> None:
-    answer = json.dumps(REPORT).encode()
-    with Loopback(lambda handler: handler.say(200, answer)) as web:
-        shown = jobserver("job", REPORT["jobId"], "--server", web.url("")).out
+    body = json.dumps(RECORD).encode()
+    with Loopback(lambda handler: handler.say(200, body)) as web:
+        shown = jobserver("job", RECORD["jobId"], "--server", web.url("")).out
     lines = [line.split(None, 1) for line in shown.splitlines()]
     assert ["Restarts", "2"] in lines
     assert ["Error", "ContextTerminated: terminated: out of memory"] in lines

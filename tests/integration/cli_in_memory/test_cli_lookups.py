@@ -8,8 +8,9 @@ import pytest
 import typer
 
 from command_line import CommandLine
+from jobserver_cli import lookups
 from jobserver_cli.job_commands import moment
-from jobserver_cli.lookups import nearest
+from jobserver_cli.lookups import nearest, similar
 from jobserver_core import JobRequest, JobServer
 
 JOB = ("submit", "words.Sleep", "--cp", "words", "-c", "warm")
@@ -58,7 +59,84 @@ def test_kill_does_not_accept_last_because_it_may_be_another_users_job(
     job_id = client(*JOB).out.strip()
     done = client("kill", "@last")
     assert (done.code, "@last" in done.err) == (2, True)
+    assert f"The newest job is {job_id} (Sleep, " in done.err
+    assert f"Kill it with: jobserver kill {job_id}" in done.err
     assert not server.job(job_id).state.final
+
+
+def test_kill_does_not_advise_to_kill_a_last_job_that_has_ended(client: CommandLine) -> None:
+    assert client("kill", "@last").code == 2
+    client("submit", "words.Count", "--cp", "words", "-c", "warm", "-d", "input.string = a", "--sync")
+    done = client("kill", "@last")
+    assert "(Count, FINISHED)." in done.err
+    assert "Kill it" not in done.err
+
+
+def test_a_context_is_named_by_the_beginning_of_its_id(client: CommandLine, server: JobServer) -> None:
+    context_id = server.context("warm").id
+    for given in (context_id, context_id[:8]):
+        assert client("context", "show", given).out.splitlines()[0].split() == ["Context", "warm"]
+    assert client("logs", "--context", context_id[:8]).code == client("logs", "--context", "warm").code
+    assert client("context", "stop", context_id[:8]).code == 0
+    assert server.contexts() == []
+
+
+def test_the_name_of_a_context_precedes_the_beginning_of_an_id(
+    client: CommandLine, server: JobServer
+) -> None:
+    ids: dict[str, str] = {}
+    while not (found := [one for one in ids if one[0] in "abcdef"]):  # names begin with a letter
+        name = f"other{len(ids)}"
+        server.create_context(name).result(60)
+        ids[server.context(name).id] = name
+    prefix = found[0][:6]
+    server.create_context(prefix).result(60)
+    assert client("context", "show", prefix, "--json").json["name"] == prefix
+    assert client("context", "show", found[0][:7], "--json").json["name"] == ids[found[0]]
+
+
+def test_the_beginning_of_several_context_ids_is_refused(client: CommandLine, server: JobServer) -> None:
+    for number in range(17):  # two of them begin with the same digit
+        server.create_context(f"c{number}").result(60)
+    ids = [context.id for context in server.contexts()]
+    first = next(digit for digit in "0123456789abcdef" if sum(one.startswith(digit) for one in ids) > 1)
+    done = client("context", "stop", first)
+    assert (done.code, f"{first} is a prefix of several context IDs" in done.err) == (2, True)
+    assert len(server.contexts()) == len(ids)
+
+
+def test_an_ended_context_is_named_by_the_beginning_of_its_id(client: CommandLine, server: JobServer) -> None:
+    first = server.context("warm").id
+    assert client("context", "stop", "warm").code == 0
+    second = server.create_context("warm").result(60).id
+    assert client("context", "show", first[:8], "--json").json["id"] == first
+    assert client("logs", "--context", first[:8]).code == client("logs", "--context", first).code == 0
+    done = client("context", "stop", first[:8])
+    assert (done.code, f"context 'warm' ({first}) has already ended (FINISHED, " in done.err) == (4, True)
+    assert f"jobserver context show {first}" in done.err
+    assert f"context '{first[:3]}' not found" in client("context", "show", first[:3]).err
+    assert [context.id for context in server.contexts()] == [second]
+
+
+def test_the_beginning_of_several_ids_of_ended_contexts_is_refused(
+    client: CommandLine, server: JobServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookups, "LEAST_PREFIX", 1)
+    ids = [server.context("warm").id]
+    while not (shared := [one[0] for one in ids[:-1] if one[0] == ids[-1][0]]):
+        ids.append(server.create_context(f"c{len(ids)}").result(60).id)
+    for context in server.contexts():
+        server.stop_context(context.name).result(60)
+    done = client("context", "show", shared[0])
+    assert (done.code, f"{shared[0]} is a prefix of several context IDs" in done.err) == (2, True)
+
+
+def test_names_that_begin_like_this_are_suggested() -> None:
+    known = ["fleet-1.0-66cf98e44e83", "flee", "fleet-2.0-5f70bf18a086", "words"]
+    assert similar("fleet", known) == ["fleet-1.0-66cf98e44e83", "fleet-2.0-5f70bf18a086"]
+    assert similar("Fleet-1", known) == ["fleet-1.0-66cf98e44e83"]
+    assert similar("wrods", known) == ["words"]
+    assert similar("", known) == similar("zzz", known) == []
 
 
 def test_the_nearest_name_is_found_in_any_case_and_nothing_where_none_is_like_it() -> None:
@@ -87,6 +165,6 @@ def test_text_that_is_neither_a_time_nor_a_duration_is_refused(text: str) -> Non
 
 def test_jobs_since_accepts_times_and_durations(client: CommandLine) -> None:
     job_id = client(*JOB).out.strip()
-    assert [report["jobId"] for report in client("jobs", "--since", "1h", "--json").json] == [job_id]
+    assert [record["jobId"] for record in client("jobs", "--since", "1h", "--json").json] == [job_id]
     assert client("jobs", "--since", "2100-01-01", "--json").json == []
     assert client("jobs", "--since", "soon").code == 2

@@ -68,11 +68,51 @@ def test_doctor_and_serve_refuse_a_mistake_in_the_settings_of_all_contexts(
     assert (served.code, words in served.err, "Traceback" in served.err) == (2, True, False), served.err
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "jobserver.callbacks.options.conect-timeout = 5 s",
+            "setting 'jobserver.callbacks.options.conect-timeout': is not an option of the configured "
+            "transports; they have none; did you mean 'jobserver.callbacks.timeout'?",
+        ),
+        (
+            "jobserver.callbacks.ca-file = /no/such/file",
+            "setting 'jobserver.callbacks.ca-file': ",
+        ),
+        (
+            "jobserver.callbacks.transports = [htpx]",
+            "no transport backend named 'htpx'",
+        ),
+        (
+            "jobserver.callbacks.transports = [memory, memory]",
+            "two transports serve memory: URLs",
+        ),
+    ],
+)
+def test_doctor_and_serve_refuse_a_mistake_in_the_settings_of_callbacks(
+    jobserver: CommandLine, tmp_path: Path, text: str, words: str
+) -> None:
+    arguments = ("--config", config_file(tmp_path, text), "--data-dir", tmp_path / "data")
+    examined = jobserver("doctor", *arguments)
+    assert (examined.code, f"✗ Callbacks: {words}" in examined.out) == (7, True), examined.out
+    served = jobserver("serve", *arguments)
+    assert served.code != 0
+    assert words in served.err
+
+
+def test_doctor_says_how_to_get_a_transport_that_is_missing_and_if_none_is_configured(tmp_path: Path) -> None:
+    finding = found(settings(tmp_path, jobserver__callbacks__transports=["htpx"]))["Callbacks"]
+    assert finding.advice == "Install the package that provides it."
+    finding = found(settings(tmp_path, jobserver__callbacks__transports=[]))["Callbacks"]
+    assert (finding.verdict, finding.text) == (Verdict.GOOD, "no transports are configured")
+
+
 def test_doctor_warns_of_a_context_of_the_configuration_that_cannot_start(tmp_path: Path) -> None:
     chosen = settings(tmp_path, **{"spark.contexts": {"warm": {"max-restarts": "lots"}}})
     finding = found(chosen)["Contexts"]
     assert finding.verdict is Verdict.WARNING
-    assert "context warm of the configuration cannot start" in finding.text
+    assert "the configured context warm cannot start" in finding.text
 
 
 def test_doctor_and_serve_say_the_same_about_a_database_that_is_not_reachable(
@@ -120,6 +160,25 @@ def test_doctor_says_that_a_server_would_be_open_to_everyone(tmp_path: Path) -> 
         tmp_path, **{"jobserver.http.host": "0.0.0.0", "jobserver.http.allow-unauthenticated": True}
     )
     assert found(allowed)["HTTP"].verdict is Verdict.GOOD
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [(None, "No such file or directory"), ("ci:plain:jobs", "line 1: the second field must be")],
+)
+def test_doctor_says_what_is_wrong_with_the_files_of_users(
+    tmp_path: Path, line: str | None, reason: str
+) -> None:
+    tokens = tmp_path / "tokens"
+    chosen = settings(tmp_path, **{"jobserver.auth.backend": "file", "jobserver.auth.token-file": tokens})
+    if line is not None:
+        tokens.write_text(line, encoding="utf-8")
+        tokens.chmod(0o600)
+    finding = found(chosen)["Users"]
+    assert (finding.verdict, reason in finding.text) == (Verdict.BAD, True), finding.text
+    tokens.write_text(f"ci:{hash_token('secret')}:jobs", encoding="utf-8")
+    tokens.chmod(0o600)
+    assert found(chosen)["Users"].verdict is Verdict.GOOD
 
 
 def test_doctor_names_a_backend_that_is_not_installed(tmp_path: Path) -> None:
@@ -274,6 +333,12 @@ def test_config_show_changed_omits_the_defaults(jobserver: CommandLine) -> None:
     assert (described["key"], described["value"]) == ("jobserver.http.host", "::1")
 
 
+def test_config_show_changed_omits_defaults_that_a_file_says(jobserver: CommandLine, tmp_path: Path) -> None:
+    path = config_file(tmp_path, "jobserver { http.port = 8090, http.host = 0.0.0.0 }")
+    described = jobserver("config", "show", "--changed", "--config", path, "--json").json
+    assert [one["key"] for one in described if "http" in one["key"]] == ["jobserver.http.host"]
+
+
 def test_config_show_changed_says_when_there_is_nothing_to_show(jobserver: CommandLine) -> None:
     done = jobserver("config", "show", "--changed")
     assert (done.code, done.out, done.err) == (0, "", "all settings have their defaults\n")
@@ -286,8 +351,8 @@ def test_config_show_warns_of_contexts_that_cannot_start(jobserver: CommandLine,
     path = config_file(tmp_path, f"{pyspark}spark.contexts {{ {contexts} }}")
     done = jobserver("config", "show", "--config", path, "--json")
     assert done.code == 0
-    assert "warning: context odd of the configuration cannot start: setting 'context-factory'" in done.err
-    assert "context 1st of the configuration cannot start" in done.err
+    assert "warning: the configured context odd cannot start: setting 'context-factory'" in done.err
+    assert "the configured context 1st cannot start" in done.err
     assert "good" not in done.err
     assert not data_dir.exists()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import threading
@@ -16,7 +18,11 @@ import pytest
 
 from command_line import RAW, CommandLine
 from jobserver_cli.exits import ExitCode
+from jobserver_cli.records import missing_code_advice
+from jobserver_cli.results import table_of
 from jobserver_core import JobServer
+from jobserver_core.models.json_values import Json
+from loopback import Loopback
 
 COUNT = ("words.Count", "--cp", "words", "-c", "warm", "-d", "input.string = a b c a b see")
 
@@ -88,6 +94,77 @@ def test_a_job_without_a_result_exits_with_1_and_the_reason(client: CommandLine,
     done = client("result", submitted(client, server, "Fail"))
     assert (done.code, done.out) == (1, "")
     assert "ERROR: ValueError: no such table: birds" in done.err
+
+
+def test_a_missing_module_is_shown_with_the_ways_to_provide_it(
+    client: CommandLine, server: JobServer
+) -> None:
+    advice = (
+        "rates is in no package of the job: "
+        "add one with --package, or set cp or python.executable of its context."
+    )
+    job_id = submitted(client, server, "Missing")
+    for arguments in (("result", job_id), ("submit", *job("Missing"), "--sync")):
+        done = client(*arguments)
+        assert (done.code, f"  {advice}\n" in done.err) == (1, True)
+    assert f"{advice}\n" in client("job", job_id).err
+    assert advice not in client("result", submitted(client, server, "Fail")).err
+
+
+def test_a_job_that_cannot_be_imported_is_refused_with_the_ways_to_provide_a_module(
+    jobserver: CommandLine,
+) -> None:
+    refusal = (
+        b'{"status": "JOB LOADING FAILED", "code": "job_loading_failed", '
+        b'"result": {"message": "No module named \'rates\'"}}'
+    )
+    with Loopback(lambda handler: handler.say(400, refusal)) as web:
+        done = jobserver("submit", *job("Missing"), "--server", web.url(""))
+    said = "✗ JOB LOADING FAILED: No module named 'rates'\n  rates is in no package of the job: "
+    assert (done.code, said in done.err) == (4, True)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            "No module named 'rates.daily'; 'rates' is not a package",
+            "If it hides a package, rename the module.",
+        ),
+        ("No module named 'rates' (the wheel rates is for cp39)", None),
+        (
+            {
+                "errorClass": "pyspark.errors.exceptions.captured.PythonException",
+                "message": "Traceback …\nModuleNotFoundError: No module named 'pandas'\n",
+            },
+            "pandas is in no package",
+        ),
+        (
+            {"errorClass": "java.lang.ClassNotFoundException", "message": "com.example.Rates"},
+            "com.example.Rates is in no jar of the job: add one with --cp, or set cp or dependent-jar-uris",
+        ),
+        (
+            {"errorClass": "java.lang.NoClassDefFoundError", "message": "com/example/Rates$Day"},
+            "com.example.Rates$Day is in no jar",
+        ),
+        (
+            "java.lang.NoClassDefFoundError: com/example/Rates\n\tat words.Count.run",
+            "com.example.Rates is in no",
+        ),
+        ("java.lang.NoClassDefFoundError: Could not initialize class com.example.Rates", None),
+        ("java.lang.NoClassDefFoundError: com/example/rates (wrong name: com/example/Rates)", None),
+        (
+            "java.lang.ClassNotFoundException: Failed to find data source: rates. Please find packages at …\n"
+            "Caused by: java.lang.ClassNotFoundException: rates.DefaultSource",
+            None,
+        ),
+        ({"errorClass": "ValueError", "message": "no such table"}, None),
+        ("unknown reason", None),
+    ],
+)
+def test_advice_about_missing_code_follows_from_the_error(error: object, words: str | None) -> None:
+    advice = missing_code_advice(error)
+    assert (advice is not None and words in advice) if words else advice is None
 
 
 @pytest.mark.parametrize("way", ["--sync", "--follow"])
@@ -176,6 +253,89 @@ def test_in_a_pipe_a_log_is_what_the_job_printed(client: CommandLine, server: Jo
     assert b"\x1b" in server.job_log(loud).read_bytes()
 
 
+# -- tables ----------------------------------------------------------------------------------------
+
+
+def echoed(client: CommandLine, server: JobServer, value: str) -> str:
+    """Run a job whose result is this JSON value, and return its ID."""
+    job_id = client("submit", *job("Echo"), "-d", f'{{"value": {value}}}').out.strip()
+    server.job_handle(job_id).finished.result(10)
+    return job_id
+
+
+@pytest.mark.parametrize(
+    ("value", "lines"),
+    [
+        (
+            '[{"word": "a", "n": 12}, {"n": 1.5, "note": [1, {"b": 2}]}, {"word": "2\\nlines", "n": null}]',
+            ["word     n     note", "a        12", '         1.5   [1,{"b":2}]', "2 lines  null"],
+        ),
+        ('[["a", true], ["b", false]]', ["1  2", "a  true", "b  false"]),
+        ('{"a": 2, "see": 1}', ["Key  Value", "a    2", "see  1"]),
+    ],
+    ids=["objects", "lists", "object"],
+)
+def test_a_result_is_printed_as_a_table(
+    client: CommandLine, server: JobServer, value: str, lines: list[str]
+) -> None:
+    done = client("result", echoed(client, server, value), "--table")
+    assert (done.code, done.out.splitlines(), done.err) == (0, lines, "")
+
+
+@pytest.mark.parametrize("value", ["[]", "{}"])
+def test_an_empty_result_is_an_empty_table(client: CommandLine, server: JobServer, value: str) -> None:
+    done = client("result", echoed(client, server, value), "--table")
+    assert (done.code, done.out, done.err) == (0, "", "the result is empty\n")
+
+
+@pytest.mark.parametrize(
+    "value", ["7", "null", '"text"', "[1, 2]", "[[1], [1, 2]]", "[[]]", "[{}]", '[{"a": 1}, 2]', '{"a": [1]}']
+)
+def test_a_result_that_is_not_a_table_exits_with_2(
+    client: CommandLine, server: JobServer, value: str
+) -> None:
+    job_id = echoed(client, server, value)
+    done = client("result", job_id, "--table")
+    assert (done.code, done.out) == (2, "")
+    assert f"the result of job {job_id} is not a table" in done.err
+    assert f"Get the result with: jobserver result {job_id}\n" in done.err
+
+
+def test_a_streamed_result_is_not_a_table(client: CommandLine, server: JobServer) -> None:
+    job_id = submitted(client, server, "Raw")
+    done = client("result", job_id, "--table")
+    assert (done.code, done.out, "is not a table" in done.err) == (2, "", True)
+    assert client("result", job_id, "--table", "--json").code == 2
+
+
+def test_a_table_on_a_terminal_fits_it_and_cannot_steer_it(client: CommandLine, server: JobServer) -> None:
+    hostile = r"\u001b[31mred\u001b]0;owned\u0007 [/b]"
+    rows = f'[{{"name[/b]{hostile}": "{hostile}", "long": "{"x" * 200}"}}]'
+    seen = seen_on_a_terminal("result", echoed(client, server, rows), "--table").decode()
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", seen)  # the bold headings
+    assert "\x1b" not in plain
+    heading, row = plain.splitlines()
+    assert heading.split() == ["name[/b]red]0;owned", "[/b]", "long"]
+    assert row.startswith("red]0;owned [/b]")
+    assert row.endswith("x…")
+    assert len(row) <= 80
+
+
+def test_a_table_too_wide_for_a_terminal_keeps_columns_whose_headings_look_alike(
+    client: CommandLine, server: JobServer
+) -> None:
+    columns = {f"{'wide' * 5}{number}": number for number in range(10)}
+    rows = json.dumps([{**columns, "twin": "first", "twin\x07": "second"}])
+    seen = seen_on_a_terminal("result", echoed(client, server, rows), "--table").decode()
+    assert ("first" in seen, "second" in seen) == (True, True), seen
+
+
+def test_objects_with_too_many_different_keys_are_not_a_table() -> None:
+    rows: list[Json] = [{str(number): number} for number in range(1001)]
+    assert table_of(rows[:-1]) is not None
+    assert table_of(rows) is None
+
+
 # -- truncated results -----------------------------------------------------------------------------
 
 Breaking = Callable[[bytes, bytes], str]
@@ -238,3 +398,10 @@ def test_a_truncated_result_exits_with_3(
     assert done.out.startswith("0123456789")
     assert "the result was cut off after 1" in done.err
     assert "The output is incomplete." in done.err
+
+
+def test_the_numbers_of_a_table_keep_their_digits(jobserver: CommandLine, breaking: Breaking) -> None:
+    sent = b'[{"n": 0.10000000000000000001, "m": 1.50}]'
+    headers = b"Content-Type: application/json\r\nContent-Length: %d" % len(sent)
+    done = jobserver("result", "j", "--table", "--server", breaking(headers, sent))
+    assert done.out.splitlines() == ["n                       m", "0.10000000000000000001  1.50"]

@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 
 from command_line import CommandLine, wheel
-from jobserver_core import ContextState, JobServer
+from jobserver_cli.exits import ExitCode
+from jobserver_core import ContextState, JobServer, load_settings
+from jobserver_core.ports import ContextEnd
+from jobserver_http import running
+from serving import ScriptedLauncher, upload
 
 
 def test_run_uploads_creates_the_context_and_prints_the_result(
@@ -32,6 +36,30 @@ def test_run_starts_a_context_again_that_has_ended(client: CommandLine, server: 
     done = client("run", "words.Count", "--cp", "words", "-c", "warm", "-d", "input.string = a")
     assert done.code == 0
     assert server.context("warm").state is ContextState.RUNNING
+
+
+def test_run_mentions_a_live_context_with_a_similar_name(client: CommandLine) -> None:
+    run = ("run", "words.Count", "--cp", "words", "-d", "input.string = a", "-c")
+    typo, other = client(*run, "wram"), client(*run, "fleet")
+    assert (typo.code, other.code) == (0, 0)
+    assert "no context wram is live, so it is started; did you mean warm, which is live?" in typo.err
+    assert "did you mean" not in other.err
+
+
+def test_a_job_for_a_context_that_is_starting_says_that_it_waits_for_it(jobserver: CommandLine) -> None:
+    launcher = ScriptedLauncher()
+    settings = load_settings(overrides={"jobserver.http.port": 0, "jobserver.jobs.start-timeout": "1 s"})
+    server = JobServer.in_memory(launcher=launcher, settings=settings)
+    with running(server) as url:
+        jobserver.environment.setenv("JOBSERVER_URL", url)
+        upload(server)
+        server.create_context("slow")
+        submit = ("submit", "w.Count", "--cp", "words", "-c", "slow")
+        done = jobserver(*submit, "--sync", "--timeout", "1")
+        assert done.code == ExitCode.TIMED_OUT
+        assert "context slow is still starting; the job waits until it is ready" in done.err
+        assert "still starting" not in jobserver(*submit).err, "this one does not wait"
+        launcher.listeners[0].context_ended(ContextEnd.STOPPED)
 
 
 def test_an_invalid_configuration_is_found_before_anything_changes(
@@ -73,3 +101,17 @@ def test_commands_that_begin_with_a_noun_do_the_same(
 def test_a_binary_is_uploaded_with_the_noun_first(client: CommandLine, tmp_path: Path) -> None:
     assert client("binary", "upload", "code", wheel(tmp_path)).code == 0
     assert "code" in client("binary", "list").out
+
+
+def test_a_missing_file_is_named_with_the_option_of_the_command(client: CommandLine) -> None:
+    done = client("run", "words.Count", "--wheel", "./gone.whl", "-c", "warm")
+    assert (done.code, "--wheel ./gone.whl: file not found" in done.err) == (2, True)
+
+
+def test_a_job_whose_context_was_stopped_says_so_and_promises_no_traceback(client: CommandLine) -> None:
+    job_id = client("submit", "words.Sleep", "--cp", "words", "-c", "warm").out.strip()
+    assert client("context", "stop", "warm").code == 0
+    done = client("result", job_id, "--wait")
+    assert done.code == 1
+    assert "Context (warm) for this job was terminated: stopped on request" in done.err
+    assert "traceback" not in done.err

@@ -12,10 +12,10 @@ def test_storage_shows_a_table_of_kinds_with_their_limits(client: CommandLine) -
     done = client("storage")
     assert done.code == 0
     assert "binaries" in done.out
-    assert "retention 30 days" in " ".join(done.out.split())
+    assert "jobserver.jobs.retention = 30 days" in " ".join(done.out.split())
 
 
-def test_storage_with_json_prints_the_answer_of_the_server(client: CommandLine) -> None:
+def test_storage_with_json_prints_the_response_of_the_server(client: CommandLine) -> None:
     kinds = {kind["kind"]: kind for kind in client("storage", "--json").json}
     assert kinds["binaries"]["count"] == 1
     assert kinds["jobs"]["bytes"] is None
@@ -27,6 +27,8 @@ def test_servers_shows_a_table_with_the_state_of_each(client: CommandLine, serve
     assert server.id in "".join(done.out.split())
     [found] = client("servers", "--json").json
     assert (found["id"], found["state"], found["contexts"]) == (server.id, "alive", len(server.contexts()))
+    assert found["leased"] is False
+    assert done.out.split()[-1] == "-", "a server that shares nothing has no lease"
 
 
 def test_prune_says_what_was_removed(client: CommandLine, server: JobServer) -> None:

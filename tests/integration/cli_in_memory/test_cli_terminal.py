@@ -7,13 +7,15 @@ import os
 import subprocess
 import sys
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
-from command_line import HOSTILE
+from command_line import HOSTILE, LONG, CommandLine, wheel
 from jobserver_cli.exits import ExitCode
-from jobserver_cli.reports import (
+from jobserver_cli.records import (
     class_shown,
     duration_shown,
     error_text,
@@ -22,7 +24,9 @@ from jobserver_cli.reports import (
     state_shown,
     time_shown,
 )
+from jobserver_cli.tables import widths
 from jobserver_cli.terminal import Terminal, visible
+from jobserver_core import BinaryType, JobServer
 
 
 @pytest.mark.parametrize(
@@ -53,13 +57,70 @@ ROW = ("f95e4a5f-c728-4561-9bad-8e8faced0596", "FINISHED", "2026-11-24 07:31", "
 
 def test_a_table_fits_into_80_columns_and_cuts_no_id() -> None:
     terminal, shown = on_a_terminal(80)
-    terminal.table(
-        ["Job", "State", "Started", "Took", "Class"], [(*ROW, "AVeryLongNameOfAClassThatDoesNotFit")]
-    )
+    columns, row = ["Job", "State", "Started", "Took", "Class"], (*ROW, "AVeryLongNameOfAClassThatDoesNotFit")
+    terminal.table(columns, [row], optional=["Took"])
     lines = shown.getvalue().splitlines()
     assert max(len(line) for line in lines) <= 80
     assert lines[1].startswith(ROW[0])
     assert "…" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "available", "found"),
+    [
+        ([8, 5, 30], 80, [8, 5, 30]),
+        ([36, 8, 16, 6, 40], 80, None),
+        ([36, 8, 6, 40], 80, [36, 8, 6, 24]),
+        ([250, 8, 16], 80, [52, 8, 16]),
+        ([250, 8, 40], 80, [47, 8, 21]),
+        ([10, 100, 100], 80, [10, 33, 33]),
+        ([250, 20, 20], 60, None),
+    ],
+)
+def test_columns_share_the_width_of_the_terminal(
+    wanted: list[int], available: int, found: list[int] | None
+) -> None:
+    assert widths(wanted, available) == found
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
+@pytest.mark.parametrize("name", ["数" * 100, "A_context~with+a-long.name" * 9, "[bold]red[/bold] :smile:"])
+def test_a_table_fits_and_shows_the_name_and_state_of_each_row(width: int, name: str) -> None:
+    terminal, shown = on_a_terminal(width)
+    rows = [
+        (name, "RUNNING", "2026-11-24 07:31", "http://host:4040/x" * 9),
+        ("warm", "STOPPING", "07:31:12", ""),
+    ]
+    terminal.table(["Context", "State", "Started", "Spark UI"], rows, optional=["Spark UI", "Started"])
+    lines = shown.getvalue().splitlines()
+    assert max(cell_len(line) for line in lines) <= width
+    assert all(word in shown.getvalue() for word in (name[:10], "RUNNING", "warm", "STOPPING"))
+
+
+def test_a_long_name_is_folded_not_cut() -> None:
+    terminal, shown = on_a_terminal(80)
+    name = "A_context~with+a-long.name" * 9
+    terminal.table(["Context", "State", "Started"], [(name, "RUNNING", "2026-11-24 07:31")])
+    lines = shown.getvalue().splitlines()[1:]
+    assert "".join(line[:53].strip() for line in lines) == name
+    assert lines[0][55:].split("  ") == ["RUNNING", "2026-11-24 07:31"]
+
+
+def test_a_table_that_is_too_wide_becomes_a_list_of_values() -> None:
+    terminal, shown = on_a_terminal(30)
+    terminal.table(
+        ["Context", "State", "Started"], [("a" * 40, "RUNNING", "07:31"), ("b", "STOPPING", "07:32")]
+    )
+    assert [line.rstrip() for line in shown.getvalue().splitlines()] == [
+        f"Context  {'a' * 21}",
+        f"         {'a' * 19}",
+        "State    RUNNING",
+        "Started  07:31",
+        "",
+        "Context  b",
+        "State    STOPPING",
+        "Started  07:32",
+    ]
 
 
 def test_jobs_and_servers_fit_into_60_columns_with_states_and_the_beginning_of_ids() -> None:
@@ -91,7 +152,7 @@ def test_cells_and_records_cannot_steer_the_terminal() -> None:
 def test_square_brackets_in_output_are_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
     terminal = Terminal()
     terminal.note("[red]job[/red] :smile:")
-    terminal.done("[bold]x")
+    terminal.report_done("[bold]x")
     terminal.line("[1, 2]")
     shown = capsys.readouterr()
     assert shown.err == "[red]job[/red] :smile:\n✓ [bold]x\n"
@@ -249,3 +310,30 @@ def test_a_message_that_carries_a_whole_stack_is_cut() -> None:
 def test_every_exit_code_has_a_meaning_of_its_own() -> None:
     assert len({code.meaning for code in ExitCode}) == len(ExitCode)
     assert os.EX_SOFTWARE == ExitCode.BUG
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_every_list_fits_into_the_terminal_whatever_the_names(
+    client: CommandLine, server: JobServer, width: int, tmp_path: Path
+) -> None:
+    name = "A_context~with+a-long.name" * 9
+    server.create_context(name).result(10)
+    server.upload("a long name " * 20 + "x", BinaryType.WHEEL, wheel(tmp_path).read_bytes())
+    client("submit", LONG, "--cp", "words", "-c", name, "-d", "input.string = a", "--sync")
+    client.environment.setenv("FORCE_COLOR", "1")
+    client.environment.setenv("COLUMNS", str(width))
+    for command in (
+        "jobs",
+        "contexts",
+        "binaries",
+        "binary versions words",
+        "servers",
+        "storage",
+        "job @last",
+    ):
+        done = client(*command.split())
+        assert done.code == 0, done.err
+        lines = [visible(line) for line in done.out.splitlines()]
+        assert max(cell_len(line) for line in lines) <= width, (command, lines)
+    listed = [visible(line) for line in client("contexts").out.splitlines()]
+    assert any(line.startswith("warm  ") and "RUNNING" in line for line in listed)

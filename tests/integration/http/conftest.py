@@ -39,8 +39,8 @@ def start() -> Iterator[Start]:
             client = stack.enter_context(httpx.Client(base_url=url, timeout=WAIT, auth=credentials))
             site = Site(server, url, client)
             if credentials is None or "words" not in credentials:
-                answer = client.post("/binaries/words", content=archive(), headers=WHEEL)
-                assert answer.status_code == 201, answer.text
+                response = client.post("/binaries/words", content=archive(), headers=WHEEL)
+                assert response.status_code == 201, response.text
             return site
 
         yield begin

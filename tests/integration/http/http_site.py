@@ -35,15 +35,15 @@ class Site:
         return self.client.post("/jobs", params=query, content=body)
 
     def until(self, job_id: str, *states: str) -> dict[str, Any]:
-        """Wait until a job is in one of some states, and return its report."""
-        reports: list[dict[str, Any]] = []
+        """Wait until a job is in one of some states, and return its record."""
+        records: list[dict[str, Any]] = []
 
         def reached() -> bool:
-            reports.append(self.client.get(f"/jobs/{job_id}").json())
-            return reports[-1]["status"] in states
+            records.append(self.client.get(f"/jobs/{job_id}").json())
+            return records[-1]["status"] in states
 
-        wait_until(reached, lambda: reports[-1])
-        return reports[-1]
+        wait_until(reached, lambda: records[-1])
+        return records[-1]
 
     def sleeping(self, **params: Any) -> str:
         """Return the id of a job that runs and does nothing."""
@@ -55,25 +55,25 @@ class Site:
 Start = Callable[..., Site]
 
 
-def ok(answer: httpx.Response, status: int, body: Any) -> None:
-    assert (answer.status_code, answer.json()) == (status, body)
-    assert answer.headers["content-type"] == "application/json"
-    assert answer.headers["content-length"] == str(len(answer.content))
+def ok(response: httpx.Response, status: int, body: Any) -> None:
+    assert (response.status_code, response.json()) == (status, body)
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["content-length"] == str(len(response.content))
 
 
-def error(answer: httpx.Response, status: int, text: str) -> None:
-    """Check an answer that is a failure in the contract's plain shape, with our members beside it."""
-    body = answer.json()
+def error(response: httpx.Response, status: int, text: str) -> None:
+    """Check a response that is a failure in the contract's plain shape, with our members beside it."""
+    body = response.json()
     for extension in ("fields", "jobId"):
         body.pop(extension, None)
     assert re.fullmatch(r"[a-z_]+", body.pop("code"))
-    assert (answer.status_code, body) == (status, {"status": "ERROR", "result": text})
-    assert answer.headers["content-type"] == "application/json"
+    assert (response.status_code, body) == (status, {"status": "ERROR", "result": text})
+    assert response.headers["content-type"] == "application/json"
 
 
-def error_object(answer: httpx.Response, status: int, label: str) -> dict[str, str]:
-    assert answer.status_code == status
-    body = answer.json()
+def error_object(response: httpx.Response, status: int, label: str) -> dict[str, str]:
+    assert response.status_code == status
+    body = response.json()
     assert body["status"] == label
     assert set(body["result"]) == {"message", "errorClass", "stack"}
     result: dict[str, str] = body["result"]

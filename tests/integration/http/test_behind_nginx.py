@@ -185,8 +185,8 @@ def test_an_upload_larger_than_nginx_allows_by_default_passes_without_a_copy_on_
             sent.append(65536)
             yield b"x" * 65536
 
-    answer = proxy.client.post("/data/numbers", content=body())
-    assert answer.status_code == 200, answer.text
+    response = proxy.client.post("/data/numbers", content=body())
+    assert response.status_code == 200, response.text
     assert sum(sent) == size
     [stored] = proxy.server.data_files()
     assert stored.size == size

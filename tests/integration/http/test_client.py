@@ -179,7 +179,7 @@ def test_an_absent_server_is_unreachable_and_a_silent_one_times_out() -> None:
             client.jobs()
 
 
-def test_a_page_of_a_web_server_is_not_taken_for_an_answer() -> None:
+def test_a_page_of_a_web_server_is_not_taken_for_a_response() -> None:
     status = 200
     with Loopback(lambda handler: handler.say(status, b"<html>")) as web, Client(web.url("")) as client:
         with pytest.raises(UnexpectedResponse, match="not JSON"):
@@ -266,7 +266,8 @@ def test_the_certificate_authority_may_be_a_file_or_a_context(tmp_path: Path) ->
 
 
 def test_further_packages_of_a_job_arrive_in_order() -> None:
-    with a_server() as server, running(server) as url, Client(url) as client:
+    settings = Settings.from_mapping({"jobserver.http.port": 0})
+    with a_server(settings=settings) as server, running(server) as url, Client(url) as client:
         for name in ("words", "rates", "taxes"):
             client.upload(name, BinaryType.EGG, archive())
         job = client.submit(JobRequest(class_name="w.Sources", class_path="words", packages="taxes,rates"))

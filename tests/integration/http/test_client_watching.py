@@ -37,13 +37,13 @@ def url() -> Iterator[str]:
 
 
 @pytest.fixture
-def no_regular_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_regular_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits rely on the event stream alone."""
-    monkeypatch.setattr(watching, "LOOK_INTERVAL", HOUR)
+    monkeypatch.setattr(watching, "READ_INTERVAL", HOUR)
 
 
-def a_report(status: str) -> bytes:
-    report = {
+def a_record(status: str) -> bytes:
+    record = {
         "jobId": "j1",
         "startTime": "2024-01-01T00:00:00.000Z",
         "classPath": "w.Echo",
@@ -52,7 +52,7 @@ def a_report(status: str) -> bytes:
         "status": status,
         "at": "2024-01-01T00:00:01.000Z",
     }
-    return json.dumps(report).encode()
+    return json.dumps(record).encode()
 
 
 class ScriptedServer:
@@ -68,7 +68,7 @@ class ScriptedServer:
         self.ended = ended
         self.gateway_errors = 0
         self.refused = "/"
-        self.looks = 0
+        self.reads = 0
         self.streams = 0
         self.closing = threading.Event()
 
@@ -80,9 +80,9 @@ class ScriptedServer:
         elif path == "/events":
             self._stream(handler)
         else:
-            self.looks += 1
-            status = "FINISHED" if self.ended(self.looks) else "RUNNING"
-            handler.say(200, a_report(status), content_type=JSON)
+            self.reads += 1
+            status = "FINISHED" if self.ended(self.reads) else "RUNNING"
+            handler.say(200, a_record(status), content_type=JSON)
 
     def _stream(self, handler: Handler) -> None:
         self.streams += 1
@@ -141,15 +141,15 @@ def test_a_new_listener_keeps_an_idle_stream_open(url: str) -> None:
     asyncio.run(scenario())
 
 
-@pytest.mark.usefixtures("no_regular_looks")
-def test_an_event_that_cannot_be_read_makes_waits_look_at_the_job(scripted: Any) -> None:
-    """The first look happens before the stream is open, and the second when it opens."""
-    _, url = scripted(a_report("PAUSED"), ended=lambda looks: looks > 3)
+@pytest.mark.usefixtures("no_regular_reads")
+def test_an_event_that_cannot_be_read_makes_waits_read_the_job(scripted: Any) -> None:
+    """The first read happens before the stream is open, and the second when it opens."""
+    _, url = scripted(a_record("PAUSED"), ended=lambda reads: reads > 3)
     with Client(url) as client:
         assert client.job_handle("j1").finished.result(WAIT).state is JobState.FINISHED
 
 
-@pytest.mark.usefixtures("no_regular_looks")
+@pytest.mark.usefixtures("no_regular_reads")
 def test_an_error_of_the_reader_ends_waits_instead_of_leaving_them_behind(
     scripted: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,26 +157,26 @@ def test_an_error_of_the_reader_ends_waits_instead_of_leaving_them_behind(
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(watching, "event_of", broken)
-    _, url = scripted(a_report("RUNNING"), ended=lambda _looks: False)
+    _, url = scripted(a_record("RUNNING"), ended=lambda _reads: False)
     with Client(url) as client, pytest.raises(UnexpectedResponse, match="a bug"):
         client.job_handle("j1").finished.result(WAIT)
 
 
-def test_a_wait_without_events_looks_at_the_job_regularly(
+def test_a_wait_without_events_reads_the_job_regularly(
     scripted: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another server behind a load balancer may run the job."""
-    monkeypatch.setattr(watching, "LOOK_INTERVAL", 0.01)
-    server, url = scripted(ended=lambda looks: looks > 6)
+    monkeypatch.setattr(watching, "READ_INTERVAL", 0.01)
+    server, url = scripted(ended=lambda reads: reads > 6)
     with Client(url) as client:
         assert client.job_handle("j1").finished.result(WAIT).state is JobState.FINISHED
     assert server.streams == 1
 
 
 @pytest.mark.parametrize("refused", ["/jobs", "/events"])
-@pytest.mark.usefixtures("no_regular_looks")
+@pytest.mark.usefixtures("no_regular_reads")
 def test_a_wait_survives_a_proxy_whose_server_restarts(scripted: Any, refused: str) -> None:
-    server, url = scripted(ended=lambda looks: looks > 2)
+    server, url = scripted(ended=lambda reads: reads > 2)
     with Client(url, retries=0) as client:
         handle = client.job_handle("j1")
         server.refused, server.gateway_errors = refused, 2
@@ -185,7 +185,7 @@ def test_a_wait_survives_a_proxy_whose_server_restarts(scripted: Any, refused: s
 
 
 def test_reading_through_a_proxy_is_repeated_while_its_server_restarts(scripted: Any) -> None:
-    server, url = scripted(ended=lambda _looks: True)
+    server, url = scripted(ended=lambda _reads: True)
     with Client(url, retries=2) as client:
         server.gateway_errors = 2
         assert client.job("j1").state is JobState.FINISHED
@@ -252,10 +252,10 @@ def test_an_upload_from_a_file_is_repeated_if_no_connection_was_made(monkeypatch
 
         def start(_attempt: int) -> float:
             listener.listen()
-            threading.Thread(target=answer, daemon=True).start()
+            threading.Thread(target=respond, daemon=True).start()
             return 0.0
 
-        def answer() -> None:
+        def respond() -> None:
             connection, _ = listener.accept()
             with connection:
                 text = b""

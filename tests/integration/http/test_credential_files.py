@@ -85,7 +85,10 @@ def test_an_unknown_user_takes_as_long_as_a_wrong_password(tmp_path: Path) -> No
         (f"\nalice:{HASH}:root", "line 2: unknown permission 'root'"),
         ("alice:plain:*", "line 1: the second field must be an argon2 hash"),
         (f"alice~x:{HASH}:*", "line 1: a name may contain letters"),
-        (f"alice:{HASH}:*\nalice:{HASH}:jobs", "line 2: duplicate name"),
+        (
+            f"alice:{HASH}:*\nalice:{HASH}:jobs",
+            "line 2: the name alice is on an earlier line as well; delete one",
+        ),
     ],
 )
 def test_a_malformed_line_is_reported_with_its_number_but_not_its_hash(

@@ -35,17 +35,17 @@ class Peer:
         self.socket = socket.create_connection((url.host, url.port or 80), timeout=WAIT)
 
     def get(self) -> bytes:
-        """Return the answer to a request, empty when the server has closed the connection."""
+        """Return the response to a request, empty when the server has closed the connection."""
         with contextlib.suppress(ConnectionError):
             self.socket.sendall(GET)
         return self.received()
 
     def received(self) -> bytes:
-        answer = b""
+        response = b""
         with contextlib.suppress(ConnectionError):
-            while not answer.endswith(b"}") and (piece := self.socket.recv(65536)):
-                answer += piece
-        return answer
+            while not response.endswith(b"}") and (piece := self.socket.recv(65536)):
+                response += piece
+        return response
 
     def closed(self) -> bool:
         """Wait until the server closes the connection; False when it sends something instead."""
@@ -156,10 +156,10 @@ def test_a_request_beyond_connections_that_are_all_in_use_is_503(start: Start, p
         busy.socket.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert b"200 OK" in busy.socket.recv(65536)
     refused = peers(site)
-    answer = refused.get()
-    assert answer.startswith(b"HTTP/1.1 503 ")
-    assert b"retry-after: 5" in answer.lower()
-    assert b'"code":"too_many_connections"' in answer
+    response = refused.get()
+    assert response.startswith(b"HTTP/1.1 503 ")
+    assert b"retry-after: 5" in response.lower()
+    assert b'"code":"too_many_connections"' in response
     assert refused.closed()
     for _ in range(connections.RESERVE + 1):
         last = peers(site)
@@ -212,7 +212,7 @@ def test_clients_behind_a_trusted_proxy_are_distinguished(
     site = start({"http": {"trusted-proxies": "127.0.0.1"}})
     with caplog.at_level("INFO", logger="jobserver_http.access"):
         site.client.get("/jobs", headers={"X-Forwarded-For": "203.0.113.9, 203.0.113.7"})
-        site.client.get("/jobs")  # a call is logged once its answer was sent
+        site.client.get("/jobs")  # a call is logged once its response was sent
     assert any("203.0.113.7 GET /jobs" in record.getMessage() for record in caplog.records)
 
 

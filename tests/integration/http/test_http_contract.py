@@ -49,17 +49,17 @@ def test_a_binary_is_uploaded_listed_and_deleted(site: Site, media_type: str, ki
 
 @pytest.mark.parametrize("headers", [{}, {"Content-Type": "text/plain"}, {"Content-Type": ""}])
 def test_an_upload_without_a_known_content_type_is_refused(site: Site, headers: dict[str, str]) -> None:
-    answer = site.client.post("/binaries/b", content=archive(), headers=headers)
-    assert answer.status_code == 415
-    assert answer.json()["status"] == "ERROR"
+    response = site.client.post("/binaries/b", content=archive(), headers=headers)
+    assert response.status_code == 415
+    assert response.json()["status"] == "ERROR"
     assert "b" not in site.client.get("/binaries").json()
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", archive()[:-10]])
 def test_an_upload_that_is_not_a_zip_archive_is_refused(site: Site, content: bytes) -> None:
-    answer = site.client.post("/binaries/b", content=content, headers=JAR)
-    assert answer.status_code == 400
-    assert (answer.json()["status"], answer.json()["result"]) == (
+    response = site.client.post("/binaries/b", content=content, headers=JAR)
+    assert response.status_code == 400
+    assert (response.json()["status"], response.json()["result"]) == (
         "ERROR",
         "Binary is not of the right format",
     )
@@ -90,8 +90,8 @@ def test_a_binary_that_a_job_uses_is_not_deleted(site: Site) -> None:
 
 @pytest.mark.parametrize("headers", [{}, JAR, {"Content-Type": "text/plain"}, WHEEL])
 def test_older_clients_can_upload_jars_with_any_content_type(site: Site, headers: dict[str, str]) -> None:
-    answer = site.client.post("/jars/j", content=archive(), headers=headers)
-    ok(answer, 200, {"status": "SUCCESS", "result": "Jar uploaded"})
+    response = site.client.post("/jars/j", content=archive(), headers=headers)
+    ok(response, 200, {"status": "SUCCESS", "result": "Jar uploaded"})
     assert site.client.get("/binaries/j").json()["binary-type"] == "Jar"
 
 
@@ -107,9 +107,9 @@ def test_older_clients_list_jars_with_their_upload_times(site: Site) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"hello", archive()[:-10]])
 def test_older_clients_learn_that_a_file_is_not_a_jar(site: Site, content: bytes) -> None:
-    answer = site.client.post("/jars/j", content=content)
-    assert (answer.status_code, answer.json()["status"]) == (400, "ERROR")
-    assert answer.json()["result"] == "Jar is not of the right format"
+    response = site.client.post("/jars/j", content=content)
+    assert (response.status_code, response.json()["status"]) == (400, "ERROR")
+    assert response.json()["result"] == "Jar is not of the right format"
     assert site.client.get("/jars").json() == {}
 
 
@@ -143,12 +143,12 @@ def test_trailing_slashes_are_ignored_for_every_method(site: Site) -> None:
         {"status": "SUCCESS", "result": "Jar uploaded"},
     )
     assert site.client.post("/contexts/etl/").json()["result"] == "Context initialized"
-    answer = site.client.post("/jobs/?appName=words&classPath=w.Echo&sync=true", content="value = 1")
-    assert answer.json()["result"] == 1
-    job = f"/jobs/{answer.json()['jobId']}"
+    response = site.client.post("/jobs/?appName=words&classPath=w.Echo&sync=true", content="value = 1")
+    assert response.json()["result"] == 1
+    job = f"/jobs/{response.json()['jobId']}"
     assert site.client.get(f"{job}/").json() == site.client.get(job).json()
     assert site.client.get(f"{job}/config/").json() == {"value": 1}
-    error(site.client.delete(f"{job}/"), 404, f"No running job with ID {answer.json()['jobId']}")
+    error(site.client.delete(f"{job}/"), 404, f"No running job with ID {response.json()['jobId']}")
     assert site.client.delete("/contexts/etl/").json()["result"] == "Context stopped"
     ok(site.client.put("/data/?reset=reboot"), 200, {"status": "SUCCESS", "result": "Data reset"})
     ok(site.client.post("/jars/j/?_method=DELETE"), 200, {"status": "SUCCESS"})
@@ -173,12 +173,12 @@ def test_only_one_slash_that_is_not_part_of_a_name_is_ignored(site: Site) -> Non
 )
 def test_a_body_is_read_in_the_charset_that_it_declares(site: Site, charset: str, encoding: str) -> None:
     for media_type in ("text/plain", "application/json"):
-        answer = site.client.post(
+        response = site.client.post(
             "/jobs?appName=words&classPath=w.Echo&sync=true",
             content='value = "Zürich ä"'.encode(encoding),
             headers={"Content-Type": f"{media_type}; charset={charset}"},
         )
-        assert answer.json()["result"] == "Zürich ä", answer.text
+        assert response.json()["result"] == "Zürich ä", response.text
     body = 'spark.context-settings { spark.app.name = "Köln" }'.encode(encoding)
     site.client.post(
         "/contexts/etl", content=body, headers={"Content-Type": f"text/plain; charset={charset}"}
@@ -188,24 +188,24 @@ def test_a_body_is_read_in_the_charset_that_it_declares(site: Site, charset: str
 
 @pytest.mark.parametrize("charset", ["klingon", "punycode", "base64", "unicode_escape", "utf-7", "x" * 500])
 def test_a_body_in_an_unknown_charset_is_refused(site: Site, charset: str) -> None:
-    answer = site.client.post(
+    response = site.client.post(
         "/jobs?appName=words&classPath=w.Echo",
         content="value = 1",
         headers={"Content-Type": f"text/plain; charset={charset}"},
     )
-    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_charset")
-    assert answer.json()["result"].endswith("is not supported; send UTF-8")
+    assert (response.status_code, response.json()["code"]) == (415, "unsupported_charset")
+    assert response.json()["result"].endswith("is not supported; send UTF-8")
 
 
 def test_bytes_that_are_not_of_the_declared_charset_are_refused(site: Site) -> None:
     for declared in ("", "; charset=utf-8", "; charset=us-ascii"):
-        answer = site.client.post(
+        response = site.client.post(
             "/jobs?appName=words&classPath=w.Echo",
             content="value = ä".encode("latin-1"),
             headers={"Content-Type": f"text/plain{declared}"},
         )
-        assert answer.status_code == 400
-        assert answer.json()["result"].startswith("Cannot parse config: byte 9 of the body is not valid")
+        assert response.status_code == 400
+        assert response.json()["result"].startswith("Cannot parse config: byte 9 of the body is not valid")
 
 
 def test_old_clients_may_use_mem_per_node(site: Site) -> None:
@@ -228,9 +228,9 @@ def test_post_can_stand_for_other_methods(site: Site) -> None:
 
 
 def test_data_files_are_uploaded_listed_and_deleted(site: Site) -> None:
-    answer = site.client.post("/data/table", content=b"a,b\n1,2\n")
-    assert answer.status_code == 200
-    name = answer.json()["result"]["filename"]
+    response = site.client.post("/data/table", content=b"a,b\n1,2\n")
+    assert response.status_code == 200
+    name = response.json()["result"]["filename"]
     assert re.fullmatch(r".*/table-[^:/]+\.dat", name)
     with open(name, "rb") as file:
         assert file.read() == b"a,b\n1,2\n"
@@ -246,15 +246,15 @@ def test_the_name_of_a_data_file_ends_as_the_caller_asks_and_otherwise_with_dat(
 
     assert re.fullmatch(r".*/sales\.csv\.gz-[^:/]+\.dat", uploaded("/data/sales.csv.gz"))
     assert re.fullmatch(r".*/sales-[^:/]+\.csv\.gz", uploaded("/data/sales?ending=.csv.gz"))
-    answer = site.client.post("/data/sales?ending=/../x", content=b"x")
-    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_name")
+    response = site.client.post("/data/sales?ending=/../x", content=b"x")
+    assert (response.status_code, response.json()["code"]) == (400, "invalid_name")
 
 
 def test_only_the_servers_own_data_files_can_be_deleted(site: Site, tmp_path: Path) -> None:
     bystander = tmp_path / "bystander.dat"
     bystander.touch()
-    answer = site.client.delete(f"/data/{quote(str(bystander), safe='')}")
-    error(answer, 400, f"Unable to delete data file '{bystander}'.")
+    response = site.client.delete(f"/data/{quote(str(bystander), safe='')}")
+    error(response, 400, f"Unable to delete data file '{bystander}'.")
     assert bystander.exists()
 
 
@@ -270,13 +270,22 @@ def test_reset_removes_every_data_file(site: Site) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["a%0ab", "a%0a", "a%0d", "a%E2%80%A8b"])
+def test_a_line_break_in_a_name_is_the_mistake_that_is_reported(site: Site, name: str) -> None:
+    for path, headers in ((f"/binaries/{name}", JAR), (f"/data/{name}", {}), (f"/contexts/{name}", {})):
+        response = site.client.post(path, content=archive() if headers else b"", headers=headers)
+        assert (response.status_code, response.json()["code"]) == (400, "invalid_name"), (path, response.text)
+    response = site.client.delete(f"/data/{name}")
+    assert (response.status_code, response.json()["code"]) == (400, "data_file_not_found")
+
+
 @pytest.mark.parametrize("name", ["..", "%2e%2e", "..%2fx", "a%00b", "%0a", "-x", "a%5cb", "x" * 300])
 def test_names_that_lead_elsewhere_are_refused_everywhere(site: Site, name: str) -> None:
     for path, headers in ((f"/binaries/{name}", JAR), (f"/data/{name}", {}), (f"/contexts/{name}", {})):
         request = httpx.Request("POST", site.url, content=archive(), headers=headers)
         request.url = httpx.URL(site.url).copy_with(raw_path=path.encode())
-        answer = site.client.send(request)
-        assert answer.status_code in (400, 404, 405), (path, answer.text)
+        response = site.client.send(request)
+        assert response.status_code in (400, 404, 405), (path, response.text)
     assert set(site.client.get("/binaries").json()) == {"words"}
     assert site.client.get("/data").json() == []
     assert site.client.get("/contexts").json() == []
@@ -323,8 +332,8 @@ def test_a_storage_failure_is_reported_and_leaves_nothing(start: Start) -> None:
     store = Broken()
     site = start(metadata=store)
     store.broken = True
-    answer = site.client.post("/binaries/b", content=archive(), headers=JAR)
-    assert error_object(answer, 500, "Storage Failure")["message"] == "the disk is full"
+    response = site.client.post("/binaries/b", content=archive(), headers=JAR)
+    assert error_object(response, 500, "Storage Failure")["message"] == "the disk is full"
     assert "b" not in site.client.get("/binaries").json()
 
 
@@ -404,9 +413,9 @@ def test_the_description_and_its_page_are_served(site: Site) -> None:
 
 def test_unknown_paths_are_404_and_wrong_methods_list_the_allowed_ones(site: Site) -> None:
     error(site.client.get("/nothing"), 404, "unknown path '/nothing'")
-    answer = site.client.patch("/jobs")
-    assert answer.status_code == 405
-    assert answer.headers["allow"] == "GET, HEAD, OPTIONS, POST"
+    response = site.client.patch("/jobs")
+    assert response.status_code == 405
+    assert response.headers["allow"] == "GET, HEAD, OPTIONS, POST"
     assert site.client.options("/jobs").headers["allow"] == "GET, HEAD, OPTIONS, POST"
 
 
@@ -430,8 +439,8 @@ def test_a_defect_of_the_server_is_a_plain_500_and_the_log_has_all_of_it(
             raise ZeroDivisionError("secret detail")
 
     site = start(metadata=Defective())
-    answer = site.client.get("/binaries/words/versions")
-    assert answer.status_code == 500
-    assert "secret detail" not in answer.text
+    response = site.client.get("/binaries/words/versions")
+    assert response.status_code == 500
+    assert "secret detail" not in response.text
     assert "secret detail" in caplog.text
-    assert json.loads(answer.text)["result"].rsplit(" ", 1)[1] in caplog.text
+    assert json.loads(response.text)["result"].rsplit(" ", 1)[1] in caplog.text

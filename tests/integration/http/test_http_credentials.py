@@ -18,7 +18,7 @@ from jobserver_http.authentication import (
     parse_authorization,
 )
 from jobserver_http.errors import Rejected
-from jobserver_http.pools import Pool
+from jobserver_http.thread_pools import ThreadPool
 from jobserver_http.throttle import Throttle
 
 
@@ -35,8 +35,8 @@ class Time:
         await asyncio.sleep(0)
 
 
-def a_verifier(authenticator: Authenticator, clock: Time, pool: int = 1) -> CredentialVerifier:
-    return CredentialVerifier(authenticator, Pool(pool), clock=clock, sleep=clock.sleep)
+def a_verifier(authenticator: Authenticator, clock: Time, threads: int = 1) -> CredentialVerifier:
+    return CredentialVerifier(authenticator, ThreadPool(threads), clock=clock, sleep=clock.sleep)
 
 
 class Counting(Authenticator):
@@ -128,7 +128,7 @@ def test_secrets_are_in_no_repr() -> None:
 
 def test_a_success_is_verified_off_the_loop_and_remembered_for_a_while() -> None:
     clock, authenticator = Time(), Counting()
-    verifier = CredentialVerifier(authenticator, Pool(1), clock=clock)
+    verifier = CredentialVerifier(authenticator, ThreadPool(1), clock=clock)
     for _ in range(3):
         assert admitted(verifier, basic("alice", "s3cret")).name == "alice"
     assert authenticator.asked == 1
@@ -140,7 +140,7 @@ def test_a_success_is_verified_off_the_loop_and_remembered_for_a_while() -> None
 
 def test_a_remembered_success_ends_when_the_identity_no_longer_holds() -> None:
     authenticator = Counting()
-    verifier = CredentialVerifier(authenticator, Pool(1))
+    verifier = CredentialVerifier(authenticator, ThreadPool(1))
     admitted(verifier, basic("alice", "s3cret"))
     authenticator.holds = False
     admitted(verifier, basic("alice", "s3cret"))
@@ -148,7 +148,7 @@ def test_a_remembered_success_ends_when_the_identity_no_longer_holds() -> None:
 
 
 def test_the_cache_holds_no_passwords() -> None:
-    verifier = CredentialVerifier(Counting(), Pool(1))
+    verifier = CredentialVerifier(Counting(), ThreadPool(1))
     admitted(verifier, basic("alice", "s3cret"))
     assert "s3cret" not in repr(vars(verifier))
 
@@ -158,13 +158,13 @@ def test_the_cache_holds_no_passwords() -> None:
     [[], basic("alice", "wrong"), basic("bob", "s3cret"), [(b"authorization", b"Basic ?")]],
 )
 def test_missing_and_wrong_credentials_are_challenged(headers: list[tuple[bytes, bytes]]) -> None:
-    rejected = refused(CredentialVerifier(Counting(), Pool(1)), headers)
+    rejected = refused(CredentialVerifier(Counting(), ThreadPool(1)), headers)
     assert rejected.status == 401
     assert rejected.headers["WWW-Authenticate"].startswith("Basic realm=")
 
 
 def test_two_authorization_headers_are_refused() -> None:
-    assert refused(CredentialVerifier(Counting(), Pool(1)), basic("alice", "s3cret") * 2).status == 401
+    assert refused(CredentialVerifier(Counting(), ThreadPool(1)), basic("alice", "s3cret") * 2).status == 401
 
 
 def test_guessing_is_slowed_down_and_the_right_password_waits_but_is_let_in(
@@ -260,21 +260,21 @@ def test_credentials_that_stop_being_valid_are_no_longer_remembered() -> None:
 
 
 def test_failures_of_one_account_refuse_no_other_account_however_many_there_are() -> None:
-    verifier = CredentialVerifier(Counting(), Pool(1))
+    verifier = CredentialVerifier(Counting(), ThreadPool(1))
     for number in range(200):
         refused(verifier, basic(f"user-{number}", "wrong"))
     assert admitted(verifier, basic("alice", "s3cret")).name == "alice"
 
 
 def test_wrong_tokens_do_not_lock_out_a_valid_one() -> None:
-    verifier = CredentialVerifier(Tokens(), Pool(1))
+    verifier = CredentialVerifier(Tokens(), ThreadPool(1))
     for number in range(200):
         assert refused(verifier, bearer(f"wrong-{number}")).status == 401
     assert admitted(verifier, bearer("right")).name == "ci"
 
 
 def test_one_wrong_token_that_is_sent_again_and_again_is_refused() -> None:
-    verifier = CredentialVerifier(Tokens(), Pool(1))
+    verifier = CredentialVerifier(Tokens(), ThreadPool(1))
     assert [refused(verifier, bearer("stale")).status for _ in range(7)] == [401] * 7
 
 
@@ -314,14 +314,16 @@ async def at_once(
 
 def test_equal_credentials_at_once_are_checked_once() -> None:
     slow = Slow()
-    outcomes = asyncio.run(at_once(CredentialVerifier(slow, Pool(2)), slow, [basic("alice", "s3cret")] * 20))
+    outcomes = asyncio.run(
+        at_once(CredentialVerifier(slow, ThreadPool(2)), slow, [basic("alice", "s3cret")] * 20)
+    )
     assert [outcome.name for outcome in outcomes] == ["alice"] * 20
     assert slow.asked == 1
 
 
 def test_one_wrong_password_sent_many_times_at_once_is_one_failure() -> None:
     slow = Slow()
-    verifier = CredentialVerifier(slow, Pool(2))
+    verifier = CredentialVerifier(slow, ThreadPool(2))
     outcomes = asyncio.run(at_once(verifier, slow, [basic("alice", "wrong")] * 20))
     assert {outcome.status for outcome in outcomes} == {401}
     assert slow.asked == 1
@@ -331,7 +333,7 @@ def test_one_wrong_password_sent_many_times_at_once_is_one_failure() -> None:
 def test_many_guesses_at_once_are_checked_one_by_one_and_too_many_are_refused() -> None:
     slow, clock = Slow(), Time()
     guesses = [basic("alice", f"guess-{number}") for number in range(30)]
-    outcomes = asyncio.run(at_once(a_verifier(slow, clock, pool=8), slow, guesses))
+    outcomes = asyncio.run(at_once(a_verifier(slow, clock, threads=8), slow, guesses))
     assert [outcome.status for outcome in outcomes] == [401] * 20 + [429] * 10
     assert {outcome.headers["Retry-After"] for outcome in outcomes[20:]} == {"2"}
     assert slow.asked == 20
@@ -341,14 +343,14 @@ def test_the_right_password_gets_its_turn_among_guesses_from_the_same_address() 
     slow = Slow()
     guesses = [basic("alice", f"guess-{number}") for number in range(10)]
     headers = [*guesses, basic("alice", "s3cret")]
-    *others, own = asyncio.run(at_once(a_verifier(slow, Time(), pool=8), slow, headers))
+    *others, own = asyncio.run(at_once(a_verifier(slow, Time(), threads=8), slow, headers))
     assert [outcome.status for outcome in others] == [401] * 10
     assert own.name == "alice"
 
 
 def test_a_caller_that_disconnects_does_not_cancel_the_check_for_others() -> None:
     slow = Slow()
-    verifier = CredentialVerifier(slow, Pool(2))
+    verifier = CredentialVerifier(slow, ThreadPool(2))
 
     async def leave_and_stay() -> Identity:
         first = asyncio.ensure_future(verifier.admit(basic("alice", "s3cret"), "10.0.0.1"))
@@ -365,7 +367,7 @@ def test_a_caller_that_disconnects_does_not_cancel_the_check_for_others() -> Non
 
 def test_a_user_name_cannot_forge_lines_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        refused(CredentialVerifier(Counting(), Pool(1)), basic("eve\nlog-in of root succeeded", "x"))
+        refused(CredentialVerifier(Counting(), ThreadPool(1)), basic("eve\nlog-in of root succeeded", "x"))
     assert "\nlog-in of root" not in caplog.text
 
 
@@ -375,26 +377,26 @@ def test_a_user_name_cannot_forge_lines_of_the_log(caplog: pytest.LogCaptureFixt
 def test_only_failures_count_and_a_minute_without_one_ends_the_count() -> None:
     clock = Time()
     throttle = Throttle(per_account=2, pace=2.0, clock=clock)
-    throttle.failed("n", "u")
+    throttle.count_failure("n", "u")
     assert throttle.pause("n", "u") == 0
     clock.now += 50
-    throttle.failed("n", "u")
+    throttle.count_failure("n", "u")
     assert throttle.pause("n", "u") == 2
     assert throttle.pause("n", "v") == throttle.pause("m", "u") == 0
     clock.now += 1.5
     assert throttle.pause("n", "u") == 0.5
     clock.now += 58
-    throttle.failed("n", "u")
+    throttle.count_failure("n", "u")
     assert throttle.pause("n", "u") == 2
     clock.now += 60
-    throttle.failed("n", "u")
+    throttle.count_failure("n", "u")
     assert throttle.pause("n", "u") == 0
 
 
 def test_a_network_that_tries_many_accounts_has_one_try_for_each() -> None:
     throttle = Throttle(per_network=3, clock=Time())
     for number in range(3):
-        throttle.failed("n", f"u{number}")
+        throttle.count_failure("n", f"u{number}")
     assert [throttle.pause("n", f"u{number}") for number in range(4)] == [2, 2, 2, 0]
     assert throttle.pause("m", "u0") == 0
 
@@ -405,5 +407,5 @@ def test_the_throttle_holds_a_bounded_number_of_counts_and_none_for_refused_atte
         throttle.pause(f"network-{number}", "u")
     assert len(throttle._counts) == 0
     for number in range(1000):
-        throttle.failed(f"network-{number}", "u")
+        throttle.count_failure(f"network-{number}", "u")
     assert len(throttle._counts) <= 50

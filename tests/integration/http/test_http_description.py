@@ -1,4 +1,4 @@
-"""The server against its own OpenAPI document: generated calls, and answers as described."""
+"""The server against its own OpenAPI document: generated calls, and responses as described."""
 
 from __future__ import annotations
 

@@ -7,17 +7,20 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from http_site import Site, Start
 
+from jobserver_core import Settings
 from jobserver_core.events import JobChanged
 from jobserver_core.memory import MemoryBlobStore
 from jobserver_core.ports import JobOutcome
 from jobserver_core.running.notices import POLL
-from jobserver_http import running
+from jobserver_http import Authenticator, Credentials, Identity, running
+from jobserver_http.application import create_app
 from jobserver_http.events import Listener
 from serving import WAIT, a_request, a_server, upload
 from several_servers import Member
@@ -52,9 +55,9 @@ def test_the_events_of_a_job_begin_with_its_record_and_end_with_its_outcome(star
     site = start(functions={"w.Gated": gated})
     job_id = site.submit("w.Gated").json()["jobId"]
     site.until(job_id, "RUNNING")
-    with site.client.stream("GET", f"/jobs/{job_id}/events") as answer:
-        assert answer.headers["content-type"].startswith("text/event-stream")
-        events = sent(answer.iter_lines())
+    with site.client.stream("GET", f"/jobs/{job_id}/events") as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        events = sent(response.iter_lines())
         name, first = next(events)
         assert (name, first["jobId"], first["status"]) == ("job", job_id, "RUNNING")
         gate.set()
@@ -71,8 +74,8 @@ def test_the_events_of_a_job_that_ended_are_its_record(site: Site) -> None:
 
 
 def test_the_event_stream_covers_contexts_and_jobs(site: Site) -> None:
-    with site.client.stream("GET", "/events") as answer:
-        events = sent(answer.iter_lines())
+    with site.client.stream("GET", "/events") as response:
+        events = sent(response.iter_lines())
         assert next(events)[0] == ""
         with httpx.Client(base_url=site.url) as other:
             other.post("/contexts/etl")
@@ -88,8 +91,6 @@ def test_the_event_stream_covers_contexts_and_jobs(site: Site) -> None:
 
 
 def test_a_quiet_stream_is_kept_alive_and_ends_with_the_client(start: Start) -> None:
-    from jobserver_http.application import create_app
-
     server = a_server().start()
     try:
         app = create_app(server)
@@ -129,6 +130,60 @@ def test_a_quiet_stream_is_kept_alive_and_ends_with_the_client(start: Start) -> 
         assert not server._services.bus._subscribers.keys() - {0, 1}
     finally:
         server.close()
+
+
+class _Revocable(Authenticator):
+    """Accepts every caller until access is revoked."""
+
+    revoked = False
+
+    @classmethod
+    def from_settings(cls, settings: Settings, data_dir: Path) -> _Revocable:
+        return cls()
+
+    def authenticate(self, credentials: Credentials) -> Identity | None:
+        return None if self.revoked else Identity(name="u", permissions=frozenset({"*"}))
+
+    def current(self, identity: Identity) -> bool:
+        return not self.revoked
+
+
+@pytest.mark.parametrize("path", ["/events", "/jobs/{}/events", "/jobs/{}/logs?follow=true"])
+def test_a_quiet_stream_ends_when_the_credentials_are_revoked(path: str) -> None:
+    authenticator = _Revocable()
+    with a_server().start() as server:
+        upload(server)
+        job = server.submit(a_request("w.Sleep"))
+        app = create_app(server, authenticator=authenticator)
+        app.state.heartbeat = 0.05
+
+        async def revoking(scope: Any, receive: Any, send: Any) -> None:
+            async def begin(message: Any) -> None:
+                authenticator.revoked = True
+                await send(message)
+
+            await app(scope, receive, begin)
+
+        async def follow() -> int:
+            transport = httpx.ASGITransport(revoking)  # it returns a response once that has ended
+            async with httpx.AsyncClient(transport=transport, base_url="http://h", auth=("u", "p")) as client:
+                response = await asyncio.wait_for(client.get(path.format(job.id)), WAIT)
+            return response.status_code
+
+        assert asyncio.run(follow()) == 200
+        assert not job.done()
+        server.kill_job(job.id)
+
+
+def test_an_event_after_the_credentials_were_revoked_is_not_sent(start: Start) -> None:
+    authenticator = _Revocable()
+    site = start(authenticator=authenticator, credentials=("u", "p"))
+    with site.client.stream("GET", "/events") as response:
+        events = sent(response.iter_lines())
+        assert next(events)[0] == ""
+        authenticator.revoked = True
+        site.server.create_context("etl")
+        assert next(events, None) is None
 
 
 def test_a_slow_listener_loses_the_oldest_events_and_learns_how_many() -> None:
@@ -181,9 +236,9 @@ def test_the_events_of_a_job_of_another_server_end_with_its_outcome(members: lis
     job_id = runs.running_job("shared")
     with (
         running(other.server) as url,
-        httpx.stream("GET", f"{url}/jobs/{job_id}/events", timeout=WAIT) as answer,
+        httpx.stream("GET", f"{url}/jobs/{job_id}/events", timeout=WAIT) as response,
     ):
-        events = sent(answer.iter_lines())
+        events = sent(response.iter_lines())
         assert next(events)[1]["jobId"] == job_id
         runs.launcher.listeners[0].job_ended(job_id, JobOutcome())
         other.clock.advance(POLL)
@@ -199,11 +254,11 @@ def test_a_log_on_another_server_is_followed_until_the_job_has_ended(members: li
     path = runs.server._services.data_directory.job_log(job_id)
     path.write_text("line 0\n")
     with running(other.server) as url, httpx.Client(base_url=url, timeout=WAIT) as client:
-        answer = client.get(f"/jobs/{job_id}/logs")
-        assert (answer.text, answer.headers["content-length"]) == ("line 0\n", "7")
+        response = client.get(f"/jobs/{job_id}/logs")
+        assert (response.text, response.headers["content-length"]) == ("line 0\n", "7")
         assert client.get(f"/jobs/{job_id}/logs?tail=3").text == " 0\n"
-        with client.stream("GET", f"/jobs/{job_id}/logs?follow=true") as answer:
-            lines = answer.iter_lines()
+        with client.stream("GET", f"/jobs/{job_id}/logs?follow=true") as response:
+            lines = response.iter_lines()
             assert next(lines) == "line 0"
             with path.open("a") as file:
                 file.write("line 1\n")
@@ -218,8 +273,8 @@ def test_a_log_on_another_server_is_followed_until_the_job_has_ended(members: li
         assert client.get("/contexts/shared/logs").text == "driver\n"
         runs.server._services.metadata.remove_server(runs.id)
         for query in ("", "?follow=true"):
-            answer = client.get(f"/contexts/shared/logs{query}")
-            assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+            response = client.get(f"/contexts/shared/logs{query}")
+            assert (response.status_code, response.json()["code"]) == (503, "unavailable")
 
 
 # -- logs ------------------------------------------------------------------------------------------
@@ -228,17 +283,17 @@ def test_a_log_on_another_server_is_followed_until_the_job_has_ended(members: li
 def test_a_jobs_log_is_what_it_printed(start: Start) -> None:
     site = start(functions={"w.Print": lambda job: job.print("Grüße")})
     job_id = site.submit("w.Print", sync="true").json()["jobId"]
-    answer = site.client.get(f"/jobs/{job_id}/logs")
-    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
-    assert answer.text == "Grüße\n"
-    assert answer.headers["content-length"] == str(len(answer.content))
+    response = site.client.get(f"/jobs/{job_id}/logs")
+    assert response.headers["content-type"] == "text/plain; charset=utf-8"
+    assert response.text == "Grüße\n"
+    assert response.headers["content-length"] == str(len(response.content))
 
 
 def test_the_log_of_a_job_that_wrote_nothing_is_empty(site: Site) -> None:
     job_id = site.submit("w.Echo", sync="true").json()["jobId"]
     for query in ("", "?tail=3", "?follow=true"):
-        answer = site.client.get(f"/jobs/{job_id}/logs{query}")
-        assert (answer.status_code, answer.text) == (200, "")
+        response = site.client.get(f"/jobs/{job_id}/logs{query}")
+        assert (response.status_code, response.text) == (200, "")
 
 
 def test_a_log_is_followed_until_the_job_has_ended(start: Start) -> None:
@@ -251,8 +306,8 @@ def test_a_log_is_followed_until_the_job_has_ended(start: Start) -> None:
 
     site = start(functions={"w.Talk": talk})
     job_id = site.submit("w.Talk").json()["jobId"]
-    with site.client.stream("GET", f"/jobs/{job_id}/logs?follow=true") as answer:
-        lines = answer.iter_lines()
+    with site.client.stream("GET", f"/jobs/{job_id}/logs?follow=true") as response:
+        lines = response.iter_lines()
         for number, step in enumerate(steps):
             step.set()
             assert next(lines) == f"line {number}"
@@ -263,8 +318,8 @@ def test_a_log_is_followed_until_the_job_has_ended(start: Start) -> None:
 def test_a_contexts_log_is_shown_and_followed(site: Site) -> None:
     site.client.post("/contexts/etl")
     assert site.client.get("/contexts/etl/logs").text == "context etl runs inline\n"
-    with site.client.stream("GET", "/contexts/etl/logs?follow=true") as answer:
-        lines = answer.iter_lines()
+    with site.client.stream("GET", "/contexts/etl/logs?follow=true") as response:
+        lines = response.iter_lines()
         assert next(lines) == "context etl runs inline"
         with httpx.Client(base_url=site.url) as other:
             other.delete("/contexts/etl")
@@ -277,8 +332,8 @@ def test_the_end_of_a_log_is_sent_alone(site: Site) -> None:
     log = "/contexts/etl/logs"
     for tail, text in [(7, "inline\n"), (0, ""), (1000, "context etl runs inline\n")]:
         assert site.client.get(log, params={"tail": tail}).text == text
-    with site.client.stream("GET", log, params={"tail": 7, "follow": True}) as answer:
-        lines = answer.iter_lines()
+    with site.client.stream("GET", log, params={"tail": 7, "follow": True}) as response:
+        lines = response.iter_lines()
         assert next(lines) == "inline"
 
 
@@ -295,8 +350,8 @@ def test_a_log_is_sent_as_long_as_it_was_when_it_was_asked_for(start: Start) -> 
     time.sleep(0.1)
     try:
         for _ in range(20):
-            answer = site.client.get(f"/jobs/{job_id}/logs")
-            assert len(answer.content) == int(answer.headers["content-length"])
+            response = site.client.get(f"/jobs/{job_id}/logs")
+            assert len(response.content) == int(response.headers["content-length"])
     finally:
         stop.set()
 
@@ -304,5 +359,5 @@ def test_a_log_is_sent_as_long_as_it_was_when_it_was_asked_for(start: Start) -> 
 @pytest.mark.parametrize("path", ["/jobs/{}/logs", "/jobs/{}/events", "/jobs/{}/logs?follow=true"])
 def test_head_of_a_stream_has_no_body_and_ends(site: Site, path: str) -> None:
     job_id = site.sleeping()
-    answer = site.client.head(path.format(job_id))
-    assert (answer.status_code, answer.content) == (200, b"")
+    response = site.client.head(path.format(job_id))
+    assert (response.status_code, response.content) == (200, b"")

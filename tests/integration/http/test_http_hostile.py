@@ -210,16 +210,16 @@ def test_framing_that_two_servers_could_read_differently_is_one_request_at_most(
     request = (
         b"POST /data?reset=none HTTP/1.1\r\nHost: localhost\r\n" + framing + b"\r\n\r\n0\r\n\r\n" + smuggled
     )
-    answers = statuses(exchange(watched, request))
-    assert all(400 <= status < 500 for status in answers), answers
+    received = statuses(exchange(watched, request))
+    assert all(400 <= status < 500 for status in received), received
 
 
 @pytest.mark.parametrize("text", [b"\xff\xfe\xfd", b"a = \xc3\x28", b"\xed\xa0\x80 = 1"])
 def test_bodies_that_are_not_utf_8_are_refused(watched: Site, text: bytes) -> None:
     for path in ("/jobs?appName=words&classPath=w.Echo", "/contexts/etl"):
-        answer = watched.client.post(path, content=text)
-        assert answer.status_code == 400, answer.text
-        assert answer.json()["result"].startswith("Cannot parse config: ")
+        response = watched.client.post(path, content=text)
+        assert response.status_code == 400, response.text
+        assert response.json()["result"].startswith("Cannot parse config: ")
 
 
 BOMBS = {
@@ -240,16 +240,16 @@ BOMBS = {
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_bombs_in_configurations_are_answered_quickly_without_failing(watched: Site, bomb: str) -> None:
     begun = time.monotonic()
-    answer = watched.client.post("/jobs?appName=words&classPath=w.Echo&sync=true", content=BOMBS[bomb])
+    response = watched.client.post("/jobs?appName=words&classPath=w.Echo&sync=true", content=BOMBS[bomb])
     assert time.monotonic() - begun < 8
-    assert answer.status_code < 500, answer.text
-    assert b"root:" not in answer.content
-    if answer.status_code == 200:
-        config = watched.client.get(f"/jobs/{answer.json()['jobId']}/config").text
+    assert response.status_code < 500, response.text
+    assert b"root:" not in response.content
+    if response.status_code == 200:
+        config = watched.client.get(f"/jobs/{response.json()['jobId']}/config").text
         assert "root:" not in config
         json.loads(config)
     else:
-        assert answer.json()["status"] == "ERROR"
+        assert response.json()["status"] == "ERROR"
 
 
 @pytest.mark.slow
@@ -261,10 +261,10 @@ def test_many_expensive_configurations_at_once_do_not_delay_other_calls(start: S
     with ThreadPoolExecutor(count) as pool, httpx.Client(base_url=site.url, timeout=300) as client:
         posts = [pool.submit(client.post, path, content=expensive) for _ in range(count)]
         wait(posts, return_when=FIRST_COMPLETED)
-        answers = [client.post(path, content=b"a = 1") for _ in range(3)]
+        responses = [client.post(path, content=b"a = 1") for _ in range(3)]
         done = sum(post.done() for post in posts)
         statuses = {post.result().status_code for post in posts}
-    assert [answer.status_code for answer in answers] == [200, 200, 200]
+    assert [response.status_code for response in responses] == [200, 200, 200]
     assert done < count - 2, "small configurations waited for large ones"
     assert statuses == {400}
 
@@ -290,9 +290,9 @@ def zip_of(*members: tuple[str, bytes]) -> bytes:
     ids=["parent", "absolute", "cut", "appended", "zeros", "empty"],
 )
 def test_archives_with_tricks_are_refused(watched: Site, content: bytes) -> None:
-    answer = watched.client.post("/binaries/trick", content=content, headers=WHEEL)
-    assert answer.status_code == 400
-    assert answer.json()["result"] == "Binary is not of the right format"
+    response = watched.client.post("/binaries/trick", content=content, headers=WHEEL)
+    assert response.status_code == 400
+    assert response.json()["result"] == "Binary is not of the right format"
 
 
 def test_a_zip_bomb_costs_its_compressed_size_alone(start: Start) -> None:
@@ -322,9 +322,9 @@ def test_a_zip_bomb_costs_its_compressed_size_alone(start: Start) -> None:
     ],
 )
 def test_parameters_with_tricks_are_400(watched: Site, path: str) -> None:
-    answer = watched.client.get(path)
-    assert answer.status_code == 400
-    assert answer.json()["status"] == "ERROR"
+    response = watched.client.get(path)
+    assert response.status_code == 400
+    assert response.json()["status"] == "ERROR"
 
 
 def test_a_hundred_requests_in_one_packet_are_answered_in_order(watched: Site) -> None:
@@ -351,7 +351,7 @@ def test_secrets_of_a_callback_are_in_no_log_line(watched: Site, caplog: pytest.
 
     with caplog.at_level(logging.DEBUG):
         watched.submit("w.Echo", callbackUrl="http://user:hunter2@127.0.0.1:1/x?token=hunter3")
-        # A call is logged once its answer was sent.
+        # A call is logged once its response was sent.
         wait_until(lambda: any("POST /jobs" in line for line in ours()), "a line for the call")
     assert not any("hunter" in line for line in ours())
 

@@ -21,60 +21,60 @@ from serving import FUNCTIONS
 
 
 def test_an_asynchronous_job_is_reported_started_then_finished(site: Site) -> None:
-    answer = site.submit("w.Count", "input.string = a b c a b see")
-    report = answer.json()
-    assert answer.status_code == 202
-    assert set(report) == {"jobId", "startTime", "classPath", "context", "contextId", "duration", "status"}
-    assert report["status"] == "STARTED"
-    assert report["duration"] == "Job not done yet"
-    assert re.fullmatch(r"[0-9a-f]{8}-w\.Count", report["context"])
-    assert TIME.fullmatch(report["startTime"])
-    done = site.until(report["jobId"], "FINISHED")
+    response = site.submit("w.Count", "input.string = a b c a b see")
+    record = response.json()
+    assert response.status_code == 202
+    assert set(record) == {"jobId", "startTime", "classPath", "context", "contextId", "duration", "status"}
+    assert record["status"] == "STARTED"
+    assert record["duration"] == "Job not done yet"
+    assert re.fullmatch(r"[0-9a-f]{8}-w\.Count", record["context"])
+    assert TIME.fullmatch(record["startTime"])
+    done = site.until(record["jobId"], "FINISHED")
     assert done["result"] == {"a": 2, "b": 2, "c": 1, "see": 1}
     assert re.fullmatch(r"\d+\.\d{1,3} secs", done["duration"])
-    assert {**report, "status": 0, "duration": 0} == {
+    assert {**record, "status": 0, "duration": 0} == {
         name: 0 if name in ("status", "duration") else value
         for name, value in done.items()
         if name not in ("result", "endTime", "dispatchTime", "runningTime", "cp")
     }
     [code] = done["cp"]
     assert (code["source"], code["binary-type"], len(code["digest"])) == ("words", "Wheel", 64)
-    assert report["startTime"] <= done["dispatchTime"] <= done["endTime"]
-    ok(site.client.get(f"/jobs/{report['jobId']}/config"), 200, {"input": {"string": "a b c a b see"}})
+    assert record["startTime"] <= done["dispatchTime"] <= done["endTime"]
+    ok(site.client.get(f"/jobs/{record['jobId']}/config"), 200, {"input": {"string": "a b c a b see"}})
 
 
 def test_a_synchronous_job_is_answered_with_its_result_and_no_status(site: Site) -> None:
-    answer = site.submit("w.Count", "input.string = a b a", sync="true")
-    assert answer.status_code == 200
-    assert set(answer.json()) == {"jobId", "result"}
-    assert answer.json()["result"] == {"a": 2, "b": 1}
+    response = site.submit("w.Count", "input.string = a b a", sync="true")
+    assert response.status_code == 200
+    assert set(response.json()) == {"jobId", "result"}
+    assert response.json()["result"] == {"a": 2, "b": 1}
 
 
 def test_the_newer_parameters_stand_in_the_query_or_in_the_body(site: Site) -> None:
     for body in ("n = 1", "cp = words, mainClass = w.Echo", 'cp = ["words"], mainClass = "w.Echo"'):
         params = {"cp": "words", "mainClass": "w.Echo"} if body == "n = 1" else {}
-        answer = site.client.post("/jobs", params={**params, "sync": "true"}, content=f"value = 7, {body}")
-        assert answer.json().get("result") == 7, answer.text
+        response = site.client.post("/jobs", params={**params, "sync": "true"}, content=f"value = 7, {body}")
+        assert response.json().get("result") == 7, response.text
 
 
 def test_app_name_takes_precedence_over_cp_in_the_body(site: Site) -> None:
-    answer = site.submit("w.Echo", "value = 7, cp = unknown, mainClass = nothing", sync="true")
-    assert answer.json()["result"] == 7
+    response = site.submit("w.Echo", "value = 7, cp = unknown, mainClass = nothing", sync="true")
+    assert response.json()["result"] == 7
 
 
 def test_the_body_is_hocon_for_every_content_type(site: Site) -> None:
     for media_type in ("application/x-www-form-urlencoded", "application/json", "text/plain", None):
         headers = {"Content-Type": media_type} if media_type else {}
-        answer = site.client.post(
+        response = site.client.post(
             "/jobs?appName=words&classPath=w.Echo&sync=true", content="value = a b c", headers=headers
         )
-        assert answer.json()["result"] == "a b c"
+        assert response.json()["result"] == "a b c"
 
 
 def test_a_job_that_raises_is_answered_with_its_error(site: Site) -> None:
-    answer = site.submit("w.Fail", "message = oh", sync="true")
-    assert answer.status_code == 200
-    body = answer.json()
+    response = site.submit("w.Fail", "message = oh", sync="true")
+    assert response.status_code == 200
+    body = response.json()
     assert set(body) == {"jobId", "status", "result"}
     assert body["status"] == "ERROR"
     assert body["result"]["message"] == "oh"
@@ -85,8 +85,8 @@ def test_a_job_that_raises_is_answered_with_its_error(site: Site) -> None:
 
 @pytest.mark.parametrize("sync", ["true", "false"])
 def test_a_configuration_that_the_job_refuses_is_400_and_recorded(site: Site, sync: str) -> None:
-    answer = site.submit("w.Refuse", sync=sync)
-    assert error_object(answer, 400, "VALIDATION FAILED")["message"] == "input.string is missing"
+    response = site.submit("w.Refuse", sync=sync)
+    assert error_object(response, 400, "VALIDATION FAILED")["message"] == "input.string is missing"
     assert [job["status"] for job in site.client.get("/jobs").json()] == ["ERROR"]
 
 
@@ -110,18 +110,18 @@ def test_an_invalid_submit_is_refused_with_the_contract_wording(
 
 
 def test_a_configuration_that_cannot_be_parsed_is_refused(site: Site) -> None:
-    answer = site.submit("w.Count", "input {")
-    assert answer.status_code == 400
-    assert answer.json()["status"] == "ERROR"
-    assert answer.json()["result"].startswith("Cannot parse config: ")
+    response = site.submit("w.Count", "input {")
+    assert response.status_code == 400
+    assert response.json()["status"] == "ERROR"
+    assert response.json()["result"].startswith("Cannot parse config: ")
 
 
 @pytest.mark.parametrize("uri", ["gopher://x/y.jar", "s3a://bucket/y.jar", "http:"])
 @pytest.mark.parametrize("code", [{"cp": "{}"}, {"cp": "words", "packages": "{}"}], ids=["cp", "packages"])
 def test_a_uri_of_another_protocol_is_malformed(site: Site, uri: str, code: dict[str, str]) -> None:
     params = {name: value.format(uri) for name, value in code.items()}
-    answer = site.client.post("/jobs", params={**params, "mainClass": "w.Count"})
-    error_object(answer, 400, "JOB LOADING FAILED: Malformed URL")
+    response = site.client.post("/jobs", params={**params, "mainClass": "w.Count"})
+    error_object(response, 400, "JOB LOADING FAILED: Malformed URL")
     assert site.client.get("/jobs").json() == []
 
 
@@ -132,25 +132,25 @@ def test_a_malformed_uri_of_the_ad_hoc_context_is_the_contexts(site: Site) -> No
 
 
 def test_code_that_cannot_be_fetched_is_a_loading_failure(site: Site) -> None:
-    answer = site.client.post("/jobs", params={"cp": "file:///nothing/here.jar", "mainClass": "w.Count"})
-    error_object(answer, 400, "JOB LOADING FAILED")
+    response = site.client.post("/jobs", params={"cp": "file:///nothing/here.jar", "mainClass": "w.Count"})
+    error_object(response, 400, "JOB LOADING FAILED")
 
 
 @pytest.mark.parametrize("url", ["ftp://x/y", "javascript:alert(1)", "nonsense"])
 def test_a_callback_url_that_is_not_http_is_refused(site: Site, url: str) -> None:
-    answer = site.submit("w.Count", callbackUrl=url)
-    assert answer.status_code == 400
-    assert answer.json()["status"] == "ERROR"
-    assert "callbackUrl" in answer.json()["result"]
+    response = site.submit("w.Count", callbackUrl=url)
+    assert response.status_code == 400
+    assert response.json()["status"] == "ERROR"
+    assert "callbackUrl" in response.json()["result"]
 
 
 def test_more_jobs_than_slots_are_refused_when_nothing_may_wait(start: Start) -> None:
     site = start({"jobs": {"max-jobs-per-context": 1, "max-queued-jobs": 0}})
     site.client.post("/contexts/etl")
     site.sleeping(context="etl")
-    answer = site.submit("w.Count", context="etl")
+    response = site.submit("w.Count", context="etl")
     ok(
-        answer,
+        response,
         503,
         {
             "status": "NO SLOTS AVAILABLE",
@@ -166,10 +166,10 @@ def test_jobs_above_the_slots_wait_visibly_and_can_be_killed_there(start: Start)
     site = start({"jobs": {"max-jobs-per-context": 1}})
     site.client.post("/contexts/etl")
     site.sleeping(context="etl")
-    answer = site.submit("w.Count", context="etl")
-    assert answer.status_code == 202
-    assert answer.json()["waiting"] is True
-    job_id = answer.json()["jobId"]
+    response = site.submit("w.Count", context="etl")
+    assert response.status_code == 202
+    assert response.json()["waiting"] is True
+    job_id = response.json()["jobId"]
     assert site.client.get(f"/jobs/{job_id}").json()["waiting"] is True
     ok(site.client.delete(f"/jobs/{job_id}"), 200, {"status": "KILLED"})
     assert "waiting" not in site.client.get(f"/jobs/{job_id}").json()
@@ -178,8 +178,8 @@ def test_jobs_above_the_slots_wait_visibly_and_can_be_killed_there(start: Start)
 @pytest.mark.parametrize("sync", ["true", "false"])
 def test_an_ad_hoc_context_that_fails_to_start_is_reported(site: Site, sync: str) -> None:
     body = "spark.context-settings.inline.fail = no memory"
-    answer = site.submit("w.Count", body, sync=sync)
-    assert error_object(answer, 500, "CONTEXT INIT FAILED")["message"] == "no memory"
+    response = site.submit("w.Count", body, sync=sync)
+    assert error_object(response, 500, "CONTEXT INIT FAILED")["message"] == "no memory"
 
 
 class _Choosy(InlineLauncher):
@@ -193,13 +193,13 @@ class _Choosy(InlineLauncher):
 
 def test_a_context_with_an_unknown_factory_is_never_created(start: Start) -> None:
     site = start(launcher=_Choosy(FUNCTIONS))
-    answer = site.client.post("/contexts/etl?context-factory=nonsense")
-    assert "no such factory" in error_object(answer, 500, "CONTEXT INIT ERROR")["message"]
+    response = site.client.post("/contexts/etl?context-factory=nonsense")
+    assert "no such factory" in error_object(response, 500, "CONTEXT INIT ERROR")["message"]
     error(site.client.get("/contexts/etl"), 404, "can't find context with name etl")
     for sync in ("true", "false"):
         body = "spark.context-settings.context-factory = nonsense"
-        answer = site.submit("w.Count", body, sync=sync)
-        assert "no such factory" in error_object(answer, 500, "CONTEXT INIT FAILED")["message"]
+        response = site.submit("w.Count", body, sync=sync)
+        assert "no such factory" in error_object(response, 500, "CONTEXT INIT FAILED")["message"]
     assert site.client.get("/jobs").json() == []
     assert site.server.contexts(ContextQuery()) == []
 
@@ -214,8 +214,8 @@ def test_a_setting_that_prevents_every_start_is_refused_before_creation(start: S
 
 
 def test_a_synchronous_wait_that_times_out_says_so_and_the_job_continues(site: Site) -> None:
-    answer = site.submit("w.Sleep", sync="true", timeout=0)
-    error(answer, 500, "Request timed out. Try using the /jobs/<jobID>, /jobs APIs to get status/results")
+    response = site.submit("w.Sleep", sync="true", timeout=0)
+    error(response, 500, "Request timed out. Try using the /jobs/<jobID>, /jobs APIs to get status/results")
     (job,) = site.client.get("/jobs").json()
     assert site.until(job["jobId"], "RUNNING")
 
@@ -223,8 +223,8 @@ def test_a_synchronous_wait_that_times_out_says_so_and_the_job_continues(site: S
 def test_the_default_of_the_synchronous_wait_is_the_configurations(start: Start) -> None:
     site = start({"jobs": {"sync-timeout": "50 ms"}})
     assert site.submit("w.Sleep", sync="true").status_code == 500
-    answer = site.submit("w.Echo", "value = 1", sync="true", timeout=10)
-    assert answer.json()["result"] == 1
+    response = site.submit("w.Echo", "value = 1", sync="true", timeout=10)
+    assert response.json()["result"] == 1
 
 
 @pytest.mark.parametrize(
@@ -232,24 +232,24 @@ def test_the_default_of_the_synchronous_wait_is_the_configurations(start: Start)
     ["sync=maybe", "timeout=-1", "timeout=ten", "timeout=99999999999999999999", "sync=true&sync=true"],
 )
 def test_meaningless_parameters_are_refused(site: Site, query: str) -> None:
-    answer = site.client.post(f"/jobs?appName=words&classPath=w.Count&{query}")
-    assert answer.status_code == 400
-    assert answer.json()["status"] == "ERROR"
+    response = site.client.post(f"/jobs?appName=words&classPath=w.Count&{query}")
+    assert response.status_code == 400
+    assert response.json()["status"] == "ERROR"
     assert site.client.get("/jobs").json() == []
 
 
-def test_the_answer_to_a_kill_depends_on_the_state_of_the_job(site: Site) -> None:
+def test_the_response_to_a_kill_depends_on_the_state_of_the_job(site: Site) -> None:
     job_id = site.sleeping()
     ok(site.client.delete(f"/jobs/{job_id}"), 200, {"status": "KILLED"})
-    report = site.client.get(f"/jobs/{job_id}").json()
-    assert report["status"] == "KILLED"
-    assert report["result"]["message"] == f"Job {job_id} killed"
+    record = site.client.get(f"/jobs/{job_id}").json()
+    assert record["status"] == "KILLED"
+    assert record["result"]["message"] == f"Job {job_id} killed"
     error(site.client.delete(f"/jobs/{job_id}"), 404, f"No running job with ID {job_id}")
     done = site.submit("w.Echo", sync="true").json()["jobId"]
     error(site.client.delete(f"/jobs/{done}"), 404, f"No running job with ID {done}")
     failed = site.submit("w.Fail", sync="true").json()
-    answer = site.client.delete(f"/jobs/{failed['jobId']}")
-    ok(answer, 200, {"status": "ERROR", "ERROR": failed["result"]})
+    response = site.client.delete(f"/jobs/{failed['jobId']}")
+    ok(response, 200, {"status": "ERROR", "ERROR": failed["result"]})
     error(site.client.delete("/jobs/none"), 404, "No such job ID none")
 
 
@@ -263,10 +263,10 @@ def test_a_job_that_survives_its_kill_is_reported_as_running(start: Start) -> No
 
     site = start({"jobs": {"kill-timeout": "0 s"}}, functions={"w.Stubborn": stubborn})
     job_id = site.submit("w.Stubborn").json()["jobId"]
-    answer = site.client.delete(f"/jobs/{job_id}")
-    assert answer.status_code == 202
-    assert answer.json()["status"] == "RUNNING"
-    assert answer.json()["killRequested"] is True
+    response = site.client.delete(f"/jobs/{job_id}")
+    assert response.status_code == 202
+    assert response.json()["status"] == "RUNNING"
+    assert response.json()["killRequested"] is True
     let_go.set()
 
 
@@ -278,10 +278,10 @@ def test_a_sync_caller_learns_that_its_job_was_killed(site: Site) -> None:
         while not (listed := site.client.get("/jobs?status=running").json()):
             time.sleep(0.01)
         site.client.delete(f"/jobs/{listed[0]['jobId']}")
-        answer = waiting.result()
-    assert answer.status_code == 200
-    assert answer.json()["status"] == "KILLED"
-    assert answer.json()["result"]["message"] == f"Job {listed[0]['jobId']} killed"
+        response = waiting.result()
+    assert response.status_code == 200
+    assert response.json()["status"] == "KILLED"
+    assert response.json()["result"]["message"] == f"Job {listed[0]['jobId']} killed"
 
 
 @pytest.mark.parametrize("path", ["/jobs/none", "/jobs/none/config", "/jobs/none/logs", "/jobs/none/events"])
@@ -310,9 +310,9 @@ def test_jobs_are_listed_newest_first_by_filters_and_pages(site: Site) -> None:
     assert ids[4] not in listed(f"until={quote(middle)}")
     found, url = [], "/jobs?limit=4"
     while url:
-        answer = site.client.get(url)
-        found += [job["jobId"] for job in answer.json()]
-        url = answer.links.get("next", {}).get("url", "")
+        response = site.client.get(url)
+        found += [job["jobId"] for job in response.json()]
+        url = response.links.get("next", {}).get("url", "")
     assert found == listed("")
 
 
@@ -320,9 +320,9 @@ def test_jobs_are_listed_newest_first_by_filters_and_pages(site: Site) -> None:
     "query", ["limit=-1", "limit=x", "limit=100000", "status=done", "since=today", "offset=-1", "cursor=x"]
 )
 def test_a_list_with_wrong_parameters_is_refused(site: Site, query: str) -> None:
-    answer = site.client.get(f"/jobs?{query}")
-    assert answer.status_code == 400
-    assert answer.json()["status"] == "ERROR"
+    response = site.client.get(f"/jobs?{query}")
+    assert response.status_code == 400
+    assert response.json()["status"] == "ERROR"
 
 
 def test_a_repeated_submit_with_one_key_is_one_job(site: Site) -> None:

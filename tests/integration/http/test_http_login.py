@@ -48,8 +48,8 @@ def as_user(site: Site, user: str, password: str = PASSWORD) -> httpx.Client:
 def call(site: Site, route: Route, auth: Any) -> httpx.Response:
     path = route.path.replace("{name:path}", "x").replace("{name}", "x").replace("{id}", "x")
     url = site.url + path.replace("{file}", "docs.js")
-    with httpx.stream(route.method, url, auth=auth) as answer:  # of an endless stream the head will do
-        return answer
+    with httpx.stream(route.method, url, auth=auth) as response:  # of an endless stream the head will do
+        return response
 
 
 def test_every_route_except_the_public_ones_requires_credentials(guarded: Site) -> None:
@@ -66,14 +66,14 @@ def test_every_route_wants_its_permission(guarded: Site) -> None:
 
 
 def test_a_challenge_offers_both_authentication_schemes(guarded: Site) -> None:
-    answer = httpx.get(f"{guarded.url}/jobs")
-    assert answer.status_code == 401
-    assert answer.json() == {
+    response = httpx.get(f"{guarded.url}/jobs")
+    assert response.status_code == 401
+    assert response.json() == {
         "status": "ERROR",
         "result": "The resource requires authentication, which was not supplied with the request",
         "code": "unauthenticated",
     }
-    assert answer.headers["www-authenticate"] == (
+    assert response.headers["www-authenticate"] == (
         'Basic realm="jobserver", charset="UTF-8", Bearer realm="jobserver"'
     )
 
@@ -81,25 +81,25 @@ def test_a_challenge_offers_both_authentication_schemes(guarded: Site) -> None:
 def test_a_script_that_asks_for_credentials_gets_no_challenge_that_makes_the_browser_ask(
     guarded: Site,
 ) -> None:
-    answer = httpx.get(f"{guarded.url}/jobs", headers={"X-Requested-With": "XMLHttpRequest"})
-    assert answer.status_code == 401
-    schemes = [challenge.split()[0] for challenge in answer.headers["www-authenticate"].split(", ")]
+    response = httpx.get(f"{guarded.url}/jobs", headers={"X-Requested-With": "XMLHttpRequest"})
+    assert response.status_code == 401
+    schemes = [challenge.split()[0] for challenge in response.headers["www-authenticate"].split(", ")]
     assert schemes == ["X-Basic", 'charset="UTF-8"', "Bearer"]
 
 
 @pytest.mark.parametrize("header", ["Basic ?", "Digest x", "Bearer wrong", "Basic YWxpY2U6eA=="])
 def test_wrong_credentials_are_refused_with_the_wording_clients_look_for(guarded: Site, header: str) -> None:
-    answer = httpx.get(f"{guarded.url}/jobs", headers={"Authorization": header})
-    assert (answer.status_code, answer.json()["status"]) == (401, "ERROR")
-    assert answer.json()["result"] == "The supplied authentication is invalid"
-    assert "www-authenticate" in answer.headers
+    response = httpx.get(f"{guarded.url}/jobs", headers={"Authorization": header})
+    assert (response.status_code, response.json()["status"]) == (401, "ERROR")
+    assert response.json()["result"] == "The supplied authentication is invalid"
+    assert "www-authenticate" in response.headers
 
 
 def test_a_missing_permission_is_named(guarded: Site) -> None:
     with as_user(guarded, "eve") as client:
-        answer = client.get("/jobs")
-    assert answer.status_code == 403
-    assert answer.json() == {
+        response = client.get("/jobs")
+    assert response.status_code == 403
+    assert response.json() == {
         "status": "ERROR",
         "result": "missing permission jobs:read",
         "code": "permission_denied",
@@ -114,8 +114,10 @@ def test_a_bearer_token_lets_in(guarded: Site) -> None:
 
 
 def test_a_post_that_deletes_requires_the_delete_permission(guarded: Site) -> None:
-    answer = httpx.post(f"{guarded.url}/jobs/x?_method=DELETE", headers={"Authorization": f"Bearer {TOKEN}"})
-    assert (answer.status_code, answer.json()["result"]) == (403, "missing permission jobs:delete")
+    response = httpx.post(
+        f"{guarded.url}/jobs/x?_method=DELETE", headers={"Authorization": f"Bearer {TOKEN}"}
+    )
+    assert (response.status_code, response.json()["result"]) == (403, "missing permission jobs:delete")
 
 
 def test_a_guesser_at_the_same_address_does_not_lock_a_user_out_and_no_password_is_logged(
@@ -143,10 +145,10 @@ def test_health_and_readiness_hide_reasons_from_unauthenticated_callers(
             raise StorageError(message="postgresql://admin@10.0.0.1 refused")
 
     site = start({"auth": auth}, credentials=("admin", PASSWORD), metadata=Broken())
-    answer = httpx.get(f"{site.url}/readyz")
-    assert (answer.status_code, answer.json()["result"]) == (503, "metadata")
-    answer = httpx.get(f"{site.url}/healthz")
-    assert (answer.status_code, answer.json()["result"]) == (500, "cannot write to storage: metadata")
+    response = httpx.get(f"{site.url}/readyz")
+    assert (response.status_code, response.json()["result"]) == (503, "metadata")
+    response = httpx.get(f"{site.url}/healthz")
+    assert (response.status_code, response.json()["result"]) == (500, "cannot write to storage: metadata")
 
 
 # -- proxy users -----------------------------------------------------------------------------------
@@ -189,6 +191,18 @@ def test_users_have_contexts_of_their_own_under_equal_names(
     assert alice.get("/contexts/bob~etl").status_code == 404
 
 
+def test_ended_contexts_of_a_user_are_found_behind_those_of_others(
+    alice: httpx.Client, bob: httpx.Client
+) -> None:
+    for client, times in ((alice, 1), (bob, 2)):
+        for _ in range(times):
+            assert client.post("/contexts/etl").status_code == 200
+            assert client.delete("/contexts/etl").status_code == 200
+    mine = alice.get("/contexts/etl").json()
+    assert alice.get("/contexts", params={"ended": "true", "limit": 1}).json() == [mine]
+    assert len(bob.get("/contexts?ended=true").json()) == 2
+
+
 def test_jobs_run_as_the_caller_and_are_the_callers(
     proxied: Site, alice: httpx.Client, bob: httpx.Client
 ) -> None:
@@ -215,17 +229,40 @@ def test_pages_of_jobs_are_the_callers_alone(alice: httpx.Client, bob: httpx.Cli
     mine = []
     for number in range(6):
         client = (alice, bob)[number % 2]
-        answer = client.post("/jobs?appName=words&classPath=w.Echo&sync=true")
+        response = client.post("/jobs?appName=words&classPath=w.Echo&sync=true")
         if client is alice:
-            mine.append(answer.json()["jobId"])
+            mine.append(response.json()["jobId"])
     found, url = [], "/jobs?limit=2"
     while url:
-        answer = alice.get(url)
-        assert len(answer.json()) <= 2
-        found += [job["jobId"] for job in answer.json()]
-        url = answer.links.get("next", {}).get("url", "")
+        response = alice.get(url)
+        assert len(response.json()) <= 2
+        found += [job["jobId"] for job in response.json()]
+        url = response.links.get("next", {}).get("url", "")
     assert found == mine[::-1]
     assert [job["jobId"] for job in alice.get("/jobs?offset=1").json()] == mine[:-1][::-1]
+
+
+@pytest.mark.parametrize("kind", ["binaries", "jars"])
+def test_who_cannot_delete_a_binary_learns_only_the_ids_of_own_jobs(
+    proxied: Site, alice: httpx.Client, bob: httpx.Client, kind: str
+) -> None:
+    proxied.client.post("/jars/shared", content=archive())
+    query = "/jobs?appName=shared&classPath=w.Sleep"
+    others = bob.post(query).json()["jobId"]
+    response = alice.delete(f"/{kind}/shared")
+    assert response.json() == {
+        "status": "ERROR",
+        "result": "Binary is in use by job(s) of other users",
+        "code": "binary_in_use",
+        "fields": {"name": "shared", "job_ids": []},
+    }
+    assert response.status_code == 403
+    mine = alice.post(query).json()["jobId"]
+    response = alice.delete(f"/{kind}/shared")
+    assert response.json()["result"] == f"Binary is in use by job(s): {mine}, and by jobs of other users"
+    assert response.json()["fields"]["job_ids"] == [mine]
+    bob.delete(f"/jobs/{others}")
+    assert alice.delete(f"/{kind}/shared").json()["result"] == f"Binary is in use by job(s): {mine}"
 
 
 def test_an_idempotency_key_is_its_users_own(alice: httpx.Client, bob: httpx.Client) -> None:
@@ -239,20 +276,21 @@ def test_messages_have_no_prefix(proxied: Site, alice: httpx.Client) -> None:
     alice.post("/contexts/etl")
     job_id = alice.post("/jobs?appName=words&classPath=w.Sleep&context=etl").json()["jobId"]
     alice.delete("/contexts/etl?force=true")
-    assert (
-        alice.get(f"/jobs/{job_id}").json()["result"]["message"]
-        == "Context (etl) for this job was terminated"
-    )
+    assert alice.get(f"/jobs/{job_id}").json()["result"] == {
+        "message": "Context (etl) for this job was terminated",
+        "errorClass": "ContextTerminated",
+        "stack": "killed by user alice",
+    }
 
 
 # -- browsers --------------------------------------------------------------------------------------
 
 
 def test_a_page_of_another_site_cannot_run_jobs(site: Site) -> None:
-    answer = site.client.post(
+    response = site.client.post(
         "/jobs?appName=words&classPath=w.Echo", headers={"Origin": "http://evil.example"}
     )
-    assert answer.status_code == 403
+    assert response.status_code == 403
     assert site.client.get("/jobs").json() == []
     own = site.client.post("/jobs?appName=words&classPath=w.Echo", headers={"Origin": site.url})
     assert own.status_code == 202
@@ -269,8 +307,8 @@ def test_a_server_with_authentication_accepts_any_host_name(guarded: Site) -> No
 
 def test_uploading_and_counting_work_with_credentials_as_without(guarded: Site) -> None:
     assert guarded.client.post("/binaries/b", content=archive(), headers=WHEEL).status_code == 201
-    answer = guarded.submit("w.Count", "input.string = a a", sync="true")
-    assert answer.json()["result"] == {"a": 2}
+    response = guarded.submit("w.Count", "input.string = a a", sync="true")
+    assert response.json()["result"] == {"a": 2}
 
 
 def test_the_user_who_submits_a_job_is_the_one_who_takes_turns(guarded: Site) -> None:

@@ -72,8 +72,10 @@ class Served:
         return self.process.stdout.readline().strip()
 
     def submit(self, class_name: str, body: str = "") -> str:
-        answer = self.client.post("/jobs", params={"appName": "words", "classPath": class_name}, content=body)
-        job_id: str = answer.json()["jobId"]
+        response = self.client.post(
+            "/jobs", params={"appName": "words", "classPath": class_name}, content=body
+        )
+        job_id: str = response.json()["jobId"]
         while self.client.get(f"/jobs/{job_id}").json()["status"] != "RUNNING":
             time.sleep(0.01)
         return job_id
@@ -161,7 +163,7 @@ def test_a_wait_that_times_out_explains_what_happens_to_the_job(served: Any) -> 
     wait_until(lambda: [job["status"] for job in one.client.get("/jobs").json()] == ["RUNNING"])
     one.process.send_signal(signal.SIGTERM)
     waiting.join(WAIT)
-    assert [answer.status_code for answer in told] == [503]
+    assert [response.status_code for response in told] == [503]
     body = told[0].json()
     assert (body["status"], body["code"]) == ("ERROR", "job_interrupted")
     assert f"shutting down while job {body['jobId']} is running" in body["result"]
@@ -193,8 +195,8 @@ def test_a_second_signal_while_contexts_stop_kills_them(served: Any) -> None:
 
 def test_streams_end_when_the_server_does(served: Any) -> None:
     one = served("30 s")
-    with one.client.stream("GET", "/events") as answer:
-        lines = answer.iter_lines()
+    with one.client.stream("GET", "/events") as response:
+        lines = response.iter_lines()
         assert next(lines) == ": listening"
         one.process.send_signal(signal.SIGTERM)
         assert "event: job" not in list(lines)
@@ -217,8 +219,8 @@ def test_an_open_server_is_bound_anywhere_when_a_flag_says_so() -> None:
     server = a_server(settings=in_http(**{"host": "0.0.0.0", "port": 0, "allow-unauthenticated": True}))
     with running(server) as url:
         port = httpx.URL(url).port
-        answer = httpx.get(f"http://127.0.0.1:{port}/healthz", headers={"Host": "any.example"})
-    assert answer.status_code == 200
+        response = httpx.get(f"http://127.0.0.1:{port}/healthz", headers={"Host": "any.example"})
+    assert response.status_code == 200
 
 
 def test_a_port_in_use_is_reported_before_anything_starts() -> None:

@@ -7,6 +7,7 @@ from importlib.metadata import version
 import httpx
 from http_site import Start
 
+from jobserver_core import HttpSettings, Settings
 from jobserver_core.memory import MemoryBlobStore
 from jobserver_http import running
 from serving import WAIT
@@ -17,7 +18,8 @@ from torture import shared_memory
 def test_servers_are_listed_with_the_state_of_their_leases() -> None:
     open_store, expire = shared_memory()
     blobs = MemoryBlobStore()
-    members = [Member(open_store(), blobs) for _ in range(3)]
+    settings = Settings(http=HttpSettings(port=0))
+    members = [Member(open_store(), blobs, settings=settings) for _ in range(3)]
     try:
         for member in members:
             member.server.start()
@@ -54,8 +56,8 @@ def test_storage_lists_kinds_and_limits_and_prune_says_what_it_removed(start: St
         "jobserver.jobs.max-kept": 1,
     }
     assert before["binaries"]["bytes"] > 0
-    answer = site.client.post("/storage/prune", timeout=WAIT)
-    assert answer.status_code == 200
-    assert answer.json()["removed"]["jobs"] == 2
+    response = site.client.post("/storage/prune", timeout=WAIT)
+    assert response.status_code == 200
+    assert response.json()["removed"]["jobs"] == 2
     assert [job["jobId"] for job in site.client.get("/jobs").json()] == ids[-1:]
     assert site.client.post("/storage/prune", timeout=WAIT).json() == {"removed": {}}

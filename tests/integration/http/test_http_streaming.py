@@ -39,7 +39,7 @@ def connected(site: Site) -> Iterator[socket.socket]:
         yield connection
 
 
-def answered(connection: socket.socket) -> tuple[int, bytes]:
+def read_response(connection: socket.socket) -> tuple[int, bytes]:
     """Read until the server closes, and return the status and everything."""
     received = b""
     with contextlib.suppress(ConnectionResetError):
@@ -66,8 +66,8 @@ def test_a_large_upload_arrives_whole_and_in_pieces(start: Start, tmp_path: Path
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr("data.bin", os.urandom(40 * MIB))
-    answer = site.client.post("/binaries/large", content=buffer.getvalue(), headers=WHEEL)
-    assert answer.status_code == 201, answer.text
+    response = site.client.post("/binaries/large", content=buffer.getvalue(), headers=WHEEL)
+    assert response.status_code == 201, response.text
     assert sum(written) == len(buffer.getvalue())
     assert max(written) < 2 * MIB
     assert len(written) < 60
@@ -86,11 +86,11 @@ def test_a_large_data_file_uses_little_memory(site: Site) -> None:
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        answer = site.client.post("/data/large", content=(piece for _ in range(400)))
+        response = site.client.post("/data/large", content=(piece for _ in range(400)))
     finally:
         done.set()
         watcher.join()
-    name = answer.json()["result"]["filename"]
+    name = response.json()["result"]["filename"]
     assert os.path.getsize(name) == 400 * MIB
     assert peak[0] - before < 60 * MIB
     site.client.put("/data?reset=reboot")
@@ -102,10 +102,10 @@ def test_an_upload_over_the_limit_is_413_and_leaves_nothing(start: Start, path: 
     site = start({"limits": {"upload-size": "100 KiB"}})
     body = b"PK\x03\x04" + b"x" * (4 * MIB)
     content: Any = body if declared else iter([body[:MIB], body[MIB:]])
-    answer = site.client.post(path, content=content, headers=WHEEL)
-    assert answer.status_code == 413
-    assert (answer.json()["status"], answer.json()["code"]) == ("ERROR", "too_large")
-    assert "102400 bytes" in answer.json()["result"]
+    response = site.client.post(path, content=content, headers=WHEEL)
+    assert response.status_code == 413
+    assert (response.json()["status"], response.json()["code"]) == ("ERROR", "too_large")
+    assert "102400 bytes" in response.json()["result"]
     assert set(site.client.get("/binaries").json()) == {"words"}
     assert site.client.get("/data").json() == []
     assert not list(site.server._services.data_directory.data_files.iterdir())
@@ -119,7 +119,7 @@ def test_curls_expectation_is_answered_before_the_body_is_sent(start: Start) -> 
     )
     with connected(site) as connection:
         connection.sendall(head.replace("Host: x", "Host: localhost").format(10 * MIB).encode())
-        status, received = answered(connection)
+        status, received = read_response(connection)
         assert status == 413
         assert b"100 Continue" not in received
     with connected(site) as connection:
@@ -172,7 +172,7 @@ def test_a_stalled_body_is_aborted(site: Site, monkeypatch: pytest.MonkeyPatch) 
         with connected(site) as connection:
             head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
             connection.sendall(head.encode() + b"x" * 50)
-            status, received = answered(connection)
+            status, received = read_response(connection)
         assert status == 408
         assert b"no data of the body arrived" in received
     assert not list(site.server._services.data_directory.data_files.iterdir())
@@ -180,8 +180,8 @@ def test_a_stalled_body_is_aborted(site: Site, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_configuration_over_the_limit_is_413(start: Start) -> None:
     site = start({"limits": {"config-size": "1 KiB"}})
-    answer = site.submit("w.Echo", "value = " + "x" * 2000)
-    assert answer.status_code == 413
+    response = site.submit("w.Echo", "value = " + "x" * 2000)
+    assert response.status_code == 413
     assert site.client.post("/contexts/etl", content=b"x" * 2000).status_code == 413
 
 
@@ -192,11 +192,11 @@ def test_a_streamed_result_is_sent_chunked_in_the_same_shape(site: Site) -> None
     def numbers(n: int) -> str:
         return "".join(f"{number}," for number in range(n))
 
-    answer = site.submit("w.Stream", "n = 1000", sync="true")
-    assert answer.headers["transfer-encoding"] == "chunked"
-    assert "content-length" not in answer.headers
+    response = site.submit("w.Stream", "n = 1000", sync="true")
+    assert response.headers["transfer-encoding"] == "chunked"
+    assert "content-length" not in response.headers
     job_id = site.client.get("/jobs").json()[0]["jobId"]
-    assert answer.text == f'{{"jobId":"{job_id}","result":{numbers(1000)}}}'
+    assert response.text == f'{{"jobId":"{job_id}","result":{numbers(1000)}}}'
     again = site.client.get(f"/jobs/{job_id}")
     assert again.headers["transfer-encoding"] == "chunked"
     assert again.text.endswith(f',"result":{numbers(1000)}}}')
@@ -216,18 +216,18 @@ def test_a_result_that_is_valid_json_arrives_as_its_very_bytes(start: Start) -> 
         return json.loads(text)
 
     site = start(functions={"w.Raw": raw})
-    answer = site.submit("w.Raw", sync="true")
-    stored = site.server.open_result(answer.json()["jobId"])
+    response = site.submit("w.Raw", sync="true")
+    stored = site.server.open_result(response.json()["jobId"])
     assert stored is not None
     with stored:
-        assert answer.content.endswith(b'"result":' + stored.read() + b"}")
+        assert response.content.endswith(b'"result":' + stored.read() + b"}")
 
 
 def test_a_large_result_is_sent_with_its_length_and_in_little_memory(start: Start) -> None:
     site = start(functions={"w.Large": lambda job: "x" * job.config["n"]})
     job_id = site.submit("w.Large", f"n = {20 * MIB}", sync="true").json()["jobId"]
-    with site.client.stream("GET", f"/jobs/{job_id}") as answer:
-        length, sizes = int(answer.headers["content-length"]), [len(piece) for piece in answer.iter_raw()]
+    with site.client.stream("GET", f"/jobs/{job_id}") as response:
+        length, sizes = int(response.headers["content-length"]), [len(piece) for piece in response.iter_raw()]
     assert sum(sizes) == length
     assert max(sizes) <= 256 * 1024
     assert site.client.head(f"/jobs/{job_id}").headers["content-length"] == str(length)

@@ -43,9 +43,9 @@ def test_two_hundred_clients_that_wait_cost_no_threads(start: Start) -> None:
             gate.set()
             return most, await asyncio.gather(*waiting)
 
-    most, answers = asyncio.run(all_of_them())
-    assert [answer.status_code for answer in answers] == [200] * CLIENTS
-    assert {answer.json()["result"] for answer in answers} == {"open"}
+    most, responses = asyncio.run(all_of_them())
+    assert [response.status_code for response in responses] == [200] * CLIENTS
+    assert {response.json()["result"] for response in responses} == {"open"}
     assert most - before < 50, f"{most - before} threads more for {CLIENTS} clients"
 
 
@@ -67,29 +67,29 @@ def test_a_client_that_disconnects_does_not_end_its_job(site: Site) -> None:
 
 def test_an_asynchronous_submit_waits_for_the_validation_no_longer_than_configured(start: Start) -> None:
     site = start({"jobs": {"start-timeout": "100 ms"}}, start_delay=3.0)
-    answer = site.submit("w.Refuse")
-    assert answer.status_code == 202  # one that waited would have been refused
-    report = site.until(answer.json()["jobId"], "ERROR")
-    assert report["result"]["message"] == "input.string is missing"
+    response = site.submit("w.Refuse")
+    assert response.status_code == 202  # one that waited would have been refused
+    record = site.until(response.json()["jobId"], "ERROR")
+    assert record["result"]["message"] == "input.string is missing"
 
 
 def test_a_job_that_runs_longer_than_the_client_allows_ends_with_that_reason(site: Site) -> None:
-    answer = site.submit("w.Sleep", sync="true", timeout=30, maxRunTime=1)
-    assert answer.status_code == 200
-    assert answer.json()["status"] == "ERROR"
-    assert answer.json()["result"]["message"].endswith("ran longer than its limit of 1 s")
-    report = site.client.get(f"/jobs/{answer.json()['jobId']}").json()
-    assert (report["status"], report["maxRunTime"]) == ("ERROR", 1)
+    response = site.submit("w.Sleep", sync="true", timeout=30, maxRunTime=1)
+    assert response.status_code == 200
+    assert response.json()["status"] == "ERROR"
+    assert response.json()["result"]["message"].endswith("ran longer than its limit of 1 s")
+    record = site.client.get(f"/jobs/{response.json()['jobId']}").json()
+    assert (record["status"], record["maxRunTime"]) == ("ERROR", 1)
 
 
 def test_a_job_that_waits_longer_than_the_client_allows_is_refused_as_without_a_slot(start: Start) -> None:
     site = start({"jobs": {"max-jobs-per-context": 1}})
     site.client.post("/contexts/etl")
     site.sleeping(context="etl")
-    answer = site.submit("w.Echo", context="etl", sync="true", timeout=30, maxQueueTime=1)
-    assert answer.status_code == 503
-    assert answer.json()["status"] == "NO SLOTS AVAILABLE"
-    assert answer.json()["code"] == "queue_time_exceeded"
+    response = site.submit("w.Echo", context="etl", sync="true", timeout=30, maxQueueTime=1)
+    assert response.status_code == 503
+    assert response.json()["status"] == "NO SLOTS AVAILABLE"
+    assert response.json()["code"] == "queue_time_exceeded"
 
 
 def test_limits_of_time_are_refused_unless_they_are_whole_positive_seconds(site: Site) -> None:

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from http_site import WHEEL, Site, Start
 
-from conditions import wait_until
+from conditions import WAIT, wait_until
 from file_servers import HttpServer, Route, silent_server
 from jobserver_fsspec import FsspecFetcher
 from serving import archive
@@ -23,7 +23,6 @@ EACH = 5
 """URIs of each host: one more than it has places, so that some wait for their turn."""
 STALL = 10.0
 """Seconds after which a fetch that brings nothing ends; until then the others must have been served."""
-PATIENCE = 60.0
 """Seconds that a request of this test may take on a busy machine."""
 
 
@@ -34,7 +33,7 @@ def hosts_that_hang() -> Iterator[tuple[list[str], Callable[[str, int], list[str
 
     def resolver(name: str, port: int) -> list[str]:
         if name == "resolving.example":
-            over.wait(2 * PATIENCE)
+            over.wait(2 * WAIT)
         return ["127.0.0.1"]
 
     content = {f"/{number}.egg": Route(content=bytes(100_000), drip=0.5) for number in range(EACH)}
@@ -79,7 +78,7 @@ def begin(start: Start, tmp_path: Path) -> Iterator[Callable[..., Site]]:
     with ExitStack() as stack:
 
         def make(resolver: Callable[[str, int], list[str]], **limits: Any) -> Site:
-            fetcher = FsspecFetcher(cache_directory=tmp_path / "cache", resolver=resolver, timeout=PATIENCE)
+            fetcher = FsspecFetcher(cache_directory=tmp_path / "cache", resolver=resolver, timeout=WAIT)
             stack.callback(fetcher.close)
             return start({"fetcher": {"stall-timeout": f"{STALL} s", **limits}}, fetcher=fetcher)
 
@@ -88,7 +87,7 @@ def begin(start: Start, tmp_path: Path) -> Iterator[Callable[..., Site]]:
 
 def submit(site: Site, uri: str, **params: Any) -> httpx.Response:
     query = {"cp": uri, "mainClass": "w.Echo", **params}
-    return httpx.post(f"{site.url}/jobs", params=query, timeout=PATIENCE)
+    return httpx.post(f"{site.url}/jobs", params=query, timeout=WAIT)
 
 
 def test_hosts_that_hang_fail_without_delaying_others(begin: Callable[..., Site]) -> None:
@@ -108,7 +107,7 @@ def test_hosts_that_hang_fail_without_delaying_others(begin: Callable[..., Site]
 
 
 def begin_context(site: Site, name: str, uri: str) -> httpx.Response:
-    return httpx.post(f"{site.url}/contexts/{name}", params={"dependent-jar-uris": uri}, timeout=PATIENCE)
+    return httpx.post(f"{site.url}/contexts/{name}", params={"dependent-jar-uris": uri}, timeout=WAIT)
 
 
 def fetching(site: Site) -> list[Any]:
@@ -122,8 +121,8 @@ def threads_that_fetch() -> list[str]:
 
 def others_are_served(site: Site) -> None:
     for number in range(3):
-        answer = site.client.post(f"/binaries/words{number}", content=archive(), headers=WHEEL)
-        assert answer.status_code == 201
+        response = site.client.post(f"/binaries/words{number}", content=archive(), headers=WHEEL)
+        assert response.status_code == 201
         assert site.client.post(f"/contexts/quick{number}").status_code == 200
         done = site.submit("w.Echo", f"value = {number}", context=f"quick{number}", sync="true")
         assert done.json()["result"] == number
@@ -131,7 +130,7 @@ def others_are_served(site: Site) -> None:
 
 
 def ends_with_an_error(call: Future[httpx.Response]) -> None:
-    body = call.result(PATIENCE).json()
+    body = call.result(WAIT).json()
     assert body["status"] in ("JOB LOADING FAILED", "CONTEXT INIT ERROR"), body
     assert f"in {STALL:g} s" in body["result"]["message"], body
 
@@ -143,7 +142,7 @@ def test_a_client_that_disconnects_cancels_its_fetch(begin: Callable[..., Site])
             target = f"/jobs?cp={base}/x.egg&mainClass=w.Echo"
             client.sendall(f"POST {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n".encode())
             wait_until(lambda: connections)
-        connections[0].settimeout(PATIENCE)
+        connections[0].settimeout(WAIT)
         while connections[0].recv(4096):
             pass  # the request; then the connection ends, long before the time limit
         wait_until(lambda: not threads_that_fetch())
@@ -153,9 +152,9 @@ def test_a_client_that_disconnects_cancels_its_fetch(begin: Callable[..., Site])
 def test_a_synchronous_call_waits_for_a_fetch_no_longer_than_it_says(begin: Callable[..., Site]) -> None:
     with silent() as (base, _):
         site = begin(lambda name, port: ["127.0.0.1"], **{"stall-timeout": "60 s"})
-        answer = submit(site, f"{base}/x.egg", sync="true", timeout="1")
-        assert answer.status_code == 400
-        message = answer.json()["result"]["message"]
+        response = submit(site, f"{base}/x.egg", sync="true", timeout="1")
+        assert response.status_code == 400
+        message = response.json()["result"]["message"]
         assert message == f"cannot fetch {base}/x.egg: not fetched within the request's timeout of 1 s"
         wait_until(lambda: not threads_that_fetch())
         assert site.client.get("/jobs").json() == []
@@ -167,7 +166,7 @@ def test_a_server_that_drains_ends_fetches_with_a_503(begin: Callable[..., Site]
         call = pool.submit(submit, site, f"{base}/x.egg")
         wait_until(lambda: connections)
         site.server.drain()
-        assert call.result(PATIENCE).status_code == 503
+        assert call.result(WAIT).status_code == 503
         wait_until(lambda: not threads_that_fetch())
 
 

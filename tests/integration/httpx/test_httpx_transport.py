@@ -6,6 +6,8 @@ import base64
 import hashlib
 import hmac
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -296,12 +298,15 @@ def test_a_redirect_to_a_non_http_url_is_a_failure(server: Loopback, location: s
 def test_a_redirect_to_a_denied_host_is_not_followed(server: Loopback) -> None:
     with Loopback(host="127.0.0.2") as internal:
         server.behave = lambda handler: handler.say(307, location=internal.url())
-        policy = AddressPolicy(schemes=("http", "https"), denied_networks=["127.0.0.2/32"])
+        section = "jobserver.callbacks"
+        policy = AddressPolicy(schemes=("http", "https"), denied_networks=["127.0.0.2/32"], section=section)
         answer = HttpxTransport(policy=policy).send(a_message(server.url()), timeout=5)
         assert internal.calls == []
     assert answer.error
     assert answer.error.startswith("not delivered: it was redirected to ")
-    assert answer.error.endswith("host 127.0.0.2 is not allowed: its address is denied")
+    assert answer.error.endswith(
+        f"127.0.0.2 is not allowed: its address is denied by {section}.denied-networks"
+    )
 
 
 def test_credentials_do_not_follow_a_redirect_to_another_origin(server: Loopback) -> None:
@@ -504,3 +509,14 @@ def test_httpx_is_not_asked_to_log_the_url(server: Loopback, caplog: pytest.LogC
     HttpxTransport().send(a_message(server.url("/done?signature=geheim")), timeout=5)
     assert "geheim" not in caplog.text
     assert httpx.URL(server.url()).host == "127.0.0.1"
+
+
+def test_a_transport_that_has_sent_nothing_has_not_imported_its_http_client() -> None:
+    script = (
+        "import sys; from jobserver_httpx import HttpxTransport\n"
+        "HttpxTransport().close(); print('httpcore' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert done.stdout == "False\n"

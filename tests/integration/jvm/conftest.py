@@ -10,14 +10,16 @@ import shutil
 import subprocess
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import attrs
 import pytest
 from http_caller import Caller, calling
 
+from built_once import built_once
 from conditions import wait_until
 
 pytest.importorskip("pyspark", reason="PySpark is not installed")
@@ -131,23 +133,34 @@ def javac() -> str:
 
 @pytest.fixture(scope="session")
 def compile_jar(toolchain: JvmToolchain, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Compiles Scala sources into a jar, against Spark alone or the job API as well."""
+    """Compiles Scala sources into a jar, against Spark alone or the job API as well, and adds files."""
 
-    def compiled(name: str, *sources: Path, class_path: str | None = None) -> Path:
-        classes = tmp_path_factory.mktemp(name)
+    def compiled(
+        name: str, *sources: Path, class_path: str | None = None, more: Mapping[str, str] | None = None
+    ) -> Path:
         against = class_path or os.pathsep.join(str(jar) for jar in toolchain.spark.jars.glob("*.jar"))
-        command = [toolchain.java, "-XX:TieredStopAtLevel=1", "-cp", toolchain.spark.class_path]
-        command += ["scala.tools.nsc.Main", "-nowarn", "-d", str(classes), "-classpath", against]
-        subprocess.run([*command, *map(str, sources)], check=True, timeout=DEADLINE * 2)
-        return archive(classes, classes.parent / f"{classes.name}.jar")
+
+        def build(directory: Path) -> None:
+            classes = directory / name
+            classes.mkdir()
+            command = [toolchain.java, "-XX:TieredStopAtLevel=1", "-cp", toolchain.spark.class_path]
+            command += ["scala.tools.nsc.Main", "-nowarn", "-d", str(classes), "-classpath", against]
+            subprocess.run([*command, *map(str, sources)], check=True, timeout=DEADLINE * 4)
+            archive(classes, directory / f"{name}.jar", more or {})
+
+        made_from = [against, repr(more), *(source.read_text("utf-8") for source in sources)]
+        digest = hashlib.sha256("\0".join(made_from).encode()).hexdigest()
+        return built_once(tmp_path_factory, f"{name}-{digest[:16]}", build) / f"{name}.jar"
 
     return compiled
 
 
-def archive(classes: Path, jar: Path) -> Path:
+def archive(classes: Path, jar: Path, more: Mapping[str, str] = MappingProxyType({})) -> Path:
     with zipfile.ZipFile(jar, "w") as target:
         for path in sorted(classes.rglob("*.class")):
             target.write(path, path.relative_to(classes).as_posix())
+        for name, text in more.items():
+            target.writestr(name, text)
     return jar
 
 
@@ -159,11 +172,15 @@ def old_jar(compile_jar: Callable[..., Path], toolchain: JvmToolchain) -> Path:
 
 @pytest.fixture(scope="session")
 def java_jar(toolchain: JvmToolchain, javac: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    classes = tmp_path_factory.mktemp("java")
-    sources = sorted(map(str, (SOURCES / "java").glob("*.java")))
-    command = [javac, "-nowarn", "-proc:none", "-d", str(classes), "-cp", toolchain.class_path(), *sources]
-    subprocess.run(command, check=True, timeout=DEADLINE * 2)
-    return archive(classes, classes.parent / "java.jar")
+    def build(directory: Path) -> None:
+        classes = directory / "classes"
+        classes.mkdir()
+        sources = sorted(map(str, (SOURCES / "java").glob("*.java")))
+        command = [javac, "-nowarn", "-proc:none", "-d", str(classes), "-cp", toolchain.class_path()]
+        subprocess.run([*command, *sources], check=True, timeout=DEADLINE * 4)
+        archive(classes, directory / "java.jar")
+
+    return built_once(tmp_path_factory, "java", build) / "java.jar"
 
 
 @pytest.fixture(scope="session")
@@ -187,26 +204,25 @@ def control_classes(compile_jar: Callable[..., Path]) -> Path:
 @pytest.fixture(scope="session")
 def base_jar(compile_jar: Callable[..., Path], toolchain: JvmToolchain) -> Path:
     """The context's jar."""
-    jar = compile_jar("base", SOURCES / "loading" / "Base.scala", class_path=toolchain.class_path())
-    with zipfile.ZipFile(jar, "a") as archive:
-        archive.writestr("META-INF/services/java.sql.Driver", "loading.base.NoDriver\n")
-    return jar
+    more = {"META-INF/services/java.sql.Driver": "loading.base.NoDriver\n"}
+    source = SOURCES / "loading" / "Base.scala"
+    return compile_jar("base", source, class_path=toolchain.class_path(), more=more)
 
 
 @pytest.fixture(scope="session")
 def thin_jar(compile_jar: Callable[..., Path], toolchain: JvmToolchain, base_jar: Path) -> Path:
     class_path = f"{base_jar}:{toolchain.class_path()}"
-    jar = compile_jar("thin", SOURCES / "loading" / "Jobs.scala", class_path=class_path)
-    with zipfile.ZipFile(jar, "a") as archive:
-        archive.writestr("META-INF/services/loading.base.Greeting", "loading.Hello\n")
-        archive.writestr("loading/words.txt", "of the jar\n")
-    return jar
+    more = {
+        "META-INF/services/loading.base.Greeting": "loading.Hello\n",
+        "loading/words.txt": "of the jar\n",
+    }
+    return compile_jar("thin", SOURCES / "loading" / "Jobs.scala", class_path=class_path, more=more)
 
 
 @pytest.fixture(scope="session")
-def fat_jar(thin_jar: Path, toolchain: JvmToolchain) -> Path:
+def fat_jar(thin_jar: Path, toolchain: JvmToolchain, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with the job API and its libraries merged in, and damaged copies of Spark and Scala."""
-    jar = thin_jar.with_name("fat.jar")
+    jar = tmp_path_factory.mktemp("fat") / "fat.jar"
     shutil.copyfile(thin_jar, jar)
     with zipfile.ZipFile(jar, "a") as archive:
         for other in toolchain.api_jars():

@@ -9,12 +9,11 @@ from typing import Any
 
 import httpx
 
-from conditions import wait_until
+from conditions import SPARK_WAIT, wait_until
 from jobserver_core import JobServer
 from jobserver_core.config.loading import load_settings
 from jobserver_http import running
 
-PATIENCE = 240.0
 FACTORIES = "spark.jobserver.context"
 
 
@@ -26,8 +25,8 @@ class Caller:
 
     def upload(self, name: str, jar: Path) -> None:
         headers = {"Content-Type": "application/java-archive"}
-        answer = self.client.post(f"/binaries/{name}", content=jar.read_bytes(), headers=headers)
-        assert answer.status_code == 201, answer.text
+        response = self.client.post(f"/binaries/{name}", content=jar.read_bytes(), headers=headers)
+        assert response.status_code == 201, response.text
 
     def send(self, main_class: str, config: str = "", app: str = "old", **params: Any) -> httpx.Response:
         """Submit a job; a class of no package is one of the old samples'."""
@@ -36,27 +35,27 @@ class Caller:
         return self.client.post("/jobs", params=query, content=config)
 
     def submit(self, main_class: str, config: str = "", app: str = "old", **params: Any) -> Any:
-        answer = self.send(main_class, config, app, **params)
-        assert answer.status_code in (200, 202), answer.text
-        return answer.json()
+        response = self.send(main_class, config, app, **params)
+        assert response.status_code in (200, 202), response.text
+        return response.json()
 
     def result(self, main_class: str, config: str = "", app: str = "old", **params: Any) -> Any:
-        answer = self.submit(main_class, config, app, sync="true", timeout=int(PATIENCE), **params)
-        assert "status" not in answer, answer
-        return answer["result"]
+        body = self.submit(main_class, config, app, sync="true", timeout=int(SPARK_WAIT), **params)
+        assert "status" not in body, body
+        return body["result"]
 
     @contextmanager
     def context(self, name: str, factory: str | None = None, **settings: Any) -> Iterator[str]:
         """A context for a while."""
         if factory is not None:
             settings["context-factory"] = f"{FACTORIES}.{factory}"
-        answer = self.client.post(f"/contexts/{name}", params=settings)
-        assert answer.status_code == 200, answer.text
+        response = self.client.post(f"/contexts/{name}", params=settings)
+        assert response.status_code == 200, response.text
         yield name
-        answer = self.client.delete(f"/contexts/{name}")
-        assert answer.status_code == 200, answer.text
+        response = self.client.delete(f"/contexts/{name}")
+        assert response.status_code == 200, response.text
 
-    def report(self, job_id: str) -> Any:
+    def record(self, job_id: str) -> Any:
         return self.client.get(f"/jobs/{job_id}").json()
 
     def log(self, job_id: str) -> str:
@@ -65,17 +64,17 @@ class Caller:
     def running(self, main_class: str, config: str = "", app: str = "old", **params: Any) -> str:
         """Submit a job and wait until it runs; its id."""
         job_id: str = self.submit(main_class, config, app, **params)["jobId"]
-        self.until(lambda: self.report(job_id)["status"] == "RUNNING", f"{main_class} running")
+        self.until(lambda: self.record(job_id)["status"] == "RUNNING", f"{main_class} running")
         return job_id
 
     def ended(self, job_id: str) -> Any:
-        """The report of a job, once it is final."""
-        self.until(lambda: self.report(job_id)["status"] in ("FINISHED", "ERROR", "KILLED"), "the job's end")
-        return self.report(job_id)
+        """The record of a job, once it is final."""
+        self.until(lambda: self.record(job_id)["status"] in ("FINISHED", "ERROR", "KILLED"), "the job's end")
+        return self.record(job_id)
 
     @staticmethod
     def until(condition: Callable[[], object], what: str) -> None:
-        wait_until(condition, what, PATIENCE)
+        wait_until(condition, what, SPARK_WAIT)
 
 
 @contextmanager
@@ -84,12 +83,12 @@ def calling(data: Path, jars: dict[str, Path], **settings: Any) -> Iterator[Call
     merged = {
         "jobserver.data-dir": str(data),
         "jobserver.http.port": 0,
-        "jobserver.contexts.creation-timeout": f"{PATIENCE} s",
+        "jobserver.contexts.creation-timeout": f"{SPARK_WAIT} s",
         "spark.master": "local[2]",
         **settings,
     }
     server = JobServer.from_settings(load_settings(overrides=merged))
-    with running(server) as url, httpx.Client(base_url=url, timeout=PATIENCE) as client:
+    with running(server) as url, httpx.Client(base_url=url, timeout=SPARK_WAIT) as client:
         caller = Caller(client)
         for name, jar in jars.items():
             caller.upload(name, jar)

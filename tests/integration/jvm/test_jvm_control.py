@@ -28,7 +28,7 @@ def test_a_log_can_be_read_while_its_job_runs_and_after(caller: Caller, context:
     job_id = caller.running("control.Talk", f'until = "{until}"', "control", context=context)
     caller.until(lambda: "logged before" in caller.log(job_id), "the log of a running job")
     log = caller.log(job_id)
-    assert caller.report(job_id)["status"] == "RUNNING"
+    assert caller.record(job_id)["status"] == "RUNNING"
     assert "said before\n" in log
     assert "WARN Talk: logged before\n" in log
     assert "after" not in log
@@ -38,13 +38,13 @@ def test_a_log_can_be_read_while_its_job_runs_and_after(caller: Caller, context:
     assert log.index("said before\n") < log.index("said after\n") < log.index("WARN Talk: logged after\n")
 
 
-def test_progress_is_in_the_report_of_a_running_job(caller: Caller, context: str, tmp_path: Path) -> None:
+def test_progress_is_in_the_record_of_a_running_job(caller: Caller, context: str, tmp_path: Path) -> None:
     until = tmp_path / "until"
     job_id = caller.running("control.Steps", f'until = "{until}"', "control", context=context)
-    caller.until(lambda: caller.report(job_id).get("progress", {}).get("tasksDone") == 8, "eight tasks done")
-    report = caller.report(job_id)
-    assert report["status"] == "RUNNING"
-    assert report["progress"] == {"stagesDone": 0, "stagesTotal": 1, "tasksDone": 8, "tasksTotal": 10}
+    caller.until(lambda: caller.record(job_id).get("progress", {}).get("tasksDone") == 8, "eight tasks done")
+    record = caller.record(job_id)
+    assert record["status"] == "RUNNING"
+    assert record["progress"] == {"stagesDone": 0, "stagesTotal": 1, "tasksDone": 8, "tasksTotal": 10}
     until.touch()
     assert caller.ended(job_id)["result"] == 55.0
 
@@ -69,7 +69,7 @@ def test_jobs_above_the_slots_wait_and_more_are_refused(caller: Caller, context:
             "fields": {"context": context, "running": 2, "reason": "the queue is full (1 jobs wait)"},
         },
     )
-    assert caller.report(waiting["jobId"])["status"] == "STARTED"
+    assert caller.record(waiting["jobId"])["status"] == "STARTED"
     until.touch()
     assert [caller.ended(job_id)["result"] for job_id in (*ids, waiting["jobId"])] == ["talked"] * 3
 
@@ -78,7 +78,7 @@ def test_killing_a_job_stops_its_structured_stream(caller: Caller, context: str)
     job_id = caller.running("shapes.StructuredStream", "name = rates", "shapes", context=context)
     caller.until(lambda: "waiting" in caller.log(job_id), "the stream")
     assert caller.client.delete(f"/jobs/{job_id}").json() == {"status": "KILLED"}
-    assert caller.report(job_id)["status"] == "KILLED"
+    assert caller.record(job_id)["status"] == "KILLED"
     # A query of the same name would be refused while the first one lives.
     again = caller.running("shapes.StructuredStream", "name = rates", "shapes", context=context)
     caller.until(lambda: "waiting" in caller.log(again), "the second stream")
@@ -137,31 +137,31 @@ def test_jars_of_the_context_by_name_and_by_address_are_one_class_path(
     caller.upload("main", parts["Main"])
     query = {"mainClass": "parts.Main", "context": context, "sync": "true", "timeout": 200}
     whole = {"cp": f"main,shapes,{repository}/Right.jar", **query}
-    answer = caller.client.post("/jobs", params=whole)
-    assert answer.json()["result"] == ["left", "right", "left", "right"]
-    answer = caller.client.post("/jobs", params={"cp": "main,shapes", **query})
-    assert answer.json()["result"]["errorClass"] == "java.lang.NoClassDefFoundError"
-    assert answer.json()["result"]["message"] == "parts/Right$"
+    response = caller.client.post("/jobs", params=whole)
+    assert response.json()["result"] == ["left", "right", "left", "right"]
+    response = caller.client.post("/jobs", params={"cp": "main,shapes", **query})
+    assert response.json()["result"]["errorClass"] == "java.lang.NoClassDefFoundError"
+    assert response.json()["result"]["message"] == "parts/Right$"
 
 
 # -- ends ------------------------------------------------------------------------------------------
 
 
 def test_a_job_that_ignores_its_kill_runs_until_force_kills_its_context(caller: Caller) -> None:
-    answer = caller.client.post("/contexts/deaf", params={"jvm.isolation": "shared"})
-    assert answer.status_code == 200, answer.text
+    response = caller.client.post("/contexts/deaf", params={"jvm.isolation": "shared"})
+    assert response.status_code == 200, response.text
     # Shared isolation also supports the threads of global pools.
     assert caller.result("control.FromFuture", "", "control", context="deaf") == 10.0
     deaf = caller.running("shapes.Deaf", "", "shapes", context="deaf")
     neighbour = caller.running("shapes.Waiting", "", "shapes", context="deaf")
-    answer = caller.client.delete(f"/jobs/{deaf}")
-    assert answer.status_code == 202
-    assert (answer.json()["status"], answer.json()["killRequested"]) == ("RUNNING", True)
-    assert caller.report(deaf)["status"] == caller.report(neighbour)["status"] == "RUNNING"
+    response = caller.client.delete(f"/jobs/{deaf}")
+    assert response.status_code == 202
+    assert (response.json()["status"], response.json()["killRequested"]) == ("RUNNING", True)
+    assert caller.record(deaf)["status"] == caller.record(neighbour)["status"] == "RUNNING"
 
-    answer = caller.client.delete(f"/jobs/{deaf}", params={"force": "true"})
-    assert (answer.status_code, answer.json()) == (200, {"status": "KILLED"})
-    assert caller.report(deaf)["result"]["message"] == f"Job {deaf} killed"
+    response = caller.client.delete(f"/jobs/{deaf}", params={"force": "true"})
+    assert (response.status_code, response.json()) == (200, {"status": "KILLED"})
+    assert caller.record(deaf)["result"]["message"] == f"Job {deaf} killed"
     lost = caller.ended(neighbour)
     assert lost["status"] == "ERROR"
     assert lost["result"]["message"] == "Context (deaf) for this job was terminated"
@@ -216,7 +216,7 @@ def test_a_graceful_stream_finishes_its_batch_when_its_job_is_killed_and_when_it
         job_id = _in_a_batch(caller, context, batches, millis=120_000)
         killer = threading.Thread(target=caller.client.delete, args=(f"/jobs/{job_id}",))
         killer.start()
-        caller.until(lambda: caller.report(job_id).get("killRequested"), "the first kill")
+        caller.until(lambda: caller.record(job_id).get("killRequested"), "the first kill")
         caller.client.delete(f"/jobs/{job_id}")
         assert caller.ended(job_id)["status"] == "KILLED"
         killer.join()
@@ -224,7 +224,7 @@ def test_a_graceful_stream_finishes_its_batch_when_its_job_is_killed_and_when_it
         stopped = _in_a_batch(caller, context, batches)
     assert batches.read_text() == "begun\ndone\n"
     assert caller.client.get("/contexts/graceful").json()["state"] == "FINISHED"
-    message = caller.report(stopped)["result"]["message"]
+    message = caller.record(stopped)["result"]["message"]
     assert message == "Context (graceful) for this job was terminated"
 
 
@@ -238,6 +238,6 @@ def test_a_stream_that_is_not_graceful_breaks_its_batch_off(caller: Caller, batc
         job_id = caller.running("JStreamingTestJob", "", "java", context=context)
         caller.until(lambda: "batch of 5\n" in caller.log(job_id), "a batch")
         assert caller.client.delete(f"/jobs/{job_id}").json() == {"status": "KILLED"}
-        assert caller.report(job_id)["status"] == "KILLED"
+        assert caller.record(job_id)["status"] == "KILLED"
         refused = caller.send("JavaHelloWorldJob", "", "java", context=context)
         assert (refused.status_code, refused.json()["result"]) == (400, "Invalid job type for this context")

@@ -61,9 +61,9 @@ def spark_settings(
 
 
 @pytest.fixture(scope="session")
-def new_jar(thin_jar: Path) -> Path:
+def new_jar(thin_jar: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same jar, uploaded again: its content differs, its classes do not."""
-    jar = thin_jar.with_name("new.jar")
+    jar = tmp_path_factory.mktemp("new") / "new.jar"
     shutil.copyfile(thin_jar, jar)
     with zipfile.ZipFile(jar, "a") as archive:
         archive.writestr("META-INF/built.txt", "again\n")

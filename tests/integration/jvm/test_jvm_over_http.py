@@ -65,7 +65,7 @@ def test_a_streaming_job_runs_until_it_is_killed_and_its_context_outlives_it(cal
     for _ in range(2):
         job_id = caller.submit("StreamingTestJob", context="stream")["jobId"]
         caller.until(lambda job_id=job_id: "batch of" in caller.log(job_id), "a batch")
-        assert caller.report(job_id)["status"] == "RUNNING"
+        assert caller.record(job_id)["status"] == "RUNNING"
         assert caller.client.delete(f"/jobs/{job_id}").json() == {"status": "KILLED"}
     assert caller.client.get("/contexts/stream").json()["state"] == "RUNNING"
 

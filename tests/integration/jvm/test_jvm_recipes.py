@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 import pytest
 
+from conditions import SPARK_WAIT
 from jobserver_client import Client
 from jobserver_core import BinaryType, JobRequest
 from jobserver_pyspark.jvm import SparkInstall
@@ -26,11 +27,10 @@ DOCUMENT = Path(__file__).parents[3] / "docs" / "howto" / "jvm-jobs.md"
 EXAMPLES = Path(__file__).parents[3] / "examples"
 FILE = re.compile(r"^`([^`\n]+)`[^\n]*:\n\n```\w+\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 COMMANDS = re.compile(r"^```sh\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-ANSWER = re.compile(r"^```json\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+JSON_BLOCK = re.compile(r"^```json\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 OUT_OF_REACH = re.compile(
     r".*(?:Could not transfer|UnknownHost|Connection refused|download error|timed out).*", re.IGNORECASE
 )
-PATIENCE = 280.0
 
 
 def compile_section(title: str | None = None) -> str:
@@ -56,7 +56,7 @@ class Reader:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=SPARK_WAIT,
             check=False,
         )
 
@@ -127,17 +127,17 @@ def run(reader: Reader, address: str, jar: Path) -> list[Any]:
     [commands] = COMMANDS.findall(compile_section("Run it"))
     calls = commands.replace("localhost:8090", address).replace("curl ", "curl -sS ")
     done = reader.sh(calls.replace("\n", "; echo\n"), jar.parent)
-    answers = [json.loads(line) for line in done.stdout.splitlines() if line.strip()]
-    assert len(answers) == 4, done.stdout + done.stderr
-    assert all("result" in answer and "jobId" in answer for answer in answers[2:]), answers
-    return [answer["result"] for answer in answers[2:]]
+    bodies = [json.loads(line) for line in done.stdout.splitlines() if line.strip()]
+    assert len(bodies) == 4, done.stdout + done.stderr
+    assert all("result" in body and "jobId" in body for body in bodies[2:]), bodies
+    return [body["result"] for body in bodies[2:]]
 
 
 @pytest.fixture(scope="module")
 def promised() -> Any:
     """What the document says that both jobs give."""
-    [answer] = ANSWER.findall(compile_section("Run it"))
-    counts = json.loads(answer)
+    [block] = JSON_BLOCK.findall(compile_section("Run it"))
+    counts = json.loads(block)
     assert counts["a"] == 2
     return counts
 
@@ -198,7 +198,7 @@ def test_the_java_example_is_built_with_maven_and_runs(
         client.upload("toprows", BinaryType.JAR, jar)
         config = {"sql": "SELECT id FROM range(20) ORDER BY id", "limit": 2}
         request = JobRequest(class_name="examples.TopRows", class_path="toprows", config=config)
-        assert client.submit(request).result(timeout=PATIENCE) == [{"id": 0}, {"id": 1}]
+        assert client.submit(request).result(timeout=SPARK_WAIT) == [{"id": 0}, {"id": 1}]
 
 
 @pytest.mark.parametrize(("example", "recipe"), [("scala_job", "With sbt"), ("java_job", "With Maven")])

@@ -50,8 +50,8 @@ def test_a_large_result_of_a_jvm_job_passes_in_bounded_memory(
     # The server is this process, with its client.
     watched = [os.getpid(), host_of(caller.client.get(f"/contexts/{context}").json()["id"])]
     small = {"sync": "true", "timeout": 200, "context": context}
-    answer = caller.send("control.Large", f"megabytes = 1, as = {kind}", "control", **small)
-    assert answer.status_code == 200
+    response = caller.send("control.Large", f"megabytes = 1, as = {kind}", "control", **small)
+    assert response.status_code == 200
     before = [resident(process) for process in watched]
     most = list(before)
 
@@ -67,8 +67,8 @@ def test_a_large_result_of_a_jvm_job_passes_in_bounded_memory(
 
     caller.until(over, "the job's end")
     size = 0
-    with caller.client.stream("GET", f"/jobs/{job_id}") as answer:
-        for number, chunk in enumerate(answer.iter_bytes()):
+    with caller.client.stream("GET", f"/jobs/{job_id}") as response:
+        for number, chunk in enumerate(response.iter_bytes()):
             size += len(chunk)
             if number % 100 == 0:
                 look()

@@ -8,6 +8,7 @@ import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -91,7 +92,7 @@ def test_an_unreachable_repository_is_reported_with_advice(toolchain: JvmToolcha
     cut_off = attrs.evolve(toolchain, libraries=source, cache_dir=tmp_path / "cache")
     with pytest.raises(LibrariesUnavailable) as raised:
         cut_off.api_jars()
-    assert "configure a directory that has the two jars" in str(raised.value)
+    assert "set the launcher option jvm-libraries to a directory that has the two jars" in str(raised.value)
     assert "unresolved dependency: com.typesafe#config;1.4.3: not found" in str(raised.value)
 
 
@@ -104,6 +105,26 @@ def test_the_api_is_ready_once_it_was_built(toolchain: JvmToolchain, tmp_path: P
     assert empty.ready_api_jars() is None
 
 
+def test_jobs_add_nothing_to_a_prepared_cache(
+    bench: Any, toolchain: JvmToolchain, shapes_jar: Path, tmp_path: Path
+) -> None:
+    """It may be read-only, as in the container image."""
+    for jar in toolchain.api_jars()[1:]:
+        (tmp_path / jar.name).symlink_to(jar)
+    cache, libraries = tmp_path / "cache", LibrarySource(directory=tmp_path)
+    prepared = attrs.evolve(toolchain, cache_dir=cache, libraries=libraries)
+    prepared.prepare()
+    before = _stamps(cache)
+    fresh = attrs.evolve(bench, jobs=attrs.evolve(bench.jobs, toolchain=prepared))
+    assert fresh.value("shapes.WordCount", shapes_jar, config={"words": "a b a"}) == {"a": 2, "b": 1}
+    assert _stamps(cache) == before
+
+
+def _stamps(directory: Path) -> dict[Path, int]:
+    """Return when each file and directory was changed last. Even a temporary file changes its directory."""
+    return {path: path.lstat().st_mtime_ns for path in (directory, *directory.rglob("*"))}
+
+
 def test_jars_are_unpacked_once_per_content(toolchain: JvmToolchain, tmp_path: Path) -> None:
     def jar(name: str, **classes: str) -> Path:
         with zipfile.ZipFile(tmp_path / name, "w") as archive:
@@ -113,10 +134,10 @@ def test_jars_are_unpacked_once_per_content(toolchain: JvmToolchain, tmp_path: P
 
     fresh = attrs.evolve(toolchain, cache_dir=tmp_path / "cache")
     one, two = jar("one.jar", A="a"), jar("two.jar", B="b")
-    both = fresh.unpacked([one, two])
+    both = fresh.unpack([one, two])
     assert {path.name: path.read_text() for path in both.iterdir()} == {"A.class": "a", "B.class": "b"}
-    assert fresh.unpacked([one, two]) == both
-    assert fresh.unpacked([one, jar("two.jar", B="another")]) != both
+    assert fresh.unpack([one, two]) == both
+    assert fresh.unpack([one, jar("two.jar", B="another")]) != both
     assert {path.name for path in both.parent.iterdir() if path.name.startswith(".")} == set()
 
 

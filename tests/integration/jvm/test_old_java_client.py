@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from conditions import SPARK_WAIT
 from spark_server import spark_server
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
@@ -31,7 +32,6 @@ PROJECT = """\
 </project>
 """
 OUT_OF_REACH = re.compile(r".*(?:Could not transfer|UnknownHost|Connection refused|timed out).*")
-PATIENCE = 280.0
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def client_jars(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cwd=directory,
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=SPARK_WAIT,
         check=False,
     )
     said = done.stdout + done.stderr
@@ -67,13 +67,13 @@ def program(javac: str, client_jars: Path, tmp_path_factory: pytest.TempPathFact
     """The command that runs the program."""
     classes = tmp_path_factory.mktemp("program")
     command = [javac, "-nowarn", "-proc:none", "-d", str(classes), "-cp", f"{client_jars}/*", str(PROGRAM)]
-    subprocess.run(command, check=True, timeout=PATIENCE)
+    subprocess.run(command, check=True, timeout=SPARK_WAIT)
     return ["java", "-cp", f"{classes}{os.pathsep}{client_jars}/*", "OldClient"]
 
 
 def test_every_call_of_the_old_java_client_works(program: list[str], url: str, old_jar: Path) -> None:
     done = subprocess.run(
-        [*program, url, str(old_jar)], capture_output=True, text=True, timeout=PATIENCE, check=False
+        [*program, url, str(old_jar)], capture_output=True, text=True, timeout=SPARK_WAIT, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
     said = [line.strip() for line in done.stdout.splitlines() if " ERROR [" not in line]  # without its log

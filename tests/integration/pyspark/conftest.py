@@ -17,6 +17,7 @@ from launcher_world import Context, Start, code_of, jobs_wheel, make_launcher, s
 from package_checks import Wheel
 from standalone_cluster import StandaloneCluster
 
+from built_once import built_once
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.ports import JobCode
 from jobserver_pyspark import PySparkLauncher
@@ -38,16 +39,17 @@ def other_code(tmp_path_factory: pytest.TempPathFactory) -> JobCode:
 @pytest.fixture(scope="session")
 def jvm_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Scala jobs, compiled with nothing but the PySpark install."""
-    directory = tmp_path_factory.mktemp("classes")
     jars = Path(pyspark.__file__).parent / "jars"
     java = shutil.which("java")
     assert java is not None
     class_path = ":".join(map(str, jars.glob("*.jar")))
-    command = [java, "-XX:TieredStopAtLevel=1", "-cp", f"{jars}/*", "scala.tools.nsc.Main", "-nowarn"]
-    subprocess.run(
-        [*command, "-d", str(directory), "-classpath", class_path, str(JVM_JOBS)], check=True, timeout=200
-    )
-    return directory
+
+    def build(directory: Path) -> None:
+        command = [java, "-XX:TieredStopAtLevel=1", "-cp", f"{jars}/*", "scala.tools.nsc.Main", "-nowarn"]
+        command += ["-d", str(directory), "-classpath", class_path, str(JVM_JOBS)]
+        subprocess.run(command, check=True, timeout=200)
+
+    return built_once(tmp_path_factory, "jvm-jobs", build)
 
 
 @pytest.fixture(scope="session")

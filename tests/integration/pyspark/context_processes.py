@@ -73,14 +73,19 @@ def _works_in(pid: int, directory: Path) -> bool:
         return False
 
 
-def marker(pid: int) -> str | None:
-    """The marker of a process of a context, which begins with the id of the context."""
-    needle = f"{processes.MARKER}=".encode()
+def variable(pid: int, name: str) -> str | None:
+    """A variable of the environment of a process, None if it has ended or has none of this name."""
+    needle = f"{name}=".encode()
     try:
         environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
-        return None  # it has ended
+        return None
     return next((each[len(needle) :].decode() for each in environment if each.startswith(needle)), None)
+
+
+def marker(pid: int) -> str | None:
+    """The marker of a process of a context, which begins with the id of the context."""
+    return variable(pid, processes.MARKER)
 
 
 def parent(pid: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -110,6 +111,13 @@ class MasterSuite:
     def test_a_python_job_calls_a_jar_in_its_class_path(self, on_master: Context, jar: JobCode) -> None:
         called = on_master.end_of(on_master.submit("work.CallsJar", before=jar))
         assert called.value == CALLED
+
+
+def check_another_user(context: Context) -> None:
+    """Spark, Hadoop and SQL take a context with the proxy user alice for hers."""
+    users = {"spark": "alice", "hadoop": ["alice"] * 2, "sql": "alice", "real": getpass.getuser()}
+    found = context.end_of(context.submit("work.Users"), timeout=120.0).value
+    assert found == {**users, "counted": 3}
 
 
 def check_idle_executors_are_given_back(context: Context, executors: Callable[[], object]) -> None:

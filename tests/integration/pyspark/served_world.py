@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 from context_processes import command, marker, processes_in
 
+from conditions import SPARK_WAIT, wait_until
 from jobserver_core.models.json_values import JsonObject
 from jobserver_core.ports import JobCode
 from jobserver_pyspark.launcher.context_settings import flattened
+from jobserver_sql.testing import PostgresqlServer
 
-WAIT = 120.0
+_numbers = itertools.count(1)
+until = partial(wait_until, timeout=SPARK_WAIT, pause=0.05)
 CONFIG = """
 spark.master = "local[2]"
 jobserver {
@@ -28,6 +33,15 @@ jobserver {
   launcher.options.spare-runners = 1
 }
 %s
+"""
+
+
+SHARED = """
+jobserver {{
+  metadata.url = "{url}"
+  blobs.url = "{blobs}"
+  servers {{ lease = {lease} s, address = "{name}" }}
+}}
 """
 
 
@@ -55,22 +69,22 @@ class World:
             )
         assert self._process.stdout is not None
         url = self._process.stdout.readline().decode().strip()
-        self.client = httpx.Client(base_url=url, timeout=WAIT)
+        self.client = httpx.Client(base_url=url, timeout=SPARK_WAIT)
 
     def end(self, number: signal.Signals = signal.SIGKILL) -> None:
         """End the server with a signal, and wait for its process."""
         if self._process is not None:
             self.client.close()
             self._process.send_signal(number)
-            self._process.wait(WAIT)
+            self._process.wait(SPARK_WAIT)
             assert self._process.stdout is not None
             self._process.stdout.close()
             self._process = None
 
     def upload(self, name: str, binary: JobCode, kind: str) -> None:
         headers = {"Content-Type": f"application/{kind}"}
-        answer = self.client.post(f"/binaries/{name}", content=binary.path.read_bytes(), headers=headers)
-        assert answer.status_code == 201, answer.text
+        response = self.client.post(f"/binaries/{name}", content=binary.path.read_bytes(), headers=headers)
+        assert response.status_code == 201, response.text
 
     def submit(
         self, name: str, binary: str = "jobs", *, context: str = "shared", again: bool = False, **config: Any
@@ -82,9 +96,9 @@ class World:
             "restartable": "true" if again else None,
         }
         params = {key: value for key, value in query.items() if value is not None}
-        answer = self.client.post("/jobs", params=params, json=config)
-        assert answer.status_code == 202, answer.text
-        return str(answer.json()["jobId"])
+        response = self.client.post("/jobs", params=params, json=config)
+        assert response.status_code == 202, response.text
+        return str(response.json()["jobId"])
 
     def state(self, job_id: str) -> str:
         jobs = self.client.get("/jobs").json()
@@ -96,12 +110,17 @@ class World:
 
     def result(self, job_id: str) -> Any:
         self.wait_for(job_id, "FINISHED")
-        answer = self.client.get(f"/jobs/{job_id}")
-        return answer.json()["result"]
+        response = self.client.get(f"/jobs/{job_id}")
+        return response.json()["result"]
 
     def context(self, name: str = "shared") -> dict[str, Any]:
         found: dict[str, Any] = self.client.get(f"/contexts/{name}").json()
         return found
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the server."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def processes(self) -> list[str]:
         """Return the commands of all processes of contexts."""
@@ -116,6 +135,29 @@ class World:
         }
 
 
+@contextmanager
+def worlds_over_one_database(
+    folder: Path, server: PostgresqlServer, *, lease: float = 4.0, more: str = ""
+) -> Iterator[tuple[World, World]]:
+    """Two worlds whose servers share a database and know each other; what is left of them ends."""
+    database = f"worlds{next(_numbers)}"
+    worlds = []
+    for name in ("first", "second"):
+        directory = folder / name
+        directory.mkdir()
+        shared = SHARED.format(url=server.url(database), blobs=folder / "blobs", name=name, lease=lease)
+        worlds.append(World(directory, shared + more))
+    first, second = worlds
+    server.database(database)
+    try:
+        yield first, second
+    finally:
+        for world in worlds:
+            world.end()
+    until(lambda: not (first.processes() or second.processes()))
+    server.drop(database)
+
+
 def check_a_context_outlives_its_server(
     directory: Path, settings: JsonObject, code: JobCode, *, left: Callable[[str], Sequence[object]]
 ) -> None:
@@ -124,8 +166,8 @@ def check_a_context_outlives_its_server(
     world.serve()
     try:
         world.upload("jobs", code, "python-wheel")
-        answer = world.client.post("/contexts/shared", params=flattened(settings))
-        assert answer.status_code == 200, answer.text
+        response = world.client.post("/contexts/shared", params=flattened(settings))
+        assert response.status_code == 200, response.text
         before = world.context()
         job = world.submit("launcher_jobs.gated.Shuffles", gate=str(gate))
         until(lambda: len(list(directory.glob("gate-*"))) == 2)
@@ -140,10 +182,3 @@ def check_a_context_outlives_its_server(
         world.serve(reattach_timeout="0 s")
         world.end(signal.SIGTERM)
     until(lambda: not left(before["applicationId"]))
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.05)

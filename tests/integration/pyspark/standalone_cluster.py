@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pyspark
-from context_processes import command, end_processes_in, processes_in
+from context_processes import command, end_processes_in, processes_in, variable
 
-from conditions import PATIENCE, wait_until
+from conditions import WAIT, wait_until
 
 SPARK_HOME = Path(pyspark.__file__).parent
 _PACKAGE = "org.apache.spark.deploy"
@@ -59,7 +59,7 @@ class StandaloneCluster:
     def kill_worker(self, worker: subprocess.Popen[bytes]) -> None:
         """Kill a worker with SIGKILL; its executors see that and end by themselves."""
         worker.kill()
-        worker.wait(PATIENCE)
+        worker.wait(WAIT)
         self._workers.remove(worker)
 
     def kill_workers(self) -> None:
@@ -83,6 +83,10 @@ class StandaloneCluster:
         commands = {pid: command(pid) for pid in processes_in(self._work)}
         return [pid for pid, line in commands.items() if _EXECUTOR in line and wanted in line]
 
+    def users(self, application_id: str) -> set[str | None]:
+        """The users as whom the executors of an application act, which their worker tells them."""
+        return {variable(pid, "SPARK_USER") for pid in self.executors(application_id)}
+
     def left(self, application_id: str) -> list[object]:
         """What the cluster has of an application: its executors, and its state unless it has ended."""
         with urllib.request.urlopen(f"{self.ui}/json/", timeout=30) as response:
@@ -92,7 +96,7 @@ class StandaloneCluster:
     def end(self) -> None:
         end_processes_in(self._directory)
         for process in self._processes:
-            process.wait(PATIENCE)
+            process.wait(WAIT)
 
     @property
     def _work(self) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from context_processes import end_processes_in, processes_in
 
-from conditions import PATIENCE
+from conditions import WAIT
 
 pytestmark = pytest.mark.real
 
@@ -32,4 +32,4 @@ def test_processes_are_found_and_ended_through_a_link_to_their_directory(
     assert processes_in(link) == [sleeper.pid]
     assert processes_in(tmp_path / "other") == []
     end_processes_in(link)
-    assert sleeper.wait(PATIENCE) == -9
+    assert sleeper.wait(WAIT) == -9

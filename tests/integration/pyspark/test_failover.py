@@ -6,36 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from served_world import World, until
+from served_world import World, until, worlds_over_one_database
 
 from jobserver_core.ports import JobCode
 from jobserver_sql.testing import PostgresqlServer
 
 pytestmark = [pytest.mark.spark, pytest.mark.postgresql, pytest.mark.timeout(600)]
 
-SHARED = """
-jobserver {{
-  metadata.url = "{url}"
-  blobs.url = "{blobs}"
-  servers {{ lease = 4 s, address = "{name}" }}
-}}
-"""
-
 
 @pytest.fixture
 def worlds(tmp_path: Path, postgresql_server: PostgresqlServer) -> Iterator[tuple[World, World]]:
-    url = postgresql_server.url(postgresql_server.database("failover"))
-    worlds = []
-    for name in ("first", "second"):
-        folder = tmp_path / name
-        folder.mkdir()
-        worlds.append(World(folder, SHARED.format(url=url, blobs=tmp_path / "blobs", name=name)))
-    first, second = worlds
-    yield first, second
-    for world in worlds:
-        world.end()
-    until(lambda: not (first.processes() or second.processes()))
-    postgresql_server.drop("failover")
+    with worlds_over_one_database(tmp_path, postgresql_server) as worlds:
+        yield worlds
 
 
 def test_a_supervised_context_of_a_killed_server_comes_up_on_another_one(

@@ -10,6 +10,7 @@ from launcher_world import Context, Start
 from master_suite import (
     DYNAMIC,
     MasterSuite,
+    check_another_user,
     check_deaths,
     check_idle_executors_are_given_back,
     check_loss_of_a_machine,
@@ -95,6 +96,14 @@ def test_nothing_is_left_on_the_cluster_after_deaths(
 
 def test_a_context_outlives_its_server(cluster: StandaloneCluster, tmp_path: Path, code: JobCode) -> None:
     check_a_context_outlives_its_server(tmp_path, cluster.settings(), code, left=cluster.left)
+
+
+def test_a_context_runs_as_another_user(cluster: StandaloneCluster, start: Start) -> None:
+    context = start(cluster.settings(proxy={"user": "alice"})).wait_ready()
+    check_another_user(context)
+    assert cluster.users(context.application_id) == {"alice"}
+    context.handle.kill()
+    context.wait_end()
 
 
 def test_idle_executors_are_given_back_and_come_again(cluster: StandaloneCluster, start: Start) -> None:

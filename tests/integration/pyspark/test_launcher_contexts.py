@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import getpass
 import importlib.metadata
 import sys
 from pathlib import Path
@@ -8,13 +7,13 @@ from typing import Any
 
 import pytest
 from launcher_world import Start, make_launcher, starter
+from master_suite import check_another_user
 
 from conditions import wait_until
 from jobserver_core import JobServer
 from jobserver_core.errors import ContextFailed, InvalidSetting, LogNotFound
 from jobserver_core.ports import ContextEnd, JobCode
 from jobserver_core.testing.clock import ManualClock
-from jobserver_pyspark import PySparkLauncher
 
 pytestmark = pytest.mark.spark
 
@@ -54,13 +53,7 @@ def test_settings_reach_spark_as_the_contract_says(start: Start) -> None:
 
 def test_spark_and_hadoop_act_as_the_proxy_user(start: Start) -> None:
     context = start({"spark": {"proxy": {"user": "alice"}}}).wait_ready()
-    assert context.run("work.Users").value == {
-        "spark": "alice",
-        "hadoop": ["alice", "alice"],
-        "real": getpass.getuser(),
-        "sql": "alice",
-        "counted": 3,
-    }
+    check_another_user(context)
     context.handle.stop(30.0)
     assert context.wait_end()[0] is ContextEnd.STOPPED
     assert _processes_of(context.spec.id) == []
@@ -261,11 +254,12 @@ def _processes_of(context_id: str) -> list[str]:
     return found
 
 
-def test_a_contexts_own_python_can_be_another_than_the_servers(
-    launcher: PySparkLauncher, start: Start
-) -> None:
+def test_a_context_that_is_killed_with_running_tasks_leaves_nothing(start: Start) -> None:
     context = start({"python": {"executable": sys.executable}}).wait_ready()
-    assert context.run("contract.Echo", {"value": 1}).value == 1
+    assert context.run("contract.Echo", {"value": 1}).value == 1, "a context may have its own interpreter"
+    context.running("trouble.SleepingTasks")
+    wait_until(lambda: any(context.listener.progress.values()), "the job has tasks")
     context.handle.kill()
     context.wait_end()
     wait_until(lambda: _processes_of(context.spec.id) == [])
+    assert not context.spec.work_dir.exists()

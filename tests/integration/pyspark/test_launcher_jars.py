@@ -1,17 +1,25 @@
 from __future__ import annotations
 
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from launcher_world import Context, Result, code_of
+from context_processes import family
+from launcher_world import Context, Result, Start, code_of
 
+from conditions import wait_until
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.models.failures import FailureKind
 from jobserver_core.ports import JobCode
 
 pytestmark = pytest.mark.spark
+
+
+BURST = 30
+OTHERS = 5
+"""Threads of the JVM itself, which come and go."""
 
 
 def _run(context: Context, jar: JobCode, name: str, config: Any = None) -> Result:
@@ -44,6 +52,40 @@ def test_a_kill_ends_a_jar_job_and_frees_its_cores(context: Context, jar: JobCod
     context.handle.kill_job(job.id)
     assert context.listener.outcome(job.id, timeout=15.0).killed
     assert context.run("work.WordCount", {"input": {"string": "a"}}).value == {"a": 1}
+
+
+def test_the_threads_of_jar_jobs_are_as_many_as_needed_and_end_after_a_burst(
+    start: Start, jar: JobCode, tmp_path: Path
+) -> None:
+    context = start().wait_ready()
+    assert _run(context, jar, "Count", {"rows": 7}).value == 7
+    [jvm] = family(context)["jvm"]
+
+    def threads() -> int:
+        """Count the threads that run jobs; Spark's pools have names, grow with the queries, and end later."""
+        count = 0
+        for name in Path(f"/proc/{jvm}/task").glob("*/comm"):
+            with suppress(OSError):  # it has just ended
+                count += name.read_text().startswith("Thread-")
+        return count
+
+    before, during = threads(), list[int]()
+    for number in range(3):
+        gate = tmp_path / f"gate-{number}"
+        jobs = [context.submit_jvm(jar, "Gated", {"gate": str(gate)}) for _ in range(BURST)]
+        for job in jobs:
+            context.listener.wait_for("running", job.id, timeout=200.0)
+        during.append(threads())
+        gate.touch()
+        for job in jobs:
+            assert context.end_of(job, timeout=200.0).value == 1000
+    assert max(during) <= before + BURST + OTHERS, (before, during)
+    wait_until(lambda: threads() <= before + OTHERS, lambda: f"{threads()} threads, {before} before")
+
+
+def test_the_jvm_forgets_jar_jobs_that_have_ended(context: Context, jar: JobCode) -> None:
+    counts = [_run(context, jar, "CountGroups").value for _ in range(20)]
+    assert max(counts) < 10, counts
 
 
 def test_a_large_result_of_a_jar_job_arrives_whole(context: Context, jar: JobCode) -> None:

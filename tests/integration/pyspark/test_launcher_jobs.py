@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import zipfile
 from pathlib import Path
 
@@ -32,21 +33,6 @@ def test_a_jobs_configuration_wins_over_the_contexts_settings(context: Context) 
     assert told["setting"] == "of the context"
 
 
-def test_a_word_count_counts_words(context: Context) -> None:
-    counted = context.run("work.WordCount", {"input": {"string": "a b c a b see"}})
-    assert counted.value == {"a": 2, "b": 2, "c": 1, "see": 1}
-
-
-def test_two_versions_of_a_package_are_isolated_when_run_in_turn(
-    context: Context, code: JobCode, other_code: JobCode
-) -> None:
-    for _ in range(2):
-        for each, version in ((code, "1.0"), (other_code, "2.0")):
-            seen = context.run("work.Version", code=each).value
-            assert seen == {"driver": version, "executors": version}
-            assert context.run("work.UdfVersion", code=each).value == [version]
-
-
 def test_two_versions_of_a_package_are_isolated_when_run_concurrently(
     context: Context, code: JobCode, other_code: JobCode
 ) -> None:
@@ -56,10 +42,6 @@ def test_two_versions_of_a_package_are_isolated_when_run_concurrently(
     ]
     for job, version in jobs:
         assert context.end_of(job).value == {"driver": version, "executors": version}
-
-
-def test_data_files_of_a_package_are_files_on_driver_and_executors(context: Context) -> None:
-    assert context.run("work.DataFile").value == ["data of version 1.0"] * 3
 
 
 def test_an_egg_runs_as_a_wheel_does(context: Context, code: JobCode, tmp_path: Path) -> None:
@@ -250,3 +232,9 @@ def test_killing_the_job_that_creates_a_named_object_does_not_block_others(conte
     if ended.outcome.error is not None:  # it was waiting for the killed job, and its error says so
         assert ended.outcome.failure is FailureKind.RAISED
     assert context.run("results.CreateQuickly").value == 7
+
+
+def test_the_page_about_failures_names_the_defaults_of_spark_and_yarn(context: Context) -> None:
+    page = Path(__file__).resolve().parents[3] / "docs" / "reference" / "failures.md"
+    table = re.findall(r"^\| .* \| `(\S+)`.* \| (\d+) minutes? \|$", page.read_text("utf-8"), re.MULTILINE)
+    assert {setting: int(minutes) * 60 for setting, minutes in table} == context.run("work.Timeouts").value

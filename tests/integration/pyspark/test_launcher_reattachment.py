@@ -83,8 +83,8 @@ def test_a_context_outlives_the_archive_of_its_environment(world: World) -> None
         link.type, link.linkname = tarfile.SYMTYPE, os.path.realpath(sys.executable)
         tar.addfile(link)
     settings = {"spark.archives": f"{archive}#env", "python.executable": "env/bin/python"}
-    answer = world.client.post("/contexts/packed", params=settings)
-    assert answer.status_code == 200, answer.text
+    response = world.client.post("/contexts/packed", params=settings)
+    assert response.status_code == 200, response.text
     before = world.context("packed")
     world.end()
     archive.unlink()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -83,6 +86,24 @@ def test_a_process_serves_one_class_path_only(context: Context, other_code: JobC
     mine = {_look(context)["pid"] for _ in range(4)}
     theirs = {context.run("reuse.Look", code=other_code).value["pid"] for _ in range(4)}
     assert mine.isdisjoint(theirs)
+
+
+def test_a_job_whose_process_dies_before_it_has_read_the_job_runs_in_another_one(
+    context: Context, other_code: JobCode
+) -> None:
+    _warm(context)
+    idle = {_look(context)["pid"] for _ in range(6)}
+    for pid in idle:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+    job = context.submit("reuse.Look")
+    assert (
+        context.run("reuse.Look", code=other_code).value["pid"] not in idle
+    )  # the other one was sent before
+    for pid in idle:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    assert context.end_of(job).value["pid"] not in idle
 
 
 def test_every_log_has_the_lines_of_its_own_job_and_all_of_them(context: Context) -> None:

@@ -84,4 +84,4 @@ def test_contexts_take_spares_that_live_and_all_end_with_the_launcher(
     markers = [str(found["marker"]) for found in _records(tmp_path).values()]
     launcher.close()
     assert second.wait_end(1.0)[0] is ContextEnd.KILLED
-    assert not processes.marked(markers)
+    assert not [pid for marker in markers for pid in processes.marked(marker)]

@@ -149,12 +149,12 @@ def results_are_right(scene: Scene) -> Iterable[str]:
     with httpx.Client(timeout=30.0) as http:
         for job_id in finished:
             submit, server = scene.submit(job_id), scene.dice.choice(scene.fleet.servers)
-            answer = http.get(f"{server.url}/jobs/{job_id}/result")
+            response = http.get(f"{server.url}/jobs/{job_id}/result")
             wanted = submit.result
-            got = answer.content if isinstance(wanted, bytes) else answer.json()
+            got = response.content if isinstance(wanted, bytes) else response.json()
             scene.journal.count("results checked")
-            if submit.kind == "fail" or answer.status_code != 200 or got != wanted:
-                yield f"wrong result {answer.text[:100]} from {server.name}: {scene.described(job_id)}"
+            if submit.kind == "fail" or response.status_code != 200 or got != wanted:
+                yield f"wrong result {response.text[:100]} from {server.name}: {scene.described(job_id)}"
 
 
 _EXPLAINED: dict[str, Callable[[Scene, Mapping[str, Any]], object]] = {

@@ -22,12 +22,12 @@ FINAL = ("FINISHED", "ERROR", "KILLED")
 _NOT_FOR_CLIENTS = ("?", "internal_error", "on_another_server", "stale_state", "stale_owner")
 """Codes of errors that must not reach clients that ask for contexts and jobs; ``?`` is no code at all."""
 TIMEOUT = 15.0
-"""Seconds for which a client waits for an answer."""
+"""Seconds for which a client waits for a response."""
 
 
 @attrs.define(kw_only=True)
 class Submit:
-    """What a client asks for. ``ids`` are the jobs that the answers name."""
+    """What a client asks for. ``ids`` are the jobs that the responses name."""
 
     number: int
     kind: str
@@ -98,7 +98,7 @@ class Journal:
 
     @property
     def jobs(self) -> list[str]:
-        """The accepted jobs, in the order of the answers."""
+        """The accepted jobs, in the order of the responses."""
         with self._lock:
             return list(self._accepted)
 
@@ -162,7 +162,7 @@ class Client(threading.Thread):
     # -- requests ----------------------------------------------------------------------------------
 
     def ask(self, method: str, path: str, server: Server | None = None, **rest: Any) -> httpx.Response | None:
-        """Return the answer of a server, by default of any, or None without one."""
+        """Return the response of a server, by default of any, or None without one."""
         server = server or self._dice.choice(self._fleet.servers)
         url = server.url
         if url is None:
@@ -171,7 +171,7 @@ class Client(threading.Thread):
         try:
             response = self._http.request(method, url + path, **rest)
         except httpx.HTTPError as error:
-            self._journal.count(f"no answer: {type(error).__name__}")
+            self._journal.count(f"no response: {type(error).__name__}")
             return None
         if response.status_code >= 400:
             code = _json(response).get("code", "?")
@@ -194,9 +194,9 @@ class Client(threading.Thread):
         headers = {"Idempotency-Key": submit.key} if submit.key is not None else {}
         self._journal.count("submits")
         response = self.ask("POST", "/jobs", server, params=query, json=config, headers=headers)
-        answer = {} if response is None else _json(response)
-        if "jobId" in answer:
-            self._journal.accepted(submit, answer["jobId"])
+        body = {} if response is None else _json(response)
+        if "jobId" in body:
+            self._journal.accepted(submit, body["jobId"])
             self._journal.count("accepted")
         return response
 
@@ -215,13 +215,13 @@ class Client(threading.Thread):
             return
         asked_at = time.monotonic()
         response = self._post(submit, sync="true", timeout="10")
-        answer = {} if response is None else _json(response)
-        if response is None or response.status_code != 200 or "jobId" not in answer:
+        body = {} if response is None else _json(response)
+        if response is None or response.status_code != 200 or "jobId" not in body:
             return
-        self._journal.count("synchronous answers")
-        state = answer.get("status", "FINISHED")
-        self._journal.seen(answer["jobId"], state, asked_at, "a synchronous answer")
-        if state == "FINISHED" and answer.get("result") != submit.result:
+        self._journal.count("synchronous responses")
+        state = body.get("status", "FINISHED")
+        self._journal.seen(body["jobId"], state, asked_at, "a synchronous response")
+        if state == "FINISHED" and body.get("result") != submit.result:
             self._journal.fault(f"submit {submit.number} was answered with {response.text[:200]}")
 
     def _submit_everywhere(self) -> None:
@@ -245,7 +245,7 @@ class Client(threading.Thread):
             response = self.ask("DELETE", f"/jobs/{job_id}", params=force)
             if response is not None and response.status_code == 200:
                 self._journal.count("kills of jobs")
-                self._journal.seen(job_id, _json(response)["status"], asked_at, "an answer to a kill")
+                self._journal.seen(job_id, _json(response)["status"], asked_at, "a response to a kill")
 
     def _create(self) -> None:
         name = self._dice.choice(NAMES)
@@ -281,14 +281,14 @@ class Client(threading.Thread):
         server, asked_at = self._dice.choice(self._fleet.servers), time.monotonic()
         response = self.ask("GET", "/jobs", server, params={"limit": "200"})
         if response is not None and response.status_code == 200:
-            for report in response.json():
-                self._journal.seen(report["jobId"], report["status"], asked_at, server.name)
+            for record in response.json():
+                self._journal.seen(record["jobId"], record["status"], asked_at, server.name)
 
 
 def _json(response: httpx.Response) -> dict[str, Any]:
-    """Return the object of an answer; empty if it has none."""
+    """Return the JSON object of a response; empty if it has none."""
     try:
-        answer = response.json()
+        body = response.json()
     except ValueError:
         return {}
-    return answer if isinstance(answer, dict) else {}
+    return body if isinstance(body, dict) else {}

@@ -23,7 +23,7 @@ from context_processes import command, end_processes_in, marker, processes_in
 from standalone_cluster import StandaloneCluster
 from torture_inline import plugin_environment
 
-from conditions import PATIENCE
+from conditions import WAIT
 from jobserver_pyspark import processes
 from jobserver_sql.testing import PostgresqlServer
 from loopback import Handler, Loopback
@@ -104,7 +104,7 @@ class Server:
         self._ending = True
         self._started_at = 0.0
         self._process: subprocess.Popen[bytes] | None = None
-        self._answer = self.directory / "url"
+        self._url_file = self.directory / "url"
         self.directory.mkdir()
         settings = {**config, "name": name, "contexts": kind.contexts, "reattach": kind.reattach}
         text = _CONFIG.format(**settings, shutdown=kind.shutdown, lease=lease)
@@ -119,7 +119,7 @@ class Server:
     @property
     def url(self) -> str | None:
         """Its address, once it listens."""
-        text = self._answer.read_text() if self._answer.exists() else ""
+        text = self._url_file.read_text() if self._url_file.exists() else ""
         return text.strip() if text.endswith("\n") else None
 
     @property
@@ -140,19 +140,19 @@ class Server:
             self.listens.append(self.listened_at)
 
     def _start(self) -> None:
-        self._answer.unlink(missing_ok=True)
+        self._url_file.unlink(missing_ok=True)
         self.listened_at, self._ending, self.paused, self.status = None, False, False, None
         self._started_at = time.monotonic()
         self.starts += 1
         variables = {key: value for key, value in os.environ.items() if not key.startswith("JOBSERVER_")}
         temporary = self.directory.parent / "tmp"
         arguments = ["--config", str(self.directory / "server.conf"), "--data-dir", str(self.data)]
-        with self.log.open("ab") as log, self._answer.open("wb") as answer:
+        with self.log.open("ab") as log, self._url_file.open("wb") as url_file:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "jobserver_cli", "serve", *arguments],
                 env={**variables, **self._environment, "TMPDIR": str(temporary), "NO_COLOR": "1"},
                 cwd=self.directory,
-                stdout=answer,
+                stdout=url_file,
                 stderr=log,
             )
 
@@ -162,7 +162,7 @@ class Server:
         if self._process is not None:
             self._ending = True
             self._process.kill()
-            self._process.wait(PATIENCE)
+            self._process.wait(WAIT)
             self.paused = False
 
     def stop(self) -> None:

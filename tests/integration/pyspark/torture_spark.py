@@ -190,8 +190,8 @@ class SparkTorture:
         url = self._url()
         self._each_context(lambda http, name: http.delete(f"{url}/contexts/{name}"))
         server = self._dice.choice(servers)
-        answer = httpx.post(f"{server.url}/contexts/red", params={"supervise": "true"}, timeout=120.0)
-        assert answer.status_code == 200, answer.text
+        response = httpx.post(f"{server.url}/contexts/red", params={"supervise": "true"}, timeout=120.0)
+        assert response.status_code == 200, response.text
         return server
 
     def _each_context(self, call: Callable[[httpx.Client, str], httpx.Response]) -> None:

@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from conditions import wait_until
+from conditions import WAIT, wait_until
 from jobserver_core import JobHandle, JobProgress, JobServer, JobState, Settings
 from jobserver_core.errors import NoSlots, StorageError
 from jobserver_core.memory import InlineJob, InlineLauncher, MemoryFetcher, MemoryTransport
@@ -16,8 +16,6 @@ from jobserver_fsspec import FsspecBlobStore
 from jobserver_sql import SqlMetadataStore
 from serving import a_request, upload
 
-PATIENCE = 120.0
-"""Seconds that anything may take on a busy machine."""
 CONTEXTS = ("one", "two")
 
 
@@ -47,7 +45,7 @@ class BusyServer:
         ).start()
         upload(self.server)
         for name in CONTEXTS:
-            self.server.create_context(name).result(PATIENCE)
+            self.server.create_context(name).result(2 * WAIT)
         self.accepted: dict[int, JobHandle] = {}
         self.refused: list[StorageError] = []
         self._numbers = iter(range(1_000_000))
@@ -111,10 +109,10 @@ class BusyServer:
         """Stop submitting, and assert that all that was accepted came to its end and nothing else is left."""
         self._stop.set()
         for thread in self._threads:
-            thread.join(PATIENCE)
+            thread.join(2 * WAIT)
         assert self._failures == []
         for number, handle in self.accepted.items():
-            result = handle.result(PATIENCE)
+            result = handle.result(2 * WAIT)
             assert result["n"] == number
             assert self.server.job(handle.id).state is JobState.FINISHED
         wait_until(lambda: not self._live_jobs(), "a job is left that nobody runs")
@@ -132,5 +130,5 @@ class BusyServer:
         self._stop.set()
         for thread in self._threads:
             if thread.ident is not None:
-                thread.join(PATIENCE)
+                thread.join(2 * WAIT)
         self.server.close(5)

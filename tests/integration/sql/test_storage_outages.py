@@ -83,7 +83,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def test_a_database_locked_by_another_process_ends_no_jobs_or_contexts(tmp_path: Path) -> None:
-    busy = BusyServer(f"sqlite:///{tmp_path}/metadata.db", tmp_path, lock_timeout=0.5)
+    busy = BusyServer(f"sqlite:///{tmp_path}/metadata.db", tmp_path, lock_timeout=0.2)
     try:
         busy.begin()
         for _ in range(2):

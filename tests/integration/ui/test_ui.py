@@ -214,12 +214,13 @@ def test_text_that_would_be_shown_reversed_is_shown_with_escapes(start: Any, ope
 
 def test_hostile_names_stay_text_and_links_lead_to_web_pages_only(site: Site, opened: Open) -> None:
     """The server refuses such names; the UI does not rely on it."""
-    report = {"jobId": MARKUP, "startTime": "2026-01-02T03:04:05.000Z", "classPath": MARKUP + BIDI}
-    report |= {"context": "../jobs", "contextId": "c", "duration": "1 secs", "status": MARKUP}
+    record = {"jobId": MARKUP, "startTime": "2026-01-02T03:04:05.000Z", "classPath": MARKUP + BIDI}
+    record |= {"context": "../jobs", "contextId": "c", "duration": "1 secs", "status": MARKUP}
     context = {"id": "c", "name": MARKUP, "startTime": "2026-01-02T03:04:05.000Z", "endTime": "Empty"}
     context |= {"state": "RUNNING", "url": "javascript:window.hacked=1", "settings": {MARKUP: MARKUP}}
+    context |= {"restarts": 1, "lastRestart": {"id": MARKUP, "error": {"message": f"signal 9 {MARKUP}"}}}
     page = opened("about:blank")
-    page.route("**/jobs?*", lambda route: route.fulfill(json=[report]))
+    page.route("**/jobs?*", lambda route: route.fulfill(json=[record]))
     page.route("**/contexts?*", lambda route: route.fulfill(json=[context]))
     page.route("**/contexts/*", lambda route: route.fulfill(json=context))
     page.goto(site.page())
@@ -228,6 +229,7 @@ def test_hostile_names_stay_text_and_links_lead_to_web_pages_only(site: Site, op
     assert not hacked(page)
     link.click()
     section(page, "Settings").get_by_text(MARKUP).first.wait_for()
+    section(page, "Summary").get_by_text(f"signal 9 {MARKUP}").wait_for()
     page.get_by_text("javascript:window.hacked=1").click()
     assert page.locator("a[href^=javascript]").count() == 0
     assert not hacked(page)
@@ -343,8 +345,8 @@ def test_the_ui_works_below_a_prefix(site: Site, opened: Open) -> None:
         elif url.endswith("/events"):
             route.fulfill(content_type="text/event-stream", body=": listening\n\n")
         else:
-            answer = httpx.get(url.replace("/spark/", "/"))
-            route.fulfill(status=answer.status_code, headers=dict(answer.headers), body=answer.content)
+            response = httpx.get(url.replace("/spark/", "/"))
+            route.fulfill(status=response.status_code, headers=dict(response.headers), body=response.content)
 
     page = opened("about:blank")
     page.route("http://**/*", forward)

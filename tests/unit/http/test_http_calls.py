@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 
 from jobserver_core import Context
+from jobserver_core.models.json_values import JsonMapping
+from jobserver_core.running.fetching import FetchedFiles, Preparation
 from jobserver_core.running.waiting import Waiter
 from jobserver_http.application import create_app
+from jobserver_http.calls import Call
+from jobserver_http.thread_pools import ThreadPools
 from serving import WAIT, a_server
 
 
@@ -19,7 +25,7 @@ async def post_while_another_configuration_is_parsed() -> httpx.Response:
     other_ends = threading.Event()
     with a_server() as server:
         application = create_app(server)
-        parsing = application.state.pools.parsing
+        parsing = application.state.threads.parsing
         other = asyncio.ensure_future(parsing.run(other_ends.wait, WAIT))
         transport = httpx.ASGITransport(application)
         async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
@@ -30,16 +36,30 @@ async def post_while_another_configuration_is_parsed() -> httpx.Response:
                 assert time.monotonic() < deadline, "the request never waits for its turn"
                 await asyncio.sleep(0.01)
             application.close()
-            answer = await request
+            response = await request
         other_ends.set()
         await other
-    return answer
+    return response
 
 
 def test_a_request_whose_configuration_was_not_parsed_when_the_server_stops_gets_503() -> None:
-    answer = asyncio.run(post_while_another_configuration_is_parsed())
-    assert answer.status_code == 503
-    assert answer.json()["code"] == "server_closed"
+    response = asyncio.run(post_while_another_configuration_is_parsed())
+    assert response.status_code == 503
+    assert response.json()["code"] == "server_closed"
+
+
+def test_an_operation_without_a_value_is_finished_once() -> None:
+    finished: list[str] = []
+
+    async def wait(*_arguments: object) -> None: ...
+
+    def begin(_config: JsonMapping) -> Preparation[None]:
+        return Preparation(FetchedFiles((), lambda _files: None), lambda: finished.append("once"))
+
+    with a_server() as server:
+        call: Any = SimpleNamespace(server=server, threads=ThreadPools(), wait=wait)
+        asyncio.run(Call.run_prepared(call, "", begin))
+    assert finished == ["once"]
 
 
 async def read_while_other_servers_do_not_answer() -> httpx.Response:

@@ -15,7 +15,14 @@ from jobserver_core.models.lifecycle import JobState
 from jobserver_core.models.serialization import structure
 from jobserver_http import errors
 from jobserver_http.access import Namespace
-from jobserver_http.errors import BodyTooLarge, ContextUrlMalformed, Rejected, answer_to, failed_submission
+from jobserver_http.errors import (
+    BinaryInUseByOthers,
+    BodyTooLarge,
+    ContextUrlMalformed,
+    Rejected,
+    failed_submission,
+    response_to,
+)
 
 INFO = ErrorInfo(message="no memory", error_class="java.lang.OutOfMemoryError", stack="at x")
 FIELDS: dict[str, Any] = {
@@ -69,29 +76,30 @@ def made(kind: type[core.JobServerError]) -> core.JobServerError:
 
 
 @pytest.mark.parametrize("kind", PUBLIC, ids=lambda kind: kind.__name__)
-def test_every_public_error_has_an_answer_of_its_own(kind: type[core.JobServerError]) -> None:
-    assert kind in errors._ANSWERS, f"say in jobserver_http.errors what {kind.__name__} is answered with"
+def test_every_public_error_has_a_response_of_its_own(kind: type[core.JobServerError]) -> None:
+    assert kind in errors._RESPONSES, f"say in jobserver_http.errors the response to {kind.__name__}"
     error = made(kind)
-    answer = answer_to(error)
-    assert 200 <= answer.status < 600
-    assert set(answer.body) <= {"status", "result", "code", "detail", "fields"}
-    assert answer.body["code"] == kind.code
-    fields = json.loads(json.dumps(answer.body.get("fields", {})))
+    response = response_to(error)
+    assert 200 <= response.status < 600
+    assert set(response.body) <= {"status", "result", "code", "detail", "fields"}
+    assert response.body["code"] == kind.code
+    fields = json.loads(json.dumps(response.body.get("fields", {})))
     assert structure({"type": kind.__name__, "fields": fields}, core.JobServerError) == error
-    assert answer.result is not None
+    assert response.result is not None
 
 
-def test_no_answer_is_for_an_error_that_does_not_exist() -> None:
+def test_no_response_is_for_an_error_that_does_not_exist() -> None:
     known = {kind for _, kind in inspect.getmembers(core, inspect.isclass)} | {
+        BinaryInUseByOthers,
         BodyTooLarge,
         ContextUrlMalformed,
     }
-    assert set(errors._ANSWERS) <= known
+    assert set(errors._RESPONSES) <= known
     for special in errors._BY_OPERATION.values():
         assert set(special) <= known
 
 
-def test_every_operation_with_answers_of_its_own_is_a_route() -> None:
+def test_every_operation_with_responses_of_its_own_is_a_route() -> None:
     from jobserver_http.routes import ROUTES
 
     assert set(errors._BY_OPERATION) <= {route.name for route in ROUTES}
@@ -103,7 +111,7 @@ def test_only_server_faults_and_contract_cases_are_5xx(
 ) -> None:
     theirs = (core.InvalidInput, core.NotFound, core.Conflict)
     if issubclass(kind, theirs) and kind is not core.BlobNotFound:
-        assert 400 <= answer_to(made(kind)).status < 500
+        assert 400 <= response_to(made(kind)).status < 500
 
 
 @pytest.mark.parametrize(
@@ -172,8 +180,8 @@ def test_only_server_faults_and_contract_cases_are_5xx(
 def test_texts_are_the_contracts(
     error: core.JobServerError, operation: str, status: int, label: str, result: str
 ) -> None:
-    answer = answer_to(error, operation)
-    assert (answer.status, answer.label, answer.result) == (status, label, result)
+    response = response_to(error, operation)
+    assert (response.status, response.label, response.result) == (status, label, result)
 
 
 @pytest.mark.parametrize(
@@ -191,14 +199,14 @@ def test_texts_are_the_contracts(
 def test_labels_with_an_error_object_are_the_contracts(
     error: core.JobServerError, operation: str, status: int, label: str
 ) -> None:
-    answer = answer_to(error, operation)
-    assert (answer.status, answer.label) == (status, label)
-    assert set(answer.result) == {"message", "errorClass", "stack"}
+    response = response_to(error, operation)
+    assert (response.status, response.label) == (status, label)
+    assert set(response.result) == {"message", "errorClass", "stack"}
 
 
 def test_an_upload_that_is_not_an_archive_gets_the_contract_error_with_a_reason() -> None:
-    answer = answer_to(core.NotAnArchive(reason="it is cut off"), "upload_binary")
-    assert answer.body == {
+    response = response_to(core.NotAnArchive(reason="it is cut off"), "upload_binary")
+    assert response.body == {
         "status": "ERROR",
         "result": "Binary is not of the right format",
         "code": "not_an_archive",
@@ -229,12 +237,12 @@ def test_a_detail_that_only_repeats_the_result_is_omitted() -> None:
 
 @pytest.mark.parametrize("operation", ["submit_job", "create_context"])
 def test_an_error_object_does_not_repeat_its_label(operation: str) -> None:
-    answer = answer_to(core.MalformedUrl(url="gopher://x", reason="no such protocol"), operation)
-    assert answer.label.endswith(": Malformed URL")
-    assert answer.result["message"] == "gopher://x: no such protocol"
+    response = response_to(core.MalformedUrl(url="gopher://x", reason="no such protocol"), operation)
+    assert response.label.endswith(": Malformed URL")
+    assert response.result["message"] == "gopher://x: no such protocol"
 
 
-def test_every_code_that_an_answer_can_have_is_in_the_reference() -> None:
+def test_every_code_that_a_response_can_have_is_in_the_reference() -> None:
     from jobserver_http.reference import error_codes
 
     core_codes = {kind.code for kind in PUBLIC}
@@ -244,28 +252,32 @@ def test_every_code_that_an_answer_can_have_is_in_the_reference() -> None:
 
 
 def test_a_body_over_the_limit_is_413_also_where_code_over_the_limit_is_not() -> None:
-    assert answer_to(BodyTooLarge(what="body", limit=1), "submit_job").status == 413
-    assert answer_to(core.TooLarge(what="code", limit=1), "submit_job").status == 400
+    assert response_to(BodyTooLarge(what="body", limit=1), "submit_job").status == 413
+    assert response_to(core.TooLarge(what="code", limit=1), "submit_job").status == 400
 
 
-def test_a_rejected_request_is_answered_as_it_says() -> None:
-    answer = answer_to(Rejected(401, "who?", {"WWW-Authenticate": "Basic"}))
-    assert (answer.status, answer.result, answer.headers) == (401, "who?", {"WWW-Authenticate": "Basic"})
-    assert answer.code == "unauthenticated"
-    assert answer_to(Rejected(400, "no", code="unknown_charset")).code == "unknown_charset"
+def test_a_rejected_request_gets_the_response_that_it_names() -> None:
+    response = response_to(Rejected(401, "who?", {"WWW-Authenticate": "Basic"}))
+    assert (response.status, response.result, response.headers) == (
+        401,
+        "who?",
+        {"WWW-Authenticate": "Basic"},
+    )
+    assert response.code == "unauthenticated"
+    assert response_to(Rejected(400, "no", code="unknown_charset")).code == "unknown_charset"
 
 
-def test_an_error_that_is_not_the_librarys_has_no_answer() -> None:
+def test_an_error_that_is_not_the_librarys_has_no_response() -> None:
     with pytest.raises(TypeError, match="ZeroDivisionError"):
-        answer_to(ZeroDivisionError())
+        response_to(ZeroDivisionError())
 
 
 def test_users_never_see_the_prefix_of_their_contexts() -> None:
     names = Namespace("alice")
-    answer = answer_to(core.ContextExists(name="alice~etl"), "create_context", names)
-    assert answer.result == "context etl exists"
+    response = response_to(core.ContextExists(name="alice~etl"), "create_context", names)
+    assert response.result == "context etl exists"
     lost = core.ContextFailed(name="alice~etl", error=ErrorInfo(message="context alice~etl died"))
-    assert answer_to(lost, "create_context", names).result["message"] == "context etl died"
+    assert response_to(lost, "create_context", names).result["message"] == "context etl died"
 
 
 def a_job(failure: FailureKind, error: ErrorInfo = INFO) -> Job:
@@ -296,18 +308,18 @@ def a_job(failure: FailureKind, error: ErrorInfo = INFO) -> Job:
     ],
 )
 def test_a_job_that_never_ran_is_refused(failure: FailureKind, status: int, label: str, result: Any) -> None:
-    answer = failed_submission(a_job(failure), Namespace())
-    assert answer is not None
-    assert (answer.status, answer.label) == (status, label)
-    assert answer.code == errors.FAILURES[failure]
+    response = failed_submission(a_job(failure), Namespace())
+    assert response is not None
+    assert (response.status, response.label) == (status, label)
+    assert response.code == errors.FAILURES[failure]
     if result is dict:
-        assert answer.result == {
+        assert response.result == {
             "message": "no memory",
             "errorClass": "java.lang.OutOfMemoryError",
             "stack": "at x",
         }
     else:
-        assert answer.result == result
+        assert response.result == result
 
 
 def test_each_kind_of_failure_is_either_a_refusal_or_the_outcome_of_a_job_that_ran() -> None:

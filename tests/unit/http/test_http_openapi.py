@@ -8,6 +8,16 @@ from typing import Any
 
 import pytest
 
+from jobserver_core import (
+    Binary,
+    Context,
+    Delivery,
+    Job,
+    JobProgress,
+    ServerStatus,
+    SparePool,
+    StorageUsage,
+)
 from jobserver_core.errors import InvalidRequest
 from jobserver_http.openapi import document
 from jobserver_http.operations import ASSETS
@@ -20,7 +30,7 @@ def references(value: Any) -> set[str]:
     return set(re.findall(r'"\$ref": "#/components/schemas/(\w+)"', json.dumps(value)))
 
 
-def test_every_route_is_in_the_document_with_its_parameters_and_answers() -> None:
+def test_every_route_is_in_the_document_with_its_parameters_and_responses() -> None:
     described = document(ROUTES)
     operations = {
         operation["operationId"]: operation
@@ -32,12 +42,19 @@ def test_every_route_is_in_the_document_with_its_parameters_and_answers() -> Non
         operation = operations[route.name]
         names = {parameter["name"] for parameter in operation["parameters"]}
         assert {parameter.name for parameter in (*route.parameters, *route.headers)} <= names
-        assert {str(reply.status) for reply in route.replies} <= set(operation["responses"])
+        assert {str(response.status) for response in route.responses} <= set(operation["responses"])
         assert operation.get("x-permission") == route.permission
 
 
 def test_every_reference_leads_somewhere_and_every_schema_is_used() -> None:
     assert references(document(ROUTES)) == set(SCHEMAS)
+
+
+@pytest.mark.parametrize(
+    "record", [Binary, Context, Delivery, Job, JobProgress, ServerStatus, SparePool, StorageUsage]
+)
+def test_schemas_of_records_have_the_names_of_the_classes(record: type[object]) -> None:
+    assert record.__name__ in SCHEMAS
 
 
 def test_route_names_and_paths_are_unique() -> None:

@@ -14,7 +14,7 @@ from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.jobs import Job, JobProgress
 from jobserver_core.models.lifecycle import ContextState, JobState
 from jobserver_http.access import Namespace
-from jobserver_http.wire import context_report, duration, encoded, exception_object, job_report, timestamp
+from jobserver_http.wire import context_record, duration, encoded, exception_object, job_record, timestamp
 
 NOW = datetime(2016, 6, 19, 16, 27, 12, 196789, timezone(timedelta(hours=5, minutes=30)))
 JOB = Job(
@@ -52,8 +52,8 @@ def test_durations_have_up_to_three_decimals(seconds: float | None, text: str) -
     assert duration(seconds) == text
 
 
-def test_a_job_report_has_exactly_the_members_of_the_contract() -> None:
-    assert job_report(JOB) == {
+def test_a_job_record_has_exactly_the_members_of_the_contract() -> None:
+    assert job_record(JOB) == {
         "jobId": "5453779a",
         "startTime": "2016-06-19T10:57:12.196Z",
         "classPath": "spark.jobserver.WordCountExample",
@@ -68,17 +68,17 @@ def test_a_job_report_has_exactly_the_members_of_the_contract() -> None:
 def test_a_job_that_failed_has_its_error_object(state: JobState) -> None:
     error = ErrorInfo(message="no", error_class="ValueError", stack="Traceback")
     job = attrs.evolve(JOB, state=state, ended_at=NOW + timedelta(seconds=6.341), error=error)
-    report = job_report(job)
-    assert report["result"] == {"message": "no", "errorClass": "ValueError", "stack": "Traceback"}
-    assert report["duration"] == "6.341 secs"
+    record = job_record(job)
+    assert record["result"] == {"message": "no", "errorClass": "ValueError", "stack": "Traceback"}
+    assert record["duration"] == "6.341 secs"
 
 
 def test_extra_members_appear_only_when_they_have_a_value() -> None:
     waiting = attrs.evolve(JOB, dispatched_at=None)
-    assert job_report(waiting)["waiting"] is True
+    assert job_record(waiting)["waiting"] is True
     busy = attrs.evolve(JOB, state=JobState.RUNNING, kill_requested=True, progress=JobProgress(tasks_done=1))
-    assert job_report(busy)["killRequested"] is True
-    assert job_report(busy)["progress"] == {
+    assert job_record(busy)["killRequested"] is True
+    assert job_record(busy)["progress"] == {
         "stagesDone": 0,
         "stagesTotal": 0,
         "tasksDone": 1,
@@ -87,7 +87,7 @@ def test_extra_members_appear_only_when_they_have_a_value() -> None:
 
 
 def test_a_live_context_has_an_empty_end_time_and_no_url_before_it_is_known() -> None:
-    assert context_report(CONTEXT, Namespace("alice")) == {
+    assert context_record(CONTEXT, Namespace("alice")) == {
         "id": "c1",
         "name": "etl",
         "startTime": "2016-06-19T10:57:12.196Z",
@@ -100,10 +100,10 @@ def test_a_context_that_ended_says_when_and_why() -> None:
     ended = attrs.evolve(
         CONTEXT, state=ContextState.ERROR, ended_at=NOW, url="http://ui", error=ErrorInfo(message="died")
     )
-    report = context_report(ended)
-    assert report["endTime"] == "2016-06-19T10:57:12.196Z"
-    assert report["url"] == "http://ui"
-    assert report["error"]["message"] == "died"
+    record = context_record(ended)
+    assert record["endTime"] == "2016-06-19T10:57:12.196Z"
+    assert record["url"] == "http://ui"
+    assert record["error"]["message"] == "died"
 
 
 def test_a_server_exception_is_reported_without_its_frames() -> None:

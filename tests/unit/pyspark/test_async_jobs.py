@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jobserver_pyspark.runner.job_class import awaited
+from jobserver_pyspark.runner.job_class import await_value
 from jobserver_pyspark.runner.results import opened
 
 
@@ -31,23 +31,23 @@ async def failing() -> None:
 
 
 def test_a_coroutine_is_run_and_other_values_are_returned_unchanged() -> None:
-    assert awaited(doubled(4)) == 8
+    assert await_value(doubled(4)) == 8
     value = object()
-    assert awaited(value) is value
+    assert await_value(value) is value
 
 
 def test_an_exception_from_a_coroutine_fails_the_job() -> None:
     with pytest.raises(LookupError, match="no such row"):
-        awaited(failing())
+        await_value(failing())
 
 
 def test_closing_the_iterator_closes_the_asynchronous_generator() -> None:
     closed: list[str] = []
-    elements = awaited(numbers(closed))
+    elements = await_value(numbers(closed))
     assert [next(elements), next(elements)] == [0, 2]
     elements.close()
     assert closed == ["closed"]
-    assert list(awaited(numbers(closed)))[-1] == 1998
+    assert list(await_value(numbers(closed)))[-1] == 1998
 
 
 def test_a_coroutine_may_return_an_asynchronous_generator_of_bytes() -> None:
@@ -58,5 +58,5 @@ def test_a_coroutine_may_return_an_asynchronous_generator_of_bytes() -> None:
 
         return pieces()
 
-    streamed, pieces = opened(awaited(stream()))
+    streamed, pieces = opened(await_value(stream()))
     assert (streamed, list(pieces)) == (True, [b"a", b"b"])

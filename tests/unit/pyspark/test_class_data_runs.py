@@ -105,3 +105,36 @@ def test_an_archive_that_another_process_creates_is_waited_for(tmp_path: Path) -
     assert second.make(lambda _: False, wait=True)
     thread.join()
     waiting.join()
+
+
+def test_an_archive_that_is_not_made_is_logged_with_the_reason(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "jobserver_pyspark")
+    maker = ArchiveMaker(delay=0)
+    maker.begin(class_data(tmp_path, "one"), lambda _options: False)
+    maker.join(time.monotonic() + 60)
+    [message] = caplog.messages
+    assert "not made, because the context that trains it failed" in message
+    assert "tries again after its next start" in message
+
+
+def test_an_archive_that_another_process_makes_is_no_news(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "jobserver_pyspark")
+    maker, other = ArchiveMaker(delay=0), ArchiveMaker(delay=0)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(options: list[str]) -> bool:
+        begun.set()
+        return go_on.wait(60) and written(options)
+
+    maker.begin(class_data(tmp_path, "one"), slow)
+    assert begun.wait(60)
+    other.begin(class_data(tmp_path, "one"), written)
+    other.join(time.monotonic() + 60)
+    assert caplog.messages == []
+    go_on.set()
+    maker.join(time.monotonic() + 60)
+    assert [message.rpartition(": ")[2] for message in caplog.messages] == ["made"]

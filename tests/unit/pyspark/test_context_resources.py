@@ -42,8 +42,7 @@ def test_a_local_context_asks_for_its_threads_and_its_driver(
     assert asked(master, settings) == Resources(cores=cores, memory=memory)
 
 
-@pytest.mark.parametrize("master", ["yarn", "k8s://https://host:6443"])
-@pytest.mark.parametrize(
+IN_CONTAINERS = pytest.mark.parametrize(
     ("settings", "cores", "memory"),
     [
         ({}, 2, GIB + 2 * (GIB + 384 * MIB)),
@@ -60,10 +59,42 @@ def test_a_local_context_asks_for_its_threads_and_its_driver(
         ({**DYNAMIC, "num-cpu-cores": 4, "spark.executor.cores": 2}, 4, GIB + 2 * (GIB + 384 * MIB)),
     ],
 )
-def test_a_context_in_containers_asks_for_its_executors_with_their_overhead(
-    master: str, settings: dict[str, Any], cores: int | None, memory: int | None
+
+
+@IN_CONTAINERS
+def test_a_context_on_kubernetes_asks_for_its_executors_with_their_overhead(
+    settings: dict[str, Any], cores: int | None, memory: int | None
 ) -> None:
-    assert asked(master, settings) == Resources(cores=cores, memory=memory)
+    assert asked("k8s://https://host:6443", settings) == Resources(cores=cores, memory=memory)
+
+
+@IN_CONTAINERS
+def test_a_context_on_yarn_asks_for_an_application_master_as_well(
+    settings: dict[str, Any], cores: int | None, memory: int | None
+) -> None:
+    master = (512 + 384) * MIB
+    assert asked("yarn", settings) == Resources(
+        cores=None if cores is None else cores + 1, memory=None if memory is None else memory + master
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "cores", "memory"),
+    [
+        ({"spark.yarn.am.memory": "8g"}, 1, 8 * GIB + 819 * MIB),
+        ({"spark.yarn.am.memory": "1g", "spark.yarn.am.memoryOverhead": "512m"}, 1, 1536 * MIB),
+        ({"spark.yarn.am.cores": 4}, 4, 896 * MIB),
+    ],
+)
+def test_the_application_master_has_settings_of_its_own(
+    settings: dict[str, Any], cores: int, memory: int
+) -> None:
+    plain = asked("yarn", {"spark.yarn.am.memory": "512m", "spark.yarn.am.memoryOverhead": 0})
+    found = asked("yarn", settings)
+    assert plain.cores is not None
+    assert found.cores == plain.cores - 1 + cores
+    assert plain.memory is not None
+    assert found.memory == plain.memory - 512 * MIB + memory
 
 
 @pytest.mark.parametrize(
@@ -96,8 +127,9 @@ def test_a_context_on_a_standalone_cluster_asks_for_up_to_its_cores(
 
 def test_the_settings_of_the_site_count_below_those_of_the_context() -> None:
     site = {"spark.executor.instances": "7", "spark.executor.cores": "2"}
-    assert asked("yarn", {}, site).cores == 14
-    assert asked("yarn", {"spark.executor.instances": 1}, site).cores == 2
+    master = "k8s://https://host:6443"
+    assert asked(master, {}, site).cores == 14
+    assert asked(master, {"spark.executor.instances": 1}, site).cores == 2
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,14 @@ def test_files_of_an_archive_belong_to_the_server_alone(tmp_path: Path) -> None:
     assert program_path.parents[1].stat().st_mode & 0o777 == 0o700
 
 
+def test_an_old_python_of_the_server_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(tarfile, "tar_filter", raising=False)
+    conf = {"spark.archives": f"{packed(tmp_path / 'env.tar.gz')}#env"}
+    environments = Environments(DiskCache(tmp_path / "cache", limit=2**20))
+    with pytest.raises(LaunchError, match=r"server's Python is 3\.\d.* needs .*3\.11\.4"):
+        environments.pythons("env/bin/python", conf, local=True)
+
+
 def test_an_environment_leaves_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = packed(tmp_path / "env.tar.gz")
     cache = tmp_path / "cache"

@@ -11,10 +11,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from py4j import java_gateway  # noqa: F401 - defines what answers become
+from py4j import java_gateway  # noqa: F401 - defines what replies become
 from py4j.protocol import Py4JJavaError
 
-from jobserver_pyspark.gateway_calls import GatewayBroken, pipelined, results
+from jobserver_pyspark.gateway_calls import GatewayBroken, results, send_pipelined
 from jobserver_pyspark.host.driver import Driver
 from jobserver_pyspark.runner.jvm_commands import Commands
 
@@ -28,8 +28,8 @@ OTHER = "c\no0\nversion\ne\n"
 class Gateway:
     """Answers commands on a socket with the numbers of new objects, as py4j does.
 
-    ``asked`` has all of them, and ``alone`` those whose sender waited for the answer before the next one.
-    Those in ``failing`` are answered with an error, which is a new object too.
+    ``asked`` has all of them, and ``alone`` those whose sender waited for the reply before the next one.
+    Those in ``failing`` have an error as their reply, which is a new object too.
     """
 
     address, port, converters = "127.0.0.1", 1, ()
@@ -48,7 +48,7 @@ class Gateway:
         self._thread.start()
 
     def _serve(self, connection: socket.socket) -> None:
-        ended = contextlib.suppress(ConnectionError)  # the test closed its end before the answer
+        ended = contextlib.suppress(ConnectionError)  # the test closed its end before the reply
         with connection, ended, connection.makefile("r") as stream:
             command = ""
             for line in stream:
@@ -67,8 +67,8 @@ class Gateway:
 
     def send_command(self, command: str) -> str:
         self.alone.append(command)
-        (answer,) = pipelined(self, [command])
-        return answer
+        (reply,) = send_pipelined(self, [command])
+        return reply
 
     def garbage_collect_object(self, target_id: str) -> None:
         self.released.append(target_id)
@@ -93,7 +93,7 @@ def gateway() -> Iterator[Callable[[], Gateway]]:
 
 
 def attach(gateway: Gateway, script: list[str], *commands: str) -> tuple[list[str], list[str]]:
-    """Send commands as an attachment does; return their answers, and the script for the next one."""
+    """Send commands as an attachment does; return their replies, and the script for the next one."""
     sender = Commands(gateway, {})
     with sender.scripted(script) as made:
         return [sender(command) for command in commands], made
@@ -101,16 +101,16 @@ def attach(gateway: Gateway, script: list[str], *commands: str) -> tuple[list[st
 
 def test_commands_are_answered_in_order(gateway: Callable[[], Gateway]) -> None:
     jvm = gateway()
-    assert pipelined(jvm, [CONTEXT, CONF]) == ["yro0", "yro1"]
-    assert pipelined(jvm, []) == []
-    assert pipelined(jvm, [OTHER]) == ["yro2"]
+    assert send_pipelined(jvm, [CONTEXT, CONF]) == ["yro0", "yro1"]
+    assert send_pipelined(jvm, []) == []
+    assert send_pipelined(jvm, [OTHER]) == ["yro2"]
 
 
 def test_a_connection_that_ends_is_an_error(gateway: Callable[[], Gateway]) -> None:
     jvm = gateway()
     jvm._connection.socket.shutdown(socket.SHUT_WR)
     with pytest.raises(GatewayBroken):
-        pipelined(jvm, [CONTEXT])
+        send_pipelined(jvm, [CONTEXT])
 
 
 @pytest.mark.parametrize("stream", ["closed", "none"])
@@ -122,7 +122,7 @@ def test_a_connection_that_another_thread_closes_is_an_error(
     if stream == "none":  # py4j closes the stream, and forgets it
         jvm._connection.stream = None
     with pytest.raises(GatewayBroken):
-        pipelined(jvm, [CONTEXT])
+        send_pipelined(jvm, [CONTEXT])
     jvm._connection.stream = SimpleNamespace(close=lambda: None)
 
 
@@ -155,7 +155,7 @@ def test_an_answer_that_is_cut_off_is_an_error() -> None:
         theirs.sendall(b"!yro0\n!yr")
         theirs.shutdown(socket.SHUT_WR)
         with pytest.raises(GatewayBroken):
-            pipelined(SimpleNamespace(_get_connection=lambda: connection), [CONTEXT, CONF])
+            send_pipelined(SimpleNamespace(_get_connection=lambda: connection), [CONTEXT, CONF])
 
 
 def test_a_command_after_an_interrupted_one_does_not_get_its_answer(gateway: Callable[[], Gateway]) -> None:
@@ -169,17 +169,17 @@ def test_a_command_after_an_interrupted_one_does_not_get_its_answer(gateway: Cal
     jvm = gateway()
     stream, jvm._connection.stream = jvm._connection.stream, Interrupting()
     with pytest.raises(Interrupted):
-        pipelined(jvm, [CONTEXT])
+        send_pipelined(jvm, [CONTEXT])
     jvm._connection.stream = stream
     with pytest.raises(GatewayBroken):
-        pipelined(jvm, [OTHER])
+        send_pipelined(jvm, [OTHER])
 
 
 def test_the_second_process_waits_only_for_the_commands_that_differ(gateway: Callable[[], Gateway]) -> None:
     first, second = gateway(), gateway()
-    answers, script = attach(first, [], CONTEXT, CONF, OWN % "a", REGISTER, OTHER)
+    replies, script = attach(first, [], CONTEXT, CONF, OWN % "a", REGISTER, OTHER)
     assert first.alone == [CONTEXT, CONF, OWN % "a", REGISTER, OTHER]
-    assert attach(second, script, CONTEXT, CONF, OWN % "b", REGISTER, OTHER) == (answers, script)
+    assert attach(second, script, CONTEXT, CONF, OWN % "b", REGISTER, OTHER) == (replies, script)
     assert second.alone == [OWN % "b"]
     assert second.asked == [CONTEXT, CONF, OWN % "b", REGISTER, OTHER]
 
@@ -189,9 +189,9 @@ def test_a_process_that_sends_another_command_than_expected_gets_its_own_answers
 ) -> None:
     first, second = gateway(), gateway()
     _, script = attach(first, [], CONTEXT, CONF, REGISTER)
-    answers, made = attach(second, script, CONTEXT, OTHER, REGISTER)
+    replies, made = attach(second, script, CONTEXT, OTHER, REGISTER)
     assert second.asked == [CONTEXT, CONF, REGISTER, OTHER, REGISTER]
-    assert answers == ["yro0", "yro3", "yro4"]
+    assert replies == ["yro0", "yro3", "yro4"]
     assert made == [CONTEXT, OTHER, REGISTER]
 
 

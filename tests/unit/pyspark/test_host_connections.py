@@ -7,10 +7,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import attrs
 import pytest
 
+from jobserver_core.disk_cache import DiskCache
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.ports import ContextEnd, ContextSpec
 from jobserver_core.testing.launcher import RecordingListener
@@ -19,26 +22,32 @@ from jobserver_pyspark.installation.spark import Installation
 from jobserver_pyspark.launcher.connections import Connections, HostChannel
 from jobserver_pyspark.launcher.context_settings import read_settings
 from jobserver_pyspark.launcher.host_plan import HostPlan, make_plan
+from jobserver_pyspark.launcher.host_process import HostProcess
 from jobserver_pyspark.launcher.hosted_context import HostedContext, LauncherResources
 from jobserver_pyspark.launcher.leftovers import Leftovers
 from jobserver_pyspark.launcher.options import LauncherOptions
-from jobserver_pyspark.launcher.packages import Packages
 from jobserver_pyspark.launcher.spare_hosts import SpareHosts
 from jobserver_pyspark.launcher.spare_pools import SparePools
-from jobserver_pyspark.processes import start_time
+from jobserver_pyspark.processes import MARKER, marked, start_time
 from jobserver_pyspark.protocol.converter import ProtocolError, encode
 from jobserver_pyspark.protocol.frames import Channel, ChannelClosed, new_nonce, proof_of
 from jobserver_pyspark.protocol.messages import (
     PROTOCOL_VERSION,
+    AcknowledgeJob,
     Connect,
     ContextFailed,
     ContextResumed,
     Hello,
     HostToServer,
+    JvmCommand,
+    KillJob,
     Reattach,
     ReattachChallenge,
     ReattachProof,
+    RefuseResult,
     ServerToHost,
+    StartContext,
+    SubmitJob,
 )
 
 CONNECT = """
@@ -101,13 +110,15 @@ def test_a_host_of_another_version_is_closed_and_its_context_learns_why(
     host.close()
 
 
-def run_host(script: str, directory: Path) -> tuple[ContextEnd, ErrorInfo, int]:
-    """Start a context with a script as its host; return how it ended, why, and the host's process id."""
-    spec = ContextSpec(
+def spec_in(directory: Path) -> ContextSpec:
+    return ContextSpec(
         id="c", name="c", log_path=directory / "log", work_dir=directory / "work", data_dir=directory
     )
+
+
+def plan_in(directory: Path, spec: ContextSpec) -> HostPlan:
     (directory / "jars").mkdir()
-    plan = make_plan(
+    return make_plan(
         spec,
         read_settings({}, default_master="local[1]"),
         Installation(python=sys.executable, package=directory, version="4.3.0"),
@@ -118,6 +129,12 @@ def run_host(script: str, directory: Path) -> tuple[ContextEnd, ErrorInfo, int]:
         result_limit=0,
         class_data=[],
     )
+
+
+def run_host(script: str, directory: Path) -> tuple[ContextEnd, ErrorInfo, int]:
+    """Start a context with a script as its host; return how it ended, why, and the host's process id."""
+    spec = spec_in(directory)
+    plan = plan_in(directory, spec)
     program = f"import os; open({str(directory / 'pid')!r}, 'w').write(str(os.getpid()))\n{CONNECT}{script}"
     environment = {**plan.environment, "PYTHONPATH": ":".join(filter(None, sys.path))}
     plan = HostPlan(command=[sys.executable, "-c", program], environment=environment, spec=plan.spec)
@@ -125,7 +142,7 @@ def run_host(script: str, directory: Path) -> tuple[ContextEnd, ErrorInfo, int]:
     resources = LauncherResources(
         connections=connections,
         leftovers=leftovers,
-        packages=Packages(directory / "packages", 0),
+        unpacked=DiskCache(directory / "packages", limit=0),
         spares=SparePools(
             [],
             SpareHosts(directory / "spares", connections, leftovers, lambda _spec, _settings: plan),
@@ -247,6 +264,41 @@ def test_a_host_reports_that_its_server_breaks_the_protocol(
     assert process.wait(60.0) == 1
 
 
+@pytest.mark.real
+@pytest.mark.parametrize(
+    "message",
+    [
+        SubmitJob(
+            job_id="j",
+            class_name="c",
+            python=True,
+            log_path=Path("/never"),
+            packages=(),
+            jars=(),
+            config=b"{}",
+        ),
+        KillJob(job_id="j"),
+        RefuseResult(job_id="j", message="too large"),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+def test_a_host_that_is_not_ready_takes_acknowledgements_and_no_other_messages_about_jobs(
+    host: tuple[subprocess.Popen[bytes], socket.socket], message: ServerToHost, tmp_path: Path
+) -> None:
+    process, connection = host
+    channel = HostChannel(connection, HostToServer)
+    assert isinstance(channel.receive(), Hello)
+    spec = plan_in(tmp_path, spec_in(tmp_path)).spec
+    spec.tmp_dir.mkdir(parents=True)
+    never_ready = JvmCommand(command=("sleep", "600"), environment={MARKER: spec.marker})
+    channel.send(StartContext(spec=replace(spec, jvm=never_ready)), AcknowledgeJob(job_id="killed"), message)
+    failed = channel.receive()
+    assert isinstance(failed, ContextFailed)
+    assert failed.error.message == f"the server sent {type(message).__name__} before ContextReady"
+    assert process.wait(60.0) == 0
+    assert not marked(spec.marker)
+
+
 def test_what_a_returning_host_sends_right_behind_its_proof_arrives(connections: Connections) -> None:
     arrivals = connections.expect_again("marker", "secret")
     host, nonce = connect(connections), new_nonce()
@@ -260,3 +312,20 @@ def test_what_a_returning_host_sends_right_behind_its_proof_arrives(connections:
     assert channel.receive() == resumed
     channel.close()
     host.close()
+
+
+@pytest.mark.real
+def test_the_directories_of_a_host_are_private_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        spec = attrs.evolve(spec_in(tmp_path), work_dir=tmp_path / "pyspark" / "spares" / "s")
+        plan = attrs.evolve(plan_in(tmp_path, spec), command=[sys.executable, "-c", ""])
+        plan = attrs.evolve(plan, spec=replace(plan.spec, tmp_dir=spec.work_dir / "tmp"))
+        host = HostProcess(plan, work_dir=spec.work_dir, log_path=tmp_path / "logs" / "log")
+        host.reap()
+        Leftovers(tmp_path / "launcher" / "contexts").record("c", plan.record(spec.work_dir))
+    finally:
+        os.umask(before)
+    made = [path for name in ("pyspark", "logs", "launcher") for path in (tmp_path / name).rglob("*")]
+    made += [tmp_path / name for name in ("pyspark", "logs", "launcher")]
+    assert {path: oct(path.stat().st_mode & 0o077) for path in made if path.stat().st_mode & 0o077} == {}

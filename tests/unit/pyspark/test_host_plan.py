@@ -59,8 +59,10 @@ def plan_of(
 
 
 def test_the_jvm_is_started_with_sparks_jars_in_a_fixed_order(
-    spec: ContextSpec, installation: Installation, tmp_path: Path
+    spec: ContextSpec, installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for configuration in ("SPARK_CONF_DIR", "HADOOP_CONF_DIR", "YARN_CONF_DIR"):  # these would be entries too
+        monkeypatch.delenv(configuration, raising=False)
     jar = JobCode(path=tmp_path / "blob", type=BinaryType.JAR, digest="d" * 64, source="jar")
     plan = plan_of(attrs.evolve(spec, class_path=(jar,)), installation, tmp_path, {})
     command = plan.spec.jvm.command
@@ -81,6 +83,15 @@ def test_a_context_keeps_to_its_directory_and_to_loopback(
     assert conf["spark.sql.warehouse.dir"] == str(spec.work_dir / "warehouse")
     assert conf["spark.ui.enabled"] == "false"
     assert conf["spark.app.name"] == "name"
+
+
+def test_the_jvm_unpacks_native_libraries_where_programs_may_run(
+    spec: ContextSpec, installation: Installation, tmp_path: Path
+) -> None:
+    """Parquet needs these; /tmp often forbids to map them, as Docker's ``--tmpfs`` does."""
+    command = plan_of(spec, installation, tmp_path, {}).spec.jvm.command
+    for option in ("org.xerial.snappy.tempdir", "ZstdTempFolder"):
+        assert f"-D{option}={spec.work_dir}" in command
 
 
 def test_sparks_own_interface_listens_where_the_driver_does(
@@ -234,5 +245,5 @@ def test_a_properties_file_is_read_back_as_it_was() -> None:
     conf = {"spark.a": "x=y: z#\\n", "spark.b": "line\nline\ttab", "spark.c": "ünï€𝄞", "spark.d": " lead"}
     text = properties_file(conf)
     assert text.isascii()
-    assert text.splitlines()[0] == r"spark.a=x\=y\:\ z\#\\n"
+    assert text.splitlines()[0] == r"spark.a=x\u003dy\u003a\u0020z\u0023\u005cn"
     assert r"spark.c=\u00fcn\u00ef\u20ac\ud834\udd1e" in text

@@ -5,9 +5,10 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from collections.abc import Iterable
 from queue import SimpleQueue
 
-from conditions import PATIENCE, wait_until
+from conditions import WAIT, wait_until
 from jobserver_pyspark.host.job_threads import JobThreads
 
 
@@ -15,7 +16,18 @@ def _run(threads: JobThreads) -> threading.Thread:
     """Run a task; return the thread that it ran on."""
     ran: SimpleQueue[threading.Thread] = SimpleQueue()
     threads.submit(lambda: ran.put(threading.current_thread()))
-    return ran.get(timeout=PATIENCE)
+    return ran.get(timeout=WAIT)
+
+
+def _end(pool: JobThreads, used: Iterable[threading.Thread]) -> None:
+    """Let idle threads end, each after one more task, because those that wait keep their timeout."""
+
+    def ended() -> bool:
+        _run(pool)
+        return not any(thread.is_alive() for thread in used)
+
+    pool.idle_timeout = 0.0
+    wait_until(ended, "the end of idle threads")
 
 
 def test_tasks_run_at_the_same_time_and_their_threads_end_after_the_burst() -> None:
@@ -25,18 +37,18 @@ def test_tasks_run_at_the_same_time_and_their_threads_end_after_the_burst() -> N
 
     def task() -> None:
         ran.put(threading.current_thread())
-        together.wait(PATIENCE)
+        together.wait(WAIT)
 
     for _ in range(20):
         threads.submit(task)
-    together.wait(PATIENCE)
-    used = {ran.get(timeout=PATIENCE) for _ in range(20)}
+    together.wait(WAIT)
+    used = {ran.get(timeout=WAIT) for _ in range(20)}
     assert len(used) == 20
     wait_until(lambda: not any(thread.is_alive() for thread in used), "the end of idle threads")
 
 
 def test_a_thread_takes_one_task_after_the_other() -> None:
-    threads = JobThreads("in turn", idle_timeout=1.0)
+    threads = JobThreads("in turn", idle_timeout=WAIT)
     used: list[threading.Thread] = []
 
     def again() -> bool:
@@ -44,11 +56,11 @@ def test_a_thread_takes_one_task_after_the_other() -> None:
         return used[-1] in used[:-1]
 
     wait_until(again, "a thread to take another task")
-    wait_until(lambda: not any(thread.is_alive() for thread in used), "the end of idle threads")
+    _end(threads, used)
 
 
 def test_an_idle_thread_keeps_no_task() -> None:
-    threads = JobThreads("idle", idle_timeout=3.0)
+    threads = JobThreads("idle", idle_timeout=WAIT)
     ran: SimpleQueue[threading.Thread] = SimpleQueue()
 
     def task() -> None:
@@ -56,7 +68,7 @@ def test_an_idle_thread_keeps_no_task() -> None:
 
     kept = weakref.ref(task)
     threads.submit(task)
-    thread = ran.get(timeout=PATIENCE)
+    thread = ran.get(timeout=WAIT)
     del task
 
     def collected() -> bool:
@@ -65,7 +77,7 @@ def test_an_idle_thread_keeps_no_task() -> None:
 
     wait_until(collected, "the end of the first task")
     assert thread.is_alive(), "the thread kept its task until its end"
-    wait_until(lambda: not thread.is_alive(), "the end of the idle thread")
+    _end(threads, [thread])
 
 
 def test_a_task_that_comes_when_a_thread_ends_is_not_lost() -> None:

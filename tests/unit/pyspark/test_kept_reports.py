@@ -12,7 +12,7 @@ import pytest
 from jobserver_pyspark.host.reports import JobReports
 from jobserver_pyspark.protocol.frames import Channel, proof_of, proves
 from jobserver_pyspark.protocol.messages import (
-    ErrorReport,
+    ErrorDetails,
     HostToServer,
     JobEnded,
     JobProgressed,
@@ -216,7 +216,7 @@ def test_a_part_of_a_result_that_a_larger_limit_would_allow_is_not_a_whole_resul
     "ended",
     [
         JobEnded(job_id="j", killed=True),
-        JobEnded(job_id="j", failure="raised", error=ErrorReport(message="the job's own")),
+        JobEnded(job_id="j", failure="raised", error=ErrorDetails(message="the job's own")),
     ],
 )
 def test_a_job_that_did_not_succeed_keeps_its_own_end_if_its_result_was_lost(

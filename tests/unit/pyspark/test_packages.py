@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from jobserver_core.disk_cache import DiskCache
 from jobserver_core.errors import NotAnArchive
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.ports import JobCode
-from jobserver_pyspark.launcher.packages import PackageLease, Packages
+from jobserver_pyspark.launcher.packages import PackageLease
 
 SIZE = 1000
 NOW = time.time()
@@ -26,9 +27,9 @@ def wheel(directory: Path, name: str) -> JobCode:
     return JobCode(path=path, type=BinaryType.WHEEL, digest=digest, source=path.name)
 
 
-def use(packages: Packages, *codes: JobCode, at: float | None = None) -> None:
+def use(packages: DiskCache, *codes: JobCode, at: float | None = None) -> None:
     """Use packages in a context that ends then, or that ended at some time."""
-    lease = packages.lease()
+    lease = PackageLease(packages)
     directories = [Path(package.directory) for package in lease.prepare(codes)]
     assert [len(list(directory.iterdir())) for directory in directories] == [1] * len(codes)
     lease.close()
@@ -52,14 +53,14 @@ def left(directory: Path) -> list[Path]:
     return list(directory.glob("*/*"))
 
 
-def kept(packages: Packages, codes: list[JobCode]) -> list[str]:
-    return [code.source.partition("-")[0] for code in codes if packages.lease().ready([code])]
+def kept(packages: DiskCache, codes: list[JobCode]) -> list[str]:
+    return [code.source.partition("-")[0] for code in codes if PackageLease(packages).ready([code])]
 
 
 def test_over_the_limit_the_least_recently_used_package_is_removed(
     directory: Path, codes: list[JobCode]
 ) -> None:
-    packages = Packages(directory, 2 * SIZE)
+    packages = DiskCache(directory, limit=2 * SIZE)
     use(packages, codes[1], at=NOW - 4000)
     use(packages, codes[0], at=NOW - 3000)
     assert kept(packages, codes) == ["first", "second"]
@@ -74,8 +75,8 @@ def test_over_the_limit_the_least_recently_used_package_is_removed(
 def test_a_package_that_a_living_context_leased_is_never_removed(
     directory: Path, codes: list[JobCode]
 ) -> None:
-    packages = Packages(directory, 0)
-    living = packages.lease()
+    packages = DiskCache(directory, limit=0)
+    living = PackageLease(packages)
     living.prepare(codes[:1])
     use(packages, codes[0], codes[1])
     assert kept(packages, codes) == ["first"]
@@ -85,9 +86,9 @@ def test_a_package_that_a_living_context_leased_is_never_removed(
 
 
 def test_the_last_use_and_the_size_outlive_the_server(directory: Path, codes: list[JobCode]) -> None:
-    use(Packages(directory, 10 * SIZE), codes[1], at=NOW - 4000)
-    use(Packages(directory, 10 * SIZE), codes[0], at=NOW - 3000)
-    packages = Packages(directory, 2 * SIZE)
+    use(DiskCache(directory, limit=10 * SIZE), codes[1], at=NOW - 4000)
+    use(DiskCache(directory, limit=10 * SIZE), codes[0], at=NOW - 3000)
+    packages = DiskCache(directory, limit=2 * SIZE)
     use(packages, codes[2])
     assert kept(packages, codes) == ["first", "third"]
 
@@ -99,15 +100,15 @@ def test_files_half_removed_or_half_unpacked_by_a_killed_server_are_removed(
         (directory / "parts" / name / "inside").mkdir(parents=True)
         (directory / "parts" / name / "inside" / "file").write_text("left")
         os.utime(directory / "parts" / name, (time.time() - age,) * 2)
-    packages = Packages(directory, 10 * SIZE)
+    packages = DiskCache(directory, limit=10 * SIZE)
     use(packages, codes[0])
     assert [path.name for path in directory.glob("parts/*")] == ["young"]
     assert kept(packages, codes) == ["first"]
 
 
 def test_a_closed_lease_keeps_no_files(directory: Path, codes: list[JobCode]) -> None:
-    packages = Packages(directory, 0)
-    late = packages.lease()
+    packages = DiskCache(directory, limit=0)
+    late = PackageLease(packages)
     late.close()
     late.prepare(codes[:1])  # of a job whose context has just ended
     use(packages, codes[1])
@@ -118,7 +119,7 @@ def test_a_package_that_cannot_be_unpacked_leaves_nothing(tmp_path: Path, direct
     path = tmp_path / "broken.whl"
     path.write_bytes(b"PK\x03\x04 but no more")
     code = JobCode(path=path, type=BinaryType.WHEEL, digest="d" * 64, source=path.name)
-    lease: PackageLease = Packages(directory, 10 * SIZE).lease()
+    lease = PackageLease(DiskCache(directory, limit=10 * SIZE))
     with pytest.raises(NotAnArchive):
         lease.prepare([code])
     lease.close()

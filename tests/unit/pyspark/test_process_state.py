@@ -52,9 +52,9 @@ def next_job(directory: Path, leak: str, look: str = "seen = None") -> tuple[str
     )
     os.close(writer)
     with os.fdopen(reader) as file:
-        answer = file.read()
+        reply = file.read()
     assert done.returncode == 0, done.stderr
-    reason, same, views = json.loads(answer)
+    reason, same, views = json.loads(reply)
     return reason, same, views
 
 

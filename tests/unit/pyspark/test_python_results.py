@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobserver_pyspark.runner.config_trees import laid_over, read
 from jobserver_pyspark.runner.results import MAX_DEPTH, UnusableResult, encode, opened
 
 
@@ -170,23 +171,36 @@ def test_rows_become_objects_by_their_names() -> None:
 
 
 def test_configurations_come_back_without_quotes_around_keys() -> None:
-    from jobserver_pyspark.runner.config_trees import tree
-
     values = {"a.b": 1, "c": {"d.e": [{"f.g": None}]}}
-    assert as_json(tree(values)) == values
+    assert as_json(read(json.dumps(values))) == values
 
 
 def test_configurations_are_what_pyhocon_would_make_of_them() -> None:
-    from jobserver_pyspark.runner.config_trees import tree
-
     text = '{"a": {"b": 1, "c.d": [{"x": 1}, {}]}, "e": []}'
-    made, parsed = tree(json.loads(text)), pyhocon.ConfigFactory.parse_string(text)
+    made, parsed = read(text), pyhocon.ConfigFactory.parse_string(text)
     assert made == parsed
     assert made["a.b"] == 1
     assert vars(made["a"]) == vars(pyhocon.ConfigTree())
     other = pyhocon.ConfigFactory.parse_string("a.f = 2")
     assert made.with_fallback(other) == parsed.with_fallback(other)
     assert copy.deepcopy(made) == pickle.loads(pickle.dumps(made)) == parsed
+
+
+def test_a_configuration_over_another_wins_where_both_have_a_value() -> None:
+    upper = read('{"a": {"b": 1, "c.d": {"x": 1}}, "e": {"y": 1}, "f": {"z": 1}, "new.key": 1}')
+    lower = read('{"f": 2, "a": {"c.d": {"w": 2, "x": 2}, "k": {"l": 2}}, "e": 2, "g.h": [2]}')
+    merged = laid_over(upper, lower)
+    assert as_json(merged) == {
+        "f": {"z": 1},
+        "a": {"c.d": {"w": 2, "x": 1}, "k": {"l": 2}, "b": 1},
+        "e": {"y": 1},
+        "g.h": [2],
+        "new.key": 1,
+    }
+    assert list(merged) == ["f", "a", "e", '"g.h"', '"new.key"']
+    assert merged['a."c.d".w'] == 2
+    assert lower["a.k.l"] == 2
+    assert "b" not in lower["a"]
 
 
 @pytest.mark.parametrize("shape", [lambda x: [x], lambda x: {"k": x}, lambda x: (x,)])

@@ -9,9 +9,8 @@ import signal
 import socket
 import sys
 import threading
-import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,6 +18,8 @@ from uuid import uuid4
 import attrs
 import pytest
 
+from conditions import WAIT, wait_until
+from jobserver_core.disk_cache import DiskCache
 from jobserver_core.errors import LaunchError
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.ports import ContextEnd, ContextHandle, ContextSpec, JobCode, JobOutcome, JobSpec
@@ -30,22 +31,23 @@ from jobserver_pyspark.launcher.host_plan import HostPlan, make_plan
 from jobserver_pyspark.launcher.hosted_jobs import HostedJobs
 from jobserver_pyspark.launcher.leftovers import Leftovers
 from jobserver_pyspark.launcher.options import LauncherOptions
-from jobserver_pyspark.launcher.packages import Packages
+from jobserver_pyspark.launcher.packages import PackageLease
 from jobserver_pyspark.protocol.frames import Channel
 from jobserver_pyspark.protocol.messages import (
     HostToServer,
     JobEnded,
     JobProgressed,
     JobRunning,
+    KillJob,
     Reattach,
     ReattachChallenge,
     ResultChunk,
     ServerToHost,
+    SubmitJob,
 )
 
 pytestmark = pytest.mark.real
 
-WAIT = 60.0
 BIG = 300_000
 
 HOST = """
@@ -227,13 +229,6 @@ def world(tmp_path: Path) -> Iterator[World]:
     assert world.listener.faults == []
 
 
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.01)
-
-
 def test_jobs_continue_and_their_reports_are_sent_again_in_full(world: World) -> None:
     world.start()
     gate = world.folder / "gate"
@@ -326,9 +321,9 @@ def test_a_host_that_does_not_come_in_time_is_ended(world: World) -> None:
 def test_a_host_without_a_next_server_ends_by_itself(world: World) -> None:
     world.start(reattach_timeout=0.2)
     world.launchers[-1].detach()
-    until(lambda: not world.spec.work_dir.exists())
+    wait_until(lambda: not world.spec.work_dir.exists())
     launcher = world.launcher()
-    until(lambda: not launcher.survivors())
+    wait_until(lambda: not launcher.survivors())
     launcher.sweep()
 
 
@@ -381,7 +376,7 @@ def test_a_listener_that_hangs_does_not_cost_the_context_that_is_left(
     gate.touch()
     assert world.result(job) == "ab"
     hanging.go_on.set()
-    until(lambda: not launcher._contexts)
+    wait_until(lambda: not launcher._contexts)
     assert [event[0] for event in hanging.events] == ["ready", "running"]
 
 
@@ -431,8 +426,7 @@ class JobsWithoutHost:
     """The jobs of a context, and the messages that were sent to its host."""
 
     def __init__(self, world: World, listener_lock: Any = None) -> None:
-        self.packages = Packages(world.folder / "packages", 0)
-        self.lease = self.packages.lease()
+        self.lease = PackageLease(DiskCache(world.folder / "packages", limit=0))
         self.sent: list[ServerToHost] = []
         self.jobs = HostedJobs(
             world.spec,
@@ -441,6 +435,25 @@ class JobsWithoutHost:
             send=self.sent.append,
             listener_lock=listener_lock or threading.Lock(),
         )
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_kill_while_a_job_is_sent_follows_the_job(world: World, resumed: bool) -> None:
+    without_host = JobsWithoutHost(world)
+    jobs, sent, job = without_host.jobs, without_host.sent, world.job()
+
+    def send(message: ServerToHost) -> None:
+        if isinstance(message, SubmitJob):
+            jobs.kill(job.id)
+        sent.append(message)
+
+    jobs._send = send
+    if resumed:
+        jobs.expect([job])
+        jobs.resume([])
+    else:
+        jobs.submit(job)
+    assert [type(message) for message in sent] == [SubmitJob, KillJob]
 
 
 class LateLock:

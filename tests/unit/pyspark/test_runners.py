@@ -33,22 +33,22 @@ def world() -> Iterator[World]:
 def test_a_runner_says_whether_it_may_serve_another_job(world: World) -> None:
     for unfit in (None, "it has threads"):
         world.peer.send(Restored(unfit=unfit))
-        assert world.runner.restored(10) == unfit
+        assert world.runner.wait_until_restored(10) == unfit
     world.peer.send(WarmedUp())
-    assert world.runner.restored(10) == "it broke the protocol"
+    assert world.runner.wait_until_restored(10) == "it broke the protocol"
 
 
 def test_a_runner_that_does_not_restore_its_state_in_time_serves_no_other_job(world: World) -> None:
-    assert world.runner.restored(0.01) == "it did not restore its state within 0.01 s"
+    assert world.runner.wait_until_restored(0.01) == "it did not restore its state within 0.01 s"
 
 
 def test_a_runner_that_restored_its_state_may_keep_silent_afterwards(world: World) -> None:
     world.peer.send(Restored(unfit=None))
-    assert world.runner.restored(0.01) is None
+    assert world.runner.wait_until_restored(0.01) is None
     assert world.channel._socket.gettimeout() is None
 
 
 def test_a_runner_that_ends_instead_is_noticed(world: World) -> None:
     world.peer.close()
     with pytest.raises(ChannelClosed):
-        world.runner.restored(10)
+        world.runner.wait_until_restored(10)

@@ -11,6 +11,7 @@ from pathlib import Path
 import attrs
 import pytest
 
+from jobserver_core.disk_cache import DiskCache
 from jobserver_core.errors import LaunchError
 from jobserver_core.ports import ContextEnd, ContextSpec
 from jobserver_core.testing.launcher import RecordingListener
@@ -22,7 +23,6 @@ from jobserver_pyspark.launcher.host_plan import HostPlan, make_plan
 from jobserver_pyspark.launcher.hosted_context import HostedContext, LauncherResources
 from jobserver_pyspark.launcher.leftovers import LeftoverRecord, Leftovers
 from jobserver_pyspark.launcher.options import LauncherOptions
-from jobserver_pyspark.launcher.packages import Packages
 from jobserver_pyspark.launcher.spare_hosts import SpareHosts
 from jobserver_pyspark.launcher.spare_pools import Pool, SpareFailed, SparePools
 from jobserver_pyspark.processes import marked
@@ -105,7 +105,7 @@ def test_a_spare_that_cannot_be_recorded_leaves_nothing(site: Site, tmp_path: Pa
     with pytest.raises(SpareFailed, match="No space left"):
         site.hosts(leftovers).start(site.pool)
     assert len(leftovers.recorded) == failing + 1
-    assert not marked([leftovers.recorded[0].marker])
+    assert not marked(leftovers.recorded[0].marker)
     assert site.left() == []
 
 
@@ -148,7 +148,7 @@ def test_a_context_that_is_killed_before_it_takes_a_spare_leaves_the_pool_full(
         resources = LauncherResources(
             connections=site.connections,
             leftovers=leftovers,
-            packages=Packages(tmp_path / "packages", 0),
+            unpacked=DiskCache(tmp_path / "packages", limit=0),
             spares=pools,
         )
         spec = ContextSpec(

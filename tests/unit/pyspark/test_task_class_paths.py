@@ -35,7 +35,7 @@ def test_each_package_is_shipped_once_and_the_job_api_is_in_its_archive(tmp_path
     for packages, includes in (([own], ["own"]), ([own, rates], ["own", "rates"]), ([own], ["own"])):
         provided = class_paths.provide(packages)
         assert provided.includes == (*includes, "sparkjobserver-api")
-        assert (provided.pool is None) == (packages == [own])
+        assert (provided.worker_pool is None) == (packages == [own])
     assert driver.archives == [
         ("own", ["own.py"]),
         ("sparkjobserver-api", ["sparkjobserver/api.py"]),

@@ -6,7 +6,7 @@ import sys
 
 from jobserver_pyspark import processes
 from jobserver_pyspark.host.class_paths import WorkerPools
-from jobserver_pyspark.processes import POOL_VARIABLE
+from jobserver_pyspark.processes import WORKER_POOL_VARIABLE
 
 
 class World:
@@ -79,12 +79,12 @@ def test_the_initial_warm_pool_is_kept() -> None:
 def test_the_processes_of_a_pool_are_killed_and_no_others() -> None:
     command = [sys.executable, "-c", "import time; time.sleep(60)"]
     mine, other = (
-        subprocess.Popen(command, env={POOL_VARIABLE: name}, start_new_session=True)
+        subprocess.Popen(command, env={WORKER_POOL_VARIABLE: name}, start_new_session=True)
         for name in ("mine", "other")
     )
     try:
         pools = WorkerPools(os.getpid(), keep=0, idle=-1.0)
-        while not all(POOL_VARIABLE.encode() in _environment(p.pid) for p in (mine, other)):
+        while not all(WORKER_POOL_VARIABLE.encode() in _environment(p.pid) for p in (mine, other)):
             pass
         pools.begin("mine")
         pools.end("mine")

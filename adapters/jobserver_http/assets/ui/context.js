@@ -19,15 +19,15 @@ export function context(page, name) {
 
   async function load() {
     try {
-      const report = await json(["contexts", name], { signal: page.signal });
-      if (report.state !== last) page.announce(`Context is ${report.state}`);
-      last = report.state;
-      refill(parts.summary, summary(page, report));
-      parts.error.replaceChildren(...(report.error ? [errorSection(report.error)] : []));
-      if (report.id !== shown) {
-        shown = report.id;
-        parts.settings.replaceChildren(section("Settings", settings(report.settings ?? {})));
-        parts.log.replaceChildren(showLog(page, ["contexts", name, "logs"], "Log", report.endTime === "Empty"));
+      const record = await json(["contexts", name], { signal: page.signal });
+      if (record.state !== last) page.announce(`Context is ${record.state}`);
+      last = record.state;
+      refill(parts.summary, summary(page, record));
+      parts.error.replaceChildren(...(record.error ? [errorSection(record.error)] : []));
+      if (record.id !== shown) {
+        shown = record.id;
+        parts.settings.replaceChildren(section("Settings", settings(record.settings ?? {})));
+        parts.log.replaceChildren(showLog(page, ["contexts", name, "logs"], "Log", record.endTime === "Empty"));
       }
       await list();
       page.succeeded();
@@ -43,32 +43,35 @@ export function context(page, name) {
   refresh();
 }
 
-function summary(page, report) {
-  const ended = report.endTime !== "Empty";
-  const stop = ended ? null : button("Stop", () => askToStop(page, report), { class: "danger" });
+function summary(page, record) {
+  const ended = record.endTime !== "Empty";
+  const stop = ended ? null : button("Stop", () => askToStop(page, record), { class: "danger" });
   return section("Summary", facts([
-    ["State", contextState(report)],
-    ["Up for", ended ? null : elapsed(report.startTime)],
-    ["Slots in use", ended || !report.load ? null : `${report.load.running} of ${report.load.slots}`],
-    ["Jobs in the queue", ended || !report.load ? null : String(report.load.waiting)],
-    ["Memory", element("bdi", {}, memory(report))],
-    ["Started", moment(report.startTime)],
-    ["Ended", ended ? moment(report.endTime) : null],
-    ["Application", report.applicationId && element("bdi", {}, report.applicationId)],
-    ["Spark UI", report.url && externalLink(report.url, report.url)],
-    ["Restarts", report.restarts && String(report.restarts)],
-    ["ID", element("code", {}, report.id)],
+    ["State", contextState(record)],
+    ["Up for", ended ? null : elapsed(record.startTime)],
+    ["Slots in use", ended || !record.load ? null : `${record.load.running} of ${record.load.slots}`],
+    ["Jobs in the queue", ended || !record.load ? null : String(record.load.waiting)],
+    ["Memory", element("bdi", {}, memory(record))],
+    ["Started", moment(record.startTime)],
+    ["Ended", ended ? moment(record.endTime) : null],
+    ["Server", record.server && element("bdi", {}, record.server)],
+    ["Application", record.applicationId && element("bdi", {}, record.applicationId)],
+    ["Spark UI", record.url && externalLink(record.url, record.url)],
+    ["Restarts", record.restarts && String(record.restarts)],
+    ["Last restart", record.lastRestart && element("bdi", {}, record.lastRestart.error?.message ?? "reason unknown")],
+    ["Context before", record.lastRestart && element("code", {}, record.lastRestart.id)],
+    ["ID", element("code", {}, record.id)],
   ]), stop && element("div", { class: "actions" }, stop));
 }
 
-function askToStop(page, report) {
+function askToStop(page, record) {
   confirm({
     title: "Stop this context?",
-    text: `The jobs that run and wait in ${report.name} end as ERROR.`,
+    text: `The jobs that run and wait in ${record.name} end as ERROR.`,
     option: "Kill it, without waiting for Spark to stop",
     verb: "Stop the context",
     action: async (force) => {
-      const response = await send(["contexts", report.name], { method: "DELETE", query: { force: force || "" } });
+      const response = await send(["contexts", record.name], { method: "DELETE", query: { force: force || "" } });
       page.announce(response.status === 202 ? "The context is stopping" : "The context was stopped");
     },
   });

@@ -24,10 +24,10 @@ export function duration(seconds) {
   return `${Math.floor(seconds / size)} ${unit}${rest ? ` ${rest} ${nextUnit}` : ""}`;
 }
 
-/** A job report's duration, or for a job that has not ended, the time since its submission. */
-export function jobDuration(report) {
-  const ended = /^([\d.]+) secs$/.exec(report.duration);
-  return ended ? duration(Number(ended[1])) : elapsed(report.startTime);
+/** A job record's duration, or for a job that has not ended, the time since its submission. */
+export function jobDuration(record) {
+  const ended = /^([\d.]+) secs$/.exec(record.duration);
+  return ended ? duration(Number(ended[1])) : elapsed(record.startTime);
 }
 
 /** The time since a moment, which `tick` keeps current. */
@@ -73,14 +73,14 @@ export function state(value) {
 }
 
 /** The state of a job, and what else is known about a job that has not ended. */
-export function jobState(report) {
-  const more = report.killRequested ? " being killed" : report.waiting ? " waiting" : "";
-  return element("span", {}, state(report.status), more);
+export function jobState(record) {
+  const more = record.killRequested ? " being killed" : record.waiting ? " waiting" : "";
+  return element("span", {}, state(record.status), more);
 }
 
 /** A job's progress in tasks, or null if there is none to show. */
-export function progress(report, { short = false } = {}) {
-  const { tasksDone, tasksTotal, stagesDone, stagesTotal } = report.progress ?? {};
+export function progress(record, { short = false } = {}) {
+  const { tasksDone, tasksTotal, stagesDone, stagesTotal } = record.progress ?? {};
   if (!tasksTotal) return null;
   const text = short ? `${tasksDone}/${tasksTotal}` : `${tasksDone} of ${tasksTotal} tasks, ${stagesDone} of ${stagesTotal} stages`;
   return element("span", { class: "progress" },

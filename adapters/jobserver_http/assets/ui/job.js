@@ -25,16 +25,16 @@ export function job(page, id) {
       page.fail(error);
     }
   }
-  function show(report) {
-    if (report.status !== last) page.announce(`Job is ${report.status}`);
+  function show(record) {
+    if (record.status !== last) page.announce(`Job is ${record.status}`);
     const first = last === "";
-    last = report.status;
-    refill(parts.summary, summary(page, report));
-    refill(parts.callbacks, ...callbacks(report));
-    if (first) showOnce(page, parts, report);
-    if (FINAL.includes(report.status) && !ended) {
+    last = record.status;
+    refill(parts.summary, summary(page, record));
+    refill(parts.callbacks, ...callbacks(record));
+    if (first) showOnce(page, parts, record);
+    if (FINAL.includes(record.status) && !ended) {
       ended = true;
-      end(page, parts, report);
+      end(page, parts, record);
     }
   }
   const refresh = throttled(load, page.signal);
@@ -46,61 +46,62 @@ export function job(page, id) {
 }
 
 /** What does not change while the job runs. */
-function showOnce(page, parts, report) {
-  parts.code.append(section("Class path", classPath(report.cp ?? [])));
-  json(["jobs", report.jobId, "config"], { signal: page.signal })
+function showOnce(page, parts, record) {
+  parts.code.append(section("Class path", classPath(record.cp ?? [])));
+  json(["jobs", record.jobId, "config"], { signal: page.signal })
     .then((config) => parts.code.prepend(section("Configuration",
       Object.keys(config).length ? tree(config) : element("p", { class: "empty" }, "Empty"))))
     .catch((error) => page.failed(error) || parts.code.prepend(section("Configuration", alert(error))));
-  parts.log.append(showLog(page, ["jobs", report.jobId, "logs"], "Log", !FINAL.includes(report.status)));
+  parts.log.append(showLog(page, ["jobs", record.jobId, "logs"], "Log", !FINAL.includes(record.status)));
 }
 
-async function end(page, parts, report) {
-  if (report.status === "FINISHED") parts.result.replaceChildren(await showResult(page, report.jobId));
-  else parts.error.replaceChildren(errorSection(report.result));
+async function end(page, parts, record) {
+  if (record.status === "FINISHED") parts.result.replaceChildren(await showResult(page, record.jobId));
+  else parts.error.replaceChildren(errorSection(record.result));
 }
 
-function summary(page, report) {
-  const ended = FINAL.includes(report.status);
-  const kill = ended ? null : button("Kill", () => askToKill(page, report), { class: "danger" });
+function summary(page, record) {
+  const ended = FINAL.includes(record.status);
+  const kill = ended ? null : button("Kill", () => askToKill(page, record), { class: "danger" });
   const wait = (seconds) => (seconds === undefined ? null : duration(seconds));
   return section("Summary", facts([
-    ["State", jobState(report)],
-    ["Progress", progress(report)],
-    ["Duration", jobDuration(report)],
-    ["Class", element("bdi", {}, breakable(report.classPath))],
-    ["Context", element("a", { href: address("contexts", report.context) }, element("bdi", {}, report.context))],
-    ["Submitted by", report.submittedBy && element("bdi", {}, report.submittedBy)],
-    ["Submitted", moment(report.startTime)],
-    ["Dispatched", report.dispatchTime && moment(report.dispatchTime)],
-    ["Began to run", report.runningTime && moment(report.runningTime)],
-    ["Ended", report.endTime && moment(report.endTime)],
-    ["Priority", report.priority],
-    ["Longest wait", wait(report.maxQueueTime)],
-    ["Longest run", wait(report.maxRunTime)],
-    ["May run again", report.restartable && "if its context dies"],
-    ["Runs again", report.restarts && String(report.restarts)],
+    ["State", jobState(record)],
+    ["Progress", progress(record)],
+    ["Duration", jobDuration(record)],
+    ["Class", element("bdi", {}, breakable(record.classPath))],
+    ["Context", element("a", { href: address("contexts", record.context) }, element("bdi", {}, record.context))],
+    ["Submitted by", record.submittedBy && element("bdi", {}, record.submittedBy)],
+    ["Submitted", moment(record.startTime)],
+    ["Dispatched", record.dispatchTime && moment(record.dispatchTime)],
+    ["Began to run", record.runningTime && moment(record.runningTime)],
+    ["Ended", record.endTime && moment(record.endTime)],
+    ["Priority", record.priority],
+    ["Longest wait", wait(record.maxQueueTime)],
+    ["Longest run", wait(record.maxRunTime)],
+    ["May run again", record.restartable && "if its context dies"],
+    ["Runs again", record.restarts && String(record.restarts)],
   ]), kill && element("div", { class: "actions" }, kill));
 }
 
-function askToKill(page, report) {
+function askToKill(page, record) {
   confirm({
     title: "Kill this job?",
-    text: `${report.classPath} in context ${report.context} ends as KILLED.`,
+    text: `${record.classPath} in context ${record.context} ends as KILLED.`,
     option: "Kill its context too if the job cannot be killed alone",
     verb: "Kill the job",
     action: async (force) => {
-      await json(["jobs", report.jobId], { method: "DELETE", query: { force: force || "" } });
+      await json(["jobs", record.jobId], { method: "DELETE", query: { force: force || "" } });
       page.announce("The kill was requested");
     },
   });
 }
 
-/** A job's or context's error, with its stack. */
+/** A job's or context's error, with its stack. What stands for the stack of a lost context is the reason in words. */
 export function errorSection(error) {
+  const reason = error.errorClass === "ContextTerminated" && error.stack ? `: ${error.stack}` : "";
   return section("Error",
-    element("p", { class: "alert" }, `${error.errorClass ? `${error.errorClass}: ` : ""}${error.message}`),
-    error.stack ? element("pre", { tabindex: 0, "aria-label": "Stack" }, error.stack) : null);
+    element("p", { class: "alert" }, `${error.errorClass ? `${error.errorClass}: ` : ""}${error.message}${reason}`),
+    error.stack && !reason ? element("pre", { tabindex: 0, "aria-label": "Stack" }, error.stack) : null);
 }
 
 function classPath(entries) {
@@ -110,9 +111,9 @@ function classPath(entries) {
     [name(entry), entry["binary-type"], bytes(entry.size), element("code", { title: entry.digest }, entry.digest.slice(0, 12))]));
 }
 
-function callbacks(report) {
-  if (!report.callbacks?.length) return [];
-  const rows = report.callbacks.map((delivery) => [
+function callbacks(record) {
+  if (!record.callbacks?.length) return [];
+  const rows = record.callbacks.map((delivery) => [
     state(delivery.state), delivery.attempts, delivery.endedAt ? moment(delivery.endedAt) : "–",
     delivery.state === "PENDING" ? moment(delivery.dueAt) : "–", delivery.lastStatus ?? "–", element("bdi", {}, delivery.lastError ?? "–"),
   ]);

@@ -64,7 +64,7 @@ const COLUMNS = {
   },
 };
 
-/** A table of job reports with some of the columns; those named `<column>:wide` are left out on small screens. */
+/** A table of job records with some of the columns; those named `<column>:wide` are left out on small screens. */
 export function jobTable(label, columns, empty) {
   return table({ label, empty, key: (job) => job.jobId, columns: columns.map(column) });
 }

@@ -1,4 +1,4 @@
-"""Limits of time, priorities and users of jobs. Jobs of earlier releases have none."""
+"""Time limits, priorities and users of jobs. Jobs of earlier releases have none."""
 
 from alembic import op
 from sqlalchemy import Column, Integer

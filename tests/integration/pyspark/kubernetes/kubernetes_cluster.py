@@ -20,7 +20,7 @@ from typing import Any
 import pyspark
 import pytest
 
-from conditions import PATIENCE
+from conditions import WAIT
 
 HERE = Path(__file__).parent / "cluster"
 EXECUTOR = Path(__file__).resolve().parents[4] / "deploy" / "container" / "executor.py"
@@ -232,7 +232,7 @@ def claims_of(pod: dict[str, Any]) -> list[str]:
 def _end(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait(PATIENCE)
+    process.wait(WAIT)
 
 
 def require_programs() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
+import os
 import random
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,16 +18,19 @@ from launcher_world import Context, Start
 from master_suite import (
     DYNAMIC,
     MasterSuite,
+    check_another_user,
     check_deaths,
     check_idle_executors_are_given_back,
     check_loss_of_a_machine,
     check_loss_of_executors,
 )
 from package_checks import Wheel, check_a_large_package_is_shipped_once, check_packed_environment
-from served_world import check_a_context_outlives_its_server
+from served_world import World, check_a_context_outlives_its_server, worlds_over_one_database
 
 from conditions import wait_until
 from jobserver_core.ports import JobCode
+from jobserver_pyspark.launcher.context_settings import flattened
+from jobserver_sql.testing import PostgresqlServer
 
 pytestmark = [pytest.mark.spark, pytest.mark.kubernetes, pytest.mark.timeout(600)]
 
@@ -268,13 +272,7 @@ def test_executors_run_in_a_packed_environment(in_environment: Context, rates: W
 
 
 def test_a_context_runs_as_another_user(in_environment: Context) -> None:
-    assert in_environment.run("work.Users").value == {
-        "spark": "alice",
-        "hadoop": ["alice"] * 2,
-        "real": getpass.getuser(),
-        "sql": "alice",
-        "counted": 3,
-    }
+    check_another_user(in_environment)
 
 
 def test_a_large_package_is_shipped_once_for_all_jobs_of_a_context(
@@ -304,6 +302,47 @@ def test_nothing_is_left_on_the_cluster_after_deaths(
 
 def test_a_context_outlives_its_server(kubernetes: KubernetesCluster, tmp_path: Path, code: JobCode) -> None:
     check_a_context_outlives_its_server(tmp_path, kubernetes.settings(), code, left=kubernetes.of_application)
+
+
+@pytest.fixture
+def servers(tmp_path: Path, postgresql_server: PostgresqlServer) -> Iterator[tuple[World, World]]:
+    more = "jobserver.contexts.creation-timeout = 4 minutes"
+    with worlds_over_one_database(tmp_path, postgresql_server, lease=8.0, more=more) as worlds:
+        yield worlds
+
+
+@pytest.mark.postgresql
+def test_another_server_removes_what_contexts_of_a_dead_one_left(
+    kubernetes: KubernetesCluster, on_kubernetes: Context, servers: tuple[World, World]
+) -> None:
+    first, second = servers
+    for server in servers:
+        server.serve(reattach_timeout="0 s")
+    settings = kubernetes.settings(
+        **{"kubernetes.executor.volumes.persistentVolumeClaim.spark-local-dir-1": VOLUME}
+    )
+    response = first.client.post("/contexts/shared", params=flattened(settings))
+    assert response.status_code == 200, response.text
+    application = first.context()["applicationId"]
+    for kind in OBJECTS:
+        wait_until(lambda kind=kind: kubernetes.labelled(kind, application), kind)
+    alive = kubernetes.of_application(on_kubernetes.application_id)
+    second.signal(signal.SIGSTOP)  # until the test has seen what is left
+    processes = list(first.commands())
+    for pid in processes:
+        os.kill(pid, signal.SIGSTOP)  # so that the driver removes nothing when its server ends
+    first.end()
+    for pid in processes:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not first.commands(), "nothing of the first server is left on the machine")
+    left = kubernetes.of_application(application)
+    assert {name.partition("/")[0] for name in left} == set(OBJECTS)
+    second.signal(signal.SIGCONT)
+    wait_until(
+        lambda: not kubernetes.of_application(application), lambda: kubernetes.of_application(application)
+    )
+    assert second.context()["state"] == "ERROR"
+    assert kubernetes.of_application(on_kubernetes.application_id) == alive
 
 
 def kill(kubernetes: KubernetesCluster, context: Context) -> None:

@@ -27,6 +27,7 @@ USER = "alice"
 
 class TestBlobsOnHdfs(PersistentBlobStoreContract):
     rounding = timedelta(seconds=1.1)
+    sweeps = False
 
     @pytest.fixture
     def blobs(self, yarn: YarnCluster) -> Iterator[BlobStore]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
+import math
 import os
 import re
 import signal
@@ -14,6 +14,7 @@ from launcher_world import Context, Start
 from master_suite import (
     DYNAMIC,
     MasterSuite,
+    check_another_user,
     check_deaths,
     check_idle_executors_are_given_back,
     check_loss_of_a_machine,
@@ -21,7 +22,7 @@ from master_suite import (
 )
 from package_checks import Wheel, check_a_large_package_is_shipped_once, check_packed_environment, see
 from served_world import check_a_context_outlives_its_server
-from yarn_cluster import YarnCluster
+from yarn_cluster import SMALLEST_ALLOCATION, Allocated, YarnCluster
 
 from conditions import wait_until
 from jobserver_core.ports import ContextEnd, JobCode
@@ -29,11 +30,15 @@ from jobserver_core.ports import ContextEnd, JobCode
 pytestmark = [pytest.mark.spark, pytest.mark.yarn, pytest.mark.timeout(600)]
 
 PACKED = "./packed/bin/python"
+HEAP = 500
+"""MiB of an executor of the shared context."""
 
 
 @pytest.fixture(scope="module")
 def on_yarn(yarn: YarnCluster, start_shared: Start) -> Iterator[Context]:
+    """Its executor's memory is no multiple of YARN's smallest allocation."""
     settings = yarn.settings(**{"yarn.queue": "small", "yarn.tags": "nightly"})
+    settings["memory-per-node"] = f"{HEAP}m"
     context = start_shared(settings, name="on-yarn").wait_ready(200.0)
     yield context
     context.handle.kill()
@@ -51,6 +56,20 @@ def test_an_application_has_its_queue_its_tags_and_its_page(yarn: YarnCluster, o
     assert f"Application report for {application} (state: " in on_yarn.spec.log_path.read_text()
 
 
+def test_the_limits_count_what_yarn_allocates_before_it_rounds(yarn: YarnCluster, on_yarn: Context) -> None:
+    asked = on_yarn.launcher.resources(on_yarn.spec.settings)
+    master, executor = 256 + 384, HEAP + 384
+    assert asked.cores == 1 + 2
+    assert asked.memory == (1024 + master + executor) * 2**20, "the driver has 1 GiB"
+    job = on_yarn.running("trouble.SleepingTasks")
+    wait_until(lambda: yarn.allocated(on_yarn.application_id).containers == 2, "an executor is allocated")
+    rounded = sum(math.ceil(each / SMALLEST_ALLOCATION) * SMALLEST_ALLOCATION for each in (master, executor))
+    assert rounded > master + executor
+    assert yarn.allocated(on_yarn.application_id) == Allocated(2, asked.cores, rounded)
+    on_yarn.handle.kill_job(job.id)
+    assert on_yarn.end_of(job).outcome.killed
+
+
 def test_a_job_survives_the_loss_of_its_executor(yarn: YarnCluster, on_yarn: Context) -> None:
     check_loss_of_executors(on_yarn, lambda: yarn.executors(on_yarn.application_id))
 
@@ -60,8 +79,8 @@ def test_a_job_survives_the_loss_of_a_node(yarn: YarnCluster, start: Start, tmp_
     context = start(yarn.settings() | {"memory-per-node": "4g"}).wait_ready(200.0)
 
     def lose() -> None:
+        yarn.start_node()  # before the other one is lost: without room on any node, YARN ends the application
         yarn.lose_node(node)
-        yarn.start_node()
 
     check_loss_of_a_machine(context, tmp_path / "gate", lose)
     context.handle.kill()
@@ -153,10 +172,7 @@ def test_a_context_of_another_user_has_its_files_on_hdfs_and_leaves_nothing_when
     del settings["spark"]["yarn.jars"]
     context = start(settings, class_path=(rates("5.0", "of the context"),)).wait_ready(200.0)
     application = context.application_id
-    users = context.run("work.Users").value
-    assert users == {"spark": "alice", "hadoop": ["alice"] * 2, "sql": "alice", "counted": 3} | {
-        "real": getpass.getuser()
-    }
+    check_another_user(context)
     assert yarn.application(application)["user"] == "alice"
     seen = see(context)
     assert seen["values"] == ["of the context"] * 3

@@ -22,12 +22,14 @@ import pyspark
 import pytest
 from context_processes import command, end_processes_in, processes_in
 
-from conditions import PATIENCE, wait_until
+from conditions import WAIT, wait_until
 
 _NODE_MANAGER = "org.apache.hadoop.yarn.server.nodemanager.NodeManager"
 _JVM_OPTIONS = ("-Xmx512m", "-XX:TieredStopAtLevel=1")
 HERE = Path(__file__).parent / "cluster"
 SPARK_JARS = Path(pyspark.__file__).parent / "jars"
+SMALLEST_ALLOCATION = 64
+"""MiB: the memory of each container is a multiple of this."""
 
 
 @attrs.frozen
@@ -36,6 +38,15 @@ class Node:
 
     id: str
     directory: Path
+
+
+@attrs.frozen
+class Allocated:
+    """What the ResourceManager has given to an application; the memory is in MiB."""
+
+    containers: int
+    cores: int
+    memory: int
 
 
 @attrs.frozen
@@ -88,7 +99,9 @@ class YarnCluster:
         for path in (self.conf_dir, self._directory / "tmp"):
             path.mkdir()
         _fetch_jars(self._jars)
-        main = self._start(self._directory, str(HERE / "YarnCluster.java"), str(self.conf_dir))
+        main = self._start(
+            self._directory, str(HERE / "YarnCluster.java"), str(self.conf_dir), str(SMALLEST_ALLOCATION)
+        )
         while (line := self._answer(main)) != "ready\n":
             assert line, f"the cluster did not start: {(self._directory / 'log').read_text()[-4000:]}"
         document = ElementTree.parse(self.conf_dir / "yarn-site.xml")
@@ -100,7 +113,7 @@ class YarnCluster:
         """End it with all its containers, which a killed NodeManager leaves."""
         end_processes_in(self._directory)
         for process in self._processes:
-            process.communicate(timeout=PATIENCE)
+            process.communicate(timeout=WAIT)
 
     def settings(self, **more: Any) -> dict[str, Any]:
         """The settings of a context on this cluster, whose nodes have Spark's jars already."""
@@ -112,6 +125,8 @@ class YarnCluster:
             "executor.instances": 1,
             "executor.cores": 2,
             "yarn.am.memory": "256m",
+            "yarn.report.interval": "200ms",  # these two make tests wait less than the defaults
+            "yarn.scheduler.heartbeat.interval-ms": 500,
         }
         return {
             "spark": {**spark, **more},
@@ -156,6 +171,11 @@ class YarnCluster:
         """What the ResourceManager knows about an application."""
         found: dict[str, Any] = self._get(f"apps/{application_id}")["app"]
         return found
+
+    def allocated(self, application_id: str) -> Allocated:
+        """What an application has now."""
+        found = self.application(application_id)
+        return Allocated(found["runningContainers"], found["allocatedVCores"], found["allocatedMB"])
 
     def kill_application(self, application_id: str) -> None:
         """Kill an application as its owner, through the ResourceManager."""

@@ -18,6 +18,9 @@ import org.apache.spark.SparkContext
  */
 private[jobserver] final class JobThreads(val jobId: String, val log: JobLog) extends ThreadGroup(s"job-$jobId") {
 
+  /** Lets the group be collected once its threads have ended. Until Java 19, its parent would keep it forever. */
+  def release(): Unit = JobThreads.removal.foreach(_.invoke(getParent, this))
+
   def members: Seq[Thread] = {
     val found = new Array[Thread](activeCount() * 2 + 8)
     found.take(enumerate(found)).toSeq
@@ -32,7 +35,7 @@ private[jobserver] final class JobThreads(val jobId: String, val log: JobLog) ex
    *   a pool that all jobs share, such as `ExecutionContext.global`, and works for this job now
    */
   def end(loader: ClassLoader, alone: String => Boolean): Boolean = {
-    // A task that repeats moves between the queue of its pool and a stack, so the queue is looked at before and after.
+    // A task that repeats moves between the queue of its pool and a stack, so the queue is read before and after.
     def pending: Set[Thread] = members.filter(JobThreads.work(_).exists(JobCode.isForeign)).toSet
     val before = pending
     val stacks = Thread.getAllStackTraces.asScala
@@ -52,6 +55,13 @@ private[jobserver] final class JobThreads(val jobId: String, val log: JobLog) ex
 }
 
 private[jobserver] object JobThreads {
+  /** Removes a group from its parent. None since Java 19, which refers to groups weakly. */
+  private lazy val removal = Try {
+    val method = classOf[ThreadGroup].getDeclaredMethod("remove", classOf[ThreadGroup])
+    method.setAccessible(true)
+    method
+  }.toOption
+
   /** The running job that the calling thread belongs to, if any. */
   def current: Option[JobThreads] = {
     var group = Thread.currentThread.getThreadGroup

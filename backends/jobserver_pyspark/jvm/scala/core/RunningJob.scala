@@ -40,6 +40,7 @@ private[jobserver] final class RunningJob(
 
   /** Ends a job whose [[start]] is never called. */
   def killBeforeStart(): Unit = {
+    threads.release()
     validated.complete(Outcome.killed)
     ended.complete(Outcome.killed)
   }
@@ -101,6 +102,7 @@ private[jobserver] final class RunningJob(
       windUp()
       try threads.log.close()
       finally {
+        threads.release()
         val truth = if (cancelled) Outcome.killed else outcome
         validated.complete(truth)
         ended.complete(truth)

@@ -25,6 +25,13 @@ class Gated {
   }
 }
 
+class CountGroups {
+  def runJob(spark: SparkSession, config: JMap[String, Any]): Any = {
+    System.gc() // Java 19 and later refer to groups weakly
+    Thread.currentThread.getThreadGroup.getParent.activeGroupCount()
+  }
+}
+
 class Fail {
   def runJob(spark: SparkSession, config: JMap[String, Any]): Any = throw new IllegalStateException("no such row")
 }

@@ -175,6 +175,22 @@ class Users(Accepting):
         }
 
 
+class Timeouts(Accepting):
+    """After how many seconds Spark and YARN miss a machine by default."""
+
+    def run_job(self, context, runtime, data):
+        spark = getattr(context, "sparkContext", context)
+        config = spark._jvm.org.apache.spark.internal.config
+        network, worker = (getattr(getattr(config, name), "MODULE$") for name in ("Network$", "Worker$"))
+        yarn = spark._jvm.org.apache.hadoop.yarn.conf.YarnConfiguration(spark._jsc.hadoopConfiguration())
+        monitors = [f"yarn.{name}.liveness-monitor.expiry-interval-ms" for name in ("nm", "am")]
+        return {
+            "spark.network.timeout": int(network.NETWORK_TIMEOUT().defaultValueString().rstrip("s")),
+            "spark.worker.timeout": int(worker.WORKER_TIMEOUT().defaultValueString()),
+            **{monitor: int(yarn.get(monitor)) // 1000 for monitor in monitors},
+        }
+
+
 class CallsJar(Accepting):
     """Calls a class of a jar in its class path, on two threads, in SQL tasks, and in tasks of an RDD."""
 

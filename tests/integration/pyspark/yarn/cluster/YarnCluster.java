@@ -16,19 +16,26 @@ import org.apache.hadoop.yarn.server.resourcemanager.rmnode.RMNodeEventType;
 /**
  * HDFS, a ResourceManager and two NodeManagers in one JVM, on loopback.
  *
- * <p>Writes the configuration for clients into the directory of the first argument and prints "ready". Then it
- * reads commands, and answers each with "done": "expire NODE" makes the ResourceManager act as if it had not heard
- * from a NodeManager for too long. The end of its input ends it.
+ * <p>Writes the configuration for clients into the directory of the first argument and prints "ready". The second
+ * argument is the memory of the smallest container, in MiB. Then it reads commands, and answers each with "done":
+ * "expire NODE" makes the ResourceManager act as if it had not heard from a NodeManager for too long. The end of its
+ * input ends it.
  */
 public final class YarnCluster {
   private static final Map<String, String> SETTINGS =
       Map.ofEntries(
-          Map.entry("yarn.scheduler.minimum-allocation-mb", "64"),
+          // It counts cores and memory; the default one counts memory alone.
+          Map.entry(
+              "yarn.scheduler.capacity.resource-calculator",
+              "org.apache.hadoop.yarn.util.resource.DominantResourceCalculator"),
+          Map.entry("yarn.resourcemanager.nodemanagers.heartbeat-interval-ms", "100"), // containers start sooner
           Map.entry("yarn.nodemanager.resource.memory-mb", "4096"),
-          Map.entry("yarn.nodemanager.resource.cpu-vcores", "8"),
+          Map.entry("yarn.nodemanager.resource.cpu-vcores", "32"),
           Map.entry("yarn.nodemanager.vmem-check-enabled", "false"),
           Map.entry("yarn.nodemanager.pmem-check-enabled", "false"),
           Map.entry("yarn.nodemanager.disk-health-checker.enable", "false"),
+          // Without this, a disk that is nearly full is used by nobody, whether it is checked again or not.
+          Map.entry("yarn.nodemanager.disk-health-checker.max-disk-utilization-per-disk-percentage", "100"),
           Map.entry("yarn.scheduler.capacity.root.queues", "default,small"),
           Map.entry("yarn.scheduler.capacity.root.default.capacity", "50"),
           Map.entry("yarn.scheduler.capacity.root.small.capacity", "50"),
@@ -40,6 +47,7 @@ public final class YarnCluster {
   public static void main(String[] arguments) throws Exception {
     YarnConfiguration settings = new YarnConfiguration();
     SETTINGS.forEach(settings::set);
+    settings.set("yarn.scheduler.minimum-allocation-mb", arguments[1]);
     String user = System.getProperty("user.name");
     settings.set("hadoop.proxyuser." + user + ".hosts", "*");
     settings.set("hadoop.proxyuser." + user + ".users", "*");

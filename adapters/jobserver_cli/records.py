@@ -1,29 +1,42 @@
-"""Formatting values of the server's JSON for people."""
+"""Formatting the records of jobs and contexts that the server returns, for people."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any, TypedDict
 
 NOT_DONE = "Job not done yet"
+FINAL = ("FINISHED", "ERROR", "KILLED")
+"""The states of jobs that have ended."""
 FRAMES = 3
 """How many stack frames are shown with an error."""
 _LIBRARIES = ("/site-packages/", "/dist-packages/", "/lib/python3.", "<frozen ")
 """Path fragments of installed libraries, as opposed to the job's own code."""
+WAITING = "WAITING"
+"""What is shown for a job or context that has not begun, in place of STARTED or RESTARTING."""
 CONTEXT_TERMINATED = "ContextTerminated"
 """The class of the error of a job whose context has ended. Its stack is the reason in words."""
+_MISSING_MODULE = re.compile(r"No module named '([^']+)'(?! \()")
+"""Matches Python's message, unless the launcher has added the reason in parentheses."""
+_HIDDEN_PACKAGE = re.compile(r"No module named '([^']+)'; '([^']+)' is not a package")
+"""Matches Python's message about a module that cannot contain others."""
+_CLASS_ERROR = re.compile(r"(?:ClassNotFoundException|NoClassDefFoundError): (.*)")
+_CLASS_NAME = re.compile(r"[\w.$/]+")
+"""The whole message if a class is missing. Messages about other problems have more words."""
 MESSAGE_LINES = 12
 """How many lines of an error message are shown. Messages from the JVM can contain a whole stack trace."""
 
 
-class JobReport(TypedDict, total=False):
-    """A job as the server reports it."""
+class JobFields(TypedDict, total=False):
+    """The members of a job's record, and of its response to a submit."""
 
     jobId: str
     status: str
     startTime: str
+    runningTime: str
     duration: str
     classPath: str
     context: str
@@ -35,8 +48,8 @@ class JobReport(TypedDict, total=False):
     result: Any
 
 
-class ContextReport(TypedDict, total=False):
-    """A context as the server reports it."""
+class ContextFields(TypedDict, total=False):
+    """The members of a context's record."""
 
     id: str
     name: str
@@ -48,6 +61,8 @@ class ContextReport(TypedDict, total=False):
     url: str
     error: Any
     restarts: int
+    lastRestart: Mapping[str, Any]
+    server: str
     load: Mapping[str, int]
     settings: Mapping[str, Any]
 
@@ -84,35 +99,55 @@ def class_shown(name: object, *, wide: bool) -> str:
     return str(name) if wide else str(name).rpartition(".")[2]
 
 
-def state_shown(report: JobReport) -> str:
+def job_state(record: JobFields) -> str:
+    """Return a job's state in one word."""
+    return WAITING if record.get("waiting") else str(record.get("status", ""))
+
+
+def context_state(record: ContextFields) -> str:
+    """Return a context's state in one word."""
+    return WAITING if record.get("waiting") else str(record.get("state", ""))
+
+
+def state_shown(record: JobFields) -> str:
     """Return a job's state, with a note if it waits for a slot or is being killed."""
-    state = str(report.get("status", ""))
-    if report.get("killRequested"):
+    state = str(record.get("status", ""))
+    if record.get("killRequested"):
         return f"{state}, kill requested"
-    return f"{state}, waiting for a slot" if report.get("waiting") else state
+    return f"{state}, waiting for a slot" if record.get("waiting") else state
 
 
-def progress_shown(report: JobReport) -> str | None:
+def progress_shown(record: JobFields) -> str | None:
     """Format a job's progress, or return None if it is unknown, or has no stage yet."""
-    progress = report.get("progress")
+    progress = record.get("progress")
     if not isinstance(progress, Mapping) or not (progress.get("stagesTotal") or progress.get("tasksTotal")):
         return None
     stages = f"stage {progress.get('stagesDone', 0)}/{progress.get('stagesTotal', 0)}"
     return f"{stages}, task {progress.get('tasksDone', 0)}/{progress.get('tasksTotal', 0)}"
 
 
-def load_shown(report: ContextReport) -> str | None:
+def load_shown(record: ContextFields) -> str | None:
     """Format how many slots of a context are taken, or return None if the server does not know it."""
-    load = report.get("load")
+    load = record.get("load")
     if not isinstance(load, Mapping):
         return None
     taken = f"{load.get('running', 0)} of {load.get('slots', 0)} slots in use"
     return f"{taken}, {waiting} waiting" if (waiting := load.get("waiting")) else taken
 
 
-def settings_shown(report: ContextReport) -> str | None:
+def last_restart_shown(record: ContextFields) -> str | None:
+    """Format why and after which context this one was started again, or return None if that is not known."""
+    before = record.get("lastRestart")
+    if not isinstance(before, Mapping):
+        return None
+    ended, error = time_shown(before.get("endTime")), before.get("error")
+    reason = error_text(error) if error else "reason unknown"
+    return f"{reason}\n(context {before.get('id')}{ended and f', ended {ended}'})"
+
+
+def settings_shown(record: ContextFields) -> str | None:
     """Format the settings of a context, one a line, or return None if there are none."""
-    settings = report.get("settings") or {}
+    settings = record.get("settings") or {}
     lines = [
         f"{key} = {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
         for key, value in sorted(settings.items())
@@ -132,6 +167,31 @@ def error_text(result: object) -> str:
         lines = [*lines[:MESSAGE_LINES], "…"]
     message = "\n".join(lines)
     return f"{kind}: {message}" if kind else message
+
+
+def missing_code_advice(error: object) -> str | None:
+    """Return how to give a job the package or class that it has not found, or None for any other error.
+
+    The error is an error object, or its message.
+    """
+    text = f"{error.get('errorClass')}: {error.get('message')}" if isinstance(error, Mapping) else str(error)
+    if found := _HIDDEN_PACKAGE.search(text):
+        name, module = found.groups()
+        return f"{module} is a module, so {name} is not in it. If it hides a package, rename the module."
+    if found := _MISSING_MODULE.search(text):
+        settings = "cp or python.executable of its context"
+        return f"{found[1]} is in no package of the job: add one with --package, or set {settings}."
+    if (found := _CLASS_ERROR.search(text)) and _CLASS_NAME.fullmatch(found[1].strip()):
+        name, settings = found[1].strip().replace("/", "."), "cp or dependent-jar-uris of its context"
+        return f"{name} is in no jar of the job: add one with --cp, or set {settings}."
+    return None
+
+
+def stack_of(error: object) -> str | None:
+    """Return the stack of an error object, or None. What stands for that of a lost context is no stack."""
+    if not isinstance(error, Mapping) or error.get("errorClass") == CONTEXT_TERMINATED:
+        return None
+    return str(error.get("stack") or "") or None
 
 
 def stack_excerpt(stack: object) -> list[str]:

@@ -13,7 +13,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
-class Pool:
+class ThreadPool:
     """Runs up to ``size`` blocking calls at once in threads. Further calls wait without a thread."""
 
     def __init__(self, size: int) -> None:
@@ -30,24 +30,23 @@ class Pool:
         return await anyio.to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._limiter)
 
 
-class Pools:
-    """A pool for each kind of blocking call, so that slow calls do not delay the others.
+class ThreadPools:
+    """A thread pool for each kind of blocking call, so that slow calls do not delay the others.
 
     ``quick`` is for the metadata store and for reading and writing chunks of files. ``slow`` is for calls
     that may wait for something else, such as a submit, and ``ending`` for ends, which may wait for another
     server but never for slow submits. ``logs`` is for logs, which another server may have to read.
-    ``passwords`` is for hashing, which uses much memory
-    by design. ``parsing`` is for large configurations, each of which can take seconds of CPU time.
-    ``maintenance`` is for calls of operators that look at all records and files, ``pruning`` for those that
-    remove some of them.
+    ``passwords`` is for hashing, which uses much memory by design.
+    ``parsing`` is for large configurations, each of which can take seconds of CPU time. ``maintenance`` is
+    for calls of operators that read all records and files, ``pruning`` for those that remove some of them.
     """
 
-    def __init__(self, *, quick: int = 16, slow: int = 16, passwords: int = 2, parsing: int = 1) -> None:
-        self.quick = Pool(quick)
-        self.slow = Pool(slow)
-        self.ending = Pool(slow)
-        self.logs = Pool(quick)
-        self.passwords = Pool(passwords)
-        self.parsing = Pool(parsing)
-        self.maintenance = Pool(1)
-        self.pruning = Pool(1)
+    def __init__(self) -> None:
+        self.quick = ThreadPool(16)
+        self.slow = ThreadPool(16)
+        self.ending = ThreadPool(16)
+        self.logs = ThreadPool(16)
+        self.passwords = ThreadPool(2)
+        self.parsing = ThreadPool(1)
+        self.maintenance = ThreadPool(1)
+        self.pruning = ThreadPool(1)

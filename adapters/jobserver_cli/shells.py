@@ -1,0 +1,107 @@
+r"""The command ``completion``, and its scripts for bash, zsh and fish.
+
+The problem: each shell takes a line apart in its own way, and bash also at characters inside of words (``@``,
+``:``, ``=``). If the command got the shell's words, it could not complete ``@last``.
+
+The idea: a script passes the line up to the cursor as it was typed. The command takes it apart itself, and
+prints what the last word can be, one candidate a line, with a tab before its description. The script only
+brings these lines into the form that its shell wants. If there are none, the shell completes file names.
+
+The variables are those of typer for fish, whose lines have this form.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+
+class Shell(str, Enum):
+    """The shells that there is a script for."""
+
+    BASH = "bash"
+    ZSH = "zsh"
+    FISH = "fish"
+
+
+_ASK = "env _JOBSERVER_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args _TYPER_COMPLETE_ARGS="
+
+BASH = r"""_jobserver() {
+    local line="${COMP_LINE:0:COMP_POINT}" last before="" mark value about shown room values=() abouts=()
+    while IFS=$'\t' read -r value about; do
+        [[ -n "$value" ]] || continue
+        values+=("$(printf %q "$value")")
+        abouts+=("$about")
+    done < <(<ask>"$line" "${1/#\~/$HOME}" 2>/dev/null </dev/null)
+    # Bash replaces only what follows the last : or =, or begins with the last @: drop what precedes it.
+    last="${line##*[[:space:]]}"
+    for mark in @ : =; do
+        if [[ "$COMP_WORDBREAKS" == *"$mark"* && "$last" == *"$mark"* ]]; then
+            value="${last%"$mark"*}${mark#@}"
+            [[ ${#value} -gt ${#before} ]] && before="$value"
+        fi
+    done
+    # A description is for a list of candidates, and not to be put into the line.
+    [[ ${#values[@]} -lt 2 || "$COMP_TYPE" == 37 || "$COMP_TYPE" == 42 ]] && abouts=()
+    COMPREPLY=()
+    for mark in "${!values[@]}"; do
+        shown="${values[mark]#"$before"}"
+        room=$((${COLUMNS:-80} - ${#shown} - 4))
+        [[ $room -gt 0 && -n "${abouts[mark]}" ]] && shown="$shown  (${abouts[mark]:0:room})"
+        COMPREPLY+=("$shown")
+    done
+}
+complete -o default -o nosort -F _jobserver jobserver 2>/dev/null ||
+    complete -o default -F _jobserver jobserver
+"""
+
+ZSH = r"""#compdef jobserver
+_jobserver() {
+    local line value about program="${words[1]/#\~/$HOME}" typed="${(j: :)words[1,CURRENT-1]} $PREFIX"
+    local -a found
+    for line in "${(@f)$(<ask>"$typed" "$program" 2>/dev/null </dev/null)}"; do
+        value="${line%%$'\t'*}"
+        about="${line#"$value"}"
+        [[ -n "$value" ]] && found+=("${value//:/\\:}${about:+:${about#$'\t'}}")
+    done
+    [[ "$PREFIX" = --*=* ]] && compset -P '*='
+    if (( ${#found} )); then
+        _describe -V jobserver found
+    else
+        _files
+    fi
+}
+if [[ "$funcstack[1]" = _jobserver ]]; then
+    _jobserver
+else
+    compdef _jobserver jobserver
+fi
+"""
+
+FISH = r"""function __jobserver
+    set -l program (commandline -opc)[1]
+    set -l found (<ask>(commandline -cp) $program 2>/dev/null </dev/null)
+    if test -n "$found[1]"
+        set -l option (string match -r '^--[^=]+=' -- (commandline -ct))
+        printf '%s\n' "$option"$found
+    else
+        __fish_complete_path (commandline -ct)
+    end
+end
+complete -c jobserver --no-files --keep-order --arguments '(__jobserver)'
+"""
+
+_SCRIPTS = {Shell.BASH: BASH, Shell.ZSH: ZSH, Shell.FISH: FISH}
+
+
+def completion(
+    shell: Annotated[Shell, typer.Argument(metavar="bash|zsh|fish", help="The shell.", show_default=False)],
+) -> None:
+    """Print the script that completes this command in a shell: commands, options, and names on the server.
+
+    For bash, add the first line below to ~/.bashrc. For zsh, ~/.zfunc must be in fpath before compinit runs.
+    """
+    sys.stdout.write(_SCRIPTS[shell].replace("<ask>", _ASK))

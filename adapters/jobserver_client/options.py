@@ -1,0 +1,122 @@
+"""How to reach a server: the options that all clients take."""
+
+from __future__ import annotations
+
+import ssl
+from abc import ABC, abstractmethod
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import attrs
+import httpx
+
+from jobserver_core.errors import InvalidRequest
+from jobserver_core.models.json_values import Json
+
+
+@attrs.frozen(kw_only=True)
+class ConnectionOptions:
+    """How to reach a server."""
+
+    url: str
+    user: str | None
+    password: str | None = attrs.field(repr=False)
+    token: str | None = attrs.field(repr=False)
+    ca_file: Path | str | None
+    ssl_context: ssl.SSLContext | None
+    timeout: float
+    connect_timeout: float
+    retries: int
+    reconnect_timeout: float
+    user_agent: str
+
+    @property
+    def address(self) -> str:
+        """The URL, with a scheme and without a trailing slash.
+
+        Raises:
+            InvalidRequest: It is not the URL of a server.
+        """
+        text = self.url.strip()
+        text = text if "://" in text else f"http://{text}"
+        try:
+            parts = urlsplit(text)
+            valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            valid = False
+        if not valid or "@" in parts.netloc or parts.query or parts.fragment:
+            raise InvalidRequest(message="invalid server address; expected a URL such as http://host:8090")
+        return text.rstrip("/")
+
+    def auth(self) -> httpx.Auth | tuple[str, str] | None:
+        """Return the credentials in the form that httpx takes."""
+        if self.token is not None:
+            return _Bearer(self.token)
+        return (self.user, self.password or "") if self.user is not None else None
+
+    def verification(self) -> ssl.SSLContext | bool:
+        """Return what to check the server's certificate with.
+
+        Raises:
+            InvalidRequest: The file has no certificates, or cannot be read.
+        """
+        if self.ssl_context is not None:
+            return self.ssl_context
+        if self.ca_file is None:
+            # Without https there is no certificate; reading all authorities would be in vain, and takes long.
+            tls = urlsplit(self.address).scheme == "https"
+            return True if tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        try:
+            return ssl.create_default_context(cafile=str(self.ca_file))
+        except (OSError, ssl.SSLError) as error:
+            message = f"cannot read certificate authorities from {self.ca_file}: {error}"
+            raise InvalidRequest(message=message) from error
+
+
+class _Bearer(httpx.Auth):
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def auth_flow(self, request: httpx.Request) -> Json:
+        """Add the token to a request."""
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        yield request
+
+
+class RemoteServer(ABC):
+    """A server that runs elsewhere. See :class:`jobserver_client.Client` for what the options mean."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        user: str | None = None,
+        password: str | None = None,
+        token: str | None = None,
+        ca_file: Path | str | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        timeout: float = 90.0,
+        connect_timeout: float = 5.0,
+        retries: int = 3,
+        reconnect_timeout: float = 60.0,
+        user_agent: str = "jobserver-client",
+    ) -> None:
+        self._open(
+            ConnectionOptions(
+                url=url,
+                user=user,
+                password=password,
+                token=token,
+                ca_file=ca_file,
+                ssl_context=ssl_context,
+                timeout=timeout,
+                connect_timeout=connect_timeout,
+                retries=retries,
+                reconnect_timeout=reconnect_timeout,
+                user_agent=user_agent,
+            )
+        )
+
+    @abstractmethod
+    def _open(self, options: ConnectionOptions) -> None:
+        """Prepare for calls; no connection is opened before the first one."""

@@ -1,0 +1,125 @@
+"""Store results: small ones with the job's record, large ones in the blob store."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from jobserver_core.binaries.pins import BlobPins
+from jobserver_core.errors import StorageError, TooLarge
+from jobserver_core.models.jobs import JobResult, ResultKind
+from jobserver_core.ports import Blob, BlobStore, BlobWriter, ResultSink
+from jobserver_core.running.results import ResultReader
+
+if TYPE_CHECKING:
+    from jobserver_core.config.settings import JobLimits
+
+BUFFER = 1024 * 1024
+"""The maximum number of bytes of a result to keep in memory."""
+
+
+class ResultWriter(ResultSink):
+    """Keeps a small result in memory, and streams a larger one to the blob store.
+
+    If storing a result from memory fails, :meth:`finish` may be repeated. A streamed result cannot be stored
+    again, because its bytes are no longer in memory once they are written. The blob of a result is pinned
+    until :meth:`discard`; do not call that before a record refers to the blob.
+    """
+
+    def __init__(
+        self, blobs: BlobStore, pins: BlobPins, *, stream: bool, inline_limit: int, max_size: int
+    ) -> None:
+        self._blobs = blobs
+        self._pins = pins
+        self._pinned = ExitStack()
+        self._kind = ResultKind.STREAM if stream else ResultKind.STORED
+        self._inline_limit = -1 if stream else inline_limit
+        self._max_size = max_size
+        self._buffer = bytearray()
+        self._size = 0
+        self._writer: BlobWriter | None = None
+        self._result: JobResult | None = None
+        self._discarded = False
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether :meth:`finish` may be repeated after it failed."""
+        return self._writer is None and not self._discarded
+
+    def write(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size > self._max_size:
+            self.discard()
+            raise TooLarge(what="the job's result", limit=self._max_size)
+        if self._discarded:
+            return  # the job has ended in the meantime
+        if self._writer is None and self._size > max(self._inline_limit, BUFFER):
+            self._writer = self._blobs.create()
+            if self._discarded:  # just now, by another thread that saw no writer
+                self._writer.discard()
+                return
+            self._writer.write(bytes(self._buffer))
+            self._buffer.clear()
+        if self._writer is None:
+            self._buffer += data
+        else:
+            self._writer.write(data)
+
+    def finish(self) -> JobResult:
+        """Store the written bytes, and return their location. Idempotent once they are stored.
+
+        Raises StorageError.
+        """
+        if self._result is None:
+            if self._discarded:
+                raise StorageError(message="the result was discarded")
+            self._result = self._store()
+            self._buffer.clear()
+        return self._result
+
+    def discard(self) -> None:
+        """Discard the bytes that are not stored. They cannot be stored afterwards. Idempotent."""
+        self._discarded = True
+        self._pinned.close()
+        self._buffer.clear()
+        if self._writer is not None:
+            self._writer.discard()
+
+    def _store(self) -> JobResult:
+        if self._writer is not None:
+            blob = self._commit(self._writer)
+        elif self._size <= self._inline_limit:
+            return JobResult(kind=ResultKind.INLINE, size=self._size, text=self._buffer.decode())
+        else:
+            with self._blobs.create() as writer:
+                writer.write(bytes(self._buffer))
+                blob = self._commit(writer)
+        return JobResult(kind=self._kind, size=blob.size, digest=blob.digest)
+
+    def _commit(self, writer: BlobWriter) -> Blob:
+        self._pinned.enter_context(self._pins.pinned(writer.digest))
+        return writer.commit()
+
+
+class ResultStore:
+    """Stores small results with the job's record, and large ones in the blob store."""
+
+    def __init__(self, blobs: BlobStore, pins: BlobPins, limits: JobLimits) -> None:
+        self._blobs = blobs
+        self._pins = pins
+        self._limits = limits
+
+    def writer(self, *, stream: bool) -> ResultWriter:
+        """Return the sink for one result."""
+        limits = self._limits
+        return ResultWriter(
+            self._blobs,
+            self._pins,
+            stream=stream,
+            inline_limit=limits.inline_result_limit,
+            max_size=limits.max_result_size,
+        )
+
+    def open(self, result: JobResult) -> ResultReader:
+        """Open a stored result. Raises BlobNotFound, StorageError."""
+        return ResultReader(result, self._blobs)
