@@ -24,7 +24,7 @@ from jobserver_cli.client import DEFAULT_URL, Client, Connection
 from jobserver_cli.completion import context_names, job_ids, server_names
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.interruption import run_on_thread
-from jobserver_cli.terminal import Terminal
+from jobserver_cli.terminal import Terminal, writing
 
 CONNECTION_PANEL = "Server"
 JOB_HELP = "The job's ID, a unique prefix of it, or @last for the newest job."
@@ -160,6 +160,8 @@ def failures_as_exits(terminal: Terminal) -> Iterator[None]:
     """Print the error that the block raises, and end the process with its exit code."""
     try:
         yield
+        with writing(sys.stdout):
+            sys.stdout.flush()
     except CommandFailed as error:
         terminal.error(error.message, error.advice)
         raise typer.Exit(error.code) from None

@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, BinaryIO, NoReturn, TextIO
 
 from jobserver_cli.exits import ExitCode
 from jobserver_cli.tables import Table
@@ -182,11 +182,9 @@ class Terminal:
                 self._write(chunk)
 
     def _write(self, chunk: bytes) -> None:
-        try:
+        with writing(sys.stdout):
             sys.stdout.buffer.write(chunk)
             sys.stdout.buffer.flush()
-        except BrokenPipeError:
-            close_pipe()
 
     def status(self, text: str) -> AbstractContextManager[Callable[[str], None]]:
         """Show a status message while the block runs. The block gets a function that changes it.
@@ -283,19 +281,43 @@ class Pipe:
 
     def print(self, text: str) -> None:
         """Print a line, or exit if the reader has closed the pipe."""
-        try:
-            stream = getattr(sys, self._name)  # at each call, as print() does
-            if stream is not None:
+        stream = getattr(sys, self._name)  # at each call, as print() does
+        if stream is not None:
+            with writing(stream):
                 stream.write(f"{text}\n")
                 stream.flush()
-        except BrokenPipeError:
-            close_pipe()
+
+
+@contextmanager
+def writing(stream: TextIO) -> Iterator[None]:
+    """Write to an output in the block; exit without a message if its reader has closed the pipe.
+
+    After a failure nothing more reaches the output. Otherwise Python would try to write the rest at exit,
+    fail again, and replace the exit code.
+
+    Raises:
+        OSError: The output cannot be written for another reason, such as a full disk.
+
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        close_pipe()
+    except OSError:
+        _discard_rest(stream)
+        raise
 
 
 def close_pipe() -> NoReturn:
     """Exit without a message, because the reader of the output has closed the pipe."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _discard_rest(sys.stdout)
     raise SystemExit(ExitCode.PIPE_CLOSED)
+
+
+def _discard_rest(stream: TextIO) -> None:
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 def _print(

@@ -204,18 +204,29 @@ def test_a_pipe_closed_in_the_middle_of_a_result_ends_the_command_quietly(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-@pytest.mark.parametrize("name", ["Raw", "Large"])
+@pytest.mark.parametrize("name", ["Raw", "Stream", "Large"])
 def test_a_full_disk_is_reported_as_a_full_disk(client: CommandLine, server: JobServer, name: str) -> None:
-    job_id = submitted(client, server, name)
+    check_full_disk("result", submitted(client, server, name))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("arguments", [("binaries",), ("binaries", "--json"), ("completion", "bash")])
+@pytest.mark.usefixtures("client")
+def test_a_full_disk_is_reported_by_each_kind_of_output(arguments: tuple[str, ...]) -> None:
+    check_full_disk(*arguments)
+
+
+def check_full_disk(*arguments: str) -> None:
     with (
         Path("/dev/full").open("wb") as full,
-        process("result", job_id, stdout=full, stderr=subprocess.PIPE) as running,
+        process(*arguments, stdout=full, stderr=subprocess.PIPE) as running,
     ):
         assert running.stderr is not None
         errors = running.stderr.read().decode()
         assert running.wait(60) == ExitCode.NOT_READY
     assert "No space left on device" in errors
     assert "Traceback" not in errors
+    assert "Exception ignored" not in errors
 
 
 def seen_on_a_terminal(*arguments: str) -> bytes:

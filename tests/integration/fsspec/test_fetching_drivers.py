@@ -47,4 +47,4 @@ def test_a_login_of_the_uri_ends_with_a_failed_fetch(make_fetcher: MakeFetcher) 
     fetcher = make_fetcher(policy=AddressPolicy(schemes=["webhdfs"]))
     with pytest.raises(FetchError), fetcher.fetch("webhdfs://alice:hunter2@127.0.0.1:1/x.jar"):
         pytest.fail("the block was entered")
-    assert logins(WebHDFS) == []
+    assert not [login for login in logins(WebHDFS) if login["host"] == "127.0.0.1"]

@@ -1,4 +1,4 @@
-"""Two minutes of torture of real servers without Spark; ``benchmarks/torture_spark.py`` runs long ones with it."""
+"""Two minutes of torture of real servers; ``benchmarks/torture_spark.py`` runs long ones, with Spark."""
 
 from __future__ import annotations
 
