@@ -35,7 +35,7 @@ class DataDirectory:
         self.shares_data_files = data_files is not None
         """Whether other servers may keep their data files in the same place."""
         try:
-            root.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
+            create_private(root)
             self._identity = self._identify()
         except OSError as error:
             raise StorageError(message=f"data directory {root}: {error.strerror or error}") from error
@@ -167,7 +167,7 @@ def lock_data_dir(path: Path, until: ExitStack) -> Path:
     import fcntl  # noqa: PLC0415 - not on every platform that can embed the in-memory server
 
     try:
-        path.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
+        create_private(path)
         file = until.enter_context((path / "server.lock").open("a+"))
     except OSError as error:
         raise StorageError(message=f"data directory {path}: {error.strerror or error}") from error

@@ -46,6 +46,8 @@ from typing import BinaryIO
 
 import attrs
 
+from jobserver_core.data_directory import create_private
+
 _log = logging.getLogger(__name__)
 
 _MAX_AGE = 30 * 24 * 3600.0
@@ -245,7 +247,7 @@ class DiskCache:
             directory = Path(tempfile.mkdtemp(prefix="jobserver-cache-"))
             self._finalizer = weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
         for name in ("contents", "parts", "locks"):
-            (directory / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+            create_private(directory / name)
         return directory
 
     def _lease(self, name: str, path: Path) -> CacheLease:

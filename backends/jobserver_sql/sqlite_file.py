@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from jobserver_core.data_directory import create_private
 from jobserver_core.errors import StorageError
 from jobserver_sql.statements import DriverConnection
 
@@ -129,7 +130,7 @@ class DatabaseFile:
         self.path = path
         self._log = f"{path}-wal"
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            create_private(path.parent)
             descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
             try:
                 opened = os.fstat(descriptor)

@@ -1,16 +1,17 @@
-"""The data directory is private to the user of the server, whatever the umask."""
+"""The data directory and the caches are private to the user of the server, whatever the umask."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from jobserver_core.data_directory import DataDirectory, create_private, lock_data_dir
+from jobserver_core.disk_cache import DiskCache
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +41,23 @@ def test_missing_parents_are_private_and_existing_ones_keep_their_mode(tmp_path:
     assert mode(tmp_path / "existing") == 0o750
     assert mode(tmp_path / "existing" / "parent") == 0o700
     assert mode(tmp_path / "existing" / "parent" / "directory") == 0o700
+
+
+def open_cache(path: Path) -> None:
+    DiskCache(path, limit=0).new_part().close()
+
+
+def lock(path: Path) -> None:
+    with ExitStack() as until:
+        lock_data_dir(path, until)
+
+
+@pytest.mark.parametrize("create", [open_cache, DataDirectory, lock])
+def test_all_that_is_created_for_a_cache_or_a_data_directory_is_private(
+    tmp_path: Path, create: Callable[[Path], object]
+) -> None:
+    create(tmp_path / "parent" / "directory")
+    assert {mode(path) for path in tmp_path.rglob("*") if path.is_dir()} == {0o700}
 
 
 def test_a_file_in_the_place_of_a_directory_is_an_error(tmp_path: Path) -> None:

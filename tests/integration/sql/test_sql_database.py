@@ -41,6 +41,17 @@ def test_without_a_url_the_store_is_a_file_in_the_data_directory(tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir()] == [odd.name]
 
 
+def test_the_directory_of_a_sqlite_file_is_private_whatever_the_umask(tmp_path: Path) -> None:
+    chosen = settings(url=f"sqlite:///{tmp_path}/parent/directory/other.db")
+    umask = os.umask(0)
+    try:
+        SqlMetadataStore.from_settings(chosen, tmp_path).close()
+    finally:
+        os.umask(umask)
+    found = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*") if path.is_dir()}
+    assert found == {0o700}
+
+
 def test_the_url_and_the_options_of_the_settings_are_used(tmp_path: Path) -> None:
     options = {"synchronous": "normal", "lock-timeout": "1500 ms", "pool-size": 3}
     chosen = settings(url=f"sqlite:///{tmp_path}/other.db", options=options)
