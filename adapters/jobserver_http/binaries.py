@@ -22,6 +22,7 @@ from jobserver_http.wire import binary_record, named_binary_record, timestamp
 
 MAX_USERS = 1000
 """The maximum number of jobs that have not ended in which the users of a binary are searched."""
+_VISIBLE_USERS = "`job_ids` has those that the caller may see: with separate contexts, only the caller's own"
 
 ROUTES = Routes()
 
@@ -125,7 +126,7 @@ async def _store(call: Call, kind: BinaryType) -> None:
     responses=(
         RouteResponse(200, "The binary was deleted", SUCCESS_BODY),
         *NO_BINARY,
-        *failures(s403="A job that has not ended uses the binary"),
+        *failures(s403=f"A job that has not ended uses the binary. {_VISIBLE_USERS}"),
     ),
 )
 async def delete_binary(call: Call) -> Response:
@@ -196,7 +197,7 @@ async def upload_jar(call: Call) -> Response:
     responses=(
         RouteResponse(200, "The jar was deleted", SUCCESS_BODY),
         *NO_BINARY,
-        *failures(s403="A job that has not ended uses the jar"),
+        *failures(s403=f"A job that has not ended uses the jar. {_VISIBLE_USERS}"),
     ),
 )
 async def delete_jar(call: Call) -> Response:

@@ -47,6 +47,8 @@ page at `/docs`, where you can try calls.
 - `POST any/path?_method=DELETE` (or `PUT`) works like that method, for proxies that allow only POST.
 - A repeated parameter or an invalid value is refused with 400.
 - `HEAD` works like `GET` without the body.
+- With [separate contexts for each user](../howto/secure-the-server.md#separate-contexts-for-each-user),
+  callers see only their own contexts and jobs: in lists, in events, and in errors.
 - Uploads and large results are streamed, never held in memory. A waiting synchronous call holds no thread.
   If a client disconnects, its job continues.
 """
