@@ -7,6 +7,7 @@ import re
 import secrets
 import time
 from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 from urllib.parse import quote
 
 import attrs
@@ -235,6 +236,7 @@ class _Endpoint:
                 path=scope.get("path_params", {}),
                 names=names,
                 identity=identity,
+                admit=partial(self._authenticate, scope, route),
             )
             return await route.handler(call)
         except (Disconnected, ClientDisconnect):

@@ -89,8 +89,9 @@ class Authenticator(Backend):
     def current(self, identity: Identity) -> bool:
         """Whether an authenticated identity is still valid. Must be cheap.
 
-        It is asked with each request whose credentials were verified within the last minute, and while
-        events or logs are streamed, which end when it is not.
+        It is asked with each request whose credentials were verified within the last minute, when a request
+        has read its body or waited, for which it is then verified again, and while events or logs are
+        streamed, which end when it is not.
         """
         return True
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -88,7 +88,10 @@ _SMALL_CONFIG = 16 * 1024
 
 @attrs.frozen(kw_only=True, eq=False)
 class Call:
-    """One authorized request with its parsed parameters. ``operation`` is the name of its route."""
+    """One authorized request with its parsed parameters.
+
+    ``operation`` is the name of its route. ``admit`` checks the caller's credentials and permissions again.
+    """
 
     state: ApplicationState
     operation: str
@@ -99,6 +102,7 @@ class Call:
     path: Mapping[str, str]
     names: Namespace
     identity: Identity | None
+    admit: Callable[[], Awaitable[object]]
 
     @property
     def server(self) -> JobServer:
@@ -130,6 +134,15 @@ class Call:
             return False
         return not authenticator.current(self.identity)
 
+    async def recheck(self) -> None:
+        """Refuse a caller whose credentials have become invalid while the call waited, as a new request.
+
+        Raises:
+            Rejected: The caller may not make this call any more.
+        """
+        if self.revoked:
+            await self.admit()
+
     async def job(self) -> Job:
         """Return the job that the path names, as its owner sees it. Raises JobNotFound."""
         return self.names.checked(await self.threads.quick.run(self.server.job, self.path["id"]))
@@ -145,11 +158,15 @@ class Call:
         return root.rstrip("/") + "".join(f"/{quote(segment, safe='')}" for segment in segments)
 
     async def text(self, what: str) -> str:
-        """Read and decode a posted configuration. Raises the errors of ``read_body`` and ``decoded``."""
+        """Read and decode a posted configuration.
+
+        Raises the errors of ``read_body``, ``decoded`` and ``recheck``.
+        """
         if self.guard.empty:
             return ""
         limit = self.server.settings.limits.config_size
         body = await read_body(self.guard.receive, limit=limit, what=what)
+        await self.recheck()
         return decoded(body, self.header("content-type"))
 
     async def store_body(self, what: str, begin: Callable[[], ChunkedUpload[T]]) -> T:
@@ -157,6 +174,7 @@ class Call:
 
         Raises:
             BodyTooLarge: The file is larger than the limit. If its Content-Length is, nothing is read.
+            Rejected: The caller may not make this call any more.
         """
         limit = self.server.settings.limits.upload_size
         if self.guard.declared is not None and self.guard.declared > limit:
@@ -165,6 +183,7 @@ class Call:
         try:
             async for chunk in stream_body(self.guard.receive, limit=limit, what=what):
                 await self.threads.quick.run(upload.write, chunk)
+            await self.recheck()
             return await self.threads.slow.run(upload.finish)
         finally:
             await self.threads.quick.run(upload.discard)
@@ -178,10 +197,12 @@ class Call:
             ResultTimeout: ``timeout`` seconds have passed.
             Disconnected: The client has disconnected.
             ServerClosed: The server is stopping.
+            Rejected: The caller may not make this call any more.
         """
         if not waiter.done():
             with self.state.notified(waiter) as done:
                 await _first_of(done, asyncio.ensure_future(self._wait_for_disconnect()), timeout=timeout)
+            await self.recheck()
         if waiter.done():
             return waiter.result(0)
         if timeout is None or self.state.closing.is_set():
@@ -203,6 +224,7 @@ class Call:
             ServerClosed: The server stopped before it was the turn of a large configuration.
             FetchError: The files were not fetched within ``timeout`` seconds.
             Disconnected: The client has disconnected.
+            Rejected: The caller may not make this call any more.
         """
         parse = self.server.parse_config
         config = await self._parse_in_turn(text) if len(text) > _SMALL_CONFIG else None

@@ -1,4 +1,4 @@
-"""Waiting clients: they use no threads, and nothing is lost when they disconnect."""
+"""Waiting clients cost no threads, lose nothing when they disconnect, and learn nothing once locked out."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ import asyncio
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
-from http_site import Site, Start
+import pytest
+from http_site import WHEEL, Site, Start
 
 from conditions import wait_until
-from serving import WAIT
+from jobserver_core import JobState, Settings
+from jobserver_http import Authenticator, Credentials, Identity
+from serving import WAIT, archive
 
 CLIENTS = 200
 
@@ -117,3 +123,88 @@ def test_a_server_that_sheds_load_says_so_and_stays_ready(start: Start) -> None:
     assert "jobserver_shedding_load 1.0" in metrics
     assert "jobserver_jobs_waiting 1.0" in metrics
     assert "jobserver_jobs_running 1.0" in metrics
+
+
+# -- callers who are locked out while they wait --------------------------------------------------------
+
+
+class _Lockable(Authenticator):
+    """Knows one caller, whose permissions can change; without any, nobody is known."""
+
+    permissions = frozenset({"*"})
+    checks = 0
+
+    @classmethod
+    def from_settings(cls, settings: Settings, data_dir: Path) -> _Lockable:
+        return cls()
+
+    def authenticate(self, credentials: Credentials) -> Identity | None:
+        return Identity(name="u", permissions=self.permissions) if self.permissions else None
+
+    def current(self, identity: Identity) -> bool:
+        current = identity.permissions == self.permissions
+        self.checks += 1
+        return current
+
+
+@pytest.mark.parametrize(
+    ("permissions", "status", "code"),
+    [
+        ((), 401, "unauthenticated"),
+        (("jobs:read",), 403, "permission_denied"),
+        (("jobs:read", "jobs:start"), 200, None),
+    ],
+)
+def test_a_result_goes_only_to_a_caller_who_might_still_ask_for_it(
+    start: Start, permissions: tuple[str, ...], status: int, code: str | None
+) -> None:
+    gate, authenticator = threading.Event(), _Lockable()
+
+    def gated(_job: object) -> str:
+        gate.wait(WAIT)
+        return "the result"
+
+    site = start(authenticator=authenticator, credentials=("u", "p"), functions={"w.Gated": gated})
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(site.submit, "w.Gated", sync="true", timeout=60)
+        wait_until(lambda: any(job.state is JobState.RUNNING for job in site.server.jobs().jobs))
+        authenticator.permissions = frozenset(permissions)
+        gate.set()
+        response = waiting.result(WAIT)
+    assert (response.status_code, response.json().get("code")) == (status, code)
+    assert ("the result" in response.text) == (status == 200)
+    assert ("www-authenticate" in response.headers) == (status == 401)
+    (job,) = site.server.jobs().jobs
+    wait_until(lambda: site.server.job(job.id).state is JobState.FINISHED)
+
+
+def test_a_caller_who_is_locked_out_does_not_learn_how_a_context_starts_or_ends(start: Start) -> None:
+    authenticator = _Lockable()
+    site = start(authenticator=authenticator, credentials=("u", "p"), start_delay=2.0)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(site.client.post, "/contexts/etl")
+        wait_until(site.server.contexts)
+        authenticator.permissions = frozenset()
+        assert waiting.result(WAIT).json()["code"] == "unauthenticated"
+    assert [context.name for context in site.server.contexts()] == ["etl"]
+
+
+@pytest.mark.parametrize("path", ["/binaries/late", "/data/late", "/jobs?appName=words&classPath=w.Echo"])
+def test_a_body_that_is_complete_only_after_its_caller_was_locked_out_changes_nothing(
+    start: Start, path: str
+) -> None:
+    authenticator = _Lockable()
+    site = start(authenticator=authenticator, credentials=("u", "p"))
+    before = authenticator.checks
+
+    def body() -> Iterator[bytes]:
+        yield archive()[:10]
+        wait_until(lambda: authenticator.checks > before, "the server begins the call")
+        authenticator.permissions = frozenset()
+        yield archive()[10:]
+
+    response = site.client.post(path, content=body(), headers=WHEEL)
+    assert (response.status_code, response.json()["code"]) == (401, "unauthenticated")
+    assert [binary.name for binary in site.server.binaries()] == ["words"]
+    assert site.server.data_files() == []
+    assert site.server.jobs().jobs == ()
