@@ -11,14 +11,25 @@ __all__ = ["Secret", "redacted", "redacted_url"]
 
 _MASK = "***"
 _PASSWORD = re.compile(r"(://[^/?#@\s:]*):[^/?#\s]*@")
+_ORACLE_PASSWORD = re.compile(
+    r"""(?i)(jdbc:oracle:\w+:(?:"[^"]*"|[^"/@:\s]*))/(?:"[^"]*"|(?:(?!jdbc:)\S)+)(?=@)"""
+)
+"""As in ``jdbc:oracle:thin:user/password@//host``. An ``@`` in the password need not be quoted here. No part
+of a URL extends into another one, so that the time is linear."""
+_PRIVATE_KEY = "PRIVATE KEY-----"
+"""What every private key in PEM format has at its start."""
 _SECRET_KEY = re.compile(
-    r"(?i)secret|passw|pass[._-]?phrase|credential|token|private|pod-template"
-    r"|(?:access|api)[._-]?key|account[._-]?key(?![a-z])|azure[._-]sas[._-]|shared[._-]?access[._-]?signature"
+    r"(?i)secret|passw|pass[._-]?(?:phrase|code)|credential|token|private|pod-template"
+    r"|(?:access|api)[._-]?key|account[._-]?key(?![a-z])|azure[._-]sas(?![a-z])"
+    r"|shared[._-]?access[._-]?signature|client[._-]provided[._-](?:encryption[._-])?key(?![a-z-])"
 )
 """Keys of secrets. The environment of the containers in a pod template may have some."""
 _SECRET_NAME = re.compile(
-    r"(?i)(?:^|[._-])(?:auth|pass|sig)$|pwd$|pgpass$|jaas[._-]config$"
-    r"|encryption[._-]?key(?:[._-]list)?$|azure[._-]storage[._-]key$"
+    r"(?i)(?:^|[._-])(?:auth|pass|sig|jwt)$|pwd$|(?:pg|ssh|store|key)[._-]?pass$|basic[._-]?auth$"
+    r"|auth[._-]?(?:user[._-]?info|digest|params?|param[._-]?map|mechanism[._-]?properties)$"
+    r"|headers?[._-](?:proxy-)?(?:authorization|cookie)$|jaas[._-]?config$|kerberos[._-]ticket$"
+    r"|(?:en|de)cryption[._-]?key(?:[._-]list)?$|(?:azure[._-]storage|keystore|sse|pvt|shared)[._-]?key$"
+    r"|(?:license|application|app|master|signing)[._-]?key$|key[._-]pem$|client[._-]?cert[._-]?pem[._-]?base64$"
 )
 """Ends of keys of secrets. As the start of a longer key they are harmless: ``encryption.keySizeBits``."""
 _SECRET_PARAMETER = re.compile(r"(?i)key|signature")
@@ -61,6 +72,7 @@ class Secret:
 
 def redacted_url(value: str) -> str:
     """Redact the passwords and secret parameters in a URL."""
+    value = _ORACLE_PASSWORD.sub(rf"\1/{_MASK}", value)
     if "://" not in value:
         return value
 
@@ -78,7 +90,8 @@ def redacted_repr(value: Json) -> str:
 def redacted(value: Json) -> Json:
     """Redact a JSON-like value: the values of keys that name a secret, and secrets in strings.
 
-    In strings, these are passwords in URLs, and ``name=value`` as in options of Java and JDBC.
+    In strings, these are passwords in URLs, ``name=value`` as in options of Java and JDBC, and private keys
+    in PEM format.
     """
     return _redacted(value, "")
 
@@ -94,7 +107,8 @@ def _redacted(value: Json, path: str) -> Json:
     if isinstance(value, (list, tuple)):
         return [_redacted(item, path) for item in value]
     if isinstance(value, str):
-        return _masked(redacted_url(value), _OPTION, _OPTION_VALUE, _names_secret)
+        shown = _masked(redacted_url(value), _OPTION, _OPTION_VALUE, _names_secret)
+        return _MASK if _PRIVATE_KEY in value else shown
     return value
 
 
