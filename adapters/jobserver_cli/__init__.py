@@ -29,7 +29,9 @@ def main() -> None:
         )
         sys.exit(7)
     if COMPLETION_VARIABLE in os.environ:
-        from typer._completion_classes import completion_init  # noqa: PLC0415 - only the scripts of shells need it
+        from typer import _completion_classes  # noqa: PLC0415 - only the scripts of shells need it
 
-        completion_init()
+        # Descriptions have no markup to remove. Rich would wrap the long ones, and is half of the time.
+        _completion_classes._sanitize_help_text = lambda text: text
+        _completion_classes.completion_init()
     app(prog_name="jobserver")

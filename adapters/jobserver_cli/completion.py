@@ -38,8 +38,8 @@ def _complete(
             found = [(name, about) for name, about in names(client) if name.startswith(incomplete)]
     except CommandFailed:
         return []
-    # Brackets would be markup of descriptions, and a hostile server must not steer the terminal.
-    return [(name, visible(about).replace("[", "(")) for name, about in found if visible(name) == name]
+    # A hostile server must not steer the terminal.
+    return [(name, visible(about)) for name, about in found if visible(name) == name]
 
 
 def _connection(given: Mapping[str, Any]) -> Connection:

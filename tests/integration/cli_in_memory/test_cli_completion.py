@@ -55,6 +55,12 @@ def test_completion_knows_commands_and_options() -> None:
     assert set(completed("jobserver lo")) == {"login", "logout", "logs"}
 
 
+def test_a_long_description_stays_on_the_line_of_its_option() -> None:
+    found = completed("jobserver run --")
+    assert {value[:2] for value in found} == {"--"}
+    assert found["--cp"].endswith("Can be repeated.")
+
+
 def test_jobs_are_completed_with_a_description(client: CommandLine) -> None:
     job_id = submitted(client)
     assert client("result", job_id, "--wait").code == 0
