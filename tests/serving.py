@@ -44,6 +44,14 @@ def archive(text: str = "x = 1") -> bytes:
     return buffer.getvalue()
 
 
+def packaged(version: str = "1.2.0") -> bytes:
+    """Return a wheel that carries the name ``words`` and a version."""
+    buffer = io.BytesIO(archive())
+    with zipfile.ZipFile(buffer, "a") as file:
+        file.writestr(f"words-{version}.dist-info/METADATA", f"Name: words\nVersion: {version}\n")
+    return buffer.getvalue()
+
+
 def count(job: InlineJob) -> dict[str, int]:
     words = job.config["input"]["string"].split()
     return {word: words.count(word) for word in words}

@@ -72,17 +72,22 @@ def binaries(client: Client, terminal: Terminal) -> None:
         terminal.note("no binaries")
     else:
         rows = [
-            (name, about.get("binary-type", ""), time_shown(about.get("upload-time")))
+            (
+                name,
+                about.get("binary-type", ""),
+                about.get("package", "-"),
+                time_shown(about.get("upload-time")),
+            )
             for name, about in found.items()
         ]
-        terminal.table(["Binary", "Type", "Uploaded"], rows, optional=["Uploaded"])
+        terminal.table(["Binary", "Type", "Package", "Uploaded"], rows, optional=["Uploaded", "Package"])
 
 
 def versions(client: Client, terminal: Terminal, name: BinaryName) -> None:
     """List all versions of a binary, newest first.
 
-    Names and versions of the uploaded files are not stored. To find out which file a version is, compare its
-    SHA-256 with the output of `sha256sum`.
+    The column Package has the name and version that the package carries in itself: in the metadata of a wheel
+    or egg, or in the manifest of a jar. If it has none, compare the SHA-256 with the output of `sha256sum`.
     """
     with explained(client, binary=name):
         found = client.get(f"/binaries/{quoted_segment(name)}/versions")
@@ -92,13 +97,14 @@ def versions(client: Client, terminal: Terminal, name: BinaryName) -> None:
     rows = [
         (
             time_shown(version.get("upload-time")),
+            version.get("package", "-"),
             version.get("binary-type", ""),
             version.get("size", ""),
             version.get("digest", ""),
         )
         for version in found
     ]
-    terminal.table(["Uploaded", "Type", "Bytes", "SHA-256"], rows, fold=True)
+    terminal.table(["Uploaded", "Package", "Type", "Bytes", "SHA-256"], rows, fold=True)
 
 
 def delete(client: Client, terminal: Terminal, name: BinaryName) -> None:

@@ -44,6 +44,7 @@ def binary_of(name: str, record: JsonMapping) -> Binary:
         uploaded_at=_time(record["upload-time"]),
         digest=record["digest"],
         size=record["size"],
+        package=record.get("package"),
     )
 
 

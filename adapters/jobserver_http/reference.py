@@ -39,8 +39,9 @@ page at `/docs`, where you can try calls.
   `{"name": "warm"}`. If a submit fails because its job failed before its code ran, `"jobId"` has the job.
 - The record of a job that has ended has `endTime` and, if it failed, `failure`: a value of
   [`FailureKind`](library.md#records), such as `raised`, `run-time` or `context-lost`. `GET /jobs/<id>`
-  also has `dispatchTime` and the code (`cp`). Binaries have `id`, `digest` (SHA-256) and `size`. The old API
-  has none of these.
+  also has `dispatchTime` and the code (`cp`). Binaries have `id`, `digest` (SHA-256) and `size`, and
+  `package` (such as `words 1.2.0`) if the uploaded package carries its name and version. The old API has
+  none of these.
 - Configurations are HOCON, a superset of JSON, regardless of the content type: `curl -d 'input.string = a b'`
   works. They cannot include files or read the environment, and are limited in size and depth
   (`jobserver.limits`).

@@ -52,6 +52,7 @@ _BINARY = {
     "id": _TEXT,
     "digest": _TEXT,
     "size": _COUNT,
+    "package": _TEXT,
 }
 _CODE = {"source": _TEXT, "binary-type": _one_of(BinaryType), "digest": _TEXT, "size": _COUNT}
 _JOB: Schema = {
@@ -103,12 +104,12 @@ SCHEMAS: dict[str, Schema] = {
         },
         ("result", "detail", "fields", "jobId"),
     ),
-    "Binary": _object({"app-name": _TEXT, **_BINARY}),
+    "Binary": _object({"app-name": _TEXT, **_BINARY}, ("package",)),
     "Jars": {"type": "object", "additionalProperties": _TIME},
-    "Binaries": {"type": "object", "additionalProperties": _object(_BINARY)},
+    "Binaries": {"type": "object", "additionalProperties": _object(_BINARY, ("package",))},
     "Versions": {
         "type": "array",
-        "items": _object({**_BINARY, "usedBy": _TEXTS}),
+        "items": _object({**_BINARY, "usedBy": _TEXTS}, ("package",)),
     },
     "Names": _TEXTS,
     "Contexts": {"anyOf": [_TEXTS, _list("Context"), _list("SparePool")]},

@@ -60,14 +60,18 @@ def exception_object(error: BaseException, names: Namespace = NO_NAMESPACE) -> J
 
 
 def binary_record(binary: Binary) -> JsonObject:
-    """Return a binary as ``GET /binaries`` shows it. ID, digest and size are an extension."""
-    return {
+    """Return a binary as ``GET /binaries`` shows it.
+
+    ID, digest and size are extensions, and the name and version of its package, if it has any.
+    """
+    record: JsonObject = {
         "binary-type": binary.type.value,
         "upload-time": timestamp(binary.uploaded_at),
         "id": binary.id,
         "digest": binary.digest,
         "size": binary.size,
     }
+    return record if binary.package is None else {**record, "package": binary.package}
 
 
 def named_binary_record(binary: Binary) -> JsonObject:

@@ -83,6 +83,7 @@ binaries = Table(
     _required("uploaded_at", Instant),
     _required("digest", FreeText),
     _required("size", BigInteger),
+    Column("package", FreeText),
     Index("ux_binaries_id", "id", unique=True),
     Index("ix_binaries_name", "name", "uploaded_at", "seq"),
     Index("ix_binaries_digest", "digest"),

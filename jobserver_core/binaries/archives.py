@@ -1,7 +1,7 @@
 """Recognise ZIP archives from untrusted senders, and unpack them safely.
 
 Jars, eggs and wheels are ZIP archives. The sender controls everything in one: names, sizes, counts,
-overlaps. :func:`check_archive` reads the list of members only; :func:`unpack` trusts no number in it
+overlaps. :func:`open_archive` reads the list of members only; :func:`unpack` trusts no number in it
 and counts what it writes.
 """
 
@@ -49,13 +49,18 @@ _DATA = re.compile(r"[^/]+\.data/")
 
 
 def check_archive(file: BinaryIO, kind: BinaryType | None = None) -> None:
-    """Raise NotAnArchive, with the reason, unless the file is a ZIP archive that is safe to keep.
+    """Raise NotAnArchive, with the reason, unless :func:`open_archive` would open the file."""
+    open_archive(file, kind).close()
+
+
+def open_archive(file: BinaryIO, kind: BinaryType | None = None) -> ZipFile:
+    """Open a ZIP archive that is safe to keep. Raises NotAnArchive, with the reason, for any other file.
 
     It must begin with a member (``PK 03 04``), have a readable list of members of bounded length, and
     no member that is encrypted, overlaps another, is a symbolic link or a device, or has a name which
     could lead out of a directory: absolute, with ``..``, a drive letter, a backslash or a NUL. For a jar
-    the compression method must be one that Java can read. The contents are not decompressed. The file is left
-    open, at any position.
+    the compression method must be one that Java can read. The contents are not decompressed. The file stays
+    open when the archive is closed, at any position.
     """
     import zipfile  # noqa: PLC0415 - keeps the import of the library light
 
@@ -64,16 +69,16 @@ def check_archive(file: BinaryIO, kind: BinaryType | None = None) -> None:
         raise NotAnArchive(reason=f"{noun} must be a ZIP archive, which begins with the bytes PK 03 04")
     _check_directory(file)
     try:
-        with zipfile.ZipFile(file) as archive:
-            members = archive.infolist()
-            end = archive.start_dir
+        archive = zipfile.ZipFile(file)
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, struct.error) as error:
         raise NotAnArchive(reason=f"its list of members cannot be read: {error}") from None
+    members = archive.infolist()
     if not members:
         raise NotAnArchive(reason="it has no members")
     for member in members:
         _check_member(member, kind)
-    _check_overlaps(members, end)
+    _check_overlaps(members, archive.start_dir)
+    return archive
 
 
 def _read_at(file: BinaryIO, offset: int, count: int) -> bytes:
@@ -189,7 +194,7 @@ def unpack(
     of ``<name>.data`` is left out (the binary distribution format, "Installing a wheel"). Files keep
     their executable bit, and are otherwise private to the user.
 
-    Raises NotAnArchive for what :func:`check_archive` refuses and for damaged contents; TooLarge once
+    Raises NotAnArchive for what :func:`open_archive` refuses and for damaged contents; TooLarge once
     more than ``max_bytes``, or than ``max_ratio`` times the archive's size (but at least 16 MiB), is
     written; StorageError when the disk reports an error. Unpacking is atomic if the process is killed, but
     not across a power cut.
@@ -236,18 +241,16 @@ def _extract_checked(path: Path, directory: Path, kind: BinaryType | None, limit
     import zipfile  # noqa: PLC0415 - keeps the import of the library light
     import zlib  # noqa: PLC0415
 
-    with path.open("rb") as file:
-        check_archive(file, kind)
-        with zipfile.ZipFile(file) as archive:
-            if len(archive.infolist()) > count:
-                raise NotAnArchive(reason=f"it has more than the allowed {count} members")
-            try:
-                _extract(archive, directory, kind, limit)
-            except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
-                name = Path(str(error.filename)).name
-                raise NotAnArchive(reason=f"{name!r} is both a file and a directory in it") from None
-            except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
-                raise NotAnArchive(reason=f"its content is damaged: {error}") from None
+    with path.open("rb") as file, open_archive(file, kind) as archive:
+        if len(archive.infolist()) > count:
+            raise NotAnArchive(reason=f"it has more than the allowed {count} members")
+        try:
+            _extract(archive, directory, kind, limit)
+        except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
+            name = Path(str(error.filename)).name
+            raise NotAnArchive(reason=f"{name!r} is both a file and a directory in it") from None
+        except (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, zlib.error) as error:
+            raise NotAnArchive(reason=f"its content is damaged: {error}") from None
 
 
 def _extract(archive: ZipFile, directory: Path, kind: BinaryType | None, limit: int) -> None:

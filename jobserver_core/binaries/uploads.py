@@ -9,7 +9,8 @@ from typing import Any, BinaryIO, Generic, TypeVar
 
 import attrs
 
-from jobserver_core.binaries.archives import check_archive
+from jobserver_core.binaries.archives import open_archive
+from jobserver_core.binaries.packages import package_of
 from jobserver_core.binaries.pins import BlobPins
 from jobserver_core.data_directory import DataDirectory
 from jobserver_core.errors import BinaryNotFound, TooLarge
@@ -147,8 +148,8 @@ class BinaryService:
     def _record(self, name: str, type: BinaryType, writer: BlobWriter) -> Binary:
         with self._pins.pinned(writer.digest):
             blob = writer.commit()
-            with self._blobs.open(blob.digest) as file:
-                check_archive(file, type)
+            with self._blobs.open(blob.digest) as file, open_archive(file, type) as archive:
+                package = package_of(archive, type)
             binary = Binary(
                 id=self._ids.new(),
                 name=name,
@@ -156,6 +157,7 @@ class BinaryService:
                 uploaded_at=self._clock.now(),
                 digest=blob.digest,
                 size=blob.size,
+                package=package,
             )
             self._data_directory.verify()
             self._metadata.add_binary(binary)

@@ -80,7 +80,11 @@ _ENDINGS = {
 
 @attrs.frozen(kw_only=True)
 class Binary:
-    """One version of a binary: ``size`` bytes with the SHA-256 ``digest``."""
+    """One version of a binary: ``size`` bytes with the SHA-256 ``digest``.
+
+    ``package`` is the name and version that the uploaded package carries in itself, such as
+    ``words 1.2.0``, or None if it has none.
+    """
 
     id: str
     name: str = attrs.field(validator=lambda _i, _a, value: check_binary_name(value))
@@ -88,6 +92,7 @@ class Binary:
     uploaded_at: datetime = attrs.field(validator=aware)
     digest: str = attrs.field(validator=sha256)
     size: int = attrs.field(validator=non_negative)
+    package: str | None = None
 
 
 @attrs.frozen(kw_only=True)

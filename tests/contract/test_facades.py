@@ -54,7 +54,7 @@ from jobserver_core import (
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.ports import ContextEnd
 from jobserver_http import running
-from serving import WAIT, ScriptedLauncher, a_request, a_server, archive
+from serving import WAIT, ScriptedLauncher, a_request, a_server, archive, packaged
 
 pytestmark = pytest.mark.real
 
@@ -319,13 +319,14 @@ def test_a_context_that_cannot_start_raises_its_error(play: Play) -> None:
 
 def test_binaries_are_uploaded_listed_and_deleted(play: Play, tmp_path: Path) -> None:
     async def scenario(facade: Facade) -> None:
-        first = await done(facade.upload("code", BinaryType.WHEEL, archive("x = 1")))
+        first = await done(facade.upload("code", BinaryType.WHEEL, packaged("1.2.0")))
         file = tmp_path / "code.egg"
         file.write_bytes(archive("x = 2"))
         with file.open("rb") as data:
             second = await done(facade.upload("code", BinaryType.EGG, data))
         assert (second.name, second.type, second.size) == ("code", BinaryType.EGG, file.stat().st_size)
-        assert [one.id for one in await done(facade.binary_versions("code"))] == [second.id, first.id]
+        assert await done(facade.binary_versions("code")) == [second, first]
+        assert (first.package, second.package) == ("words 1.2.0", None)
         assert (await done(facade.binary("code"))).digest == second.digest
         assert [one.name for one in await done(facade.binaries())] == ["code", "words"]
         removed = await done(facade.delete_binary("code"))

@@ -313,6 +313,14 @@ def test_damaged_contents_are_refused_and_leave_nothing(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.zip"]
 
 
+def test_a_name_that_is_damaged_before_its_member_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    data = zip_of(("wörds.py", b"1"))
+    at = data.index("ö".encode())
+    with pytest.raises(NotAnArchive, match="damaged"):
+        unpack(written(tmp_path / "a.zip", data[:at] + b"\xff" + data[at + 1 :]), tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zip"]
+
+
 def test_more_bytes_than_allowed_are_too_large_and_leave_nothing(tmp_path: Path) -> None:
     path = written(tmp_path / "a.zip", zip_of(("a", b"0" * 6000), ("b", b"0" * 6000)))
     with pytest.raises(TooLarge) as caught:

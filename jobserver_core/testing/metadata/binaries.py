@@ -19,7 +19,8 @@ class BinariesContract(StoreAccess):
 
     @pytest.mark.parametrize("kind", list(BinaryType))
     def test_a_binary_comes_back_equal_in_full(self, store: MetadataStore, kind: BinaryType) -> None:
-        binary = a_binary("my job_1.0-rc+x@y~z", type=kind, uploaded_at=at(microseconds=1), size=2**40)
+        fields = {"uploaded_at": at(microseconds=1), "size": 2**40, "package": f"Wörter {'a' * 190} 1.0"}
+        binary = a_binary("my job_1.0-rc+x@y~z", type=kind, **fields)
         store.add_binary(binary)
         assert store.binary(binary.name) == binary
         assert store.binary_versions(binary.name) == [binary]
@@ -29,6 +30,7 @@ class BinariesContract(StoreAccess):
         binary = a_binary(id="", size=0)
         store.add_binary(binary)
         assert store.binary(binary.name) == binary
+        assert binary.package is None
 
     def test_an_upload_time_comes_back_in_utc(self, store: MetadataStore) -> None:
         local = datetime(2016, 6, 19, 16, 27, 12, 196001, tzinfo=timezone(timedelta(hours=5, minutes=30)))

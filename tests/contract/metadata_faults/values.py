@@ -19,6 +19,13 @@ class LosesResults(Fault):
         super().advance_job(job, **rest)
 
 
+class LosesPackages(Fault):
+    caught_by = "test_a_binary_comes_back_equal_in_full"
+
+    def add_binary(self, binary: Binary) -> None:
+        super().add_binary(attrs.evolve(binary, package=None))
+
+
 class TakesNullForNone(Fault):
     caught_by = "test_a_null_result_is_not_the_same_as_none"
 

@@ -10,6 +10,7 @@ import pytest
 from command_line import CommandLine, wheel
 from jobserver_cli import file_commands
 from jobserver_core import BinaryType, JobServer
+from serving import packaged
 
 
 def test_upload_stores_the_bytes_under_the_name_with_the_type_of_the_ending(
@@ -67,8 +68,8 @@ def test_a_file_that_is_not_there_is_a_mistake_of_the_command_line(client: Comma
 
 def test_binaries_lists_names_types_and_times(client: CommandLine) -> None:
     heading, row = client("binaries").out.splitlines()
-    assert heading.split() == ["Binary", "Type", "Uploaded"]
-    assert row.split()[:2] == ["words", "Wheel"]
+    assert heading.split() == ["Binary", "Type", "Package", "Uploaded"]
+    assert row.split()[:3] == ["words", "Wheel", "-"]
     assert list(client("binaries", "--json").json) == ["words"]
 
 
@@ -76,6 +77,18 @@ def test_versions_lists_every_upload(client: CommandLine, tmp_path: Path) -> Non
     client("upload", "words", wheel(tmp_path), "--type", "egg")
     assert len(client("binary", "versions", "words").out.splitlines()) == 3
     assert len(client("binary", "versions", "words", "--json").json) == 2
+
+
+def test_versions_shows_the_name_and_version_that_each_package_carries(
+    client: CommandLine, server: JobServer
+) -> None:
+    for version in ("1.2.0", "1.3.0"):
+        server.upload("words", BinaryType.WHEEL, packaged(version))
+    heading, *rows = client("binary", "versions", "words").out.splitlines()
+    assert heading.split() == ["Uploaded", "Package", "Type", "Bytes", "SHA-256"]
+    at = heading.index("Package")
+    assert [row[at:].split("  ")[0] for row in rows] == ["words 1.3.0", "words 1.2.0", "-"]
+    assert "words 1.3.0" in client("binaries").out
 
 
 def test_versions_show_the_hash_by_which_its_file_is_found(client: CommandLine, tmp_path: Path) -> None:

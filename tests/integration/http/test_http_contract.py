@@ -14,7 +14,7 @@ from http_site import JAR, TIME, WHEEL, Site, Start, error, error_object, ok
 
 from jobserver_core import SparePool
 from jobserver_core.memory import MemoryMetadataStore
-from serving import ScriptedLauncher, archive
+from serving import ScriptedLauncher, archive, packaged
 
 # -- binaries --------------------------------------------------------------------------------------
 
@@ -73,6 +73,16 @@ def test_an_upload_under_a_known_name_is_a_new_version(site: Site) -> None:
     assert len({version["digest"] for version in versions}) == 2
     assert set(versions[0]) == {"binary-type", "upload-time", "id", "digest", "size", "usedBy"}
     error(site.client.get("/binaries/none/versions"), 404, "Can't find binary with name none")
+
+
+def test_a_version_has_the_name_and_version_that_its_package_carries(site: Site) -> None:
+    for content in (packaged("1.2.0"), archive("x = 3"), packaged("1.3.0")):
+        site.client.post("/binaries/b", content=content, headers=WHEEL)
+    versions = site.client.get("/binaries/b/versions").json()
+    assert [version.get("package", "none") for version in versions] == ["words 1.3.0", "none", "words 1.2.0"]
+    assert site.client.get("/binaries").json()["b"]["package"] == "words 1.3.0"
+    assert site.client.get("/binaries/b").json()["package"] == "words 1.3.0"
+    assert "package" not in site.client.get("/binaries/words").json()
 
 
 def test_a_binary_that_a_job_uses_is_not_deleted(site: Site) -> None:

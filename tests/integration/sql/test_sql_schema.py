@@ -211,8 +211,9 @@ def test_the_newest_migration_leaves_the_releases_before_it_working(url: str) ->
         assert isinstance(before, str)
         command.upgrade(schema._config(connection), before)
         old = _columns(connection)
-    context, job = a_context("c"), a_job(context_id="c")
-    rows = {tables.contexts: tables.row_of(context), tables.jobs: tables.row_of(job)}
+    binary, context, job = a_binary("b"), a_context("c"), a_job(context_id="c")
+    records = {tables.binaries: binary, tables.contexts: context, tables.jobs: job}
+    rows = {table: tables.row_of(record) for table, record in records.items()}
     stores: list[SqlMetadataStore] = []
     threads = [threading.Thread(target=lambda: stores.append(SqlMetadataStore(url))) for _ in range(2)]
     for thread in threads:
@@ -234,6 +235,7 @@ def test_the_newest_migration_leaves_the_releases_before_it_working(url: str) ->
             started = {"id": "old", "started_at": at(), "address": "", "lease_until": at()}
             connection.execute(insert(tables.servers).values(started))
         for store in stores:
+            assert store.binaries() == [binary]
             assert store.contexts(ContextQuery()) == [context]
             assert store.job(job.id) == job
             assert [server.id for server in store.servers(expired=True)] == ["old"]

@@ -14,7 +14,7 @@ from ui_site import Open, Site
 from conditions import wait_until
 from jobserver_core.models.jobs import JobProgress
 from jobserver_http.credential_files import hash_password, hash_token
-from serving import archive
+from serving import packaged
 
 MARKUP = "<img src=x onerror='window.hacked=1'><script>window.hacked=1</script>"
 BIDI = "\u202egnp.exe"
@@ -158,10 +158,10 @@ def test_a_job_is_killed_and_a_context_stopped_by_keyboard_after_a_confirmation(
 def test_binaries_are_uploaded_dropped_and_deleted(site: Site, opened: Open) -> None:
     job_id = site.submit("w.Sleep")
     page = opened(site.page("binaries"))
-    wheel = {"name": "etl_jobs-1.2.0-py3-none-any.whl", "mimeType": "", "buffer": archive()}
+    wheel = {"name": "etl_jobs-1.2.0-py3-none-any.whl", "mimeType": "", "buffer": packaged()}
     page.get_by_label("Drop jars").set_input_files(wheel)
     page.get_by_role("button", name="Upload").click()
-    page.get_by_role("link", name="etl_jobs").wait_for()
+    page.get_by_role("row", name="etl_jobs").get_by_role("cell", name="words 1.2.0").wait_for()
     page.dispatch_event(".drop", "drop", {"dataTransfer": page.evaluate_handle(DROPPED)})
     page.get_by_role("button", name="Upload").click()
     page.get_by_role("alert").get_by_text("Binary is not of the right format").wait_for()
@@ -178,6 +178,8 @@ def test_binaries_are_uploaded_dropped_and_deleted(site: Site, opened: Open) -> 
     page.get_by_role("button", name="Delete the binary").click()
     page.get_by_role("heading", name="Binaries").wait_for()
     assert set(site.client.get("/binaries").json()) == {"etl_jobs"}
+    page.get_by_role("link", name="etl_jobs").click()
+    section(page, "Versions").get_by_role("cell", name="words 1.2.0").wait_for()
 
 
 def test_hostile_results_logs_and_errors_stay_text(start: Any, opened: Open) -> None:

@@ -22,6 +22,7 @@ export function binaries(page) {
     columns: [
       { title: "Name", show: ({ name }) => element("a", { class: "name", href: address("binaries", name) }, element("bdi", {}, name)) },
       { title: "Type", show: (binary) => binary["binary-type"] },
+      { title: "Package", class: "name", show: carried },
       { title: "Newest upload", show: (binary) => moment(binary["upload-time"]) },
     ],
   });
@@ -93,18 +94,23 @@ export async function binary(page, name) {
   try {
     const versions = await json(["binaries", name, "versions"], { signal: page.signal });
     const remove = button("Delete", () => askToDelete(page, name, versions), { class: "danger" });
-    page.root.append(section("Versions", grid(["Uploaded", "Type", "Size", "SHA-256", "In use by"], versions.map(cells)),
+    page.root.append(section("Versions", grid(["Uploaded", "Package", "Type", "Size", "SHA-256", "In use by"], versions.map(cells)),
       element("div", { class: "actions" }, remove)));
   } catch (error) {
     page.fail(error);
   }
 }
 
+/** The name and version that a package carries in itself. */
+function carried(binary) {
+  return element("bdi", {}, binary.package ?? "–");
+}
+
 function cells(version) {
   const users = version.usedBy ?? [];
   const shown = users.slice(0, 10).flatMap((id) => [element("a", { href: address("jobs", id) }, element("code", {}, id.slice(0, 8))), " "]);
   return [
-    moment(version["upload-time"]), version["binary-type"], bytes(version.size),
+    moment(version["upload-time"]), carried(version), version["binary-type"], bytes(version.size),
     element("code", { title: version.digest }, version.digest.slice(0, 12)),
     element("span", {}, users.length ? shown : "–", users.length > 10 ? `and ${users.length - 10} more` : null),
   ];
