@@ -18,6 +18,7 @@ from jobserver_pyspark.installation.java import find_java, run_java
 from jobserver_pyspark.installation.libraries import (
     LibrariesUnavailable,
     LibrarySource,
+    digest_of,
     kept_libraries,
     resolve_libraries,
 )
@@ -42,8 +43,9 @@ def default_java() -> str:
 class JvmToolchain:
     """Builds and finds the compiled JVM side of one installed Spark.
 
-    Any number of processes may share ``cache_dir``: a result appears in it complete or not at all.
-    Its content can be deleted while no context runs JVM jobs. ``on_build`` is called before each
+    Any number of processes may share ``cache_dir``: a result appears in it complete or not at all. It belongs
+    to one Spark, one state of our sources and the content of the libraries that it was compiled against.
+    The content of the cache can be deleted while no context runs JVM jobs. ``on_build`` is called before each
     compilation, which takes seconds.
     """
 
@@ -62,18 +64,18 @@ class JvmToolchain:
         """Return the ``spark.jobserver`` API and the libraries that it needs.
 
         Raises:
-            LibrariesUnavailable: the libraries could not be resolved from any repository.
+            LibrariesUnavailable: the libraries could not be resolved from any repository, or it has others.
 
         """
         runner = self.runner_jar()
-        libraries = resolve_libraries(self.libraries, self.java, self.spark, runner, self._home())
+        libraries = resolve_libraries(self.libraries, self.java, self.spark, runner, self._shared)
         api = self._build_jar("api", _sources("api"), class_path=(runner, *libraries))
         return (api, *libraries)
 
     def ready_api_jars(self) -> tuple[Path, ...] | None:
         """Return the result of :meth:`api_jars` if it needs no compilation and no repository, else None."""
         try:
-            libraries = kept_libraries(self.libraries, self.spark, self._home())
+            libraries = kept_libraries(self.libraries, self.spark, self._shared)
         except LibrariesUnavailable:
             return None
         if libraries is None:
@@ -88,7 +90,7 @@ class JvmToolchain:
         """
         digest = hashlib.sha256()
         for jar in jars:
-            digest.update(hashlib.sha256(jar.read_bytes()).digest())
+            digest.update(bytes.fromhex(digest_of(jar)))
         directory = self._home() / f"classes-{digest.hexdigest()[:16]}"
         if not directory.is_dir():
             with _made_at_once(directory) as made:
@@ -115,8 +117,12 @@ class JvmToolchain:
             entries.append(self.spark.class_path)
         return os.pathsep.join(entries)
 
+    @property
+    def _shared(self) -> Path:
+        return self.cache_dir / "jvm"
+
     def _home(self) -> Path:
-        return self.cache_dir / "jvm" / f"spark-{self.spark.version}_{self.spark.scala}"
+        return self._shared / f"spark-{self.spark.version}_{self.spark.scala}-{self.spark.digest}"
 
     def _build_jar(self, name: str, sources: Sequence[Path], class_path: Sequence[Path]) -> Path:
         jar = self._jar(name, sources, class_path)
@@ -128,7 +134,7 @@ class JvmToolchain:
         return jar
 
     def _jar(self, name: str, sources: Sequence[Path], class_path: Sequence[Path]) -> Path:
-        key = _digest(sources, [path.name for path in class_path])
+        key = _digest(sources, [digest_of(jar) for jar in class_path])
         return self._home() / f"{name}-{key}" / f"jobserver-{name}_{self.spark.scala}.jar"
 
     def _compile(self, sources: Sequence[Path], classes: Path, class_path: Sequence[Path]) -> None:
@@ -166,12 +172,12 @@ def _sources(*directories: str) -> list[Path]:
     return [path for name in directories for path in sorted((SOURCES / name).rglob("*.scala"))]
 
 
-def _digest(sources: Iterable[Path], names: Iterable[str]) -> str:
+def _digest(sources: Iterable[Path], digests: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for source in sources:
         digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
-    for name in names:
-        digest.update(name.encode() + b"\0")
+    for other in digests:
+        digest.update(other.encode() + b"\0")
     return digest.hexdigest()[:16]
 
 

@@ -1,11 +1,19 @@
-"""The libraries in the ``spark.jobserver`` API's signatures: from a directory or a repository."""
+"""The libraries in the ``spark.jobserver`` API's signatures: from a directory or a repository.
+
+What comes from a repository is kept for all contexts of all servers that share the cache, but each context
+can name repositories of its own. So only the jars that were published are accepted, by their SHA-256. A
+directory is the choice of the site, which may have patched the libraries. Nothing of it is kept.
+"""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
@@ -14,8 +22,15 @@ from jobserver_core.errors import LaunchError
 from jobserver_pyspark.installation.java import run_java
 from jobserver_pyspark.installation.spark import SparkInstall
 
-CONFIG_VERSION = "1.4.3"
-SCALACTIC_VERSION = "3.2.19"
+_CONFIG_VERSION = "1.4.3"
+_CONFIG_DIGEST = "8ada4c185ce72416712d63e0b5afdc5f009c0cdf405e5f26efecdf156aa5dfb6"
+_SCALACTIC_VERSION = "3.2.19"
+_SCALACTIC_DIGESTS = {
+    "2.12": "a50a3248208b25e9797c447709fe4276026510beae01e82366f405a66d9a8d57",
+    "2.13": "c27c33de17d450e29e66c16c5af4cfa33e8ffcf03c124f0a3d249d848cccd4af",
+}
+"""By the version of Scala. Like the other digest, these are of the jars on Maven Central."""
+_KEPT = "libraries"
 
 
 class LibrariesUnavailable(LaunchError):
@@ -48,25 +63,69 @@ class LibrarySource:
         )
 
 
+@attrs.frozen(kw_only=True)
+class _Library:
+    group: str
+    artifact: str
+    version: str
+    digest: str
+
+    @property
+    def coordinates(self) -> str:
+        return f"{self.group}:{self.artifact}:{self.version}"
+
+    @property
+    def jar(self) -> str:
+        return f"{self.artifact}-{self.version}.jar"
+
+
+def _libraries(scala: str) -> tuple[_Library, ...]:
+    if scala not in _SCALACTIC_DIGESTS:
+        raise LibrariesUnavailable(
+            message=f"the libraries of the spark.jobserver API are not known for Scala {scala}: "
+            "set the launcher option jvm-libraries to a directory that has them"
+        )
+    return (
+        _Library(group="com.typesafe", artifact="config", version=_CONFIG_VERSION, digest=_CONFIG_DIGEST),
+        _Library(
+            group="org.scalactic",
+            artifact=f"scalactic_{scala}",
+            version=_SCALACTIC_VERSION,
+            digest=_SCALACTIC_DIGESTS[scala],
+        ),
+    )
+
+
+def digest_of(jar: Path) -> str:
+    """Return the SHA-256 of a jar in hexadecimal. A file that has not changed is read only once."""
+    found = jar.stat()
+    return _digest_of(jar, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _digest_of(jar: Path, *_stamp: int) -> str:
+    return hashlib.sha256(jar.read_bytes()).hexdigest()
+
+
 def resolve_libraries(
     source: LibrarySource, java: str, spark: SparkInstall, runner: Path, cache: Path
 ) -> tuple[Path, ...]:
-    """Return the two jars for this Spark's Scala version; they are kept in ``cache``.
+    """Return the two jars for this Spark's Scala version; those of a repository are kept in ``cache``.
 
     Raises:
-        LibrariesUnavailable: neither the configured directory nor a repository has them.
+        LibrariesUnavailable: neither the configured directory nor a repository has them, or the repository
+            has other jars of these names.
 
     """
     if (there := kept_libraries(source, spark, cache)) is not None:
         return there
-    found = _resolve(source, java, spark, runner)
-    jars = _kept_paths(spark, cache)
-    _keep(found, tuple(jar.name for jar in jars), jars[0].parent)
-    return jars
+    libraries = _libraries(spark.scala)
+    found = _resolve(source, java, spark, runner, libraries)
+    return tuple(_keep(library, found, cache / _KEPT) for library in libraries)
 
 
 def kept_libraries(source: LibrarySource, spark: SparkInstall, cache: Path) -> tuple[Path, ...] | None:
-    """Return the two jars if they are on this machine already, else None.
+    """Return the two jars if they are on this machine already, else None. Kept ones that differ are not used.
 
     Raises:
         LibrariesUnavailable: the configured directory does not have them.
@@ -76,13 +135,9 @@ def kept_libraries(source: LibrarySource, spark: SparkInstall, cache: Path) -> t
         return tuple(
             _in_directory(source.directory, prefix) for prefix in ("config-", f"scalactic_{spark.scala}-")
         )
-    jars = _kept_paths(spark, cache)
-    return jars if all(jar.is_file() for jar in jars) else None
-
-
-def _kept_paths(spark: SparkInstall, cache: Path) -> tuple[Path, ...]:
-    names = (f"config-{CONFIG_VERSION}.jar", f"scalactic_{spark.scala}-{SCALACTIC_VERSION}.jar")
-    return tuple(cache / "libraries" / name for name in names)
+    kept = [(cache / _KEPT / library.jar, library) for library in _libraries(spark.scala)]
+    intact = all(jar.is_file() and digest_of(jar) == library.digest for jar, library in kept)
+    return tuple(jar for jar, _ in kept) if intact else None
 
 
 def _in_directory(directory: Path, prefix: str) -> Path:
@@ -95,11 +150,10 @@ def _in_directory(directory: Path, prefix: str) -> Path:
     return found[-1]
 
 
-def _resolve(source: LibrarySource, java: str, spark: SparkInstall, runner: Path) -> list[Path]:
-    coordinates = (
-        f"com.typesafe:config:{CONFIG_VERSION}",
-        f"org.scalactic:scalactic_{spark.scala}:{SCALACTIC_VERSION}",
-    )
+def _resolve(
+    source: LibrarySource, java: str, spark: SparkInstall, runner: Path, libraries: Sequence[_Library]
+) -> list[Path]:
+    coordinates = [library.coordinates for library in libraries]
     arguments = ["-XX:TieredStopAtLevel=1", "-cp", os.pathsep.join([str(runner), spark.class_path])]
     arguments += ["org.apache.spark.sql.jobserver.ResolveLibraries", ",".join(coordinates)]
     arguments += [source.ivy_settings or "", source.repositories or "", source.ivy or ""]
@@ -124,11 +178,26 @@ def _reason(log: str) -> str:
     return "; ".join(dict.fromkeys(errors)) or "; ".join(lines[-3:])
 
 
-def _keep(found: list[Path], names: tuple[str, ...], kept: Path) -> None:
-    kept.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        jar = next(jar for jar in found if jar.name.endswith(name))
-        with tempfile.NamedTemporaryFile(dir=kept, prefix=".", delete=False) as temporary:
-            shutil.copyfile(jar, temporary.name)
-        Path(temporary.name).chmod(0o644)
-        Path(temporary.name).replace(kept / name)
+def _keep(library: _Library, found: list[Path], directory: Path) -> Path:
+    """Copy a resolved jar to a directory, if it is the published one. What is checked is the copy."""
+    jar = next(jar for jar in found if jar.name.endswith(library.jar))
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=directory, prefix=".", delete=False) as temporary:
+        copy = Path(temporary.name)
+    try:
+        shutil.copyfile(jar, copy)
+        _check(copy, library, jar)
+        copy.chmod(0o644)
+        return copy.replace(directory / library.jar)
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+def _check(copy: Path, library: _Library, origin: Path) -> None:
+    digest = hashlib.sha256(copy.read_bytes()).hexdigest()
+    if digest != library.digest:
+        raise LibrariesUnavailable(
+            message=f"{origin} is not {library.coordinates} as published: its SHA-256 is {digest}, not "
+            f"{library.digest}. Check spark.jars.repositories and spark.jars.ivySettings, remove the file, "
+            "or set the launcher option jvm-libraries to a directory with libraries of your own"
+        )

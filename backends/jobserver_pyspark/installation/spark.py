@@ -55,6 +55,12 @@ class Installation:
         return sorted(found, key=lambda jar: not jar.name.startswith("slf4j-api"))
 
 
+_COMPILED_AGAINST = (
+    *("scala-compiler-", "scala-library-", "scala-reflect-", "spark-catalyst_", "spark-common-utils_"),
+    *("spark-core_", "spark-hive_", "spark-sql-api_", "spark-sql_", "spark-streaming_"),
+)
+
+
 @attrs.frozen(kw_only=True)
 class SparkInstall:
     """An installed Spark: where its jars are, its version, and the Scala version that it was built with."""
@@ -76,6 +82,17 @@ class SparkInstall:
             if match:
                 return cls(jars=jars, scala=match[1], version=match[2])
         raise LaunchError(message=f"no spark-core jar in {jars}: is this a Spark installation?")
+
+    @property
+    def digest(self) -> str:
+        """A short digest of the names and sizes of the jars that the JVM side is compiled with and against.
+
+        So a patched Spark is told from others of its version. Other jars do not count: a site may add some,
+        such as JDBC drivers or connectors, to an image whose cache is complete and read-only.
+        """
+        jars = sorted(jar for jar in self.jars.iterdir() if jar.name.startswith(_COMPILED_AGAINST))
+        stamps = "\n".join(f"{jar.name}:{jar.stat().st_size}" for jar in jars)
+        return hashlib.sha256(stamps.encode()).hexdigest()[:8]
 
     @property
     def major(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import zipfile
 from collections.abc import Callable
@@ -13,7 +12,7 @@ import attrs
 
 from jobserver_core.errors import LaunchError
 from jobserver_pyspark.installation.compiler import JvmToolchain
-from jobserver_pyspark.installation.libraries import LibrariesUnavailable
+from jobserver_pyspark.installation.libraries import LibrariesUnavailable, digest_of
 from jobserver_pyspark.protocol.converter import Message, ProtocolError, decode, encode
 from jobserver_pyspark.protocol.failures import qualified_name
 from jobserver_pyspark.protocol.jvm_messages import (
@@ -207,7 +206,7 @@ def refers_to_api(jar: Path) -> bool:
 
 
 def _jar(path: Path) -> JvmJar:
-    return JvmJar(path=path, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    return JvmJar(path=path, sha256=digest_of(path))
 
 
 def _written(message: Message) -> str:

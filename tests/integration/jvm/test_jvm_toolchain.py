@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -81,6 +82,85 @@ def test_without_a_repository_libraries_come_from_a_directory(
     assert [jar.parent for jar in local.api_jars()[1:]] == [tmp_path, tmp_path]
 
 
+def with_another_entry(jar: Path, directory: Path) -> Path:
+    """Return a copy of a jar that works as well, but has one more entry."""
+    directory.mkdir(exist_ok=True)
+    copy = Path(shutil.copy(jar, directory / jar.name))
+    with zipfile.ZipFile(copy, "a") as archive:
+        archive.writestr(zipfile.ZipInfo("patched"), "")
+    return copy
+
+
+def a_repository(directory: Path, *jars: Path) -> LibrarySource:
+    """Return a source that resolves from a directory, with an Ivy cache of its own."""
+    directory.mkdir()
+    for jar in jars:
+        shutil.copy(jar, directory)
+    settings, pattern = directory / "ivysettings.xml", f"{directory}/[artifact]-[revision].[ext]"
+    settings.write_text(
+        '<ivysettings><settings defaultResolver="here"/><resolvers><filesystem name="here">'
+        f'<artifact pattern="{pattern}"/></filesystem></resolvers></ivysettings>'
+    )
+    return LibrarySource(ivy_settings=str(settings), ivy=str(directory / "ivy"))
+
+
+def test_a_repository_with_other_libraries_fills_the_cache_of_no_context(
+    toolchain: JvmToolchain, tmp_path: Path
+) -> None:
+    _, config, scalactic = toolchain.api_jars()
+    wrong = a_repository(tmp_path / "wrong", with_another_entry(config, tmp_path / "patched"), scalactic)
+    right = a_repository(tmp_path / "right", config, scalactic)
+    misled = attrs.evolve(toolchain, libraries=wrong, cache_dir=tmp_path / "cache")
+    with pytest.raises(
+        LibrariesUnavailable, match=r"is not com\.typesafe:config:1\.4\.3 as published"
+    ) as raised:
+        misled.api_jars()
+    assert "spark.jars.repositories" in str(raised.value)
+    assert str(tmp_path / "wrong" / "ivy") in str(raised.value)
+    assert misled.ready_api_jars() is None
+    assert list((tmp_path / "cache").rglob("config*")) == []
+    jars = attrs.evolve(misled, libraries=right).api_jars()
+    assert [jar.read_bytes() for jar in jars[1:]] == [config.read_bytes(), scalactic.read_bytes()]
+    # From now on no context asks a repository, not even a wrong one. A damaged copy is replaced.
+    assert misled.ready_api_jars() == misled.api_jars() == jars
+    jars[2].write_bytes(b"damaged")
+    assert misled.ready_api_jars() is None
+    assert attrs.evolve(misled, libraries=right).api_jars() == jars
+    assert jars[2].read_bytes() == scalactic.read_bytes()
+
+
+def test_libraries_that_a_site_has_patched_get_an_api_of_their_own(
+    toolchain: JvmToolchain, tmp_path: Path
+) -> None:
+    published = toolchain.api_jars()
+    for jar in published[1:]:
+        with_another_entry(jar, tmp_path)
+    local = attrs.evolve(toolchain, libraries=LibrarySource(directory=tmp_path))
+    patched = local.api_jars()
+    assert [jar.name for jar in patched] == [jar.name for jar in published]
+    assert patched[0] != published[0]
+    assert patched[1:] == (tmp_path / published[1].name, tmp_path / published[2].name)
+    assert (toolchain.ready_api_jars(), local.ready_api_jars()) == (published, patched)
+
+
+def test_another_spark_of_the_same_version_shares_nothing_that_was_compiled(
+    toolchain: JvmToolchain, tmp_path: Path
+) -> None:
+    jars = tmp_path / "jars"
+    jars.mkdir()
+    for jar in toolchain.spark.jars.glob("*.jar"):
+        (jars / jar.name).symlink_to(jar)
+    other = attrs.evolve(toolchain, spark=SparkInstall.of(jars))
+    assert other.runner_jar() == toolchain.runner_jar()
+    shutil.copy(toolchain.runner_jar(), jars / "driver-of-the-site-1.0.jar")
+    assert other.runner_jar() == toolchain.runner_jar()
+    [core] = jars.glob("spark-core_*.jar")
+    core.unlink()
+    with_another_entry(toolchain.spark.jars / core.name, jars)
+    assert other.runner_jar() != toolchain.runner_jar()
+    assert other.runner_jar().name == toolchain.runner_jar().name
+
+
 def test_an_unreachable_repository_is_reported_with_advice(toolchain: JvmToolchain, tmp_path: Path) -> None:
     settings = tmp_path / "ivysettings.xml"
     settings.write_text(
@@ -109,11 +189,10 @@ def test_jobs_add_nothing_to_a_prepared_cache(
     bench: Any, toolchain: JvmToolchain, shapes_jar: Path, tmp_path: Path
 ) -> None:
     """It may be read-only, as in the container image."""
-    for jar in toolchain.api_jars()[1:]:
-        (tmp_path / jar.name).symlink_to(jar)
-    cache, libraries = tmp_path / "cache", LibrarySource(directory=tmp_path)
-    prepared = attrs.evolve(toolchain, cache_dir=cache, libraries=libraries)
-    prepared.prepare()
+    repository = a_repository(tmp_path / "repository", *toolchain.api_jars()[1:])
+    cache = tmp_path / "cache"
+    attrs.evolve(toolchain, cache_dir=cache, libraries=repository).prepare()
+    prepared = attrs.evolve(toolchain, cache_dir=cache)
     before = _stamps(cache)
     fresh = attrs.evolve(bench, jobs=attrs.evolve(bench.jobs, toolchain=prepared))
     assert fresh.value("shapes.WordCount", shapes_jar, config={"words": "a b a"}) == {"a": 2, "b": 1}
