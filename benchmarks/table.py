@@ -42,6 +42,7 @@ ROWS: dict[str, Callable[[Bench], None]] = {
         jobs.no_op,
         jobs.embedded,
         jobs.fresh,
+        jobs.preload,
         jobs.words,
         jobs.configuration,
         jobs.class_paths,

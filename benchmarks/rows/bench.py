@@ -30,6 +30,12 @@ class WordCount(Nothing):
     def run_job(self, context, runtime, data):
         words = data.get("input.string").split()
         return dict(context.sparkContext.parallelize(words).countByValue())
+
+
+class Pandas(Nothing):
+    def run_job(self, context, runtime, data):
+        import pandas
+        return len(pandas.DataFrame({"number": [1, 2, 3]}))
 """
 
 

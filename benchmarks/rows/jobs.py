@@ -111,6 +111,46 @@ def fresh(bench: Bench) -> None:
         show("no-ops a second, fresh processes", f"{throughput(server.port, job, 200):.0f}/s", "100/s")
 
 
+def preload(bench: Bench) -> None:
+    """A job that imports pandas, and the start of its context, against contexts that have preloaded it."""
+    ways = {"without": "", "with": "&python.preload=pandas"}
+    fresh: dict[str, list[float]] = {way: [] for way in ways}
+    started: dict[str, list[float]] = {way: [] for way in ways}
+    first: dict[str, list[float]] = {way: [] for way in ways}
+    with bench.server(warm=False) as server:
+        client = Client(server.port)
+
+        def job(context: str) -> float:
+            return timed(lambda: client.run("py", "bench_jobs.Pandas", context))
+
+        for way, setting in ways.items():
+            client.call("POST", f"/contexts/fresh-{way}?python.process=fresh{setting}")
+        for _ in range(20):
+            for way in ways:
+                time.sleep(0.5)  # until a spare process is ready
+                fresh[way].append(job(f"fresh-{way}"))
+        for way in ways:
+            client.call("DELETE", f"/contexts/fresh-{way}")
+        for number in range(6):
+            for way, setting in ways.items():
+                path = f"/contexts/{way}-{number}"
+                started[way].append(timed(lambda: client.call("POST", f"{path}?{setting}")))  # noqa: B023
+                first[way].append(job(f"{way}-{number}"))
+                client.call("DELETE", path)
+    for name, figures in (
+        ("job that imports pandas, fresh process, preloaded", fresh),
+        ("first job of a context that imports pandas, preloaded", first),
+        ("context start to ready, pandas preloaded", started),
+    ):
+        ours, theirs = (figures[way][1:] for way in ("with", "without"))  # the first one reads the disk
+        show(
+            name,
+            milliseconds(ours),
+            baseline=f"not preloaded {milliseconds(theirs)}",
+            ratio=ratio(ours, theirs),
+        )
+
+
 def words(bench: Bench) -> None:
     """The seed's word count against stock PySpark."""
     with bench.server(jvm=True) as server, bench.warm_stock() as stock:

@@ -93,7 +93,7 @@ class Host:
         self._log = BoundedLog(spec.log_path, spec.log_limit)
         self._pump = OutputPump()
         self._driver = Driver(spec, self._log, self._pump)
-        self._zygote = ZygoteProcess(self._pump, self._log.write, self._on_zygote_loss)
+        self._zygote = ZygoteProcess(self._pump, self._log.write, self._on_zygote_loss, spec.preload)
         self._server = server
         self._secret = secret
         self._reports = JobReports(server, spec, self._lives)

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from jobserver_pyspark import processes
@@ -21,7 +21,10 @@ from jobserver_pyspark.protocol.messages import (
     ContextType,
     ForkRunner,
     HostToRunner,
+    Importing,
     NotReady,
+    Preload,
+    Preloaded,
     Prepare,
     Prepared,
     RenameApplication,
@@ -36,6 +39,9 @@ from jobserver_pyspark.protocol.messages import (
 
 _FORK_TIMEOUT = 30.0
 _MAX_PACKET = 65536
+_PATIENCE = 5.0
+"""Seconds that the first runner waits for modules to be imported before the context's log says so."""
+_EXIT_TIMEOUT = 5.0
 
 
 M = TypeVar("M", bound=RunnerToHost)
@@ -43,6 +49,10 @@ M = TypeVar("M", bound=RunnerToHost)
 
 class RunnerLost(Exception):
     """A runner could not be created, or has ended too early."""
+
+
+class _PreloadFailed(Exception):
+    """A module of ``python.preload`` could not be imported; the message is for the user."""
 
 
 class RunnerProcess:
@@ -147,11 +157,16 @@ class RunnerProcess:
 class ZygoteProcess:
     """The zygote as the host sees it; see :mod:`jobserver_pyspark.runner.zygote`.
 
-    Started by the host's main thread. ``on_loss`` is called with the reason when it ends by itself.
+    Started by the host's main thread. It imports the modules ``preload`` before it forks. ``on_loss`` is
+    called with the reason when it ends by itself, or one of them cannot be imported.
     """
 
     def __init__(
-        self, pump: OutputPump, log: Callable[[bytes], None], on_loss: Callable[[str], None]
+        self,
+        pump: OutputPump,
+        log: Callable[[bytes], None],
+        on_loss: Callable[[str], None],
+        preload: Sequence[str] = (),
     ) -> None:
         self._pump = pump
         self._log = log
@@ -161,8 +176,14 @@ class ZygoteProcess:
         self._count = 0
         self._closing = False
         self._lost = False
+        self._importing: str | None = None
+        self._preloaded = threading.Event()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.process = self._start(theirs)
+        if preload:
+            self._control.send(encode(Preload(modules=tuple(preload)))[0])
+        else:
+            self._preloaded.set()
         threading.Thread(target=self._listen, name="zygote messages", daemon=True).start()
 
     def _start(self, control: socket.socket) -> subprocess.Popen[bytes]:
@@ -192,6 +213,7 @@ class ZygoteProcess:
 
     def fork(self) -> RunnerProcess:
         """Return a new runner that waits to be attached. Raises RunnerLost."""
+        self._await_preloaded()
         ours, theirs = socket.socketpair()
         reader, writer = os.pipe()
         channel = Channel[HostToRunner, RunnerToHost](ours, RunnerToHost, max_payload=CHUNK_SIZE)
@@ -211,29 +233,53 @@ class ZygoteProcess:
             raise RunnerLost("the zygote, which forks runners, does not reply")
         return runner
 
+    def _await_preloaded(self) -> None:
+        """Wait for the import of modules: as long as the context may take to start."""
+        if not self._preloaded.wait(_PATIENCE):
+            self._log(f"python.preload: waiting for the import of {self._importing!r}\n".encode())
+            self._preloaded.wait()
+
     @property
     def lives(self) -> bool:
         """Whether the zygote is connected. If it is not, this changes before any runner's end is known."""
         return not self._lost
 
     def _listen(self) -> None:
-        reason = "the zygote, which forks the processes of jobs, ended"
+        reason = None
         try:
             while packet := self._control.recv(_MAX_PACKET):
                 self._handle(decode(ZygoteToHost, packet))
         except OSError:
             pass
-        except ProtocolError as error:
+        except (ProtocolError, _PreloadFailed) as error:
             reason = str(error)
         self._lost = True
         for runner in list(self._runners.values()):
             runner.forked.set()
             runner.exited.set()
         if not self._closing:
-            self._on_loss(reason)
+            self._pump.drain(self._output)
+            self._on_loss(reason or self._reason_of_end())
+        self._preloaded.set()  # only now, so that no thread reports something less exact
+
+    def _reason_of_end(self) -> str:
+        if self._importing is None:
+            return "the zygote, which forks the processes of jobs, ended"
+        try:
+            how = processes.describe_exit(self.process.wait(_EXIT_TIMEOUT))
+        except subprocess.TimeoutExpired:
+            how = "closed its connection"
+        return f"python.preload: the process that imports {self._importing!r} {how}"
 
     def _handle(self, message: ZygoteToHost) -> None:
         match message:
+            case Importing():
+                self._importing = message.module
+            case Preloaded():
+                if message.problem is not None:
+                    raise _PreloadFailed(message.problem)
+                self._importing = None
+                self._preloaded.set()
             case RunnerForked():
                 runner = self._runners[message.runner]
                 runner.pid = message.pid

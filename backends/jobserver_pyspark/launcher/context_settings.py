@@ -63,12 +63,15 @@ _KEYS = (
     "restart-reset",
     "python.executable",
     "python.paths",
+    "python.preload",
     "python.process",
     "jvm.isolation",
     "hadoop-conf-dir",
     "pod-template",
 )
 _PREFIXES = ("spark.", "passthrough.", "hadoop.", "launcher.", "streaming.")
+_MAX_PRELOADED = 100
+_MAX_MODULE_NAME = 128
 _LOCAL = re.compile(r"local(?:\[.*\])?")
 _LOOPBACK = re.compile(
     r"spark://(?:127\.[0-9.]+|localhost|\[::1\])(?::\d+)?(?:,(?:127\.[0-9.]+|localhost|\[::1\])(?::\d+)?)*"
@@ -82,9 +85,10 @@ class ContextSettings:
     ``conf`` is for the SparkConf, ``hadoop`` for the Hadoop configuration. ``context_type`` is the type of
     the jobs' context; ``any``, without a factory, lets each job choose. ``hive`` says whether its tables are
     Hive's. ``jvm_isolation`` is how versions of JVM code are isolated (``session``, ``shared``), None for
-    the default. ``cores`` is the number of cores that the context asks for, None for any. ``hadoop_conf_dir``
-    is the directory of the cluster's Hadoop configuration, if the context has one of its own, and
-    ``pod_template`` the pod in YAML or JSON from which those of its executors are made.
+    the default. ``preload`` are the modules that are imported before any job runs. ``cores`` is the number of
+    cores that the context asks for, None for any. ``hadoop_conf_dir`` is the directory of the cluster's
+    Hadoop configuration, if the context has one of its own, and ``pod_template`` the pod in YAML or JSON from
+    which those of its executors are made.
     """
 
     master: str
@@ -94,6 +98,7 @@ class ContextSettings:
     proxy_user: str | None = None
     python: str | None = None
     python_paths: tuple[str, ...] = ()
+    preload: tuple[str, ...] = ()
     reuse: bool = True
     jvm_isolation: str | None = None
     hive: bool = False
@@ -171,6 +176,7 @@ def read_settings(settings: JsonMapping, *, default_master: str, accepted: bool 
         reuse=_choice(flat, "python.process", "reuse", "fresh") != "fresh",
         jvm_isolation=_choice(flat, "jvm.isolation", "session", "shared"),
         python_paths=tuple(p for p in re.split("[,:]", flat.get("python.paths", "")) if p.strip()),
+        preload=_modules("python.preload", flat.get("python.preload", "")),
     )
 
 
@@ -237,6 +243,21 @@ def _choice(flat: Mapping[str, str], key: str, one: str, other: str) -> str | No
     if value not in (None, one, other):
         raise InvalidSetting(key=key, message=f"takes {one} or {other}, got {value!r}")
     return value
+
+
+def _modules(key: str, value: str) -> tuple[str, ...]:
+    """Return the names of modules in a list with commas, each once. Raises InvalidSetting."""
+    names = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
+    for name in names:
+        if len(name) > _MAX_MODULE_NAME or not all(part.isidentifier() for part in name.split(".")):
+            message = (
+                f"takes the names of Python modules, such as pandas or pyarrow.compute, each of at most "
+                f"{_MAX_MODULE_NAME} characters, got {name[:_MAX_MODULE_NAME]!r}"
+            )
+            raise InvalidSetting(key=key, message=message)
+    if len(names) > _MAX_PRELOADED:
+        raise InvalidSetting(key=key, message=f"takes up to {_MAX_PRELOADED} modules, got {len(names)}")
+    return names
 
 
 def flattened(tree: JsonMapping, prefix: str = "") -> dict[str, str]:

@@ -127,6 +127,7 @@ def make_plan(
             cluster=not settings.local,
             spark_version=installation.release,
             settings=json_values.dumps(as_objects(spec.settings), allow_nan=True),
+            preload=settings.preload,
             api_path=python_view(["sparkjobserver"], options.cache_dir),
             log_path=spec.log_path,
             log_limit=log_limit,

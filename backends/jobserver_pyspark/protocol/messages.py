@@ -66,7 +66,7 @@ from typing import Literal
 
 from jobserver_pyspark.protocol.converter import Message, Payload
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 """The version of this module's messages; server and host must have the same one."""
 
 ContextType = Literal["any", "spark", "session", "sql", "hive", "streaming", "custom"]
@@ -146,9 +146,10 @@ class HostSpec:
     the SparkConf, which Spark's own submission has prepared where ``submitted``. ``session`` says whether a
     SparkSession is made at the start. ``jars`` are those of the context's class path. ``cluster`` says
     whether executors are other processes than the driver. ``settings`` are the context's settings as JSON
-    text, so that jobs can read numbers as they were written. ``api_path`` is the directory of the job API,
-    for executors. Limits are in bytes; a ``result_limit`` of 0 is none. ``reuse`` says whether runners serve
-    several jobs. Without ``reattachment``, the context ends with its server.
+    text, so that jobs can read numbers as they were written. ``preload`` are the modules that the zygote
+    imports. ``api_path`` is the directory of the job API, for executors. Limits are in bytes; a
+    ``result_limit`` of 0 is none. ``reuse`` says whether runners serve several jobs. Without
+    ``reattachment``, the context ends with its server.
     """
 
     marker: str
@@ -164,6 +165,7 @@ class HostSpec:
     cluster: bool
     spark_version: tuple[int, ...]
     settings: str
+    preload: tuple[str, ...]
     api_path: Path
     log_path: Path
     log_limit: int
@@ -535,10 +537,31 @@ class ForkRunner(HostToZygote):
     runner: int
 
 
+class Preload(HostToZygote):
+    """Import modules, which all runners then have; sent at most once, before the first ``ForkRunner``.
+
+    ``Importing`` follows for each, and ``Preloaded`` in the end.
+    """
+
+    modules: tuple[str, ...]
+
+
 class ZygoteToHost(Message):
     """Messages from the zygote to the host: packets without payload."""
 
     sender, receiver = "the zygote", "the context's host"
+
+
+class Importing(ZygoteToHost):
+    """The zygote begins to import a module of ``Preload``."""
+
+    module: str
+
+
+class Preloaded(ZygoteToHost):
+    """All modules of ``Preload`` are imported; or ``problem`` says why one is not, and the zygote ends."""
+
+    problem: str | None
 
 
 class RunnerForked(ZygoteToHost):

@@ -217,6 +217,13 @@ def _loggers() -> Restore:
     return restore
 
 
+def seed_random_numbers() -> None:
+    """Make the random numbers of this process differ from those of others with the same parent."""
+    random.seed()
+    if (numpy := sys.modules.get("numpy")) is not None and "numpy.random" in sys.modules:
+        numpy.random.seed()
+
+
 def _numbers() -> Restore:
     """Decimal arithmetic, the locale, and random numbers."""
     contexts = (decimal.DefaultContext, decimal.BasicContext, decimal.ExtendedContext)
@@ -229,9 +236,7 @@ def _numbers() -> Restore:
         decimal.setcontext(current.copy())
         if locale.setlocale(locale.LC_ALL) != language:
             locale.setlocale(locale.LC_ALL, language)
-        random.seed()
-        if (numpy := sys.modules.get("numpy")) is not None and "numpy.random" in sys.modules:
-            numpy.random.seed()
+        seed_random_numbers()
 
     return restore
 

@@ -6,7 +6,8 @@ starts as in a new process, independent of the previous job. Two rules ensure th
 
 1. State that a job can change and Python can read is captured before the first job and restored after each
    one: imported modules, environment, paths, hooks, signal handlers, logging, and so on. Modules from the
-   class path are dropped, and the next job imports them again; libraries stay.
+   class path are dropped, and the next job imports them again; libraries stay, except that those which the
+   class path has as well make way for them during a job.
 2. Changes that cannot be undone make the process unfit, with a reason, and it ends: remaining threads, child
    processes and listening sockets, compiled extensions of the class path, memory that is not freed.
 
@@ -24,7 +25,7 @@ import socket
 import stat
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
 
 from jobserver_pyspark import processes
@@ -38,6 +39,9 @@ MAX_GROWTH = 512 * 1024 * 1024
 MAX_DESCRIPTORS = 64
 """Descriptors that may be open beyond those of the start: files that garbage still holds."""
 _PAGE = resource.getpagesize()
+_EXTENSIONS = tuple(importlib.machinery.EXTENSION_SUFFIXES)
+_FIXED = sys.stdlib_module_names | {"__main__", "jobserver_pyspark", "py4j", "pyspark"}
+"""Top-level modules that a class path does not replace."""
 
 
 class ProcessState:
@@ -53,6 +57,14 @@ class ProcessState:
         self._identity = _identity()
         self._standard_files = _standard_files()
         self._jobs = 0
+
+    def give_way(self, directories: Sequence[str]) -> str | None:
+        """Before a job, drop the libraries that its class path has as well, so that it imports its own.
+
+        Returns None, or the name of one with compiled extensions, of which a process can load only one
+        version; then nothing is dropped.
+        """
+        return self._modules.give_way(directories)
 
     def end_job(self, directories: Sequence[str], *, last: bool) -> None:
         """Run the exit handlers of the job's own code; with ``last`` those of libraries as well."""
@@ -108,6 +120,20 @@ class _Modules:
         roots = {os.path.realpath(entry) for entry in sys.path if entry and os.path.isdir(entry)}
         roots |= {os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_prefix, sys.exec_prefix)}
         self._library_roots = tuple(root.rstrip(os.sep) + os.sep for root in roots)
+        self._shadowed: list[str] | None = None  # unknown before the first job: all have the same class path
+
+    def give_way(self, directories: Sequence[str]) -> str | None:
+        """Drop the libraries that the class path has as well; return the name of one that has to stay."""
+        if self._shadowed is None:
+            packages = set(_shadowed_by(directories))
+            names = sys.modules if packages else ()
+            self._shadowed = [name for name in names if not packages.isdisjoint(_with_parents(name))]
+        for name in self._shadowed:
+            if name in sys.modules and (_origin(sys.modules[name]) or "").endswith(_EXTENSIONS):
+                return name.partition(".")[0]
+        for name in self._shadowed:
+            sys.modules.pop(name, None)
+        return None
 
     def restore(self, directories: Sequence[str]) -> None:
         """Drop the modules of a job, and restore those that it replaced or removed."""
@@ -119,20 +145,25 @@ class _Modules:
             elif name not in self._kept:
                 self._drop(name, module)
         for name, module in self._kept.items():
-            if sys.modules.get(name) is not module:
+            if (other := sys.modules.get(name)) is not module:
                 sys.modules[name] = module
+                parent, _, child = name.rpartition(".")
+                package = self._kept.get(parent)
+                if other is not None and package is not None and vars(package).get(child) is other:
+                    setattr(package, child, module)
 
     def is_of_job(self, name: str | None, directories: Sequence[str]) -> bool:
         """Return whether the module of this name came with a job."""
         module = sys.modules.get(name or "")
-        return module is None or (name not in self._kept and not self._is_library(module, directories))
+        return module is None or not (
+            self._kept.get(name or "") is module or self._is_library(module, directories)
+        )
 
     def extension(self, directories: Sequence[str]) -> str | None:
         """Return the name of an imported extension module of the class path."""
-        suffixes = tuple(importlib.machinery.EXTENSION_SUFFIXES)
         for name, module in list(sys.modules.items()):
-            origin = None if name in self._kept else _origin(module)
-            if origin is not None and origin.endswith(suffixes) and _below(origin, directories):
+            origin = None if self._kept.get(name) is module else _origin(module)
+            if origin is not None and origin.endswith(_EXTENSIONS) and _below(origin, directories):
                 return name
         return None
 
@@ -151,6 +182,31 @@ class _Modules:
         parent, _, child = name.rpartition(".")
         if vars(sys.modules.get(parent, module)).get(child) is module and parent:
             delattr(sys.modules[parent], child)
+
+
+def _shadowed_by(directories: Sequence[str], package: str = "") -> Iterator[str]:
+    """Yield the imported packages and modules that the directories have, too.
+
+    A namespace package can be in several directories at once, so only its parts are compared. PySpark stays,
+    since this process is connected with it, and the standard library, as in most Python programs.
+    """
+    for entry in {name.partition(".")[0] for directory in directories for name in os.listdir(directory)}:
+        name = package + entry
+        module = sys.modules.get(name)
+        if module is None or name in _FIXED:
+            continue
+        found = importlib.machinery.PathFinder.find_spec(name, directories)
+        if found is not None and found.origin is not None:
+            yield name
+        elif found is not None and _origin(module) is None:
+            yield from _shadowed_by(found.submodule_search_locations or (), f"{name}.")
+
+
+def _with_parents(name: str) -> Iterator[str]:
+    """Yield the name of a module and those of the packages around it."""
+    while name:
+        yield name
+        name = name.rpartition(".")[0]
 
 
 def _origin(module: ModuleType) -> str | None:

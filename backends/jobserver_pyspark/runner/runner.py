@@ -47,6 +47,7 @@ from jobserver_pyspark.protocol.messages import (
 )
 from jobserver_pyspark.runner import config_trees, results
 from jobserver_pyspark.runner.attachment import Attachment
+from jobserver_pyspark.runner.interpreter_state import seed_random_numbers
 from jobserver_pyspark.runner.job_class import Runtime, await_value, load_job, validate
 from jobserver_pyspark.runner.process_state import ProcessState
 
@@ -57,6 +58,7 @@ def main(parent: int, control: int, output: int) -> NoReturn:
     processes.die_with_parent(parent)
     processes.adopt_orphans()
     _open_standard_streams(output)
+    seed_random_numbers()  # numpy, if the zygote has imported it, does not do that after a fork
     runner = Runner(Channel(socket.socket(fileno=control), HostToRunner))
     try:
         runner.serve()
@@ -168,10 +170,12 @@ class Runner:
 
     def _perform(self, request: RunJob) -> None:
         assert self._attachment is not None
+        assert self._state is not None
         self._channel.send(JobAccepted())
         _prepare_process(request)
         self._attachment.use_class_path(request.includes, request.worker_pool)
         self._attachment.watch_queries(lambda query_id: self._channel.send(QueryStarted(query_id=query_id)))
+        self._give_way(self._state, request.sys_path)
         job = load_job(request.class_name, request.sys_path)
         if self._served and getattr(type(job), "fresh_process", False):
             raise _NeedsFreshProcess
@@ -186,6 +190,20 @@ class Runner:
         except BaseException as error:
             raise JobFailure.of("raised", error, skip=1) from error
         self._send_result(result)
+
+    @staticmethod
+    def _give_way(state: ProcessState, directories: Sequence[str]) -> None:
+        """Let the job import its own version of a library that this process has imported already.
+
+        Raises JobFailure if that is impossible.
+        """
+        if (name := state.give_way(directories)) is not None:
+            message = (
+                f"the class path has its own {name!r}, but python.preload of the context has imported that "
+                "of its environment, and a process can load compiled extensions only once; run this job in a "
+                f"context whose python.preload neither lists {name!r} nor a module that imports it"
+            )
+            raise JobFailure("loading", message)
 
     def _send_result(self, result: Any) -> None:
         """Send the result in chunks; a small one only once it is complete."""

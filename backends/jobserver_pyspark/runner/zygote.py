@@ -1,8 +1,9 @@
 """The zygote: a process that has imported PySpark and only forks runners.
 
-It has no gateway and no threads, so that a fork of it is a healthy process, ready in
-milliseconds. It inherits a socket of sequenced packets, over which the host requests forks and the zygote
-announces which runners were forked and which have exited. It kills the remaining processes of a dead runner.
+It has no gateway and no threads of Python, so that a fork of it is a healthy process, ready in milliseconds.
+It inherits a socket of sequenced packets, over which the host requests forks and the zygote announces which
+runners were forked and which have exited. It kills the remaining processes of a dead runner. Before the first
+fork, it imports the modules of ``python.preload``, while the JVM starts.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import signal
 import socket
 import sys
 import time
+import warnings
 from typing import NoReturn
 
 from jobserver_pyspark import processes
@@ -24,6 +26,9 @@ from jobserver_pyspark.protocol.messages import (
     ForkRunner,
     HostToRunner,
     HostToZygote,
+    Importing,
+    Preload,
+    Preloaded,
     RunnerExited,
     RunnerForked,
     RunnerToHost,
@@ -54,11 +59,15 @@ class Zygote:
         self._wake_reader, self._wake_writer = os.pipe()
         for fd in (self._wake_reader, self._wake_writer):
             os.set_blocking(fd, False)
+        self._notice_children()
+
+    def _notice_children(self) -> None:
+        """Let the end of a child wake :meth:`serve`."""
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
 
     def serve(self) -> None:
-        """Serve requests until the host closes the connection."""
+        """Serve requests until the host closes the connection, or a module cannot be imported."""
         while True:
             ready, _, _ = select.select([self._control.fileno(), self._wake_reader], [], [])
             if self._wake_reader in ready:
@@ -72,8 +81,10 @@ class Zygote:
         if not message:
             return False
         request = decode(HostToZygote, message)
+        if isinstance(request, Preload):
+            return self._preload(request)
         assert isinstance(request, ForkRunner)
-        pid = os.fork()
+        pid = _fork()
         if pid == 0:
             self._become_runner(*fds)
         for fd in fds:
@@ -81,6 +92,21 @@ class Zygote:
         self._runners[pid] = request.runner
         self._send(RunnerForked(runner=request.runner, pid=pid))
         return True
+
+    def _preload(self, request: Preload) -> bool:
+        """Import modules until one cannot be; return whether all could."""
+        from jobserver_pyspark.runner.preload import preload  # noqa: PLC0415 - few contexts need it
+
+        problem = None
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # it is ours, and a text file
+        for name in request.modules:
+            self._send(Importing(module=name))
+            if problem := preload(name):
+                break
+        self._notice_children()  # a module may have changed that
+        _freeze()
+        self._send(Preloaded(problem=problem))
+        return problem is None
 
     def _become_runner(self, control: int, output: int) -> NoReturn:
         try:
@@ -129,6 +155,19 @@ class Zygote:
         self._control.send(packet)
 
 
+def _fork() -> int:
+    """Fork without the warning of Python 3.12 about native threads: those of libraries survive a fork."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+def _freeze() -> None:
+    """Keep garbage collections from writing to what runners share with this process."""
+    gc.collect()
+    gc.freeze()
+
+
 def main(parent: int, control: int) -> None:
     """Become a zygote: import the modules that jobs need, and serve the host."""
     processes.die_with_parent(parent)
@@ -138,8 +177,7 @@ def main(parent: int, control: int) -> None:
     for name in _IMPORTS:
         importlib.import_module(name)
     prepare(HostToRunner, RunnerToHost)
-    gc.collect()
-    gc.freeze()
+    _freeze()
     Zygote(connection).serve()
 
 

@@ -23,7 +23,8 @@ def world(tmp_path_factory: pytest.TempPathFactory, code: JobCode, jar: JobCode)
     try:
         for name, binary, kind in (("jobs", code, "python-wheel"), ("jar", jar, "java-archive")):
             world.upload(name, binary, kind)
-        assert world.client.post("/contexts/shared").status_code == 200
+        preload = {"python.preload": "colorsys"}
+        assert world.client.post("/contexts/shared", params=preload).status_code == 200
         yield world
     finally:
         world.end()
@@ -55,6 +56,7 @@ def test_everything_goes_on_after_the_server_was_killed(world: World) -> None:
     assert world.result(python) == 12
     assert world.result(jvm) == 1000
     assert [world.result(job_id) for job_id in queued] == [1, 2]
+    assert world.result(world.submit("launcher_jobs.preload.Loaded", modules=["colorsys"])) == ["colorsys"]
     world.wait_for(stream, "FINISHED")
     data = world.client.get(f"/jobs/{stream}/result").content
     assert data == b"before" * 200_000 + b"after"

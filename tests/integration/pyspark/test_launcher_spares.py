@@ -20,10 +20,12 @@ pytestmark = pytest.mark.spark
 SPARE_TIMEOUT = 240.0
 """A spare starts with a low priority."""
 
+PRELOADING = {"python.preload": "colorsys"}
+
 
 @pytest.fixture
 def launcher(tmp_path: Path) -> Iterator[PySparkLauncher]:
-    pool = Pool(name="default", size=1, settings=read_settings({}, default_master="local[2]"))
+    pool = Pool(name="default", size=1, settings=read_settings(PRELOADING, default_master="local[2]"))
     launcher = make_launcher(tmp_path, pools=[pool])
     launcher.sweep()
     yield launcher
@@ -60,10 +62,11 @@ def test_contexts_take_spares_that_live_and_all_end_with_the_launcher(
     host = int(str(spare["pid"]))
     assert os.getpriority(os.PRIO_PROCESS, _jvm_of(host)) == os.getpriority(os.PRIO_PROCESS, 0)
 
-    first = start({"idle-timeout": "1 h"}, name="first").wait_ready()
+    first = start({"idle-timeout": "1 h", **PRELOADING}, name="first").wait_ready()
     record = _records(tmp_path)[first.spec.id]
     assert (record["pid"], record["marker"]) == (host, spare["marker"])
     assert spare_id not in _records(tmp_path)
+    assert first.run("preload.Loaded", {"modules": ["colorsys"]}).value == ["colorsys"]
     conf = first.run("work.Conf", {"keys": ["spark.app.name", "spark.local.dir"]})
     assert conf.value["spark.app.name"] == "first"
     assert first.run("work.WordCount", {"input": {"string": "a b a"}}).value == {"a": 2, "b": 1}
@@ -72,7 +75,7 @@ def test_contexts_take_spares_that_live_and_all_end_with_the_launcher(
     wait_for_a_spare()
     (other,) = (found for stem, found in _records(tmp_path).items() if stem != first.spec.id)
     os.kill(_jvm_of(int(str(other["pid"]))), signal.SIGKILL)
-    second = start(name="second").wait_ready()
+    second = start(PRELOADING, name="second").wait_ready()
     assert str(_records(tmp_path)[second.spec.id]["marker"]).startswith(second.spec.id)
     assert second.run("contract.Echo", {"value": 1}).value == 1
 

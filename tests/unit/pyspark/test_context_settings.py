@@ -72,6 +72,28 @@ def test_prefixes_lead_where_the_contract_says() -> None:
     assert read({"python.paths": "/one:/two,/three"}).python_paths == ("/one", "/two", "/three")
 
 
+def test_modules_to_import_ahead_of_need_are_a_list_or_a_string_with_commas() -> None:
+    names = ("pandas", "pyarrow.compute", "_größe")
+    assert read({"python": {"preload": [*names, "pandas"]}}).preload == names
+    assert read({"python.preload": "pandas, pyarrow.compute,_größe,"}).preload == names
+    assert read({}).preload == ()
+    assert len(read({"python.preload": [f"m{number}" for number in range(100)]}).preload) == 100
+
+
+@pytest.mark.parametrize(
+    "name", ["scikit-learn", "a..b", ".a", "a.", "a b", "1a", "a/b.py", "a;b", "a" * 129, 1]
+)
+def test_what_can_never_be_the_name_of_a_module_is_refused(name: Any) -> None:
+    with pytest.raises(InvalidSetting, match=r"takes the names of Python modules, such as pandas") as caught:
+        read({"python.preload": ["pandas", name]})
+    assert caught.value.key == "python.preload"
+
+
+def test_too_many_modules_to_import_are_refused() -> None:
+    with pytest.raises(InvalidSetting, match="takes up to 100 modules, got 101"):
+        read({"python.preload": [f"m{number}" for number in range(101)]})
+
+
 @pytest.mark.parametrize(
     ("factory", "context_type"),
     [

@@ -1,7 +1,9 @@
 """A job must not notice the previous job: each test leaks something, and the next job looks for it."""
 
+import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -280,3 +282,66 @@ def test_a_submodule_imported_by_a_job_is_removed_from_its_package(tmp_path: Pat
     (package / "inner.py").write_text("value = 1")
     look = "import parts; seen = hasattr(parts, 'inner')"
     assert next_job(tmp_path, "import parts.inner", look)[:2] == (None, True)
+
+
+SHADOWING = """
+import json, sys
+import pure.inner, pure.only, space.part, space.other
+from jobserver_pyspark.runner.process_state import ProcessState
+
+def values():
+    import pure.inner, space.other, space.part
+    from space import part
+    return [pure.VALUE, pure.inner.VALUE, space.part.VALUE, part.VALUE, space.other.VALUE]
+
+def main():
+    views, state = [values()], ProcessState()
+    for _ in range(2):
+        sys.path.insert(0, sys.argv[1])
+        refused = state.give_way(sys.argv[1:])
+        views.append([*values(), "pure.only" in sys.modules, refused])
+        unfit = state.restore(sys.argv[1:])
+        views.append([*values(), pure.only is sys.modules["pure.only"], unfit])
+    print(json.dumps(views))
+
+main()
+"""
+
+
+def _modules(directory: Path, value: str, *names: str) -> None:
+    for name in names:
+        file = directory / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"VALUE = {value!r}\n")
+
+
+def _run(code: str, libraries: Path, class_path: Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(libraries)}
+    command = [sys.executable, "-c", code, str(class_path)]
+    return subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, text=True, timeout=60, check=True
+    ).stdout
+
+
+def test_a_class_path_shadows_libraries_that_were_imported_before_while_its_jobs_run(tmp_path: Path) -> None:
+    files = ("pure/__init__.py", "pure/inner.py", "pure/only.py", "space/part.py", "space/other.py")
+    _modules(tmp_path / "libraries", "library", *files)
+    _modules(tmp_path / "own", "own", "pure/__init__.py", "pure/inner.py", "space/part.py", "json.py")
+    (tmp_path / "own" / "other-1.0.dist-info").mkdir()
+    first, *rounds = json.loads(_run(SHADOWING, tmp_path / "libraries", tmp_path / "own"))
+    assert first == ["library"] * 5
+    own, restored = [*["own"] * 4, "library", False, None], [*["library"] * 5, True, None]
+    assert rounds == [own, restored, own, restored]
+
+
+def test_a_library_with_compiled_extensions_cannot_be_shadowed(tmp_path: Path) -> None:
+    extension = Path(importlib.import_module("_json").__file__ or "")
+    _modules(tmp_path / "libraries", "library", "fast/__init__.py", "pure.py")
+    _modules(tmp_path / "own", "own", "fast/__init__.py", "pure.py")
+    shutil.copy(extension, tmp_path / "libraries" / "fast")
+    code = """if True:
+        import sys, fast._json, pure
+        from jobserver_pyspark.runner.process_state import ProcessState
+        print(ProcessState().give_way(sys.argv[1:]), pure is sys.modules["pure"])
+    """
+    assert _run(code, tmp_path / "libraries", tmp_path / "own") == "fast True\n"
