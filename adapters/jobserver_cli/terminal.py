@@ -297,7 +297,6 @@ def writing(stream: TextIO) -> Iterator[None]:
 
     Raises:
         OSError: The output cannot be written for another reason, such as a full disk.
-
     """
     try:
         yield

@@ -67,8 +67,7 @@ def send_pipelined(client: Any, commands: Iterable[str]) -> list[str]:
     connection for each thread.
 
     Raises:
-        GatewayBroken: the connection ended.
-
+        GatewayBroken: The connection ended.
     """
     sent = list(commands)
     data = "".join(sent).encode()

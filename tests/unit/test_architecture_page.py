@@ -53,3 +53,18 @@ def test_every_member_is_defined_in_its_class(name: str) -> None:
     body = re.search(rf"^class {owner}\b.*?(?=^\S|\Z)", CODE, re.DOTALL | re.MULTILINE)
     assert body is not None
     assert re.search(rf"\bdef {member}\b|^    {member}: |\bself\.{member}\b.* = ", body[0], re.MULTILINE)
+
+
+LOCKS = re.compile(r"threading\.(?:R?Lock|Condition)\b")
+HOST = "backends/jobserver_pyspark/"
+HOST_LOCKS = PAGE.partition("A host process has its own locks")[2].partition("These mechanisms")[0]
+
+
+def test_the_table_of_a_hosts_locks_has_the_classes_with_locks_and_no_others() -> None:
+    found = set()
+    for name, text in PACKAGES.items():
+        if name.startswith((f"{HOST}host/", f"{HOST}jvm/", f"{HOST}protocol/")):
+            bodies = re.findall(r"^class (\w+)(.*?)(?=^\S|\Z)", text, re.DOTALL | re.MULTILINE)
+            found |= {owner for owner, body in bodies if LOCKS.search(body)}
+    rows = [line.split("|")[2] for line in HOST_LOCKS.splitlines() if line.startswith("| ")][2:]
+    assert {owner for row in rows for owner in re.findall(r"`(_?[A-Z]\w*)[.`]", row)} == found

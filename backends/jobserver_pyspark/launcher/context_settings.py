@@ -194,7 +194,6 @@ def _check_keys(keys: Iterable[str]) -> None:
 
     Raises:
         InvalidSetting: Some keys are unknown; it names all of them, and the nearest match of the first.
-
     """
     if any(key.startswith("pod-template.") for key in keys):
         raise InvalidSetting(

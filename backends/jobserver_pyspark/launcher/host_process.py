@@ -85,9 +85,8 @@ class HostProcess:
         """Return the connection of the host after ``first`` was sent to it.
 
         Raises:
-            ChannelClosed: the host ended instead.
-            ProtocolError: the host speaks another version of the protocol.
-
+            ChannelClosed: The host ended instead.
+            ProtocolError: The host speaks another version of the protocol.
         """
         token, arrivals = connections.expect()
         self.secret = token

@@ -37,9 +37,8 @@ class PackageLease:
 
         Raises:
             NotAnArchive: A package is not an archive of its type.
-            TooLarge: one is too large when it is unpacked.
-            StorageError: the disk is full, or fails otherwise.
-
+            TooLarge: One is too large when it is unpacked.
+            StorageError: The disk is full, or fails otherwise.
         """
         return tuple(self._unpack(code) for code in codes if code.type.python)
 

@@ -82,7 +82,6 @@ def decode(direction: type[_R], header: bytes, payload: bytes = b"") -> _R:
 
     Raises:
         ProtocolError: They are not a message of this direction.
-
     """
     try:
         tree = _DECODER.decode(header.decode("utf-8", "surrogatepass"))

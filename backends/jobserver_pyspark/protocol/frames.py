@@ -73,8 +73,7 @@ class Channel(Generic[_Sent, _Received]):
         """Send messages, with one system call if they are short and not many.
 
         Raises:
-            ChannelClosed: the connection is closed.
-
+            ChannelClosed: The connection is closed.
         """
         parts: list[Payload] = []
         for header, payload in map(encode, messages):
@@ -100,9 +99,8 @@ class Channel(Generic[_Sent, _Received]):
         """Return the next message.
 
         Raises:
-            ChannelClosed: the connection is closed, perhaps in the middle of a frame.
+            ChannelClosed: The connection is closed, perhaps in the middle of a frame.
             ProtocolError: The peer did not send a message of this direction.
-
         """
         header_size, payload_size = _LENGTHS.unpack(self._take(_LENGTHS.size))
         if header_size > self._max_header or payload_size > self._max_payload:
