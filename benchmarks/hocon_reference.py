@@ -14,8 +14,12 @@ Not counted are:
   without a word, this library refuses them;
 - documents for which the reference reports a bug in itself (``BugOrBroken``);
 - documents in which the reference contradicts itself: unrelated keys change what the others mean. Its cache
-  of resolved nodes can lose a value when it grows, so that a circle is resolved a second time, from
-  elsewhere. For these documents, this library must give one of the answers of the reference.
+  of resolved nodes (``BadMap``) loses values. In a circle, a substitution is first found to have no value,
+  and later to have one, and the cache keeps both: the newer one first, until it grows, which reverses their
+  order. Then the circle is resolved a second time, from elsewhere. The cache grows with its 3rd, 12th, 30th,
+  62nd, 128th, 258th, 522nd and 2054th entry; each substitution adds one. So 600 unrelated ones at its
+  beginning put a document of ordinary size between the last two, where nothing is lost: this library must
+  give the answer that the reference gives there.
 """
 
 from __future__ import annotations
@@ -217,22 +221,21 @@ def differs(document: Document, answer: str) -> bool:
     return json.dumps(ours, sort_keys=True) != json.dumps(json.loads(answer), sort_keys=True)
 
 
+ROOMY = 600
+"""So many unrelated keys that the cache of the reference does not grow during the rest of the document."""
+
+
+def padded(document: Document, count: int) -> Document:
+    """Return a document with unrelated keys at its beginning, in an object ``p``."""
+    unrelated = ", ".join(f"p{index} = ${{?none}}" for index in range(count))
+    return {**document, "main": f"p {{ {unrelated} }}\n{document['main']}"}
+
+
 def contradicts_itself(document: Document, jar: Path) -> bool:
-    """Return whether the reference's answer depends on unrelated keys, and ours is one of its answers."""
-    padded = [
-        {
-            **document,
-            "main": f"p {{ {', '.join(f'p{i} = ${{?none}}' for i in range(count))} }}\n{document['main']}",
-        }
-        for count in range(40)
-    ]
-    meanings = set()
-    for answer in reference(padded, jar):
-        meaning = None if answer.startswith("!") else json.loads(answer)
-        if meaning is not None:
-            del meaning["p"]
-        meanings.add(json.dumps(meaning, sort_keys=True))
-    return len(meanings) > 1 and json.dumps(parsed(document), sort_keys=True) in meanings
+    """Return whether the reference's answer depends on unrelated keys, and ours is the one with many."""
+    documents = [padded(document, count) for count in (*range(40), ROOMY)]
+    answers = reference(documents, jar)
+    return len(set(answers)) > 1 and not differs(documents[-1], answers[-1])
 
 
 def main() -> int:
