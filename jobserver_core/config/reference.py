@@ -128,10 +128,11 @@ The configuration of a job or context in a request is also HOCON or JSON, but it
 - `jobserver.limits.config-size` limits the document, before and after its substitutions are resolved.
   `jobserver.limits.config-depth` limits the nesting of objects and lists.
 - Other limits are fixed. HOCON that is not JSON can have 100,000 values, fewer deep in nested blocks.
-  Substitutions can refer to each other 100 levels deep and take 300,000 steps to resolve, fewer in short
-  documents. A number can have 1000 characters. A context can have 10,000 settings, with names of 1000
-  characters and 100 parts. So the worst document takes about a second of one core, and ordinary ones almost
-  no time. Large configurations are parsed one at a time, so many of them do not delay other calls.
+  Substitutions can refer to each other 100 levels deep (fewer within lists, or to earlier definitions of
+  their key), and take 300,000 steps to resolve, fewer in short documents. A number can have 1000 characters.
+  A context can have 10,000 settings, with names of 1000 characters and 100 parts. So the worst document takes
+  about a second of one core, and ordinary ones almost no time. Large configurations are parsed one at a time,
+  so many of them do not delay other calls.
 - A Spark setting can have settings below it: in `spark.context-settings` and in each of `spark.contexts`,
   `spark.speculation = true` and `spark.speculation.interval = 10s` both apply, as in a configuration file.
   The tree that a job gets cannot hold both: its `contextConfig` has the settings below, and in its own

@@ -192,6 +192,14 @@ def test_a_long_chain_of_references_is_an_error() -> None:
         parse_untrusted(text)
 
 
+@pytest.mark.parametrize("first", ["a = [1]", "a = x"])
+def test_a_long_chain_of_references_to_earlier_definitions_is_an_error(first: str) -> None:
+    again = "\n" + first.replace("=", "= ${a}")
+    assert parse_untrusted(first + again * 20)
+    with pytest.raises(InvalidConfig, match=r"substitutions refer to each other.* deep"):
+        parse_untrusted(first + again * 500)
+
+
 def test_many_references_are_not_a_chain() -> None:
     count = 3000
     text = "b0 = 1\n" + "\n".join(f"b{n} = ${{b{n - 1}}}" for n in range(1, count))

@@ -16,7 +16,7 @@ Three cases need more than that:
 
 Documents with unusual references to themselves show the order in which containers are resolved, which
 results are kept, and which are forgotten after a cycle. All three are as in the reference implementation;
-``benchmarks/hocon_reference.py`` compares the two.
+``benchmarks/hocon_reference.py`` compares the two, and says where the reference contradicts itself.
 
 Limits protect against hostile texts: the size of the result, the number of steps, and the depth of
 nesting and of references. A step stands for about two microseconds. Every operation takes its steps before
@@ -52,6 +52,10 @@ from jobserver_core.models.json_values import Json, JsonObject
 
 _NOT_A_LIST = "'+=' can only append to a list, but this key has another value"
 _MEANINGLESS = "substitutions refer to each other in a cycle that cannot be resolved"
+_DEEP_STACK = (
+    "substitutions refer to each other, or to earlier definitions of their key, too deeply; "
+    "shorten the chain, or append to a list with +="
+)
 _MAX_CHAIN = 100
 _SHORT_RUN = 20
 _Found = Node | Absent
@@ -96,18 +100,24 @@ class Resolver:
     def resolve(self) -> JsonObject:
         """Return the plain object. Raises InvalidConfig."""
         try:
-            root = self._resolve_node(self._root, Place(self._root), ())
+            root = self._resolve(self._root)
         except _TooDeep:
             self._forget(0)
             self._as_written = True
-            root = self._resolve_node(self._root, Place(self._root), ())
+            root = self._resolve(self._root)
         assert isinstance(root, Object)
         return self._plain_object(root, 1)
 
     def value(self, node: Node) -> Json:
         """Return the resolved value of a node outside the tree, or None. Raises InvalidConfig."""
-        found = self._resolve_node(node, Place(self._root), ())
+        found = self._resolve(node)
         return None if found is ABSENT else self._plain(found, 1)
+
+    def _resolve(self, node: Node) -> _Found:
+        try:
+            return self._resolve_node(node, Place(self._root), ())
+        except RecursionError:
+            raise InvalidConfig(message=_DEEP_STACK) from None
 
     # -- limits ------------------------------------------------------------------------------------
 
