@@ -17,7 +17,7 @@
     │   ├── InvalidCallbackUrl       a callback URL that no transport serves
     │   ├── TooLarge                 data that exceeds a size limit
     │   ├── ContextTooLarge          a context that asks for more than all contexts together may use
-    │   └── IdempotencyMismatch      one key for two different requests
+    │   └── IdempotencyMismatch      one key for two different requests, or for two users
     ├── NotFound
     │   ├── BinaryNotFound, ContextNotFound, JobNotFound, DataFileNotFound, BlobNotFound
     │   └── LogNotFound
@@ -316,11 +316,17 @@ class ContextTooLarge(InvalidInput):
 
 
 class IdempotencyMismatch(InvalidInput):
-    """The idempotency key was already used for a different request."""
+    """The idempotency key was already used for a different request, or by another user.
 
-    template = "idempotency key {key!r} was already used for a different request, job {job_id}"
+    ``job_id`` is the job of that request, or None if it may be another user's.
+    """
+
     key: str
-    job_id: str
+    job_id: str | None = None
+
+    def _text(self) -> str:
+        text = f"idempotency key {self.key!r} was already used for a different request"
+        return f"{text}, job {self.job_id}" if self.job_id else text
 
 
 # -- not found -------------------------------------------------------------------------------------

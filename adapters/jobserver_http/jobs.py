@@ -173,7 +173,7 @@ def _page(call: Call, query: JobQuery) -> JobPage:
             s404="A binary, the context or the class does not exist",
             s409="The context is stopping",
             s413="The body is larger than the limit",
-            s422="The idempotency key belongs to another request",
+            s422="The idempotency key belongs to another request or user",
             s500="The synchronous call timed out, or the context failed to start",
             s503="All job slots are taken, the job waited too long, or the server is shutting down",
         ),

@@ -103,7 +103,8 @@ _PAGES = """\
 ## Repeat a submit safely
 
 *Extension.* With an `Idempotency-Key` header, a repeated `POST /jobs` returns the job of the first one and
-starts none. The same key with a different request is refused with 422.
+starts none. The same key with a different request, or from another user, is refused with 422. With
+`jobserver.auth.use-as-proxy-user`, every user has keys of their own.
 """
 
 

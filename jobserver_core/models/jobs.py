@@ -69,7 +69,8 @@ class JobRequest:
     is HOCON text, or a mapping that is already parsed. Without ``context``, an ad-hoc context is created with
     the server's default settings, overridden by ``context_settings``. If users have separate contexts, its
     name starts with ``<context_owner>~``. With an ``idempotency_key``, a repeated submit returns the first
-    one's job.
+    one's job. Keys are unique over all users: a repeat with another ``submitted_by`` or ``context_owner`` is
+    refused, like one with any other difference.
 
     ``max_queue_time`` and ``max_run_time`` are in seconds. A job that waits longer for its start, or runs
     longer, ends as ERROR. Without them, the settings of the context apply. Of the jobs that wait, those with

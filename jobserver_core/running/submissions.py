@@ -37,7 +37,7 @@ from jobserver_core.running.waiting import JobHandle
 if TYPE_CHECKING:
     from jobserver_core.config.settings import JobLimits
 
-_FINGERPRINTED_OPTIONS = ("max_queue_time", "max_run_time", "priority", "restartable")
+_FINGERPRINTED_OPTIONS = ("max_queue_time", "max_run_time", "priority", "restartable", "context_owner")
 
 
 @attrs.frozen
@@ -176,12 +176,16 @@ class SubmissionService:
         )
 
     def _submitted_before(self, checked: _Checked) -> JobHandle | None:
-        key = checked.request.idempotency_key
+        request = checked.request
+        key = request.idempotency_key
         job = self._jobs.with_key(key) if key else None
         if job is None:
             return None
-        if job.fingerprint != checked.fingerprint:
-            raise IdempotencyMismatch(key=key, job_id=job.id)
+        same_user = job.submitted_by == request.submitted_by
+        if not same_user or job.fingerprint != checked.fingerprint:
+            # A job has no context_owner, so without submitted_by it is unknown whose job this is.
+            own = same_user and (request.submitted_by or not request.context_owner)
+            raise IdempotencyMismatch(key=key, job_id=job.id if own else None)
         return self._jobs.handle(job.id)
 
 

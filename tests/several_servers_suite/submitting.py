@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import attrs
 import pytest
 
 from conditions import wait_until
@@ -12,6 +13,7 @@ from jobserver_core import (
     ContextNotFound,
     ContextStopping,
     FailureKind,
+    IdempotencyMismatch,
     JobHandle,
     JobRequest,
     JobState,
@@ -119,6 +121,9 @@ class Submitting(Fleet):
         request = a_request("w.Any", context="shared", idempotency_key="key")
         jobs = {member.server.submit(request).id for member in (other, owner, other)}
         assert len(jobs) == 1
+        for member in (other, owner):
+            with pytest.raises(IdempotencyMismatch, match=r"different request$"):
+                member.server.submit(attrs.evolve(request, submitted_by="bob"))
 
     def test_a_job_that_was_not_picked_up_before_its_context_ended_ends_with_it(
         self, members: list[Member]

@@ -397,6 +397,28 @@ def test_the_same_idempotency_key_is_the_same_job(server: JobServer) -> None:
     assert len(server.jobs().jobs) == 1
 
 
+@pytest.mark.parametrize(
+    ("ann", "bob"),
+    [
+        ({"submitted_by": "ann"}, {"submitted_by": "bob"}),
+        ({"submitted_by": "ann"}, {}),
+        ({"context_owner": "ann"}, {"context_owner": "bob"}),
+        ({"context": "etl", "submitted_by": "ann"}, {"context": "etl", "submitted_by": "bob"}),
+    ],
+)
+def test_the_idempotency_key_of_another_user_is_refused_and_tells_nothing_about_the_job(
+    server: JobServer, ann: dict[str, str], bob: dict[str, str]
+) -> None:
+    server.create_context("etl").result(WAIT)
+    first = server.submit(a_request("w.Echo", idempotency_key="k", **ann))
+    for class_name in ("w.Echo", "w.Other"):
+        with pytest.raises(errors.IdempotencyMismatch) as caught:
+            server.submit(a_request(class_name, idempotency_key="k", **bob))
+        assert caught.value.job_id is None
+        assert first.id not in str(caught.value)
+    assert server.submit(a_request("w.Echo", idempotency_key="k", **ann)).id == first.id
+
+
 def test_one_key_submitted_by_many_at_once_is_one_job(server: JobServer) -> None:
     ids: list[str] = []
     barrier = threading.Barrier(8)

@@ -272,6 +272,25 @@ def test_an_idempotency_key_is_its_users_own(alice: httpx.Client, bob: httpx.Cli
     assert bob.post(query, headers=headers).json()["jobId"] != first
 
 
+def test_the_idempotency_key_of_another_user_is_refused_and_tells_nothing_about_the_job(
+    guarded: Site,
+) -> None:
+    query, headers = "/jobs?appName=words&classPath=w.Echo", {"Idempotency-Key": "k"}
+    with as_user(guarded, "alice") as alice, as_user(guarded, "bob") as bob:
+        first = alice.post(query, headers=headers).json()["jobId"]
+        refused = bob.post(query, headers=headers)
+        assert alice.post(query, headers=headers).json()["jobId"] == first
+    assert (refused.status_code, refused.json()) == (
+        422,
+        {
+            "status": "ERROR",
+            "result": "idempotency key 'k' was already used for a different request",
+            "code": "idempotency_mismatch",
+            "fields": {"key": "k", "job_id": None},
+        },
+    )
+
+
 def test_messages_have_no_prefix(proxied: Site, alice: httpx.Client) -> None:
     alice.post("/contexts/etl")
     job_id = alice.post("/jobs?appName=words&classPath=w.Sleep&context=etl").json()["jobId"]
