@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated
@@ -25,6 +24,17 @@ SYNC_TIMEOUT = 300
 _STARTING = {"STARTED": "is still starting", "RESTARTING": "has died and is started again"}
 """What is said of contexts in the states in which jobs wait for them."""
 
+
+def _idempotency_key(given: str) -> str:
+    from jobserver_client.requests import checked_key  # noqa: PLC0415 - --help does not need it
+    from jobserver_core.errors import InvalidRequest  # noqa: PLC0415
+
+    try:
+        return checked_key(given)
+    except InvalidRequest as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 Packages = Annotated[
     list[str] | None,
     typer.Option(
@@ -33,6 +43,17 @@ Packages = Annotated[
         help="A further wheel, egg or ZIP file that a Python job imports from. Can be repeated.",
         show_default=False,
         autocompletion=binary_names,
+    ),
+]
+
+IdempotencyKey = Annotated[
+    str | None,
+    typer.Option(
+        "--idempotency-key",
+        metavar="KEY",
+        help="A repeated command with the same key gets the job of the first one, and starts none.",
+        show_default=False,
+        parser=_idempotency_key,
     ),
 ]
 
@@ -111,6 +132,7 @@ def submit(
         str | None,
         typer.Option("--proxy-user", metavar="NAME", help="Run as this user, in a separate context."),
     ] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> None:
     """Submit a job and print its ID; with --sync or --follow, wait for it and print its result."""
     if sync and follow:
@@ -133,7 +155,7 @@ def submit(
         _note_start(terminal, _live_context(client, context))
     terminal.interrupt_note = _maybe_accepted(main_class)
     with _explained(client, main_class, code, context), terminal.status(_starting(context)):
-        record = _submit(client, params, config)
+        record = _submit(client, params, config, idempotency_key)
     job_id = str(record["jobId"])
     terminal.interrupt_note = interrupt_note(job_id)
     if sync:
@@ -180,6 +202,7 @@ def run(
             "the job and ends with it."
         ),
     ] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> None:
     """Upload code, create the context, run a job, show its output, and print its result: in one step."""
     config = config_text(data, strings)  # before anything changes on the server
@@ -194,7 +217,7 @@ def run(
     }
     terminal.interrupt_note = _maybe_accepted(main_class)
     with _explained(client, main_class, code, context), terminal.status(_starting(context)):
-        record = _submit(client, params, config)
+        record = _submit(client, params, config, idempotency_key)
     follow_to_result(client, terminal, str(record["jobId"]))
 
 
@@ -237,15 +260,17 @@ def _starting(context: str | None) -> str:
     return "submitting" if context else "submitting (starting the job's context takes a few seconds)"
 
 
-def _submit(client: Client, params: Mapping[str, str | int | None], config: str) -> JobFields:
-    from jobserver_client.requests import SUBMIT_TIMEOUT  # noqa: PLC0415 - --help does not need it
+def _submit(
+    client: Client, params: Mapping[str, str | int | None], config: str, key: str | None
+) -> JobFields:
+    from jobserver_client.requests import SUBMIT_TIMEOUT, checked_key  # noqa: PLC0415 - --help does not need it
 
     record: JobFields = client.call(
         "POST",
         "/jobs",
         params=params,
         content=config.encode(),
-        headers={"Idempotency-Key": os.urandom(16).hex(), "Content-Type": "text/plain"},
+        headers={"Idempotency-Key": checked_key(key), "Content-Type": "text/plain"},
         timeout=SUBMIT_TIMEOUT,
     )
     return record

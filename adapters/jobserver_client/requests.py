@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 
 import attrs
@@ -16,6 +17,8 @@ from jobserver_core.models.json_values import dumps
 
 SUBMIT_TIMEOUT = 600.0
 """Seconds to wait for the response to a submit, before which the server may have to fetch code."""
+_KEY = re.compile(r"[!-~]([ -~]{0,253}[!-~])?")
+"""The idempotency keys that a header carries unchanged."""
 MAX_CONFIG_BYTES = 64 * 1024 * 1024
 """How much configuration is parsed here to add settings to it. The server has a limit of its own."""
 
@@ -33,6 +36,7 @@ def submit_call(request: JobRequest) -> SubmitCall:
     """Return the parts of the request. It always has an idempotency key, so that it may be repeated.
 
     Raises:
+        InvalidRequest: A header cannot carry its idempotency key.
         InvalidRequest: It has something that only the server decides, or that the API cannot express.
     """
     check_kind("the request", request, JobRequest, "a JobRequest")
@@ -50,10 +54,26 @@ def submit_call(request: JobRequest) -> SubmitCall:
         "callbackUrl": request.callback_url,
     }
     headers = {
-        "Idempotency-Key": request.idempotency_key or os.urandom(16).hex(),
+        "Idempotency-Key": checked_key(request.idempotency_key),
         "Content-Type": "text/plain; charset=utf-8",
     }
     return SubmitCall(params, _config(request).encode(), headers)
+
+
+def checked_key(key: str | None) -> str:
+    """Return the idempotency key, or a new one for None.
+
+    Raises:
+        InvalidRequest: A header cannot carry it.
+    """
+    if key is None:
+        return os.urandom(16).hex()
+    if not _KEY.fullmatch(key):
+        raise InvalidRequest(
+            message="an idempotency key must have 1 to 255 characters of printable ASCII, without spaces "
+            "around them"
+        )
+    return key
 
 
 def _joined(entries: Iterable[ClassPathEntry]) -> str:

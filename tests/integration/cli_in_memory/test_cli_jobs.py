@@ -36,6 +36,38 @@ def test_submit_with_json_prints_the_record_of_the_contract(client: CommandLine)
     assert (record["classPath"], record["context"]) == ("words.Count", "warm")
 
 
+@pytest.mark.parametrize("way", [("submit", "--sync"), ("submit", "--follow"), ("run",)])
+def test_commands_with_the_same_idempotency_key_get_one_job(
+    client: CommandLine, server: JobServer, way: tuple[str, ...]
+) -> None:
+    command, *options = way
+    first = client("submit", *COUNT, "--idempotency-key", "words 2026-01-31")
+    again = client("submit", *COUNT, "--idempotency-key", "words 2026-01-31")
+    assert (first.code, first.out) == (0, again.out), first.err
+    done = client(command, *COUNT, *options, "--idempotency-key", "words 2026-01-31")
+    assert (done.code, done.json) == (0, COUNTS)
+    assert len(server.jobs().jobs) == 1
+    assert client("submit", *COUNT, "--idempotency-key", "words 2026-02-01").out != first.out
+
+
+def test_the_idempotency_key_of_another_job_is_refused(client: CommandLine) -> None:
+    job_id = client("submit", *COUNT, "--idempotency-key", "k").out.strip()
+    done = client("submit", *COUNT, "-d", "more = 1", "--idempotency-key", "k")
+    assert (done.code, done.out) == (4, "")
+    assert "idempotency key 'k' was already used for a different request" in done.err
+    assert job_id in done.err
+
+
+@pytest.mark.parametrize("key", ["", " ", " a", "größe", "a\nb", "x" * 256])
+def test_an_idempotency_key_that_a_header_cannot_carry_is_refused(
+    client: CommandLine, server: JobServer, key: str, tmp_path: Path
+) -> None:
+    done = client("run", "words.Count", "--wheel", wheel(tmp_path), "--idempotency-key", key)
+    assert (done.code, done.out) == (2, "")
+    assert "1 to 255 characters of printable ASCII" in " ".join(done.err.replace("│", " ").split())
+    assert len(server.binaries()) == 1, "nothing was uploaded"
+
+
 @pytest.mark.parametrize(
     "value",
     ["/data/two words.csv", 'it\'s "a"', "${HOME} $x", "größe 数.csv", "a+b:c#d//e", "C:\\new\n", "", "12"],

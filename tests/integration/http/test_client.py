@@ -196,6 +196,14 @@ def test_an_invalid_address_is_refused_without_repeating_it(url: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["größe", "a\nb", " a"])
+def test_an_idempotency_key_that_a_header_cannot_carry_is_refused(
+    server: tuple[JobServer, str], key: str
+) -> None:
+    with Client(server[1]) as client, pytest.raises(InvalidRequest, match="printable ASCII"):
+        client.submit(a_request("w.Echo", "value = 1", idempotency_key=key))
+
+
 def test_a_closed_client_says_so_and_ends_waits(server: tuple[JobServer, str]) -> None:
     client = Client(server[1])
     handle = client.submit(a_request("w.Sleep"))
