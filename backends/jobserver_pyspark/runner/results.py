@@ -96,6 +96,10 @@ def _chunks(value: Any, depth: int) -> Iterator[str]:
         return
     except _TooBig:
         pass
+    yield from _parts(value, depth)
+
+
+def _parts(value: Any, depth: int) -> Iterator[str]:
     value = simplified(value)
     if isinstance(value, WrittenNumber):
         yield value.digits
@@ -141,11 +145,14 @@ def _elements(values: Iterable[Any], depth: int) -> Iterator[str]:
         conversion = _Conversion()
         try:
             batch.append(conversion.plain(element, depth + 1))
+            continue
         except _TooBig:
-            yield opening
-            yield from _chunks(element, depth + 1)
-            opening = ","
-            conversion = _Conversion()
+            pass
+        # Not in the handler: an error deep inside would have the tracebacks of all levels above it in its own.
+        yield opening
+        yield from _parts(element, depth + 1)
+        opening = ","
+        conversion = _Conversion()
     if batch:
         yield opening + _dump(batch)[1:-1]
         opening = ","

@@ -34,7 +34,7 @@ def _refuse(name: str) -> Any:
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(), inner, max_size=5),
     max_leaves=40,
 )
 
@@ -214,6 +214,14 @@ def test_too_deep_nesting_is_refused_with_a_clear_message(shape: Any) -> None:
     loop.append(shape(loop))
     with pytest.raises(UnusableResult, match="nested more than"):
         as_json(loop)
+
+
+def test_the_error_of_a_result_that_contains_itself_has_one_traceback() -> None:
+    loop: list[Any] = list(range(500))
+    loop.append(loop)
+    with pytest.raises(UnusableResult, match="nested more than") as caught:
+        as_json(loop)
+    assert caught.value.__context__ is None
 
 
 def test_mappings_that_would_lose_members_are_refused() -> None:
