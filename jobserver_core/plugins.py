@@ -63,6 +63,10 @@ def find(port: type[B], name: str) -> type[B]:
         PluginNotFound: It is not installed, or an extra that brings what it imports; says which.
         PluginFailed: It cannot be imported, or is not a subclass of the port.
     """
+    return _found(port, name)[0]
+
+
+def _found(port: type[B], name: str) -> tuple[type[B], EntryPoint]:
     points = registered(port)
     extra = _EXTRAS.get(name)
     others = tuple(sorted(other for other in points if other != name))
@@ -77,7 +81,7 @@ def find(port: type[B], name: str) -> type[B]:
         raise _failed(port, point, _described(error)) from error
     if not (isinstance(backend, type) and issubclass(backend, port)):
         raise _failed(port, point, f"it must be a subclass of {port.__module__}.{port.__name__}")
-    return backend
+    return backend, point
 
 
 def load(port: type[B], name: str, settings: Settings, data_dir: Path) -> B:
@@ -87,7 +91,7 @@ def load(port: type[B], name: str, settings: Settings, data_dir: Path) -> B:
         JobServerError: As :func:`find` and ``from_settings`` do.
         PluginFailed: ``from_settings`` of another package raised any other exception.
     """
-    backend, point = find(port, name), registered(port)[name]
+    backend, point = _found(port, name)
     try:
         created = backend.from_settings(settings, data_dir)
     except JobServerError:
