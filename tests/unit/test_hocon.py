@@ -348,7 +348,12 @@ scalars = (
 )
 objects = st.dictionaries(
     st.text(),
-    st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=12),
+    st.recursive(
+        scalars,
+        lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(), inner, max_size=5),
+        max_leaves=12,
+    ),
+    max_size=5,
 )
 
 

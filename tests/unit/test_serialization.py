@@ -136,12 +136,12 @@ def test_reading_an_invalid_error_is_a_value_error(text: str) -> None:
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(), inner, max_size=5),
     max_leaves=20,
 )
 
 
-@given(st.dictionaries(st.text(), json_values))
+@given(st.dictionaries(st.text(), json_values, max_size=5))
 def test_all_settings_survive_json(tree: dict[str, Any]) -> None:
     context = a_context(settings=tree)
     assert loads(dumps(context), type(context)) == context
