@@ -43,7 +43,7 @@ LONGEST_FIRST = [
 def pytest_collection() -> Generator[None, object, object]:
     """Keep modules and collected tests, which stay until the end, out of every later garbage collection.
 
-    They are far more objects than any test makes, and looking through them took a fifth of the in-memory suite.
+    They are far more objects than tests make. Looking through them took a fifth of the in-memory suite.
     """
     gc.disable()
     try:

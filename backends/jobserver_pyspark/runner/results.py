@@ -148,7 +148,7 @@ def _elements(values: Iterable[Any], depth: int) -> Iterator[str]:
             continue
         except _TooBig:
             pass
-        # Not in the handler: an error deep inside would have the tracebacks of all levels above it in its own.
+        # Not in the handler: an error deep inside would come with the tracebacks of all levels above it.
         yield opening
         yield from _parts(element, depth + 1)
         opening = ","
