@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -90,6 +91,8 @@ class Services:
             data_dir = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="jobserver-")))
         self.metadata, self.blobs, self.fetcher, self.launcher = metadata, blobs, fetcher, launcher
         self.transports, self.settings, self.resources = transports, settings, resources
+        self._closing = threading.RLock()
+        self._closed = False
         self.clock = clock = SteadyClock(clock)
         self.data_directory = data_directory = DataDirectory(data_dir, settings.data_files.directory)
         self.server_id = server_id = data_directory.server_id(ids.new)
@@ -312,8 +315,15 @@ class Services:
         """Shut down within ``timeout`` seconds, in an order in which nothing reports to a closed part.
 
         With ``detach``, contexts are left to the next server, if the launcher can do that. Killing and
-        releasing always get their fixed times, even if ``timeout`` is shorter. Idempotent.
+        releasing always get their fixed times, even if ``timeout`` is shorter. Idempotent: a second call
+        waits for the first one, but not once more for what hangs.
         """
+        with self._closing:
+            if not self._closed:
+                self._closed = True
+                self._close(timeout, detach=detach)
+
+    def _close(self, timeout: float, *, detach: bool) -> None:
         began = time.monotonic()
         self.drain()
         Steps(BRIEF_STEP).run(
@@ -324,7 +334,7 @@ class Services:
             detached = bool(self.registry.all())
             self._detach_contexts()
         else:
-            self._end_contexts(max(0.0, timeout - FORCE - RELEASE - (time.monotonic() - began)))
+            self._end_contexts(began + timeout - FORCE - RELEASE)
         self._release(detached=detached)
 
     def _detach_contexts(self) -> None:
@@ -332,9 +342,9 @@ class Services:
         steps.run("detaching the launcher", self.launcher.detach)
         steps.run("detaching contexts", self.registry.detach_all)
 
-    def _end_contexts(self, seconds: float) -> None:
+    def _end_contexts(self, deadline: float) -> None:
         Steps(BRIEF_STEP).run("handing contexts over to other servers", self._leave_contexts)
-        if seconds:
+        if (seconds := deadline - time.monotonic()) > 0:
             # A little less, so that there is time to see the end of contexts that are then ended by force.
             Steps(seconds).run("stopping contexts", lambda: self.registry.stop_all(seconds * 0.9))
         force = Steps(FORCE)

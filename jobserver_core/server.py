@@ -169,14 +169,14 @@ class JobServer:
         from jobserver_core import plugins  # noqa: PLC0415 - keeps the import of core light
 
         owned = ExitStack()
-        with ExitStack() as resources:
-            data_dir = lock_data_dir(settings.data_dir, resources)
+        with ExitStack() as lock, ExitStack() as parts:
+            data_dir = lock_data_dir(settings.data_dir, lock)
 
             def selected(port: type[Part], name: str, given: Part | None = None) -> Part:
                 if given is not None:
                     return given
                 part = plugins.load(port, name, settings, data_dir)
-                resources.callback(part.close)
+                parts.callback(part.close)
                 return part
 
             chosen = selected(Launcher, settings.launcher.backend, launcher)
@@ -198,7 +198,9 @@ class JobServer:
                 data_dir=data_dir,
                 resources=owned,
             )
-            owned.push(resources.pop_all())  # only now: if something above raises, everything is closed here
+            # Only now: if something above raises, everything is closed here.
+            owned.push(lock.pop_all())
+            parts.pop_all()  # the server closes them, each within its time
             return server
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -167,8 +168,10 @@ class Hanging:
     def __init__(self) -> None:
         self.over = threading.Event()
         self.entered = threading.Event()
+        self.calls = 0
 
     def __call__(self, *_args: Any, **_kwargs: Any) -> None:
+        self.calls += 1
         self.entered.set()
         self.over.wait()
 
@@ -216,6 +219,19 @@ def test_a_backend_that_hangs_does_not_delay_the_shutdown(
     assert hang.entered.is_set()
     assert f"closing {what} takes too long" in caplog.text
     assert sorted([*closed, port]) == ["blobs", "fetcher", "launcher", "metadata"]
+
+
+def test_a_backend_that_hangs_costs_its_time_once_however_often_the_server_is_closed(
+    hang: Hanging, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(InlineLauncher, "close", hang)
+    backends = {port: {"backend": "memory"} for port in ("metadata", "blobs", "fetcher", "launcher")}
+    settings = {"data-dir": str(tmp_path), "callbacks": {"transports": []}, **backends}
+    server = JobServer.from_settings(Settings.from_mapping({"jobserver": settings})).start()
+    for _ in range(3):  # as the command does: by a signal, and when each of two blocks ends
+        close(server)
+    assert hang.calls == 1
+    close(JobServer.from_settings(server.settings))  # the data directory is free
 
 
 def test_contexts_that_cannot_be_stored_as_stopping_do_not_keep_the_launcher_alive(

@@ -110,7 +110,10 @@ class HostedContext(ContextHandle):
         self._thread.start()
 
     def join(self, timeout: float) -> bool:
-        """Wait at most ``timeout`` seconds until the context's end was reported; return whether it was."""
+        """Wait at most ``timeout`` seconds until the context's end was reported and its files are removed.
+
+        Returns whether they are.
+        """
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
@@ -355,14 +358,17 @@ class HostedContext(ContextHandle):
                 self._error = self._unexpected(status)
             asked = self._end in (ContextEnd.STOPPED, ContextEnd.KILLED)
             end, error = self._end, None if asked or self._error is None else explained(self._error)
-        if self._record is not None and self._record.end():
-            self._resources.leftovers.forget(self._spec.id)
-        shutil.rmtree(self._spec.work_dir, ignore_errors=True)
+        record = self._record
+        ended = record is not None and record.end()
+        if record is None:  # nothing was started, so there are only links
+            shutil.rmtree(self._spec.work_dir, ignore_errors=True)
         self._jobs.close()
         with self._listener_lock:
             if not self._detached:  # the next server finds no record, and reports the loss
                 self._listener.context_ended(end, error)
         self._packages.close()
+        if record is not None:
+            self._resources.leftovers.remove(self._spec.id, record, ended=ended)
         self._on_end(self)
 
     def _reap(self) -> int | None:

@@ -24,6 +24,7 @@ from jobserver_core.errors import JobServerError, LaunchError
 from jobserver_core.models.contexts import Context, Resources, SparePool
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.ports import ContextHandle, ContextListener, ContextSpec, JobSpec, Launcher
+from jobserver_core.shutdown import FORCE
 from jobserver_pyspark.installation.class_data import ArchiveMaker, ClassData
 from jobserver_pyspark.installation.compiler import JvmToolchain
 from jobserver_pyspark.installation.driver_jvm import spark_defaults
@@ -50,8 +51,8 @@ from jobserver_pyspark.protocol.messages import Reattachment
 
 _log = logging.getLogger(__name__)
 
-_CLOSE_TIMEOUT = 4.0
-"""Seconds until killed contexts must have ended."""
+_CLOSE_TIMEOUT = 0.45 * FORCE
+"""Seconds until killed contexts must have ended: less than a server has left after it has waited for that."""
 _LOWEST_PRIORITY = 19
 _MAX_TMP_PATH = 60
 """The longest path, in bytes, of a directory for Unix sockets; with their names, 108 are allowed."""
@@ -357,9 +358,10 @@ class PySparkLauncher(Launcher):
         self._end_all(HostedContext.detach)
 
     def close(self) -> None:
-        """Kill all contexts at once, and wait a few seconds for their end.
+        """Kill all contexts at once, and wait a moment for their end and for the removal of their files.
 
-        A detached launcher is closed already, even if it still waits for a call of a listener.
+        The next server removes what is left then. A detached launcher is closed already, even if it still
+        waits for a call of a listener.
         """
         if not self._detached:
             self._end_all(HostedContext.kill)
@@ -375,6 +377,7 @@ class PySparkLauncher(Launcher):
         self._spares.close(deadline)
         for context in contexts:
             context.join(max(0.0, deadline - time.monotonic()))
+        self._leftovers.join(deadline)
         self._archives.join(deadline)
         self._resources.connections.close()
         if self._serves:  # a launcher that only checks settings may be beside that of a running server

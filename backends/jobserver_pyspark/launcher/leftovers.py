@@ -1,9 +1,17 @@
-"""Records of contexts, with which the next server takes over or ends those that outlived their server."""
+"""Records of contexts, with which the next server takes over or ends those that outlived their server.
+
+A context may have unpacked gigabytes, and removing them takes as long as the disk needs. So the end of a
+context only moves its directories aside, and everything that waits for that end goes on. Then they are removed.
+If a server ends before that is done, the record remains, and the next server goes on in the background.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import threading
+import time
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
@@ -40,17 +48,34 @@ class LeftoverRecord:
         return self.pid is not None and processes.start_time(self.pid) == self.start_time is not None
 
     def end(self) -> bool:
-        """Kill the processes and remove everything else; return whether nothing is left. Idempotent."""
+        """Kill the processes, remove the objects of the cluster, and move the directories aside.
+
+        Returns whether only what was moved is left. Idempotent.
+        """
         return self.end_local() and (self.cluster is None or self.cluster.remove())
 
     def end_local(self) -> bool:
-        """Do what ``end`` does on this machine; return whether nothing is left on it. Idempotent."""
+        """Do what ``end`` does on this machine."""
         if self.pid is not None and self.alive:
             processes.kill_group(self.pid)
         gone = processes.kill_marked(self.marker)
         for directory in self.directories:
-            shutil.rmtree(directory, ignore_errors=True)
-        return gone and not any(directory.exists() for directory in self.directories)
+            with contextlib.suppress(OSError):  # it is missing or moved; otherwise it is removed where it is
+                directory.rename(_aside(directory))
+        return gone
+
+    def remove_files(self) -> bool:
+        """Remove the directories, wherever they are; return whether none is left."""
+        places = [place for directory in self.directories for place in (directory, _aside(directory))]
+        for place in places:
+            with contextlib.suppress(RecursionError):  # before Python 3.13, a tree can be too deep
+                shutil.rmtree(place, ignore_errors=True)
+        return not any(place.exists() for place in places)
+
+
+def _aside(directory: Path) -> Path:
+    """Return where to move a directory that is to be removed: beside it, on the same file system."""
+    return directory.with_name(f"{directory.name}.ended")
 
 
 class Leftovers:
@@ -58,6 +83,7 @@ class Leftovers:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._removal: threading.Thread | None = None
 
     def record(self, context_id: str, record: LeftoverRecord) -> None:
         """Store a record, and replace an earlier one of the same context."""
@@ -85,23 +111,45 @@ class Leftovers:
                 yield record
 
     def sweep(self, kept: Container[str] = ()) -> None:
-        """Remove all recorded leftovers, except those of contexts with an id in ``kept``.
+        """End all recorded leftovers, except those of contexts with an id in ``kept``.
 
-        Those that cannot be removed now stay recorded for the next time. Clusters come last, and after a
-        failure a cluster is not asked again, because the start of the server waits for this.
+        Their files are removed in the background. What cannot be removed now stays recorded for the next
+        time. Clusters come last, and after a failure a cluster is not asked again, because the start of the
+        server waits for this.
         """
-        in_clusters: dict[Path, ClusterObjects] = {}
-        for path in self._directory.glob("*.json"):
-            if path.stem in kept:
+        found = {path.stem: self._read(path) for path in self._directory.glob("*.json")}
+        ended: dict[str, LeftoverRecord] = {}
+        for context_id, record in found.items():
+            if context_id in kept:
                 continue
-            record = self._read(path)
-            if record is not None and not record.end_local():
-                continue
-            if record is not None and record.cluster is not None:
-                in_clusters[path] = record.cluster
-            else:
-                path.unlink(missing_ok=True)
-        self._remove_from_clusters(in_clusters)
+            if record is None:
+                self.forget(context_id)
+            elif record.end_local():
+                ended[context_id] = record
+        clusters = {key: record.cluster for key, record in ended.items() if record.cluster is not None}
+        failed = self._remove_from_clusters(clusters)
+        if ended:
+            self._removal = threading.Thread(
+                target=self._remove_all, args=(ended, failed), name="removal of leftovers", daemon=True
+            )
+            self._removal.start()
+
+    def _remove_all(self, ended: Mapping[str, LeftoverRecord], failed: Container[str]) -> None:
+        for context_id, record in ended.items():
+            self.remove(context_id, record, ended=context_id not in failed)
+
+    def remove(self, context_id: str, record: LeftoverRecord, *, ended: bool) -> None:
+        """Remove the files of a context; forget its record if everything else has ``ended``.
+
+        Takes as long as the disk needs.
+        """
+        if record.remove_files() and ended:
+            self.forget(context_id)
+
+    def join(self, deadline: float) -> None:
+        """Wait until the files that a sweep found are removed, or until a time of the monotonic clock."""
+        if self._removal is not None:
+            self._removal.join(max(0.0, deadline - time.monotonic()))
 
     def sweep_objects(self, found: Mapping[str, ClusterObjects]) -> None:
         """Remove what contexts of other servers left in clusters, by the ids of these contexts.
@@ -111,17 +159,18 @@ class Leftovers:
         for context_id, objects in found.items():
             marker = f"{context_id}:none"  # no process of this machine has it
             self.record(context_id, LeftoverRecord(marker=marker, directories=(), cluster=objects))
-        self._remove_from_clusters({self._path(context_id): each for context_id, each in found.items()})
+        for context_id in found.keys() - self._remove_from_clusters(found):
+            self.forget(context_id)
 
     @staticmethod
-    def _remove_from_clusters(found: Mapping[Path, ClusterObjects]) -> None:
-        failed: set[tuple[str, str]] = set()
-        for path, objects in found.items():
+    def _remove_from_clusters(found: Mapping[str, ClusterObjects]) -> set[str]:
+        """Remove what contexts left in clusters; return the ids of those of which something is left."""
+        failed: dict[str, tuple[str, str]] = {}
+        for context_id, objects in found.items():
             place = (objects.url, objects.namespace)
-            if place not in failed and objects.remove():
-                path.unlink(missing_ok=True)
-            else:
-                failed.add(place)
+            if place in failed.values() or not objects.remove():
+                failed[context_id] = place
+        return set(failed)
 
     def _path(self, context_id: str) -> Path:
         return self._directory / f"{context_id}.json"

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import logging
 import os
-import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -93,10 +92,7 @@ def _discard(spare_id: str, record: LeftoverRecord, host: HostProcess | None, le
     if host is not None:
         host.kill()
         host.reap()
-    if record.end():
-        leftovers.forget(spare_id)
-    for directory in record.directories:
-        shutil.rmtree(directory, ignore_errors=True)
+    leftovers.remove(spare_id, record, ended=record.end())
 
 
 class SpareHosts(SpareStarter[SpareHost]):

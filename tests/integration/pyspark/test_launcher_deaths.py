@@ -125,5 +125,5 @@ def test_processes_that_outlive_their_server_and_host_are_swept(tmp_path: Path, 
     launcher.sweep()
     assert not carrying(server.context_id)
     assert not server.work_dir.exists()
-    assert not list((tmp_path / "pyspark" / "contexts").iterdir())
+    wait_until(lambda: not list((tmp_path / "pyspark" / "contexts").iterdir()))
     launcher.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -27,6 +28,7 @@ from jobserver_core.testing.launcher import RecordingListener
 from jobserver_pyspark import PySparkLauncher
 from jobserver_pyspark.installation.java import Java
 from jobserver_pyspark.installation.spark import Installation
+from jobserver_pyspark.launcher import leftovers
 from jobserver_pyspark.launcher.host_plan import HostPlan, make_plan
 from jobserver_pyspark.launcher.hosted_jobs import HostedJobs
 from jobserver_pyspark.launcher.leftovers import Leftovers
@@ -316,6 +318,37 @@ def test_a_host_that_does_not_come_in_time_is_ended(world: World) -> None:
     _, end, error = world.listener.wait_for("context-ended", timeout=WAIT)
     assert end is ContextEnd.FAILED
     assert "its host did not connect in 0.2 s" in error.message
+
+
+def test_neither_the_end_of_a_context_nor_a_start_waits_until_its_files_are_removed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removing, go_on, remove = threading.Event(), threading.Event(), shutil.rmtree
+
+    def slow(path: Path, **options: Any) -> None:
+        removing.set()
+        assert go_on.wait(WAIT), "something waits for the removal of files"
+        remove(path, **options)
+
+    monkeypatch.setattr(leftovers.shutil, "rmtree", slow)
+    world.start()
+    (world.spec.work_dir / "unpacked").mkdir()
+    world.handle.kill()
+    world.listener.wait_for("context-ended", timeout=WAIT)
+    assert not world.spec.work_dir.exists()
+    assert removing.wait(WAIT)
+    world.launchers[-1].close()
+    (aside,) = world.spec.work_dir.parent.iterdir()
+    assert (aside / "unpacked").exists()
+
+    launcher = world.launcher()
+    assert launcher.survivors() == []
+    removing.clear()
+    launcher.sweep()
+    assert removing.wait(WAIT)
+    go_on.set()
+    wait_until(lambda: not list(world.spec.work_dir.parent.iterdir()))
+    wait_until(lambda: not list((world.folder / "pyspark" / "contexts").iterdir()))
 
 
 def test_a_host_without_a_next_server_ends_by_itself(world: World) -> None:
