@@ -184,6 +184,18 @@ def lock_data_dir(path: Path, until: ExitStack) -> Path:
     return path.resolve()
 
 
+def server_process(path: Path) -> int | None:
+    """Return the id of the process whose server uses a data directory, or None if none is known."""
+    import fcntl  # noqa: PLC0415 - see above
+
+    with suppress(OSError, ValueError), (path / "server.lock").open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return int(file.read())
+    return None
+
+
 def _warn_if_accessible(path: Path) -> None:
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & (stat.S_IRWXG | stat.S_IRWXO):

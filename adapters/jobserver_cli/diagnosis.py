@@ -11,7 +11,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 GIB = 1024**3
 SCARCE_DISK = 2 * GIB
 SCARCE_MEMORY = 2 * GIB
+_LISTENING = "0A"
+"""The state of a listening socket in /proc/net/tcp."""
 
 
 class Verdict(str, Enum):
@@ -276,6 +278,8 @@ def _users(settings: Settings) -> Finding:
 
 
 def _port(settings: Settings) -> Finding:
+    from jobserver_core.data_directory import server_process  # noqa: PLC0415 - --help does not need it
+
     host, port = settings.http.host, settings.http.port
     where = f"{host}:{port}"
     try:
@@ -284,9 +288,31 @@ def _port(settings: Settings) -> Finding:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except OSError as error:
+        server = server_process(settings.data_dir)  # its lock is only asked for when something listens
+        if error.errno == errno.EADDRINUSE and server is not None and _listens(server, port):
+            return _good("Port", f"{where} is used by the running server of this data directory ({server})")
         advice = "Stop the program that listens there (another job server?), or choose a port with --port."
         return _bad("Port", f"cannot listen on {where}: {error.strerror or error}", advice)
     return _good("Port", f"{where} is free")
+
+
+def _listens(process: int, port: int) -> bool:
+    """Whether a process listens on a TCP port, as far as this user may know."""
+    directory = Path("/proc") / str(process)
+    descriptors, lines = set[str](), list[str]()
+    with suppress(OSError):
+        for descriptor in (directory / "fd").iterdir():
+            with suppress(FileNotFoundError):  # closed meanwhile
+                descriptors.add(os.readlink(descriptor))
+    for table in ("tcp", "tcp6"):
+        with suppress(OSError):  # IPv6 may be off
+            lines += (directory / "net" / table).read_text().splitlines()[1:]
+    return any(
+        state == _LISTENING
+        and int(address.rpartition(":")[2], 16) == port
+        and f"socket:[{inode}]" in descriptors
+        for _, address, _, state, _, _, _, _, _, inode, *_ in map(str.split, lines)
+    )
 
 
 def _existing(path: Path) -> Path:

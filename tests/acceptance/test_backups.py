@@ -101,6 +101,8 @@ def test_a_backup_of_a_running_server_restores_what_it_had(databases: Databases,
         wait_until(lambda: server.job(running.id).state is JobState.RUNNING, "the job runs")
         waiting = server.submit(a_request("w.Count", "input.string = c", context="warm"))
         run(back_up, variables)
+        (copied,) = (tmp_path / "backup").glob("metadata.*")
+        assert not copied.stat().st_mode & 0o077, "other users can read the copy"
         after = server.submit(a_request("w.Count", "input.string = d"))
         assert after.result(WAIT) == {"d": 1}
     run(restore, variables)

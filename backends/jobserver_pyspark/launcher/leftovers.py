@@ -1,8 +1,9 @@
 """Records of contexts, with which the next server takes over or ends those that outlived their server.
 
 A context may have unpacked gigabytes, and removing them takes as long as the disk needs. So the end of a
-context only moves its directories aside, and everything that waits for that end goes on. Then they are removed.
-If a server ends before that is done, the record remains, and the next server goes on in the background.
+context only moves its directories aside, and everything that waits for that end goes on. Then they are
+removed. If a server ends before that is done, the record remains, and the next server goes on in the
+background.
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import argon2
@@ -13,6 +15,7 @@ from jobserver_cli import diagnosis
 from jobserver_cli.diagnosis import Finding, Verdict, examine, java_finding
 from jobserver_core.config.loading import load_settings
 from jobserver_core.config.settings import Settings
+from jobserver_core.data_directory import lock_data_dir
 from jobserver_http.credential_files import hash_token
 
 MEMORY = {
@@ -149,6 +152,26 @@ def test_doctor_exits_with_7_and_advice_when_the_port_is_in_use(
     assert f"✗ Port: cannot listen on 127.0.0.1:{port}: Address already in use" in done.out
     assert "--port" in done.out
     assert "not ready: Port" in done.err
+
+
+def test_doctor_accepts_a_port_that_the_running_server_of_the_data_directory_uses(
+    jobserver: CommandLine, tmp_path: Path
+) -> None:
+    data, other = tmp_path / "data", tmp_path / "other"
+    with ExitStack() as running:
+        port = running.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+        arguments = ("doctor", "--config", config_file(tmp_path), "--port", port, "--data-dir")
+        lock_data_dir(data, running)
+        lock_data_dir(other, running)
+        (other / "server.lock").write_text(str(os.getppid()))  # its server has another port
+        done = jobserver(*arguments, data)
+        assert (done.code, done.err) == (0, "")
+        assert f"✓ Port: 127.0.0.1:{port} is used by the running server of this data directory" in done.out
+        assert jobserver(*arguments, other).code == 7
+        (other / "server.lock").write_text("")
+        assert jobserver(*arguments, other).code == 7
+    with socket.create_server(("127.0.0.1", port)):
+        assert jobserver(*arguments, data).code == 7, "the server has ended"
 
 
 def test_doctor_says_that_a_server_would_be_open_to_everyone(tmp_path: Path) -> None:
