@@ -149,6 +149,15 @@ class Client:
                 raise refusal(streamed.response, self.url)
             yield streamed
 
+    @contextmanager
+    def followed_log(self, *, job_id: str | None, context: str | None) -> Iterator[StreamedResponse]:
+        """Open the log of a job, or else of a context, until it has ended, also if the server restarts."""
+        with translated(self.url):
+            remote = self.remote
+            opened = remote.followed_job_log(job_id) if job_id else remote.followed_context_log(context or "")
+            with opened as streamed:
+                yield streamed
+
 
 _ADDRESS_ADVICE = "Set it with --server or JOBSERVER_URL, and the user with --user or JOBSERVER_USER."
 _PROXY_ADVICE = "To connect without a proxy, add the server's host to NO_PROXY."

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from jobserver_cli.client import Client, quoted_segment, translated
@@ -104,19 +106,27 @@ def while_taken_over(call: Callable[[], T]) -> T:
 
 
 @contextmanager
-def opened_log(client: Client, path: str, *, follow: bool) -> Iterator[StreamedResponse]:
-    """Open a log. With ``follow``, it ends when the job or context has ended."""
-    with ExitStack() as stack:
-        if follow:
-            yield while_taken_over(lambda: stack.enter_context(client.stream(path, follow="true")))
-        else:
-            yield stack.enter_context(client.stream(path))
+def followed_log(
+    client: Client, *, job_id: str | None = None, context: str | None = None
+) -> Iterator[StreamedResponse]:
+    """Open the log of a job or context, which ends when the job or context has ended.
 
-
-def log_lines(client: Client, path: str, *, follow: bool) -> Iterator[str]:
-    """Yield the lines of a log. With ``follow``, yield new lines until the job or context has ended."""
-    with opened_log(client, path, follow=follow) as response:
-        yield from response.iter_lines()
+    Raises:
+        CommandFailed: The log cannot be read. If the server was lost, the message says how to continue.
+    """
+    opened = None
+    try:
+        with ExitStack() as stack:
+            log = partial(client.followed_log, job_id=job_id, context=context)
+            opened = while_taken_over(lambda: stack.enter_context(log()))
+            yield opened
+    except CommandFailed as error:
+        if opened is None or error.code is not ExitCode.UNREACHABLE:
+            raise
+        what = f"job {job_id}" if job_id else f"context {context}"
+        log_of = job_id if job_id else f"--context {shlex.quote(context or '')}"
+        advice = f"{what} continues. Once the server is reachable again: jobserver logs {log_of} --follow"
+        raise CommandFailed(error.message, error.code, advice) from None
 
 
 class _LogPrinter(threading.Thread):
@@ -124,15 +134,14 @@ class _LogPrinter(threading.Thread):
 
     def __init__(self, client: Client, job_id: str, terminal: Terminal) -> None:
         super().__init__(name="job-log", daemon=True)
-        self._client = client
-        self._path = f"/jobs/{quoted_segment(job_id)}/logs"
-        self._terminal = terminal
+        self._client, self._job_id, self._terminal = client, job_id, terminal
 
     def run(self) -> None:
         """Print until the log has ended."""
         try:
-            for line in log_lines(self._client, self._path, follow=True):
-                self._terminal.note(f"│ {line}")
+            with followed_log(self._client, job_id=self._job_id) as log:
+                for line in log.iter_lines():
+                    self._terminal.note(f"│ {line}")
         except CommandFailed as error:
             self._terminal.note(f"cannot show the log: {error.message}", style="yellow")
 

@@ -13,7 +13,7 @@ import typer
 from jobserver_cli.client import Client, quoted_segment
 from jobserver_cli.completion import job_ids, live_job_ids
 from jobserver_cli.exits import CommandFailed, ExitCode
-from jobserver_cli.following import opened_log, show_repeatedly, wait_for_end, while_taken_over
+from jobserver_cli.following import followed_log, show_repeatedly, wait_for_end, while_taken_over
 from jobserver_cli.lookups import LAST, explained, resolve_context, resolve_job
 from jobserver_cli.parameters import JOB_HELP, JobId, context_option
 from jobserver_cli.records import (
@@ -316,7 +316,8 @@ def logs(
     else:
         context = resolve_context(client, context or "")
         path = f"/contexts/{quoted_segment(context)}/logs"
-    with explained(client, job=job_id, context=context), opened_log(client, path, follow=follow) as response:
+    opened = followed_log(client, job_id=job_id, context=context) if follow else client.stream(path)
+    with explained(client, job=job_id, context=context), opened as response:
         if terminal.as_json:
             for line in response.iter_lines():
                 terminal.json(line)

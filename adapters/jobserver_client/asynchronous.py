@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from os import PathLike
@@ -24,6 +25,7 @@ from jobserver_client.connection import (
 )
 from jobserver_client.errors import error_from
 from jobserver_client.handles import AsyncJobHandle, AsyncResultReader, AsyncWaiter
+from jobserver_client.logs import followed_log
 from jobserver_client.options import ConnectionOptions, RemoteServer
 from jobserver_client.records import binary_of, context_of, deliveries_of, job_of, server_of, storage_of
 from jobserver_client.requests import SUBMIT_TIMEOUT, list_params, submit_call
@@ -385,23 +387,45 @@ class AsyncClient(RemoteServer):
     async def logs(self, job_id: str, *, follow: bool = False) -> AsyncGenerator[str, None]:
         """Yield the lines of a job's output; with ``follow``, new ones until the job has ended.
 
+        Following goes on if the server restarts meanwhile.
+
         Raises:
             JobNotFound: No job has this ID.
         """
-        async for line in self._lines(path_to("jobs", job_id, "logs"), follow):
-            yield line
+        opened = self.followed_job_log(job_id) if follow else self._log(path_to("jobs", job_id, "logs"))
+        async with opened as response:
+            async for line in response.aiter_lines():
+                yield line
+
+    def followed_job_log(self, job_id: str) -> AbstractAsyncContextManager[httpx.Response]:
+        """Open a job's output as bytes, until the job has ended. See :meth:`logs`."""
+
+        async def has_ended() -> bool:
+            return (await self.job(job_id)).state.final
+
+        return followed_log(self.connection, path_to("jobs", job_id, "logs"), has_ended)
 
     async def context_logs(self, name: str, *, follow: bool = False) -> AsyncGenerator[str, None]:
         """Yield the lines of the log of a context's driver. Raises ContextNotFound, LogNotFound."""
-        async for line in self._lines(path_to("contexts", name, "logs"), follow):
-            yield line
-
-    async def _lines(self, path: str, follow: bool) -> AsyncGenerator[str, None]:
-        timeout = None if follow else self.connection.options.timeout
-        wanted = "true" if follow else None
-        async with self.connection.stream(path, read_timeout=timeout, follow=wanted) as response:
+        path = path_to("contexts", name, "logs")
+        async with self.followed_context_log(name) if follow else self._log(path) as response:
             async for line in response.aiter_lines():
                 yield line
+
+    @asynccontextmanager
+    async def followed_context_log(self, name: str) -> AsyncIterator[httpx.Response]:
+        """Open the log of a context's driver as bytes, until the context has ended."""
+        found = await self.context(name)  # another one may get the name later
+
+        async def has_ended() -> bool:
+            return (await self.context(found.id)).state.final
+
+        path = path_to("contexts", found.id, "logs")
+        async with followed_log(self.connection, path, has_ended) as response:
+            yield response
+
+    def _log(self, path: str) -> AbstractAsyncContextManager[httpx.Response]:
+        return self.connection.stream(path, read_timeout=self.connection.options.timeout)
 
     async def add_data_file(
         self, prefix: str, data: bytes | BinaryIO | Iterable[bytes], *, ending: str | None = None

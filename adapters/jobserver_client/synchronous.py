@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from functools import partial
 from os import PathLike
 from pathlib import PurePosixPath
@@ -200,7 +200,6 @@ class Client(RemoteServer):
         )
         return self._thread.run(call)
 
-    @contextmanager
     def stream(
         self,
         path: str,
@@ -209,11 +208,24 @@ class Client(RemoteServer):
         accept_errors: bool = False,
         headers: Mapping[str, str] | None = None,
         **params: str | None,
-    ) -> Iterator[StreamedResponse]:
+    ) -> AbstractContextManager[StreamedResponse]:
         """Open the response of a GET request for reading as it arrives, within a ``with`` block."""
-        opened = self._remote.connection.stream(
-            path, read_timeout=read_timeout, accept_errors=accept_errors, headers=headers, **params
+        return self._opened(
+            self._remote.connection.stream(
+                path, read_timeout=read_timeout, accept_errors=accept_errors, headers=headers, **params
+            )
         )
+
+    def followed_job_log(self, job_id: str) -> AbstractContextManager[StreamedResponse]:
+        """Open a job's output as bytes, until the job has ended. Use it in a ``with`` block."""
+        return self._opened(self._remote.followed_job_log(job_id))
+
+    def followed_context_log(self, name: str) -> AbstractContextManager[StreamedResponse]:
+        """Open the log of a context's driver as bytes, until the context has ended, as with jobs."""
+        return self._opened(self._remote.followed_context_log(name))
+
+    @contextmanager
+    def _opened(self, opened: AbstractAsyncContextManager[httpx.Response]) -> Iterator[StreamedResponse]:
         response = self._thread.run(opened.__aenter__())
         try:
             yield StreamedResponse(self._thread, response, opened)
@@ -349,6 +361,8 @@ class Client(RemoteServer):
 
     def logs(self, job_id: str, *, follow: bool = False) -> Iterator[str]:
         """Yield the lines of a job's output; with ``follow``, new ones until the job has ended.
+
+        Following goes on if the server restarts meanwhile.
 
         Raises:
             JobNotFound: No job has this ID.

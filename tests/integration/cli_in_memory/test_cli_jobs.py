@@ -10,8 +10,11 @@ import pytest
 
 from command_line import HOSTILE, CommandLine, wheel
 from conditions import wait_until
+from jobserver_cli.exits import ExitCode
+from jobserver_cli.lookups import FULL_LENGTH
 from jobserver_core import BinaryType, JobServer, JobState
 from loopback import Loopback
+from scripted_log import ScriptedLog, a_record
 
 COUNT = ("words.Count", "--cp", "words", "-c", "warm", "-d", "input.string = a b c a b see")
 COUNTS = {"a": 2, "b": 2, "c": 1, "see": 1}
@@ -92,6 +95,31 @@ def test_the_path_of_an_uploaded_file_can_be_set_whatever_its_name(
     path = client("data", "upload", "birds", file).out.strip()
     done = client("submit", "words.Count", "--cp", "words", "-c", "warm", "--set", f"file={path}")
     assert client("job", done.out.strip(), "--config").json == {"file": path}
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_following_a_log_continues_after_a_restart_of_the_server(
+    jobserver: CommandLine, as_json: bool
+) -> None:
+    with Loopback(ScriptedLog(b"one\ntwo\nthree\n", [5, 9])) as web:
+        options = ["--json"] if as_json else []
+        done = jobserver("logs", "0" * FULL_LENGTH, "-f", "--server", web.url(""), *options)
+    assert done.code == 0, done.err
+    assert done.out == ('"one"\n"two"\n"three"\n' if as_json else "one\ntwo\nthree\n")
+
+
+def test_a_log_whose_server_does_not_return_says_how_to_continue(jobserver: CommandLine) -> None:
+    def go_away(script: ScriptedLog, _number: int) -> None:
+        script.away = True
+
+    jobserver.environment.setattr("jobserver_cli.client.RECONNECT_TIMEOUT", 0.2)
+    job_id = "0" * FULL_LENGTH
+    with Loopback(ScriptedLog(b"one\ntwo\n", [4], after=go_away)) as web:
+        done = jobserver("logs", job_id, "-f", "--server", web.url(""))
+    assert (done.code, done.out) == (ExitCode.UNREACHABLE, "one\n")
+    message = " ".join(done.err.split())
+    assert f"job {job_id} continues. Once the server is reachable again: jobserver logs {job_id}" in message
+    assert "jobserver serve" not in message
 
 
 def test_set_needs_a_key(client: CommandLine) -> None:
@@ -432,11 +460,15 @@ def test_a_job_is_shown_with_its_restarts_and_why_its_context_has_ended(jobserve
 
 
 def test_a_log_is_followed_while_another_server_takes_over(jobserver: CommandLine) -> None:
-    refused = b'{"status": "ERROR", "result": "is being taken over; try again", "code": "unavailable"}'
+    refused = b"""{"status": "ERROR", "result": "is being taken over; try again", "code": "unavailable",
+        "fields": {"message": "is being taken over; try again"}}"""
     with Loopback(lambda handler: handler.say(503, refused)) as web:
         assert jobserver("logs", "a" * 32, "--server", web.url("")).code == 4  # without --follow, at once
 
         def log(handler: Any) -> None:
+            if not handler.path.partition("?")[0].endswith("/logs"):
+                handler.say(200, a_record("FINISHED"))
+                return
             followed = len([call for call in web.calls if "follow=true" in call.path])
             handler.say(200, b"a line\n") if followed > 2 else handler.say(503, refused)
 

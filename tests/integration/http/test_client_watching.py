@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import signal
 import socket
@@ -20,10 +19,10 @@ from jobserver_client import AsyncClient, Client, UnexpectedResponse, watching
 from jobserver_core import BinaryType, Event, JobState, Settings
 from jobserver_http import running
 from loopback import Handler, Loopback
+from scripted_log import JSON, a_record
 from serving import WAIT, a_request, a_server, archive
 
 HOUR = 3600.0
-JSON = "application/json"
 
 
 @pytest.fixture
@@ -40,19 +39,6 @@ def url() -> Iterator[str]:
 def no_regular_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits rely on the event stream alone."""
     monkeypatch.setattr(watching, "READ_INTERVAL", HOUR)
-
-
-def a_record(status: str) -> bytes:
-    record = {
-        "jobId": "j1",
-        "startTime": "2024-01-01T00:00:00.000Z",
-        "classPath": "w.Echo",
-        "context": "warm",
-        "contextId": "c1",
-        "status": status,
-        "at": "2024-01-01T00:00:01.000Z",
-    }
-    return json.dumps(record).encode()
 
 
 class ScriptedServer:
