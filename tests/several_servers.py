@@ -109,6 +109,7 @@ class Member:
 
     def close(self) -> None:
         self.launcher.close()
+        self.transport.release(RECEIVER)
         self.server.close(0)
 
 

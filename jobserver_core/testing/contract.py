@@ -17,12 +17,17 @@ def wait_until(
     timeout: float = 60.0,
     pause: float = 0.01,
 ) -> None:
-    """Wait until a condition holds. Otherwise fail with ``what`` was waited for, or what it returns."""
+    """Wait until a condition holds. Otherwise fail with ``what`` was waited for, or what it returns.
+
+    The pauses between two looks are short at first, up to ``pause`` seconds.
+    """
     deadline = time.monotonic() + timeout
+    next_pause = min(0.001, pause)
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout} s: {what() if callable(what) else what}")
-        time.sleep(pause)
+        time.sleep(next_pause)
+        next_pause = min(2 * next_pause, pause)
 
 
 def threads_and_processes() -> set[str]:

@@ -85,6 +85,7 @@ FUNCTIONS = {
 class TestInlineLauncher(LauncherContract):
     timeout = 10.0
     start_timeout = 10.0
+    linger = 0.1
 
     @pytest.fixture
     def launcher(self) -> Iterator[Launcher]:

@@ -12,6 +12,7 @@ import pytest
 from conditions import wait_until
 from jobserver_core import ContextState, ErrorInfo, FailureKind, JobHandle, JobState, errors
 from jobserver_core.ports import ContextEnd, ContextListener, JobOutcome
+from jobserver_core.running import context_registry
 from serving import WAIT, Scene, ScriptedLauncher, a_request, a_server, report_result, upload
 
 RAISED = JobOutcome(error=ErrorInfo(message="boom"), failure=FailureKind.RAISED)
@@ -127,7 +128,10 @@ def test_a_context_that_dies_ends_its_jobs_first_and_sends_their_callbacks(scene
     assert len(scene.server.deliveries(job.id)) == 1
 
 
-def test_a_submit_while_the_end_of_its_context_is_stored_finds_no_context(scene: Scene) -> None:
+def test_a_submit_while_the_end_of_its_context_is_stored_finds_no_context(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(context_registry, "SUCCESSOR_TIMEOUT", 0.05)
     refused: list[type[errors.JobServerError]] = []
     advance_context = scene.metadata.advance_context
 

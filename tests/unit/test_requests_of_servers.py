@@ -83,7 +83,8 @@ class Pair:
 
 
 @pytest.fixture
-def pair() -> Iterator[Pair]:
+def pair(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
+    monkeypatch.setattr(requests, "ANSWER_POLL_INTERVAL", 0.01)
     pair = Pair()
     yield pair
     pair.store.failing.clear()
@@ -95,7 +96,6 @@ def pair() -> Iterator[Pair]:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait only briefly for the answers of other servers."""
     monkeypatch.setattr(requests, "ANSWER_TIMEOUT", 0.05)
-    monkeypatch.setattr(requests, "ANSWER_POLL_INTERVAL", 0.01)
 
 
 def test_a_job_with_a_key_runs_once_even_if_its_submit_failed_after_it_was_stored(pair: Pair) -> None:

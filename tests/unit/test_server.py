@@ -180,7 +180,8 @@ def test_killing_with_force_ends_the_context_of_a_job_that_does_not_end() -> Non
     def deaf(_job: InlineJob) -> None:
         stop.wait(WAIT)
 
-    with a_server(settings=settings, launcher=InlineLauncher({"w.Deaf": deaf})) as server:
+    launcher = InlineLauncher({"w.Deaf": deaf}, kill_grace=0.05)
+    with a_server(settings=settings, launcher=launcher) as server:
         upload(server)
         job = running(server, "w.Deaf")
         try:

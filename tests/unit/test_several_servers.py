@@ -20,6 +20,7 @@ from jobserver_core import (
     JobState,
     Settings,
     StorageError,
+    assembly,
 )
 from jobserver_core.events import ContextChanged, Event
 from jobserver_core.memory import (
@@ -518,7 +519,8 @@ def test_a_server_that_is_closing_takes_nothing_over() -> None:
     dead.close()
 
 
-def test_a_server_takes_no_context_over_that_belongs_to_a_living_one() -> None:
+def test_a_server_takes_no_context_over_that_belongs_to_a_living_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assembly, "FORCE", 0.1)  # the first server does not see that its context ends
     metadata, blobs = MemoryMetadataStore(shared=True), MemoryBlobStore()
     launcher = InlineLauncher({})
     first = Member(metadata, blobs, launcher=launcher)

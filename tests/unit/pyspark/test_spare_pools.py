@@ -16,6 +16,7 @@ from jobserver_core.errors import InvalidSetting
 from jobserver_core.ports import ContextSpec
 from jobserver_pyspark.installation.java import Java
 from jobserver_pyspark.installation.spark import Installation
+from jobserver_pyspark.launcher import spare_pools
 from jobserver_pyspark.launcher.context_settings import ContextSettings, read_settings
 from jobserver_pyspark.launcher.host_plan import HostPlan, make_plan
 from jobserver_pyspark.launcher.options import LauncherOptions
@@ -229,7 +230,8 @@ def test_a_failing_pool_does_not_keep_others_from_being_filled() -> None:
     assert world.ready == [0, 1]
 
 
-def test_the_thread_replaces_a_taken_spare_and_ends_all_at_the_close() -> None:
+def test_the_thread_replaces_a_taken_spare_and_ends_all_at_the_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spare_pools, "_PAUSE", 0.01)
     world = World(1)
     world.pools.begin()
     world.pools.begin()
@@ -243,7 +245,8 @@ def test_the_thread_replaces_a_taken_spare_and_ends_all_at_the_close() -> None:
     assert world.starter.closed
 
 
-def test_a_start_under_way_ends_with_the_close() -> None:
+def test_a_start_under_way_ends_with_the_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spare_pools, "_PAUSE", 0.01)
     world = World(1)
     world.starter.gate.clear()
     world.pools.begin()
