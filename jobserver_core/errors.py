@@ -534,10 +534,9 @@ class CapacityReached(Unavailable):
 
 
 class ServerClosed(Unavailable):
-    """The server is draining or closed, and accepts no new work."""
+    """The server is draining or closed, and accepts no new work. The message says which."""
 
-    template = "the job server is shutting down and accepts no new work"
-    field_names = ()
+    message: str = "the job server is shutting down and accepts no new work"
 
 
 class JobPostponed(ServerClosed):

@@ -14,8 +14,15 @@ from jobserver_core.binaries.data_files import DataUpload
 from jobserver_core.binaries.uploads import Upload
 from jobserver_core.callbacks.options import check_options
 from jobserver_core.data_directory import lock_data_dir
+from jobserver_core.errors import Conflict
 from jobserver_core.events import Event, Subscription
-from jobserver_core.models.arguments import check_job_id, check_kind, check_limit, check_seconds
+from jobserver_core.models.arguments import (
+    check_callable,
+    check_job_id,
+    check_kind,
+    check_limit,
+    check_seconds,
+)
 from jobserver_core.models.binaries import Binary, BinaryType, DataFile
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import (
@@ -204,8 +211,30 @@ class JobServer:
             return server
 
     @property
+    def _open(self) -> Services:
+        """The services, unless the server has closed. Raises ServerClosed."""
+        self._services.admission.check_not_ended()
+        return self._services
+
+    @property
+    def _running(self) -> Services:
+        """The services, for what only a started server does. Raises Conflict, or ServerClosed once closed."""
+        services = self._open
+        if not self._started:
+            message = "the job server is not started; use it in a with block, or call start() first"
+            raise Conflict(message=message)
+        return services
+
+    @property
     def _new_work(self) -> Services:
-        """The services, for requests that a closing server refuses. Raises ServerClosed."""
+        """Like :attr:`_running`, for requests that a closing server refuses as well."""
+        services = self._running
+        services.admission.check()
+        return services
+
+    @property
+    def _new_files(self) -> Services:
+        """The services, for files, which can also be stored before the start. Raises ServerClosed."""
         self._services.admission.check()
         return self._services
 
@@ -216,9 +245,14 @@ class JobServer:
 
         Contexts that outlived the last server are taken over if the launcher can do that. All others end as
         ERROR, as do the jobs that had begun in them; their remaining jobs run in other contexts. Due
-        callbacks are sent. Idempotent. Returns the server itself.
+        callbacks are sent. Idempotent. Returns the server itself. Before that, the server
+        reads records and stores files; running contexts and jobs, and waiting for them, raises Conflict.
+
+        Raises:
+            ServerClosed: The server has closed. It cannot be started again: create a new one.
         """
         with self._starting:
+            self._services.admission.check_not_ended()
             if not self._started:
                 self._started = True
                 self._services.start()
@@ -263,6 +297,7 @@ class JobServer:
             self._detached = True  # permanently: a second call must not end the contexts
         timeout = self.settings.stop_timeout if timeout is None else timeout
         self._services.close(min(timeout, threading.TIMEOUT_MAX), detach=self._detached)
+        self._services.admission.end()
 
     def __enter__(self: _Server) -> _Server:
         self.start()
@@ -284,8 +319,16 @@ class JobServer:
         return self._services.health.check(STORAGE)
 
     def subscribe(self, subscriber: Callable[[Event], None]) -> Subscription:
-        """Call ``subscriber`` with every event from now on, until the subscription is closed."""
-        return self._services.bus.subscribe(subscriber)
+        """Call ``subscriber`` with every event from now on, until the subscription is closed.
+
+        A server that has not been started can be subscribed to, for the events of its start.
+
+        Raises:
+            InvalidRequest: It cannot be called.
+            ServerClosed: The server has closed.
+        """
+        check_callable("the subscriber", subscriber)
+        return self._open.bus.subscribe(subscriber)
 
     def parse_config(self, text: str | bytes) -> JsonMapping:
         """Parse HOCON or JSON from a user: no includes, no environment variables, within the limits.
@@ -337,11 +380,11 @@ class JobServer:
         Raises InvalidName, InvalidRequest, NotAnArchive, TooLarge, StorageError. If it raises, nothing was
         stored.
         """
-        return self._new_work.binaries.upload(name, BinaryType.of(type), data)
+        return self._new_files.binaries.upload(name, BinaryType.of(type), data)
 
     def begin_upload(self, name: str, type: BinaryType | str) -> Upload:
         """Return an upload to write to in chunks; see :class:`Upload`. Raises InvalidName, InvalidRequest."""
-        return self._new_work.binaries.begin_upload(name, BinaryType.of(type))
+        return self._new_files.binaries.begin_upload(name, BinaryType.of(type))
 
     def binaries(self) -> list[Binary]:
         """Return the newest version of every binary, sorted by name."""
@@ -357,7 +400,7 @@ class JobServer:
 
     def delete_binary(self, name: str) -> list[Binary]:
         """Remove every version of a binary. Raises BinaryNotFound, BinaryInUse."""
-        return self._services.binaries.delete(name)
+        return self._open.binaries.delete(name)
 
     # -- contexts ----------------------------------------------------------------------------------
 
@@ -423,14 +466,14 @@ class JobServer:
             ServerClosed: This server closed in the meantime.
             StorageError: The metadata store failed.
         """
-        return self._services.contexts.stop(name, timeout, user)
+        return self._running.contexts.stop(name, timeout, user)
 
     def kill_context(self, name: str, *, user: str = "") -> Waiter[Context]:
         """Kill a context. The waiter returns it once it has ended.
 
         Blocks and raises like :meth:`stop_context`; ``user`` has the same meaning.
         """
-        return self._services.contexts.kill(name, user)
+        return self._running.contexts.kill(name, user)
 
     def reset_contexts(self, *, user: str = "") -> Waiter[None]:
         """Have every server stop its contexts and restart the configured ones.
@@ -521,7 +564,7 @@ class JobServer:
     def job_handle(self, job_id: str) -> JobHandle:
         """Return a handle to wait for a job, no matter when it was submitted. Raises JobNotFound."""
         check_job_id(job_id)
-        return self._services.jobs.handle(job_id)
+        return self._running.jobs.handle(job_id)
 
     def job_config(self, job_id: str) -> str:
         """Return the job's configuration as JSON text. Raises JobNotFound."""
@@ -556,7 +599,7 @@ class JobServer:
             StorageError: The metadata store failed.
         """
         check_job_id(job_id)
-        return self._services.jobs.kill(job_id, force=force)
+        return self._running.jobs.kill(job_id, force=force)
 
     # -- logs and data files -----------------------------------------------------------------------
 
@@ -599,14 +642,14 @@ class JobServer:
 
         Raises InvalidName, TooLarge, StorageError.
         """
-        return self._new_work.data_files.add(prefix, data, ending)
+        return self._new_files.data_files.add(prefix, data, ending)
 
     def begin_data_file(self, prefix: str, *, ending: str | None = None) -> DataUpload:
         """Return a data file to write to in chunks; see :class:`DataUpload`.
 
         It gets the same kind of name as in :meth:`add_data_file`. Raises InvalidName, StorageError.
         """
-        return self._new_work.data_files.begin(prefix, ending)
+        return self._new_files.data_files.begin(prefix, ending)
 
     def data_files(self) -> list[DataFile]:
         """Return the data files, sorted by path."""
@@ -614,9 +657,9 @@ class JobServer:
 
     def delete_data_file(self, name: str | PathLike[str]) -> None:
         """Remove a data file by its full path or its plain name. Raises DataFileNotFound."""
-        self._services.data_files.delete(name)
+        self._open.data_files.delete(name)
 
     def reset_data_files(self) -> None:
         """Remove every data file."""
         # Not on a closing server: jobs that wait for the next start may need the files.
-        self._new_work.data_files.reset()
+        self._new_files.data_files.reset()

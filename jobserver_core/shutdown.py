@@ -40,6 +40,7 @@ class Admission:
 
     def __init__(self) -> None:
         self._open = True
+        self._ended = False
 
     @property
     def open(self) -> bool:
@@ -50,10 +51,20 @@ class Admission:
         """Accept no new work from now on."""
         self._open = False
 
+    def end(self) -> None:
+        """Accept nothing at all from now on: the server has closed."""
+        self._open, self._ended = False, True
+
     def check(self) -> None:
         """Raise ServerClosed when the server accepts no new work."""
+        self.check_not_ended()
         if not self._open:
             raise ServerClosed()
+
+    def check_not_ended(self) -> None:
+        """Raise ServerClosed when the server has closed."""
+        if self._ended:
+            raise ServerClosed(message="the job server is closed; create a new one")
 
 
 class Steps:

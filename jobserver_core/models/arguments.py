@@ -36,6 +36,12 @@ def check_kind(what: str, value: object, kind: type | tuple[type, ...], expected
         raise InvalidRequest(message=f"{what} must be {expected}, not {type(value).__name__}")
 
 
+def check_callable(what: str, value: object) -> None:
+    """Refuse what cannot be called. Raises InvalidRequest."""
+    if not callable(value):
+        raise InvalidRequest(message=f"{what} must be a function, not {type(value).__name__}")
+
+
 def check_job_id(value: object) -> None:
     """Refuse a job's ID that is not a string, such as a handle. Raises InvalidRequest."""
     expected = "a string (handle.id or job.id)" if hasattr(value, "id") else "a string"

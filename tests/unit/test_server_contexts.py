@@ -130,7 +130,7 @@ def test_jobs_of_a_context_that_was_ended_say_who_did_it(
 
 
 def test_jobs_of_a_server_that_is_stopped_say_so() -> None:
-    server = a_server()
+    server = a_server().start()
     upload(server)
     server.create_context("shared").result(WAIT)
     job = running(server, context="shared")

@@ -1,0 +1,114 @@
+"""What a server answers before it is started, while it shuts down, and after it has closed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from conditions import WAIT
+from jobserver_core import BinaryType, Conflict, InvalidRequest, JobServer, ServerClosed
+from serving import a_request, a_server, archive
+
+Uses = dict[str, Callable[[JobServer], object]]
+RUNNING: Uses = {
+    "submit": lambda server: server.submit(a_request("w.Echo")),
+    "begin_submit": lambda server: server.begin_submit(a_request("w.Echo")),
+    "job_handle": lambda server: server.job_handle("j"),
+    "kill_job": lambda server: server.kill_job("j"),
+    "create_context": lambda server: server.create_context("etl"),
+    "begin_context": lambda server: server.begin_context("etl"),
+    "stop_context": lambda server: server.stop_context("etl"),
+    "kill_context": lambda server: server.kill_context("etl"),
+    "reset_contexts": lambda server: server.reset_contexts(),
+    "prune": lambda server: server.prune(),
+}
+FILES: Uses = {
+    "upload": lambda server: server.upload("words", BinaryType.EGG, archive()),
+    "begin_upload": lambda server: server.begin_upload("words", BinaryType.EGG),
+    "delete_binary": lambda server: server.delete_binary("words"),
+    "add_data_file": lambda server: server.add_data_file("sales.csv", b"1"),
+    "begin_data_file": lambda server: server.begin_data_file("sales.csv"),
+    "delete_data_file": lambda server: server.delete_data_file("sales.csv"),
+    "reset_data_files": lambda server: server.reset_data_files(),
+}
+CHANGES = RUNNING | FILES
+REFUSED_WHILE_CLOSING = CHANGES.keys() - {
+    "job_handle",
+    "kill_job",
+    "stop_context",
+    "kill_context",
+    "delete_binary",
+    "delete_data_file",
+}
+
+
+@pytest.fixture
+def server() -> Iterator[JobServer]:
+    created = a_server()
+    yield created
+    created.close()
+
+
+@pytest.mark.parametrize("name", RUNNING)
+def test_a_server_that_was_not_started_runs_nothing_and_says_so(server: JobServer, name: str) -> None:
+    expected = r"the job server is not started; use it in a with block, or call start\(\) first"
+    with pytest.raises(Conflict, match=expected):
+        CHANGES[name](server)
+
+
+def test_a_server_that_was_not_started_stores_files_reads_records_and_can_be_subscribed_to(
+    server: JobServer,
+) -> None:
+    events: list[Any] = []
+    with server.subscribe(events.append):
+        server.upload("words", BinaryType.EGG, archive())
+        server.delete_binary("words")
+        server.add_data_file("sales.csv", b"1")
+        assert (server.jobs().jobs, server.contexts(), server.binaries()) == ((), [], [])
+        assert server.check() == {"metadata": None, "blobs": None, "launcher": None}
+        server.start()
+        server.create_context("etl").result(WAIT)
+    assert events
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED_WHILE_CLOSING))
+def test_a_server_that_drains_says_that_it_is_shutting_down(server: JobServer, name: str) -> None:
+    server.start().drain()
+    with pytest.raises(ServerClosed, match="the job server is shutting down and accepts no new work"):
+        CHANGES[name](server)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_server_that_has_closed_says_that_it_is_closed(server: JobServer, name: str) -> None:
+    server.start().close()
+    with pytest.raises(ServerClosed, match="the job server is closed; create a new one"):
+        CHANGES[name](server)
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_a_server_that_has_closed_cannot_be_started_again_or_subscribed_to(
+    server: JobServer, started: bool
+) -> None:
+    if started:
+        server.start()
+    server.close()
+    for use in (server.start, server.__enter__, lambda: server.subscribe(print)):
+        with pytest.raises(ServerClosed, match="the job server is closed; create a new one"):
+            use()
+    server.close()
+
+
+def test_what_was_being_prepared_when_the_server_closed_is_refused_as_closed(server: JobServer) -> None:
+    server.start()
+    server.upload("words", BinaryType.EGG, archive())
+    with server.begin_submit(a_request("w.Echo")) as preparation:
+        server.close()
+        with pytest.raises(ServerClosed, match="is closed"):
+            preparation.finish()
+
+
+def test_only_what_can_be_called_can_subscribe(server: JobServer) -> None:
+    with pytest.raises(InvalidRequest, match="the subscriber must be a function, not NoneType"):
+        server.subscribe(None)  # type: ignore[arg-type]
