@@ -426,8 +426,8 @@ def run(test: Callable[..., None], transport: MemoryTransport) -> None:
 class ImpatientContract(AnsweringTransportContract):
     """The contract for transports that are known to fail: no need to wait long for them."""
 
-    timeout = 0.5
-    tolerance = 0.5
+    timeout = 0.2
+    tolerance = 0.1
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
