@@ -88,6 +88,7 @@ def versions(client: Client, terminal: Terminal, name: BinaryName) -> None:
 
     The column Package has the name and version that the package carries in itself: in the metadata of a wheel
     or egg, or in the manifest of a jar. If it has none, compare the SHA-256 with the output of `sha256sum`.
+    To run an old version, add eight or more digits of its SHA-256 to the name: `--cp words@4517bab2`.
     """
     with explained(client, binary=name):
         found = client.get(f"/binaries/{quoted_segment(name)}/versions")

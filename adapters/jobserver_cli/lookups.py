@@ -24,6 +24,8 @@ SUGGESTED = 3
 """How many names are suggested at most."""
 FULL_LENGTH = 32
 """An ID with at least this many characters is complete."""
+VERSION_DIGITS = 8
+"""The shortest prefix of a SHA-256 that names a version of a binary."""
 _ID_PREFIX = re.compile("[0-9a-f]{1,8}(-[0-9a-f-]*)?")
 
 
@@ -144,9 +146,25 @@ def explained(client: Client, *, for_job: bool = False, **named: str | None) -> 
 
 
 def unknown_binaries(client: Client, names: Iterable[str]) -> list[CommandFailed]:
-    """Return an error for each name that is not the name of a binary."""
+    """Return an error for each name that is neither the name of a binary nor a version of one."""
     known = client.get("/binaries")
-    return [_KINDS["binary_not_found"].not_found(client, name) for name in names if name not in known]
+    return [error for name in names if name not in known and (error := _unknown_binary(client, name, known))]
+
+
+def _unknown_binary(client: Client, name: str, known: Iterable[str]) -> CommandFailed | None:
+    """Return the error for ``name``, or None if it is a version, as in ``words@4517bab2``."""
+    base, _, digits = name.rpartition("@")
+    if base not in known:
+        return _KINDS["binary_not_found"].not_found(client, name)
+    versions = client.get(f"/binaries/{quoted_segment(base)}/versions")
+    if len(digits) >= VERSION_DIGITS and any(one["digest"].startswith(digits) for one in versions):
+        return None
+    example = f"{base}@{versions[0]['digest'][:VERSION_DIGITS]}"
+    advice = (
+        f"A version is named by {VERSION_DIGITS} or more digits of its SHA-256, as in {example}. "
+        f"List them with: jobserver binary versions {shlex.quote(base)}"
+    )
+    return CommandFailed(f"binary {base!r} has no version {digits!r}", ExitCode.REFUSED, advice)
 
 
 def resolve_job(client: Client, given: str) -> str:

@@ -311,7 +311,8 @@ def _without_class(refused: CommandFailed, main_class: str, names: list[str]) ->
 def _several_packages(client: Client, names: list[str]) -> CommandFailed | None:
     """Return the error for several packages of a Python job, or None if all binaries are jars."""
     known = client.get("/binaries")
-    if all(known.get(name, {}).get("binary-type") == "Jar" for name in names):
+    newest = [known.get(name) or known.get(name.rpartition("@")[0], {}) for name in names]
+    if all(one.get("binary-type") == "Jar" for one in newest):
         return None
     return CommandFailed(
         f"a Python job takes one package with --cp, got {len(names)}: {', '.join(names)}",

@@ -49,7 +49,11 @@ ROUTES = Routes()
 _SUBMIT_PARAMETERS = (
     Parameter(name="appName", doc="the name of a binary; takes precedence over `cp`"),
     Parameter(name="classPath", doc="the class to run, with `appName`"),
-    Parameter(name="cp", doc="names of binaries and URIs, separated by commas"),
+    Parameter(
+        name="cp",
+        doc="names of binaries, such as `words` or, for an old version, `words@4517bab2`, and URIs, "
+        "separated by commas",
+    ),
     Parameter(name="mainClass", doc="the class to run, with `cp`"),
     Parameter(
         name="packages",

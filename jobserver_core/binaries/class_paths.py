@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 
@@ -9,10 +10,13 @@ from jobserver_core.binaries.archives import check_archive
 from jobserver_core.binaries.pins import BlobPins
 from jobserver_core.errors import BinaryNotFound, FetchError, InvalidRequest, NotAnArchive
 from jobserver_core.models.arguments import chunks_of
-from jobserver_core.models.binaries import BinaryType, ClassPathEntry, ResolvedEntry
+from jobserver_core.models.binaries import Binary, BinaryType, ClassPathEntry, ResolvedEntry
 from jobserver_core.models.jobs import JobRequest
 from jobserver_core.ports import Blob, BlobStore, Fetched, JobCode, MetadataStore
 from jobserver_core.uris import Uri
+
+_VERSION = re.compile(r"(?P<name>.+)@(?P<digits>[0-9a-f]{8,64})")
+"""A version of a binary: its name, and the first digits of its SHA-256."""
 
 
 def uris_of(entries: Iterable[ClassPathEntry]) -> list[str]:
@@ -36,7 +40,8 @@ class ClassPaths:
         Nothing refers to the bytes of a fetched file yet: they stay until the stack is closed.
 
         Raises:
-            BinaryNotFound: No binary has this name.
+            BinaryNotFound: No binary has this name, or no version begins with these digits.
+            InvalidRequest: The digits do not identify a version.
             FetchError: A file is not among ``fetched``.
             NotAnArchive: A fetched file is not an archive.
             StorageError: The blob store does not take a fetched file.
@@ -92,7 +97,8 @@ class ClassPaths:
         )
 
     def _named(self, name: str) -> ResolvedEntry:
-        binary = self._metadata.binary(name)
+        # A name may contain @ as well. It has precedence, so that it keeps its meaning.
+        binary = self._metadata.binary(name) or self._version(name)
         if binary is None:
             raise BinaryNotFound(name=name)
         return ResolvedEntry(
@@ -102,6 +108,19 @@ class ClassPaths:
             size=binary.size,
             binary_id=binary.id,
         )
+
+    def _version(self, given: str) -> Binary | None:
+        """Return the version that ``NAME@DIGITS`` means, or None."""
+        found = _VERSION.fullmatch(given)
+        if found is None:
+            return None
+        versions = self._metadata.binary_versions(found["name"])
+        matching = [one for one in versions if one.digest.startswith(found["digits"])]
+        if len({one.digest for one in matching}) > 1:
+            raise InvalidRequest(
+                message=f"{given} means several versions of {found['name']}; add more digits"
+            )
+        return matching[0] if matching else None
 
     def _store(self, uri: str, files: Mapping[str, Fetched], until: ExitStack) -> ResolvedEntry:
         fetched = files.get(uri)

@@ -97,7 +97,11 @@ class Binary:
 
 @attrs.frozen(kw_only=True)
 class ClassPathEntry:
-    """One entry of a requested class path: the name of a binary, or a URI. Exactly one is set."""
+    """One entry of a requested class path: the name of a binary, or a URI. Exactly one is set.
+
+    A name means the newest version. ``words@4517bab2`` means the version of ``words`` whose SHA-256 begins
+    with these digits, at least eight, unless a binary has exactly this name.
+    """
 
     name: str | None = None
     uri: str | None = None

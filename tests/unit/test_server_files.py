@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from test_server import running
 
 from jobserver_core import (
     BinaryType,
+    ContextState,
+    JobRequest,
     JobServer,
     Settings,
     errors,
@@ -36,6 +39,61 @@ def test_the_newest_upload_of_a_name_is_the_one_that_counts(server: JobServer) -
     assert server.binaries() == [newer]
     assert server.binary_versions("words")[0] == newer
     assert len(server.binary_versions("words")) == 2
+
+
+def test_a_version_is_named_by_the_first_digits_of_its_hash(server: JobServer) -> None:
+    old = server.upload("words", BinaryType.EGG, archive("x = 1"))
+    new = server.upload("words", BinaryType.EGG, archive("x = 2"))
+
+    def used(entry: str) -> str:
+        request = JobRequest(class_name="w.Echo", class_path=entry, packages=[entry])
+        job = server.submit(request)
+        job.result(WAIT)
+        code, package = server.job(job.id).class_path
+        assert code.digest == package.digest
+        assert code.source == entry
+        return code.digest
+
+    assert used("words") == used(f"words@{new.digest}") == new.digest
+    assert used(f"words@{old.digest}") == used(f"words@{old.digest[:8]}") == old.digest
+    for wrong in (old.digest[:7], "0" * 8, f"{old.digest}0", old.digest[:8].upper() + "G", "", "1.2.0"):
+        with pytest.raises(errors.BinaryNotFound):
+            used(f"words@{wrong}")
+    with pytest.raises(errors.BinaryNotFound):
+        used(f"none@{old.digest}")
+    context = server.create_context("versions", {"cp": f"words@{old.digest[:8]}"}).result(WAIT)
+    assert context.state is ContextState.RUNNING
+
+
+def test_a_binary_with_the_name_of_a_version_has_precedence(server: JobServer) -> None:
+    old = server.upload("words", BinaryType.EGG, archive("x = 1"))
+    other = server.upload(f"words@{old.digest[:8]}", BinaryType.EGG, archive("x = 2"))
+    job = server.submit(JobRequest(class_name="w.Echo", class_path=other.name))
+    job.result(WAIT)
+    assert server.job(job.id).class_path[0].digest == other.digest
+
+
+def similar_archives() -> tuple[bytes, bytes]:
+    """Return two archives whose digests begin with the same eight digits."""
+    start = archive()[:-2] + (8).to_bytes(2, "little")  # a comment of eight bytes follows
+    found: dict[str, bytes] = {}
+    for number in range(10**8):
+        data = start + b"%08d" % number
+        digits = hashlib.sha256(data).hexdigest()[:8]
+        if digits in found:
+            return found[digits], data
+        found[digits] = data
+    raise AssertionError("no collision")
+
+
+def test_digits_of_several_versions_are_refused(server: JobServer) -> None:
+    first, second = (server.upload("words", BinaryType.EGG, data) for data in similar_archives())
+    assert first.digest != second.digest
+    with pytest.raises(errors.InvalidRequest, match="means several versions of words; add more digits"):
+        server.submit(JobRequest(class_name="w.Echo", class_path=f"words@{first.digest[:8]}"))
+    job = server.submit(JobRequest(class_name="w.Echo", class_path=f"words@{first.digest}"))
+    job.result(WAIT)
+    assert server.job(job.id).class_path[0].digest == first.digest
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,24 @@ from jobserver_core import BinaryType, JobServer
 from serving import packaged
 
 
+def test_an_old_version_is_named_by_the_first_digits_of_its_hash(
+    client: CommandLine, server: JobServer
+) -> None:
+    old = server.binary("words").digest
+    server.upload("words", BinaryType.WHEEL, packaged("2.0"))
+    run = ("submit", "words.Count", "-c", "warm", "-d", "input.string = a", "--sync", "--cp")
+    assert client(*run, f"words@{old[:12]}").code == 0
+    assert server.jobs().jobs[0].class_path[0].digest == old
+    for wrong in (old[:7], "00000000", "0.1"):
+        done = client(*run, f"words@{wrong}")
+        assert (done.code, done.out) == (4, "")
+        assert f"binary 'words' has no version '{wrong}'" in done.err
+        assert "jobserver binary versions words" in done.err
+    done = client(*run, f"words@{old[:8]}", "--package", "wrods")
+    assert "binary 'wrods' not found" in done.err
+    assert "no version" not in done.err
+
+
 def test_upload_stores_the_bytes_under_the_name_with_the_type_of_the_ending(
     client: CommandLine, server: JobServer, tmp_path: Path
 ) -> None:
