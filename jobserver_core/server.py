@@ -63,6 +63,7 @@ __all__ = ["JobServer"]
 
 _Server = TypeVar("_Server", bound="JobServer")
 Part = TypeVar("Part", MetadataStore, BlobStore, Fetcher, Launcher, Transport)
+_SETTINGS = "Settings (use Settings.from_mapping or load_settings)"
 
 
 class JobServer:
@@ -93,6 +94,8 @@ class JobServer:
     ) -> None:
         from jobserver_core.config.settings import Settings  # noqa: PLC0415 - keeps the import of core light
 
+        if settings is not None:
+            check_kind("settings", settings, Settings, _SETTINGS)
         self.settings = settings or Settings()
         self._starting = threading.Lock()
         self._started = False
@@ -174,7 +177,9 @@ class JobServer:
             TransportError: Two transports serve the same URL scheme.
         """
         from jobserver_core import plugins  # noqa: PLC0415 - keeps the import of core light
+        from jobserver_core.config.settings import Settings  # noqa: PLC0415 - as above
 
+        check_kind("settings", settings, Settings, _SETTINGS)
         owned = ExitStack()
         with ExitStack() as lock, ExitStack() as parts:
             data_dir = lock_data_dir(settings.data_dir, lock)

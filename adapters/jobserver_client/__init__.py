@@ -8,7 +8,13 @@ changing the constructor.
 from __future__ import annotations
 
 from jobserver_client.asynchronous import AsyncClient
-from jobserver_client.errors import AccessDenied, ConnectionLost, ServerUnreachable, UnexpectedResponse
+from jobserver_client.errors import (
+    AccessDenied,
+    ClientClosed,
+    ConnectionLost,
+    ServerUnreachable,
+    UnexpectedResponse,
+)
 from jobserver_client.handles import AsyncJobHandle, AsyncResultReader, AsyncWaiter
 from jobserver_client.synchronous import Client
 
@@ -19,6 +25,7 @@ __all__ = [
     "AsyncResultReader",
     "AsyncWaiter",
     "Client",
+    "ClientClosed",
     "ConnectionLost",
     "ServerUnreachable",
     "UnexpectedResponse",

@@ -32,7 +32,7 @@ from jobserver_client.requests import SUBMIT_TIMEOUT, list_params, submit_call
 from jobserver_client.watching import GAP, EventStream, Item
 from jobserver_core.errors import Conflict, ContextNotFound, InvalidRequest, JobAlreadyFinal, JobServerError
 from jobserver_core.events import ContextChanged, Event, JobChanged, Subscription
-from jobserver_core.models.arguments import check_limit, check_settings, config_text
+from jobserver_core.models.arguments import check_callable, check_limit, check_settings, config_text
 from jobserver_core.models.binaries import Binary, BinaryType, DataFile
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextQuery
@@ -98,8 +98,10 @@ class AsyncClient(RemoteServer):
         """Call ``subscriber`` with every event from now on, in the event loop, until it is closed.
 
         Exceptions of ``subscriber`` are logged. After an interrupted connection, some events are missing. If
-        the server is away for too long, the subscription ends, and a warning is logged.
+        the server is away for too long, the subscription ends, and a warning is logged. Raises
+        InvalidRequest if it cannot be called.
         """
+        check_callable("the subscriber", subscriber)
         opened = asyncio.get_running_loop().create_future()
 
         def receive(item: Item) -> None:
@@ -198,7 +200,7 @@ class AsyncClient(RemoteServer):
             )
             return await self.context(name)
 
-        return self._begin(create, f"the start of context {name}")
+        return self._begin(create, f"context {name}")
 
     async def contexts(self, query: ContextQuery | None = None) -> list[Context]:
         """Return the live contexts, newest first. Raises InvalidRequest for a query; see ended_contexts."""
@@ -258,7 +260,7 @@ class AsyncClient(RemoteServer):
                 lambda found: found.state.final or found.id != context.id,
             )
 
-        return self._begin(end, f"the end of context {name}")
+        return self._begin(end, f"context {name}")
 
     async def reset_contexts(self) -> AsyncWaiter[None]:
         """Stop every context, and start those of the configuration again."""
@@ -266,7 +268,7 @@ class AsyncClient(RemoteServer):
         async def reset() -> None:
             await self.connection.request("PUT", "/contexts", params={"reset": "reboot"}, unlimited=True)
 
-        return self._begin(reset, "the reset of the contexts")
+        return self._begin(reset, "reset of the contexts")
 
     # -- jobs --------------------------------------------------------------------------------------
 
@@ -311,13 +313,13 @@ class AsyncClient(RemoteServer):
         return self._handle(await self.job(job_id))
 
     def _handle(self, job: Job) -> AsyncJobHandle:
-        def when(reached: Callable[[Job], bool], what: str) -> AsyncWaiter[Job]:
-            return AsyncWaiter(lambda: self._job_when(job, reached), f"{what} of job {job.id}")
+        def when(reached: Callable[[Job], bool]) -> AsyncWaiter[Job]:
+            return AsyncWaiter(lambda: self._job_when(job, reached), f"job {job.id}")
 
         return AsyncJobHandle(
             job,
-            started=when(_has_started, "the start"),
-            finished=when(_has_ended, "the end"),
+            started=when(_has_started),
+            finished=when(_has_ended),
             open_result=self.open_result,
         )
 
@@ -380,7 +382,7 @@ class AsyncClient(RemoteServer):
                 raise error
             return await self._job_when(job, _has_ended)
 
-        return self._begin(kill, f"the end of job {job_id}")
+        return self._begin(kill, f"job {job_id}")
 
     # -- logs and data files -----------------------------------------------------------------------
 

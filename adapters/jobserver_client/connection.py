@@ -15,6 +15,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 
 from jobserver_client.errors import (
+    ClientClosed,
     ConnectionLost,
     InvalidProxy,
     ServerUnreachable,
@@ -30,7 +31,6 @@ from jobserver_core.errors import (
     JobNotFound,
     NotFound,
     ResultTimeout,
-    Unavailable,
 )
 from jobserver_core.models.arguments import check_job_id, chunks_of
 from jobserver_core.models.json_values import Json, loads
@@ -186,7 +186,7 @@ class Connection:
         """Send a request, and repeat it: if it may have been carried out, only a harmless one."""
         for attempt in itertools.count(1):
             if self._http.is_closed:
-                raise Unavailable(message="this client is closed")
+                raise ClientClosed()
             is_last = attempt > self.options.retries
             try:
                 response = await self._http.send(build())
@@ -222,7 +222,7 @@ class Connection:
             JobServerError: The error that the server answered with, unless errors are accepted.
         """
         if self._http.is_closed:
-            raise Unavailable(message="this client is closed")
+            raise ClientClosed()
         given = {name: value for name, value in params.items() if value is not None}
         timeout = self._timeout(read_timeout)
         try:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from jobserver_core import errors as core
-from jobserver_core.errors import InvalidRequest, JobServerError, ResultTimeout, Unavailable
+from jobserver_core.errors import Conflict, InvalidRequest, JobServerError, ResultTimeout, Unavailable
 from jobserver_core.models.json_values import Json, JsonMapping
 
 if TYPE_CHECKING:
@@ -29,6 +29,12 @@ class ConnectionLost(ServerUnreachable):
     """The connection was lost before the response was complete. The operation may have been carried out."""
 
     template = "lost the connection to {url}: {reason}"
+
+
+class ClientClosed(Conflict):
+    """The client is closed, so it cannot call the server. What runs there continues."""
+
+    message: str = "this client is closed; create a new one"
 
 
 class InvalidProxy(InvalidRequest):

@@ -11,6 +11,7 @@ import attrs
 import httpx
 
 from jobserver_core.errors import InvalidRequest
+from jobserver_core.models.arguments import check_kind
 from jobserver_core.models.json_values import Json
 
 
@@ -37,6 +38,8 @@ class ConnectionOptions:
         Raises:
             InvalidRequest: It is not the URL of a server.
         """
+        expected = "a URL such as http://host:8090"
+        check_kind("the server's address", self.url, str, expected)
         text = self.url.strip()
         text = text if "://" in text else f"http://{text}"
         try:
@@ -45,11 +48,19 @@ class ConnectionOptions:
         except ValueError:
             valid = False
         if not valid or "@" in parts.netloc or parts.query or parts.fragment:
-            raise InvalidRequest(message="invalid server address; expected a URL such as http://host:8090")
+            raise InvalidRequest(message=f"invalid server address; expected {expected}")
         return text.rstrip("/")
 
     def auth(self) -> httpx.Auth | tuple[str, str] | None:
-        """Return the credentials in the form that httpx takes."""
+        """Return the credentials in the form that httpx takes.
+
+        Raises:
+            InvalidRequest: They are those of a user and a token, or a password without a user.
+        """
+        if self.token is not None and (self.user is not None or self.password is not None):
+            raise InvalidRequest(message="pass either a token, or a user and a password, not both")
+        if self.password is not None and self.user is None:
+            raise InvalidRequest(message="a password needs a user")
         if self.token is not None:
             return _Bearer(self.token)
         return (self.user, self.password or "") if self.user is not None else None

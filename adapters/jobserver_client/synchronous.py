@@ -23,6 +23,7 @@ from jobserver_client.handles import AsyncJobHandle, AsyncResultReader, AsyncWai
 from jobserver_client.options import ConnectionOptions, RemoteServer
 from jobserver_client.threads import LoopThread, waiter_for
 from jobserver_core.events import Event, Subscription
+from jobserver_core.models.arguments import check_callable
 from jobserver_core.models.binaries import Binary, BinaryType, DataFile
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextQuery
@@ -152,8 +153,9 @@ class Client(RemoteServer):
 
         It is called on a thread of the client. Its exceptions are logged. After an interrupted connection,
         some events are missing. If the server is away for too long, the subscription ends, and a warning is
-        logged.
+        logged. Raises InvalidRequest if it cannot be called.
         """
+        check_callable("the subscriber", subscriber)
         subscription = self._thread.run(
             self._remote.subscribe(lambda event: self._thread.call_back(partial(subscriber, event)))
         )
@@ -261,7 +263,7 @@ class Client(RemoteServer):
 
         ``settings`` are laid over the server's ``spark.context-settings``.
         """
-        return self._waiter(self._remote.create_context(name, settings), f"the start of context {name}")
+        return self._waiter(self._remote.create_context(name, settings), f"context {name}")
 
     def contexts(self, query: ContextQuery | None = None) -> list[Context]:
         """Return the live contexts, newest first. Raises InvalidRequest for a query; see ended_contexts."""
@@ -287,15 +289,15 @@ class Client(RemoteServer):
 
     def stop_context(self, name: str) -> Waiter[Context]:
         """Begin to stop a context; the waiter has it once it has ended. Raises ContextNotFound."""
-        return self._waiter(self._remote.stop_context(name), f"the end of context {name}")
+        return self._waiter(self._remote.stop_context(name), f"context {name}")
 
     def kill_context(self, name: str) -> Waiter[Context]:
         """End a context by force; the waiter has it once it has ended. Raises ContextNotFound."""
-        return self._waiter(self._remote.kill_context(name), f"the end of context {name}")
+        return self._waiter(self._remote.kill_context(name), f"context {name}")
 
     def reset_contexts(self) -> Waiter[None]:
         """Stop every context, and start those of the configuration again."""
-        return self._waiter(self._remote.reset_contexts(), "the reset of the contexts")
+        return self._waiter(self._remote.reset_contexts(), "reset of the contexts")
 
     def _waiter(self, call: Coroutine[Any, Any, AsyncWaiter[T]], what: str) -> Waiter[T]:
         return waiter_for(self._thread, self._thread.run(call), what)
@@ -328,8 +330,8 @@ class Client(RemoteServer):
     def _handle(self, handle: AsyncJobHandle) -> JobHandle:
         return JobHandle(
             handle.job,
-            started=waiter_for(self._thread, handle.started, f"the start of job {handle.id}"),
-            finished=waiter_for(self._thread, handle.finished, f"the end of job {handle.id}"),
+            started=waiter_for(self._thread, handle.started, f"job {handle.id}"),
+            finished=waiter_for(self._thread, handle.finished, f"job {handle.id}"),
             open_result=self.open_result,
         )
 
@@ -355,7 +357,7 @@ class Client(RemoteServer):
             JobNotFound: No job has this ID.
             JobAlreadyFinal: The job had already ended.
         """
-        return self._waiter(self._remote.kill_job(job_id, force=force), f"the end of job {job_id}")
+        return self._waiter(self._remote.kill_job(job_id, force=force), f"job {job_id}")
 
     # -- logs and data files -----------------------------------------------------------------------
 

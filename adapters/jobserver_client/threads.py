@@ -19,8 +19,9 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from jobserver_client.errors import ClientClosed
 from jobserver_client.handles import AsyncWaiter
-from jobserver_core.errors import Unavailable
+from jobserver_core.errors import Conflict
 from jobserver_core.running.waiting import Waiter
 
 T = TypeVar("T")
@@ -55,27 +56,30 @@ class LoopThread:
         """Run a coroutine on the loop.
 
         Raises:
-            Unavailable: The client is closed, or belongs to another process.
+            ClientClosed: The client is closed.
+            Conflict: It belongs to another process.
         """
-        if self._closed or self._pid != os.getpid():
+        if self._closed:
             work.close()
-            state = (
-                "is closed" if self._closed else "was created in another process; each process needs its own"
-            )
-            raise Unavailable(message=f"this client {state}")
+            raise ClientClosed()
+        if self._pid != os.getpid():
+            work.close()
+            message = "this client was created in another process; each process needs its own"
+            raise Conflict(message=message)
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the loop, and wait for it. An interrupted wait cancels it.
 
         Raises:
-            Unavailable: The client is closed.
+            ClientClosed: The client is closed.
+            Conflict: It belongs to another process.
         """
         future = self.begin(work)
         try:
             return future.result()
         except CancelledError:
-            raise Unavailable(message="this client was closed") from None
+            raise ClientClosed() from None
         except BaseException:
             future.cancel()
             raise
@@ -143,7 +147,7 @@ class _LazyFuture(Future[T]):
 
     def _end(self, ended: Future[T]) -> None:
         if ended.cancelled():
-            self.set_exception(Unavailable(message="this client was closed"))
+            self.set_exception(ClientClosed())
         elif (error := ended.exception()) is not None:
             self.set_exception(error)
         else:

@@ -33,9 +33,9 @@ from typing import Final, Literal, TypeVar
 from httpx_sse import EventSource, ServerSentEvent
 
 from jobserver_client.connection import Connection, delay
-from jobserver_client.errors import UnexpectedResponse, is_outage
+from jobserver_client.errors import ClientClosed, UnexpectedResponse, is_outage
 from jobserver_client.records import event_of
-from jobserver_core.errors import JobServerError, Unavailable
+from jobserver_core.errors import JobServerError
 from jobserver_core.events import ContextChanged, DeliveryChanged, Event
 
 T = TypeVar("T")
@@ -181,7 +181,7 @@ class EventStream:
         """Close the stream, and end all waits with an error. Idempotent."""
         self._is_closed = True
         self._stop_idle_timer()
-        self._fail(Unavailable(message="this client was closed"))
+        self._fail(ClientClosed())
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)

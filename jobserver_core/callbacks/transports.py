@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import reprlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 
+from jobserver_core.models.arguments import check_callable
 from jobserver_core.models.callbacks import Answer
 from jobserver_core.ports.transport import Message, Transport
 from jobserver_core.uris import redacted, without_secrets
@@ -68,6 +70,7 @@ class CallableTransport(Transport):
         schemes: tuple[str, ...] = ("call",),
         max_overdue: int = 16,
     ) -> None:
+        check_callable("the call of a CallableTransport", call)
         self.schemes = schemes
         self._call = call
         self._max_overdue = max_overdue
@@ -103,7 +106,7 @@ class CallableTransport(Transport):
 
     def _run(self, message: Message, future: Future[Answer]) -> None:
         try:
-            answer = _answer(self._call(message))
+            answer = _answer(self._call(message), message)
         except Exception as error:  # noqa: BLE001 - the function is the embedder's
             kind = type(error).__qualname__
             _log.warning("the function for callback %s raised %s", message.delivery_id, kind)
@@ -115,7 +118,15 @@ class CallableTransport(Transport):
         self._closed = True
 
 
-def _answer(returned: Answer | int | None) -> Answer:
+def _answer(returned: Answer | int | None, message: Message) -> Answer:
     if returned is None:
         return _ACCEPTED
-    return returned if isinstance(returned, Answer) else Answer(status=int(returned))
+    if isinstance(returned, Answer):
+        return returned
+    if isinstance(returned, int) and not isinstance(returned, bool):
+        return Answer(status=int(returned))
+    kind = type(returned).__qualname__
+    shown = reprlib.repr(returned) if isinstance(returned, str) else f"a {kind}"
+    _log.warning("the function for callback %s returned a %s", message.delivery_id, kind)
+    error = f"the function returned {shown}; expected None, an HTTP status (int) or an Answer"
+    return Answer(error=without_secrets(error, message.url))

@@ -103,8 +103,9 @@ class JobRequest:
             )
             raise InvalidConfig(message=message)
         check_settings(self.context_settings)
-        for name in ("context", "callback_url", "idempotency_key"):
+        for name in ("context", "context_owner", "callback_url", "idempotency_key"):
             check_kind(name, getattr(self, name), (str, type(None)), "a string or None")
+        check_kind("submitted_by", self.submitted_by, str, "a string, empty without a user")
         check_kind("restartable", self.restartable, bool, "True or False")
         check_kind("priority", self.priority, int, "an integer")
         if not self.class_path:

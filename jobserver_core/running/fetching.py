@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import attrs
 
-from jobserver_core.errors import FetchError, JobServerError, ServerClosed
+from jobserver_core.errors import Conflict, FetchError, JobServerError, ServerClosed
 from jobserver_core.ports import Cancellation, Clock, Fetched, Fetcher
 from jobserver_core.running.waiting import Promise, Waiter
 from jobserver_core.shutdown import Admission
@@ -370,7 +370,7 @@ def _host_of(uri: Uri) -> str:
 
 
 class Preparation(Generic[T]):
-    """An operation whose files are being fetched: wait for :attr:`ready`, then :meth:`finish`.
+    """An operation whose files are being fetched: wait for :attr:`ready`, then :meth:`finish`, once.
 
     Leaving its ``with`` block without finishing cancels it, and nothing is recorded.
     """
@@ -378,6 +378,9 @@ class Preparation(Generic[T]):
     def __init__(self, files: FetchedFiles, finish: Callable[[], T]) -> None:
         self._files = files
         self._finish = finish
+        self._lock = threading.Lock()
+        self._over: str | None = None
+        """Why it cannot be finished any more."""
 
     @property
     def ready(self) -> Waiter[None]:
@@ -390,12 +393,26 @@ class Preparation(Generic[T]):
         return self._files.missing
 
     def finish(self) -> T:
-        """Wait for the files, carry out the operation, and return its result. Its errors propagate."""
+        """Wait for the files, carry out the operation, and return its result. Its errors propagate.
+
+        Raises:
+            Conflict: It was called before, or the preparation is closed.
+        """
+        self._check()
         self._files.ready.result()
+        with self._lock:
+            self._check()
+            self._over = "finish() was called already"
         return self._finish()
+
+    def _check(self) -> None:
+        if self._over is not None:
+            raise Conflict(message=f"nothing was done: {self._over}; begin again")
 
     def close(self) -> None:
         """Cancel the unfinished fetches, and release the files. Idempotent."""
+        with self._lock:
+            self._over = self._over or "the preparation is closed"
         self._files.close()
 
     def __enter__(self) -> Preparation[T]:

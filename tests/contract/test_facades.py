@@ -172,7 +172,7 @@ def test_a_wait_that_takes_too_long_is_a_timeout_and_a_kill_ends_the_job(play: P
     async def scenario(facade: Facade) -> None:
         handle = await done(facade.submit(a_request("w.Sleep")))
         assert (await done(handle.started.result(WAIT))).id == handle.id
-        with pytest.raises(ResultTimeout):
+        with pytest.raises(ResultTimeout, match=rf"^job {handle.id} not done after 0\.05 s$"):
             await done(handle.result(0.05))
         assert not handle.done()
         killed = await (await done(facade.kill_job(handle.id)))

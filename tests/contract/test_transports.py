@@ -13,6 +13,7 @@ import pytest
 
 from conditions import wait_until
 from jobserver_core.callbacks.transports import CallableTransport, LoggingTransport
+from jobserver_core.errors import InvalidRequest
 from jobserver_core.memory.transport import MemoryTransport
 from jobserver_core.models.callbacks import Answer
 from jobserver_core.plugins import registered
@@ -146,6 +147,22 @@ class TestCallableTransport(AnsweringTransportContract):
             == ["no response within 0.02 s"] * 2 + ["the function is still busy with earlier callbacks"] * 2
         )
         wait_until(lambda: transport.send(a_message(receiver.url), timeout=5).accepted)
+
+
+@pytest.mark.parametrize(
+    ("returned", "shown"),
+    [("ok", "'ok'"), ({"status": 200}, "a dict"), (True, "a bool"), (200.0, "a float")],
+)
+def test_what_a_function_may_not_return_is_named_as_the_fault(returned: object, shown: str) -> None:
+    transport = CallableTransport(lambda _message: returned)  # type: ignore[arg-type, return-value]
+    answer = transport.send(a_message("call:billing"), timeout=5)
+    expected = f"the function returned {shown}; expected None, an HTTP status (int) or an Answer"
+    assert (answer.accepted, answer.error) == (False, expected)
+
+
+def test_only_what_can_be_called_can_receive_callbacks() -> None:
+    with pytest.raises(InvalidRequest, match="the call of a CallableTransport must be a function, not int"):
+        CallableTransport(3)  # type: ignore[arg-type]
 
 
 class LogReceiver(Receiver):

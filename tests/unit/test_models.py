@@ -68,6 +68,12 @@ def test_invalid_binary_names_are_refused(name: str) -> None:
         check_binary_name(name)
 
 
+@pytest.mark.parametrize("name", ["submitted_by", "context_owner"])
+def test_a_user_that_is_not_a_string_is_refused(name: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"{name} must be a string"):
+        JobRequest(class_name="a.B", class_path="a", **{name: None if name == "submitted_by" else 3})
+
+
 @pytest.mark.parametrize("name", ["sql-context-1", "A", "ctx.of_us", "user~ctx"])
 def test_valid_context_names_are_accepted(name: str) -> None:
     assert check_context_name(name) == name

@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from conditions import WAIT
-from jobserver_core import BinaryType, Conflict, InvalidRequest, JobServer, ServerClosed
+from jobserver_core import (
+    BinaryType,
+    Conflict,
+    ContextQuery,
+    InvalidRequest,
+    JobServer,
+    Preparation,
+    ServerClosed,
+)
 from serving import a_request, a_server, archive
 
 Uses = dict[str, Callable[[JobServer], object]]
@@ -107,6 +115,43 @@ def test_what_was_being_prepared_when_the_server_closed_is_refused_as_closed(ser
         server.close()
         with pytest.raises(ServerClosed, match="is closed"):
             preparation.finish()
+
+
+@pytest.mark.parametrize("begin", ["submit", "context"])
+def test_a_preparation_is_finished_once_and_not_after_its_block(server: JobServer, begin: str) -> None:
+    server.start()
+    server.upload("words", BinaryType.EGG, archive())
+
+    def prepare() -> Preparation[Any]:
+        return server.begin_submit(a_request("w.Echo")) if begin == "submit" else server.begin_context("etl")
+
+    with prepare() as left:
+        pass
+    with pytest.raises(Conflict, match="nothing was done: the preparation is closed; begin again"):
+        left.finish()
+    with prepare() as finished:
+        finished.finish()
+        for _ in range(2):
+            with pytest.raises(Conflict, match=r"nothing was done: finish\(\) was called already"):
+                finished.finish()
+    with pytest.raises(Conflict, match="was called already"):
+        finished.finish()
+    assert (
+        len(server.jobs().jobs) + len(server.contexts(ContextQuery())) == {"submit": 2, "context": 1}[begin]
+    )
+
+
+@pytest.mark.parametrize(
+    "create",
+    [
+        JobServer.from_settings,
+        lambda settings: JobServer.in_memory(settings=settings),
+    ],
+)
+def test_settings_that_are_a_mapping_are_refused(create: Callable[[Any], JobServer]) -> None:
+    expected = "settings must be Settings .use Settings.from_mapping or load_settings., not dict"
+    with pytest.raises(InvalidRequest, match=expected):
+        create({})
 
 
 def test_only_what_can_be_called_can_subscribe(server: JobServer) -> None:

@@ -15,7 +15,14 @@ import trustme
 
 from conditions import wait_until
 from cutting_proxy import CuttingProxy, cutting
-from jobserver_client import AccessDenied, AsyncClient, Client, ServerUnreachable, UnexpectedResponse
+from jobserver_client import (
+    AccessDenied,
+    AsyncClient,
+    Client,
+    ClientClosed,
+    ServerUnreachable,
+    UnexpectedResponse,
+)
 from jobserver_core import (
     BinaryType,
     InvalidRequest,
@@ -25,7 +32,6 @@ from jobserver_core import (
     JobState,
     ResultTimeout,
     Settings,
-    Unavailable,
 )
 from jobserver_core.memory import InlineJob
 from jobserver_http import running
@@ -214,9 +220,44 @@ def test_a_closed_client_says_so_and_ends_waits(server: tuple[JobServer, str]) -
     client.close()
     client.close()
     waiting.join(WAIT)
-    assert isinstance(failed[0], Unavailable)
-    with pytest.raises(Unavailable, match="closed"):
-        client.jobs()
+    assert failed == [ClientClosed()]
+    calls = (client.jobs, client.is_ready, lambda: client.subscribe(print), handle.finished.result)
+    for call in calls:
+        with pytest.raises(ClientClosed, match="this client is closed; create a new one"):
+            call()
+
+
+def test_a_closed_asynchronous_client_says_so(server: tuple[JobServer, str]) -> None:
+    async def scenario() -> None:
+        async with AsyncClient(server[1]) as client:
+            handle = await client.submit(a_request("w.Sleep"))
+        for call in (client.jobs, lambda: client.subscribe(print), handle.result):
+            with pytest.raises(ClientClosed):
+                await call()  # type: ignore[operator]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"url": None}, "the server's address must be a URL such as http://host:8090, not NoneType"),
+        ({"token": "t", "user": "ann", "password": "p"}, "pass either a token, or a user and a password"),
+        ({"token": "t", "password": "p"}, "pass either a token, or a user and a password"),
+        ({"password": "p"}, "a password needs a user"),
+    ],
+)
+def test_arguments_that_contradict_each_other_are_refused(
+    kind: type[Client | AsyncClient], arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        kind(**{"url": "http://127.0.0.1:1", **arguments})
+
+
+def test_a_client_subscribes_only_what_can_be_called(server: tuple[JobServer, str]) -> None:
+    with Client(server[1]) as client, pytest.raises(InvalidRequest, match="must be a function, not NoneType"):
+        client.subscribe(None)  # type: ignore[arg-type]
 
 
 def _error_of(call: Any) -> BaseException | None:
