@@ -15,6 +15,7 @@ from jobserver_core.errors import JobServerError, PluginFailed, PluginNotFound
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
+    from types import FrameType
 
     from jobserver_core.config.settings import Settings
 
@@ -78,7 +79,7 @@ def _found(port: type[B], name: str) -> tuple[type[B], EntryPoint]:
     except Exception as error:
         if isinstance(error, ImportError) and (extra or _is_ours(point)):
             raise PluginNotFound(kind=port.kind, name=name, available=others, extra=extra) from error
-        raise _failed(port, point, _described(error)) from error
+        raise _failed(port, point, _described(error, point)) from error
     if not (isinstance(backend, type) and issubclass(backend, port)):
         raise _failed(port, point, f"it must be a subclass of {port.__module__}.{port.__name__}")
     return backend, point
@@ -99,7 +100,7 @@ def load(port: type[B], name: str, settings: Settings, data_dir: Path) -> B:
     except Exception as error:
         if _is_ours(point):
             raise
-        raise _failed(port, point, _described(error)) from error
+        raise _failed(port, point, _described(error, point)) from error
     if not isinstance(created, port):
         raise _failed(port, point, f"from_settings returned {created!r} instead of a {port.__name__}")
     return created
@@ -114,9 +115,19 @@ def _failed(port: type[Backend], point: EntryPoint, reason: str) -> PluginFailed
     return PluginFailed(kind=port.kind, name=point.name, package=package, plugin=point.value, reason=reason)
 
 
-def _described(error: Exception) -> str:
-    """Return an exception's type and message, and the line that raised it, where an author looks first."""
+def _described(error: Exception, point: EntryPoint) -> str:
+    """Return an exception's type and message, and the last line of the plug-in, where its author looks first.
+
+    If none of its lines has run, this is the line that raised the exception.
+    """
     kind = type(error).__name__
     text = f"{kind}: {error}" if str(error) else kind
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{text} ({frames[-1].filename}, line {frames[-1].lineno})"
+    lines = list(traceback.walk_tb(error.__traceback__))
+    package = point.module.partition(".")[0]
+    own = [line for line in lines if _package_of(line[0]) == package]
+    frame, number = (own or lines)[-1]
+    return f"{text} ({frame.f_code.co_filename}, line {number})"
+
+
+def _package_of(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]

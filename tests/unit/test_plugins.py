@@ -55,6 +55,15 @@ class Careless(MemoryFetcher):
         raise KeyError("url")
 
 
+class Clumsy(MemoryFetcher):
+    """A backend with a mistake that a library notices."""
+
+    @classmethod
+    def from_settings(cls, settings: Settings, data_dir: Path) -> Clumsy:
+        (data_dir / "missing" / "directory").mkdir()
+        return cls()
+
+
 class Forgetful(MemoryFetcher):
     """A backend whose factory returns nothing."""
 
@@ -120,6 +129,7 @@ def test_an_entry_point_that_is_not_a_backend_of_the_port_is_refused(
     ("value", "reason"),
     [
         (f"{__name__}:Careless", r"KeyError: 'url' \(.*test_plugins\.py, line \d+\)"),
+        (f"{__name__}:Clumsy", r"FileNotFoundError: .* \(.*test_plugins\.py, line \d+\)"),
         (f"{__name__}:Forgetful", "from_settings returned None instead of a Fetcher"),
         (f"{__name__}:NoSuch", r"AttributeError: .*NoSuch"),
         ("no_such_driver:Fetcher", r"ModuleNotFoundError: No module named 'no_such_driver'"),
