@@ -105,6 +105,8 @@ class AsyncJobHandle:
     async def result(self, timeout: float | None = None) -> Json:
         """Wait for the result and return it as Python values; a streamed one as its bytes.
 
+        The whole result is held in memory. ``finished`` waits without reading it.
+
         Raises:
             ResultTimeout: The job has not ended after ``timeout`` seconds. It continues.
             JobFailed: The job ended as ERROR.
@@ -126,8 +128,9 @@ class AsyncJobHandle:
 class AsyncResultReader:
     """A result that is being read from the server. Iterate over its chunks, or ask for its value.
 
-    ``size`` is in bytes. Close it, or use it in an ``async with`` block. If the connection breaks, reading
-    raises ConnectionLost: a part is never taken for the whole.
+    ``kind`` is ``ResultKind.STREAM`` for the bytes that the job yielded, any other for JSON. ``size`` is the
+    number of bytes. Both are known before anything is read. Close it, or use it in an ``async with`` block.
+    If the connection breaks, reading raises ConnectionLost: a part is never taken for the whole.
     """
 
     def __init__(self, response: httpx.Response, opened: AbstractAsyncContextManager[httpx.Response]) -> None:

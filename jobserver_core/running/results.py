@@ -19,7 +19,11 @@ CHUNK = 256 * 1024
 
 
 class ResultReader:
-    """A stored result, to be read in chunks or as a value. Close it, or use it in a ``with`` block."""
+    """A stored result, to be read in chunks or as a value. Close it, or use it in a ``with`` block.
+
+    ``kind`` is the :class:`~jobserver_core.ResultKind`: STREAM for the bytes that the job yielded, any other
+    for JSON. ``size`` is the number of bytes. Both are known before anything is read.
+    """
 
     def __init__(self, result: JobResult, blobs: BlobStore) -> None:
         self.kind = result.kind

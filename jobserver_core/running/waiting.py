@@ -133,8 +133,9 @@ class JobHandle:
 
     ``job`` is the record at the time the handle was created. ``started`` is done once the job runs (its
     validation has passed), has to wait for a slot, or has ended. ``finished`` is done once the job has ended,
-    with any outcome. Both return the job's record. If the server closes before the job has begun, they fail
-    with JobPostponed, since the next server runs it.
+    with any outcome. Both return the job's record, and read no result. If the server closes before the job
+    has begun, they fail with JobPostponed, since the next server runs it; if the job continues under the next
+    server, ``finished`` fails with JobInterrupted.
     """
 
     def __init__(
@@ -167,8 +168,15 @@ class JobHandle:
     def result(self, timeout: float | None = None) -> Json:
         """Wait for the result and return it as Python values, or as bytes if it is streamed.
 
-        Raises ResultTimeout after ``timeout`` seconds (the job continues), JobFailed if the job ended as
-        ERROR, JobKilled if it was killed, and JobPostponed if the server closes before the job has begun.
+        The whole result is held in memory. If it may be large, wait for ``finished``, and read it in chunks
+        with ``open_result`` of the server.
+
+        Raises:
+            ResultTimeout: The job has not ended after ``timeout`` seconds. It continues.
+            JobFailed: The job ended as ERROR.
+            JobKilled: The job was killed.
+            JobPostponed: The server closes before the job has begun. It runs under the next server.
+            JobInterrupted: The server closes, and the job continues under the next server.
         """
         return self._value(self.finished.result(timeout))
 
