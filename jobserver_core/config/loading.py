@@ -21,7 +21,7 @@ import attrs
 from jobserver_core.config import hocon
 from jobserver_core.config.old_settings import ALIASES, IGNORED, check_ignored, inside, no_effect
 from jobserver_core.config.setting_types import Section, SettingType, setting_key
-from jobserver_core.config.settings import Settings, default_data_dir
+from jobserver_core.config.settings import CONTEXT_KEYS, Settings, default_data_dir
 from jobserver_core.config.trees import merged, overlaid
 from jobserver_core.config.units import lacks_unit
 from jobserver_core.errors import InvalidSetting
@@ -282,8 +282,11 @@ class Collected:
     def _nearest(self, written: str) -> str | None:
         known = [*self._types, *_parents(self._types), *ALIASES]
         leaf = written.rpartition(".")[2]
-        same_leaf = [key for key in self._types if key.rpartition(".")[2] == leaf]
-        for candidates, cutoff in ((same_leaf, 0.0), (known, 0.75)):
+        by_leaf: dict[str, list[str]] = {}
+        for key in [*self._types, *(f"spark.context-settings.{key}" for key in CONTEXT_KEYS)]:
+            by_leaf.setdefault(key.rpartition(".")[2], []).append(key)
+        [near_leaf] = difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.85) or [""]
+        for candidates, cutoff in ((by_leaf.get(near_leaf, []), 0.0), (known, 0.75)):
             if found := difflib.get_close_matches(written, candidates, n=1, cutoff=cutoff):
                 return ALIASES.get(found[0], found[0])
         return None

@@ -102,6 +102,27 @@ def _http_url(value: str) -> str:
     return value.rstrip("/")
 
 
+CONTEXT_KEYS = (
+    "num-cpu-cores",
+    "memory-per-node",
+    "context-factory",
+    "dependent-jar-uris",
+    "cp",
+    "stop-context-on-job-error",
+    "idle-timeout",
+    "max-lifetime",
+    "max-lifetime-grace",
+    "job-max-queue-time",
+    "job-max-run-time",
+    "supervise",
+    "max-restarts",
+    "restart-backoff",
+    "max-restart-backoff",
+    "restart-reset",
+)
+"""The settings of contexts that do not depend on the launcher."""
+
+
 @attrs.frozen(kw_only=True, field_transformer=bind)
 class SparkSettings(Section):
     """Spark's master, the settings of contexts, and contexts that start with the server."""

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from jobserver_core.config.settings import SparkSettings
 
 _CLASS_PATH_KEYS = ("dependent-jar-uris", "cp")
+_MASTER = "spark.master"
+"""The server has a value for it outside ``spark.context-settings``."""
 _STOP_ON_ERROR = "stop-context-on-job-error"
 
 
@@ -52,9 +54,12 @@ def check_common_settings(server: SparkSettings, launcher: Launcher) -> None:
         check_settings(effective_settings(server, {}), launcher)
     except InvalidSetting as error:
         given = flatten(server.context_settings)
-        if not any(key == error.key or key.startswith(f"{error.key}.") for key in given):
+        if any(key == error.key or key.startswith(f"{error.key}.") for key in given):
+            key = f"spark.context-settings.{error.key}"
+        elif error.key == _MASTER:
+            key = _MASTER
+        else:
             return
-        key = f"spark.context-settings.{error.key}"
         raise InvalidSetting(key=key, message=error.message, nearest=error.nearest) from error
 
 

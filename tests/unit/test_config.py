@@ -397,6 +397,11 @@ def test_a_bad_value_in_a_file_is_an_error_with_the_files_name(tmp_path: Path) -
         ("spark.context-setings", "spark.context-settings"),
         ("spark.jobserver.max-job-per-context", "jobserver.jobs.max-jobs-per-context"),
         ("jobserver.http.port.number", "jobserver.http.port"),
+        ("jobserver.jobs.max-run-time", "spark.context-settings.job-max-run-time"),
+        ("jobserver.jobs.max-queue-time", "spark.context-settings.job-max-queue-time"),
+        ("jobserver.contexts.num-cpu-core", "spark.context-settings.num-cpu-cores"),
+        ("jobserver.supervise", "spark.context-settings.supervise"),
+        ("jobserver.idle-timeout", "jobserver.http.idle-timeout"),
         ("nonsense", None),
     ],
 )

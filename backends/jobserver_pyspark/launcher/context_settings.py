@@ -11,9 +11,16 @@ from typing import Any
 import attrs
 
 from jobserver_core.config.old_settings import IGNORED_IN_CONTEXTS
+from jobserver_core.config.settings import CONTEXT_KEYS
 from jobserver_core.errors import InvalidSetting, UnknownContextFactory
 from jobserver_core.models.json_values import JsonMapping
-from jobserver_pyspark.launcher.spark_values import check_heap, check_programs, check_values, parse_count
+from jobserver_pyspark.launcher.spark_values import (
+    check_heap,
+    check_programs,
+    check_python_paths,
+    check_values,
+    parse_count,
+)
 from jobserver_pyspark.protocol.messages import ContextType
 
 CONTEXT_TYPES: dict[str, ContextType] = {
@@ -45,22 +52,7 @@ LOOPBACK = "127.0.0.1"
 
 _CORES = "num-cpu-cores"
 _KEYS = (
-    _CORES,
-    "memory-per-node",
-    "context-factory",
-    "dependent-jar-uris",
-    "cp",
-    "stop-context-on-job-error",
-    "idle-timeout",
-    "max-lifetime",
-    "max-lifetime-grace",
-    "job-max-queue-time",
-    "job-max-run-time",
-    "supervise",
-    "max-restarts",
-    "restart-backoff",
-    "max-restart-backoff",
-    "restart-reset",
+    *CONTEXT_KEYS,
     "python.executable",
     "python.paths",
     "python.preload",
@@ -158,8 +150,10 @@ def read_settings(settings: JsonMapping, *, default_master: str, accepted: bool 
         conf.setdefault("spark.cores.max", str(cores))
     _set_memory(conf, master, flat)
     check_values(conf, master=master)
+    python_paths = tuple(p.strip() for p in re.split("[,:]", flat.get("python.paths", "")) if p.strip())
     if not accepted:
         check_programs(conf, master=master, python=flat.get("python.executable"))
+        check_python_paths(python_paths)
     context_type = _context_type_of(flat.get("context-factory", ""))
     return ContextSettings(
         master=master,
@@ -175,7 +169,7 @@ def read_settings(settings: JsonMapping, *, default_master: str, accepted: bool 
         pod_template=flat.get("pod-template"),
         reuse=_choice(flat, "python.process", "reuse", "fresh") != "fresh",
         jvm_isolation=_choice(flat, "jvm.isolation", "session", "shared"),
-        python_paths=tuple(p for p in re.split("[,:]", flat.get("python.paths", "")) if p.strip()),
+        python_paths=python_paths,
         preload=_modules("python.preload", flat.get("python.preload", "")),
     )
 

@@ -102,8 +102,11 @@ def _local(key: str, address: str) -> Path:
         raise InvalidSetting(
             key="spark.archives", message=f"{path} has a Python environment; expected {', '.join(ENDINGS)}"
         )
-    if not path.is_absolute() or not path.is_file():
+    if not path.is_absolute():
         message = f"expected the absolute path of a file on the server's machine, got {path}"
+        raise InvalidSetting(key="spark.archives", message=message)
+    if not path.is_file():
+        message = f"file {path} does not exist on the server's machine"
         raise InvalidSetting(key="spark.archives", message=message)
     return path
 

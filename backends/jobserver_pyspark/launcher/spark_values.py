@@ -7,10 +7,11 @@ context reads.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from jobserver_core.errors import InvalidSetting
 from jobserver_pyspark.launcher.environments import packed_python
@@ -73,6 +74,17 @@ def check_programs(conf: Mapping[str, str], *, master: str, python: str | None) 
     _check_program("python.executable", python, conf)
     if master.startswith("local"):
         _check_program("spark.pyspark.python", conf.get("spark.pyspark.python"), conf)
+
+
+def check_python_paths(paths: Iterable[str]) -> None:
+    """Check ``python.paths``, which a driver imports from on this machine. Raises InvalidSetting."""
+    for path in paths:
+        if not os.path.isabs(path):
+            message = f"takes absolute paths of directories on the server's machine, got {path!r}"
+            raise InvalidSetting(key="python.paths", message=message)
+        if not os.path.exists(path):
+            message = f"{path!r} does not exist on the server's machine"
+            raise InvalidSetting(key="python.paths", message=message)
 
 
 def _check_program(key: str, python: str | None, conf: Mapping[str, str]) -> None:

@@ -111,6 +111,18 @@ def test_doctor_says_how_to_get_a_transport_that_is_missing_and_if_none_is_confi
     assert (finding.verdict, finding.text) == (Verdict.GOOD, "no transports are configured")
 
 
+def test_doctor_and_serve_refuse_a_master_that_no_context_can_use(
+    jobserver: CommandLine, tmp_path: Path
+) -> None:
+    text = 'jobserver.launcher.backend = pyspark\nspark.master = "lokal[2]"'
+    arguments = ("--config", config_file(tmp_path, text), "--data-dir", tmp_path / "data")
+    examined = jobserver("doctor", *arguments)
+    assert examined.code == 7
+    assert "✗ Contexts: setting 'spark.master': expected local, local[n]" in examined.out
+    served = jobserver("serve", *arguments)
+    assert (served.code, "setting 'spark.master': expected local" in served.err) == (2, True), served.err
+
+
 def test_doctor_warns_of_a_context_of_the_configuration_that_cannot_start(tmp_path: Path) -> None:
     chosen = settings(tmp_path, **{"spark.contexts": {"warm": {"max-restarts": "lots"}}})
     finding = found(chosen)["Contexts"]

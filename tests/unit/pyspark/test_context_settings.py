@@ -54,22 +54,25 @@ def test_memory_is_the_executors_and_in_local_mode_the_drivers_too() -> None:
     assert chosen.conf["spark.driver.memory"] == "1g"
 
 
-def test_prefixes_lead_where_the_contract_says() -> None:
+def test_prefixes_lead_where_the_contract_says(tmp_path: Path) -> None:
+    one, two = (str(tmp_path / name) for name in ("one", "two"))
+    Path(one).mkdir()
+    Path(two).touch()  # such as a ZIP file
     found = read(
         {
             "spark": {"a": 1, "proxy": {"user": "alice"}},
             "passthrough": {"spark": {"b": 2}, "other": "x"},
             "hadoop": {"fs": {"c": 3}},
             "launcher": {"spark": {"d": 4}},
-            "python": {"executable": sys.executable, "paths": ["/one", "/two"]},
+            "python": {"executable": sys.executable, "paths": [one, two]},
         }
     )
     assert found.conf == {"spark.a": "1", "spark.b": "2", "other": "x", "spark.d": "4"}
     assert found.hadoop == {"fs.c": "3"}
     assert found.proxy_user == "alice"
     assert found.python == sys.executable
-    assert found.python_paths == ("/one", "/two")
-    assert read({"python.paths": "/one:/two,/three"}).python_paths == ("/one", "/two", "/three")
+    assert found.python_paths == (one, two)
+    assert read({"python.paths": f"{one}:{two}, {one}"}).python_paths == (one, two, one)
 
 
 def test_modules_to_import_ahead_of_need_are_a_list_or_a_string_with_commas() -> None:
@@ -226,6 +229,9 @@ def test_an_unknown_isolation_of_versions_is_refused() -> None:
         ({"spark.executor.userClassPathFirst": "true"}, "spark.executor.userClassPathFirst"),
         ({"python.executable": "/no/such/python"}, "python.executable"),
         ({"python.executable": ""}, "python.executable"),
+        ({"python.paths": "pandas"}, "python.paths"),
+        ({"python.paths": "/usr,~/lib"}, "python.paths"),
+        ({"python": {"paths": ["/usr", "/no/such/directory"]}}, "python.paths"),
     ],
 )
 def test_values_that_can_never_work_are_refused_by_name(settings: dict[str, Any], key: str) -> None:

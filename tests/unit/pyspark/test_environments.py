@@ -52,7 +52,7 @@ def test_a_relative_path_begins_with_the_name_of_an_archive(tmp_path: Path, pref
         ("env/../bin/python", "/a.tar.gz#env", "expected an absolute path"),
         ("env/bin/python", "hdfs:///a.tar.gz#env", "hdfs:///a.tar.gz is not on the server's machine"),
         ("env/bin/python", "/a.zip#env", "expected .tar.gz, .tgz, .tar"),
-        ("env/bin/python", "/no/such.tar.gz#env", "absolute path of a file on the server's machine"),
+        ("env/bin/python", "/no/such.tar.gz#env", "file /no/such.tar.gz does not exist"),
         ("env/bin/python", "here.tar.gz#env", "absolute path of a file on the server's machine"),
     ],
 )

@@ -214,13 +214,13 @@ def test_the_environment_is_an_allow_list(
     monkeypatch.setenv("WANTED", "seen")
     monkeypatch.setenv("LD_PRELOAD", "evil.so")
     monkeypatch.setenv("PYTHONPATH", "/the/servers")
-    plan = plan_of(spec, installation, tmp_path, {"python": {"paths": ["/mine"]}}, environment=("WANTED",))
+    plan = plan_of(spec, installation, tmp_path, {"python": {"paths": ["/usr"]}}, environment=("WANTED",))
     assert "PASSWORD" not in plan.environment
     assert "LD_PRELOAD" not in plan.environment
     assert plan.environment["WANTED"] == "seen"
     assert plan.environment[MARKER].startswith("id-1:")
     view, *paths = plan.environment["PYTHONPATH"].split(":")
-    assert paths == ["/mine"]
+    assert paths == ["/usr"]
     assert sorted(entry.name for entry in Path(view).iterdir()) == ["jobserver_pyspark", "sparkjobserver"]
 
 

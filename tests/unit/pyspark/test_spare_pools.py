@@ -337,7 +337,7 @@ def _plan(
         ({"memory-per-node": "600m"}, False),
         ({"context-factory": "spark.jobserver.python.PythonSessionContextFactory"}, False),
         ({"python": {"process": "fresh"}}, False),
-        ({"python": {"paths": "/opt/lib"}}, False),
+        ({"python": {"paths": "/usr"}}, False),
     ],
 )
 def test_a_spare_fits_contexts_that_differ_in_what_only_jobs_read(
