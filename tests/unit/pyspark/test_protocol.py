@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import types
 import typing
@@ -54,6 +55,7 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
     return {str: TEXT, int: st.integers(-(2**63), 2**63), bool: st.booleans()}[hint]
 
 
+@functools.cache
 def instances(wanted: Any) -> st.SearchStrategy[Any]:
     hints = typing.get_type_hints(wanted)
     return st.builds(
