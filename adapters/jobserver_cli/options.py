@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
     from jobserver_core.models.json_values import JsonObject
 
-MAX_CONFIG_BYTES = 64 * 1024 * 1024
-"""How much configuration the command parses. The server has a limit of its own."""
-
 ConfigTexts = Annotated[
     list[str] | None,
     typer.Option(
@@ -114,7 +111,8 @@ def config_text(texts: list[str] | None, strings: list[str] | None = None) -> st
 
 
 def _parsed(text: str) -> JsonObject:
-    from jobserver_core.config.hocon import parse_untrusted  # noqa: PLC0415 - few commands need it
+    from jobserver_client.requests import MAX_CONFIG_BYTES  # noqa: PLC0415 - few commands need it
+    from jobserver_core.config.hocon import parse_untrusted  # noqa: PLC0415
     from jobserver_core.errors import InvalidConfig  # noqa: PLC0415
 
     try:

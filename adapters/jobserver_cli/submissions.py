@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
@@ -57,16 +57,18 @@ IdempotencyKey = Annotated[
     ),
 ]
 
+MainClass = Annotated[
+    str,
+    typer.Argument(
+        metavar="CLASS", help="The job's class, for example package.module.Class.", show_default=False
+    ),
+]
+
 
 def submit(
     client: Client,
     terminal: Terminal,
-    main_class: Annotated[
-        str,
-        typer.Argument(
-            metavar="CLASS", help="The job's class, for example package.module.Class.", show_default=False
-        ),
-    ],
+    main_class: MainClass,
     cp: Annotated[
         list[str],
         typer.Option(
@@ -139,11 +141,7 @@ def submit(
         raise CommandFailed("--sync and --follow cannot be combined", ExitCode.USAGE)
     config = config_text(data, strings)
     code = upload_code(client, terminal, cp, package or [])
-    params = {
-        "cp": ",".join(code.class_path),
-        "mainClass": main_class,
-        "packages": ",".join(code.packages) or None,
-        "context": context,
+    options = {
         "priority": priority,
         "maxQueueTime": max_queue_time,
         "maxRunTime": max_run_time,
@@ -153,9 +151,9 @@ def submit(
     }
     if context is not None and (sync or follow):
         _note_start(terminal, _live_context(client, context))
-    terminal.interrupt_note = _maybe_accepted(main_class)
-    with _explained(client, main_class, code, context), terminal.status(_starting(context)):
-        record = _submit(client, params, config, idempotency_key)
+    record = _submit(
+        client, terminal, main_class, code, context=context, config=config, key=idempotency_key, **options
+    )
     job_id = str(record["jobId"])
     terminal.interrupt_note = interrupt_note(job_id)
     if sync:
@@ -171,12 +169,7 @@ def submit(
 def run(
     client: Client,
     terminal: Terminal,
-    main_class: Annotated[
-        str,
-        typer.Argument(
-            metavar="CLASS", help="The job's class, for example package.module.Class.", show_default=False
-        ),
-    ],
+    main_class: MainClass,
     cp: Annotated[
         list[str],
         typer.Option(
@@ -209,15 +202,7 @@ def run(
     code = upload_code(client, terminal, cp, package or [], option="--wheel")
     if context is not None:
         _ensure_context(client, terminal, context)
-    params = {
-        "cp": ",".join(code.class_path),
-        "mainClass": main_class,
-        "packages": ",".join(code.packages) or None,
-        "context": context,
-    }
-    terminal.interrupt_note = _maybe_accepted(main_class)
-    with _explained(client, main_class, code, context), terminal.status(_starting(context)):
-        record = _submit(client, params, config, idempotency_key)
+    record = _submit(client, terminal, main_class, code, context=context, config=config, key=idempotency_key)
     follow_to_result(client, terminal, str(record["jobId"]))
 
 
@@ -261,18 +246,34 @@ def _starting(context: str | None) -> str:
 
 
 def _submit(
-    client: Client, params: Mapping[str, str | int | None], config: str, key: str | None
+    client: Client,
+    terminal: Terminal,
+    main_class: str,
+    code: Code,
+    *,
+    context: str | None,
+    config: str,
+    key: str | None,
+    **options: str | int | None,
 ) -> JobFields:
     from jobserver_client.requests import SUBMIT_TIMEOUT, checked_key  # noqa: PLC0415 - --help does not need it
 
-    record: JobFields = client.call(
-        "POST",
-        "/jobs",
-        params=params,
-        content=config.encode(),
-        headers={"Idempotency-Key": checked_key(key), "Content-Type": "text/plain"},
-        timeout=SUBMIT_TIMEOUT,
-    )
+    terminal.interrupt_note = _maybe_accepted(main_class)
+    with _explained(client, main_class, code, context), terminal.status(_starting(context)):
+        record: JobFields = client.call(
+            "POST",
+            "/jobs",
+            params={
+                "cp": ",".join(code.class_path),
+                "mainClass": main_class,
+                "packages": ",".join(code.packages) or None,
+                "context": context,
+                **options,
+            },
+            content=config.encode(),
+            headers={"Idempotency-Key": checked_key(key), "Content-Type": "text/plain"},
+            timeout=SUBMIT_TIMEOUT,
+        )
     return record
 
 

@@ -153,24 +153,24 @@ def kill_leaderless() -> None:
                 os.waitpid(child, 0)
 
 
-def reap_children(timeout: float = 1.0) -> None:
-    """Wait at most ``timeout`` seconds for children that are ending, before this process ends itself.
+def reap_children() -> None:
+    """Wait at most a second for children that are ending, before this process ends itself.
 
     Otherwise they would become zombies of process 1, which in a container may not reap any.
     """
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + 1.0
     with contextlib.suppress(ChildProcessError):  # none is left
         while time.monotonic() < deadline:
             if os.waitpid(-1, os.WNOHANG)[0] == 0:
                 time.sleep(0.002)
 
 
-def kill_marked(marker: str, timeout: float = 5.0) -> bool:
-    """Kill every process that has the marker; return whether none is left after ``timeout`` seconds.
+def kill_marked(marker: str) -> bool:
+    """Kill every process that has the marker; return whether none is left after five seconds.
 
     This is repeated, because a process may fork after it is found and before it is killed.
     """
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + 5.0
     pause = 0.002
     while found := [pid for pid in marked(marker) if start_time(pid) is not None]:
         for pid in found:

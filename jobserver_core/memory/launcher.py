@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 import threading
 import time
@@ -16,8 +15,6 @@ from jobserver_core.models.contexts import Resources
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.ports import ContextEnd, ContextHandle, ContextListener, ContextSpec, JobSpec, Launcher
-
-_log = logging.getLogger(__name__)
 
 
 class InlineLauncher(Launcher):

@@ -33,12 +33,9 @@ from contextlib import contextmanager
 from jobserver_core.errors import StorageError
 from jobserver_core.ports import MetadataStore
 from jobserver_core.ports.durability import Barrier
+from jobserver_core.running.retries import FIRST_PAUSE, LONGEST_PAUSE
 
 _log = logging.getLogger(__name__)
-
-FIRST_PAUSE = 0.1
-LONGEST_PAUSE = 5.0
-"""The minimum and the maximum number of seconds between two attempts to sync."""
 
 
 class Syncer:

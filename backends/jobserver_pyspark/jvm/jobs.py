@@ -26,6 +26,8 @@ from jobserver_pyspark.protocol.jvm_messages import (
 from jobserver_pyspark.protocol.messages import ContextType, ErrorDetails
 
 RUNNER_CLASS = "org.apache.spark.sql.jobserver.JobRunner"
+_MAX_SESSIONS = 16
+"""How many class paths the JVM keeps ready for their next job."""
 
 
 def context_settings(context_type: ContextType) -> dict[str, str]:
@@ -67,8 +69,7 @@ class JvmJobs:
 
     ``session`` is the context's own. ``job_classes`` is a directory that the JVM has had on its class path
     since it started, before ``context_jars``; it is empty until the first job, and then has the runner's
-    classes and the API's. ``isolation`` is as :func:`isolation_for` returns it. ``max_sessions`` class paths
-    are kept ready for their next job. Thread-safe.
+    classes and the API's. ``isolation`` is as :func:`isolation_for` returns it. Thread-safe.
 
     Errors of the job are in its :class:`JvmJobState`. :class:`~jobserver_core.errors.LaunchError` is raised
     when the JVM side cannot be compiled, and errors of py4j when the JVM has ended.
@@ -79,7 +80,6 @@ class JvmJobs:
     job_classes: Path
     context_jars: tuple[Path, ...] = attrs.field(default=(), kw_only=True)
     isolation: str = attrs.field(default="session", kw_only=True)
-    max_sessions: int = attrs.field(default=16, kw_only=True)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
     _runner: Any = attrs.field(default=None, init=False)
     _api_loaded: bool = attrs.field(default=False, init=False)
@@ -109,9 +109,6 @@ class JvmJobs:
         if runner is None:
             return True
         return bool(runner.cancel(job_id, int(wait * 1000), int(drain * 1000)))
-
-    def is_running(self, job_id: str) -> bool:
-        return self._runner is not None and bool(self._runner.isRunning(job_id))
 
     def running(self) -> list[str]:
         """Return the ids of the jobs that run, in their order."""
@@ -154,7 +151,7 @@ class JvmJobs:
         arguments = gateway.new_array(gateway.jvm.java.lang.Object, 3)
         arguments[0] = self.session.java_session
         arguments[1] = self.isolation
-        arguments[2] = self.max_sessions
+        arguments[2] = _MAX_SESSIONS
         loader = gateway.jvm.java.lang.ClassLoader.getSystemClassLoader()
         runner = loader.loadClass(RUNNER_CLASS).getConstructors()[0].newInstance(arguments)
         runner.addLibraries(_written(JvmJars(jars=(_jar(jar),))))

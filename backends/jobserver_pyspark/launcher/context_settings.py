@@ -253,12 +253,12 @@ def _modules(key: str, value: str) -> tuple[str, ...]:
     return names
 
 
-def flattened(tree: JsonMapping, prefix: str = "") -> dict[str, str]:
+def flattened(tree: JsonMapping) -> dict[str, str]:
     """Return the leaves of a tree by their dotted paths, as Spark reads them, without nulls."""
-    return dict(_leaves(tree, prefix))
+    return dict(_leaves(tree))
 
 
-def _leaves(tree: JsonMapping, prefix: str) -> Iterator[tuple[str, str]]:
+def _leaves(tree: JsonMapping, prefix: str = "") -> Iterator[tuple[str, str]]:
     for key, value in tree.items():
         path = f"{prefix}{key}"
         if isinstance(value, Mapping):

@@ -95,8 +95,6 @@ final class JobRunner(root: SparkSession, isolation: String, maxSessions: Int) {
     }
   }
 
-  def isRunning(jobId: String): Boolean = Option(jobs.get(jobId)).exists(!_.ended.isDone)
-
   /** The IDs of the running jobs. */
   def running(): String = {
     val ids = jobs.asScala.collect { case (id, job) if !job.ended.isDone => id }
