@@ -8,10 +8,10 @@ from __future__ import annotations
 import getpass
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, BinaryIO, TypedDict
 from urllib.parse import quote
 
 import attrs
@@ -20,6 +20,7 @@ from jobserver_cli.exits import CommandFailed, ExitCode
 
 if TYPE_CHECKING:
     import httpx
+    from typing_extensions import Unpack
 
     import jobserver_client
     from jobserver_client.synchronous import StreamedResponse
@@ -35,6 +36,15 @@ TIMEOUT = 90.0
 """Seconds without a byte after which a request fails, unless it says otherwise."""
 RECONNECT_TIMEOUT = 10.0
 """Seconds for which the server may be away while a command waits for a job."""
+
+
+class RequestParts(TypedDict, total=False):
+    """What a request has besides its method and path; a ``timeout`` of None waits forever."""
+
+    params: Mapping[str, str | int | None]
+    content: bytes | BinaryIO
+    headers: Mapping[str, str]
+    timeout: float | None
 
 
 @attrs.frozen
@@ -112,20 +122,19 @@ class Client:
         """The server's address."""
         return self.remote.url
 
-    def get(self, path: str, **params: Any) -> Json:
+    def get(self, path: str, **params: str | int | None) -> Json:
         """Return the JSON response of a GET request."""
         return self.call("GET", path, params=params)
 
-    def call(self, method: str, path: str, **request: Any) -> Json:
+    def call(self, method: str, path: str, **request: Unpack[RequestParts]) -> Json:
         """Return the JSON response of a request, or None for an empty response."""
         response = self.send(method, path, **request)
         return _decoded(response, self.url) if response.content else None
 
-    def send(self, method: str, path: str, *, accept_errors: bool = False, **request: Any) -> httpx.Response:
-        """Send a request and return its complete response; raise for an error response unless accepted.
-
-        A ``timeout`` of None waits forever.
-        """
+    def send(
+        self, method: str, path: str, *, accept_errors: bool = False, **request: Unpack[RequestParts]
+    ) -> httpx.Response:
+        """Send a request and return its complete response; raise for an error response unless accepted."""
         unlimited = "timeout" in request and request["timeout"] is None
         with translated(self.url):
             response = self.remote.request(method, path, accept_errors=True, unlimited=unlimited, **request)
@@ -135,7 +144,7 @@ class Client:
 
     @contextmanager
     def stream(
-        self, path: str, *, read_timeout: float | None = None, **params: Any
+        self, path: str, *, read_timeout: float | None = None, follow: bool = False
     ) -> Iterator[StreamedResponse]:
         """Open the response of a GET request for reading as it arrives.
 
@@ -143,7 +152,9 @@ class Client:
         """
         with (
             translated(self.url),
-            self.remote.stream(path, read_timeout=read_timeout, accept_errors=True, **params) as streamed,
+            self.remote.stream(
+                path, read_timeout=read_timeout, accept_errors=True, follow="true" if follow else None
+            ) as streamed,
         ):
             if streamed.response.is_error:
                 raise refusal(streamed.response, self.url)
@@ -263,18 +274,18 @@ def refusal(response: httpx.Response, url: str) -> CommandFailed:
 
 def _unlike_a_server(url: str, status: int, reason: str) -> CommandFailed:
     """Return the error for an error response of a proxy or of a web server that is not a job server."""
+    from jobserver_client.errors import OUTAGES  # noqa: PLC0415 - --help does not need it
+
     message = f"{url} answered {status} {reason}"
     if status in _NO_SUCH_PATH:
         message = f"{url} does not look like a job server (it answered {status} {reason})"
-    code = ExitCode.UNREACHABLE if status in (*_NO_SUCH_PATH, *_OUTAGES) else ExitCode.REFUSED
+    code = ExitCode.UNREACHABLE if status in (*_NO_SUCH_PATH, *OUTAGES) else ExitCode.REFUSED
     code = ExitCode.DENIED if status in _DENIALS else code
     return CommandFailed(message, code, _CHECK_ADVICE)
 
 
 _NO_SUCH_PATH = (404, 405, 501)
 """Status codes of web servers that are no job server."""
-_OUTAGES = (502, 503, 504)
-"""Status codes of a proxy that cannot reach its server."""
 _DENIALS = (401, 403, 407)
 
 

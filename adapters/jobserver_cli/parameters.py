@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.models import OptionInfo
 
 from jobserver_cli import saved_servers
 from jobserver_cli.client import DEFAULT_URL, Client, Connection
@@ -35,9 +36,12 @@ JobId = Annotated[
 Function = Callable[..., None]
 
 
-def context_option(help: str) -> Any:
+def context_option(help: str) -> OptionInfo:
     """Return the option that names a context."""
-    return typer.Option("--context", "-c", metavar="NAME", help=help, autocompletion=context_names)
+    option: OptionInfo = typer.Option(
+        "--context", "-c", metavar="NAME", help=help, autocompletion=context_names
+    )
+    return option
 
 
 def _json_option(

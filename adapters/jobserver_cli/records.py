@@ -6,7 +6,10 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    from jobserver_core.models.json_values import Json, JsonMapping
 
 NOT_DONE = "Job not done yet"
 FINAL = ("FINISHED", "ERROR", "KILLED")
@@ -45,7 +48,7 @@ class JobFields(TypedDict, total=False):
     killRequested: bool
     restarts: int
     progress: Mapping[str, int] | None
-    result: Any
+    result: Json
 
 
 class ContextFields(TypedDict, total=False):
@@ -59,12 +62,12 @@ class ContextFields(TypedDict, total=False):
     endTime: str
     applicationId: str
     url: str
-    error: Any
+    error: Mapping[str, str]
     restarts: int
-    lastRestart: Mapping[str, Any]
+    lastRestart: JsonMapping
     server: str
     load: Mapping[str, int]
-    settings: Mapping[str, Any]
+    settings: JsonMapping
 
 
 def time_shown(text: object, now: datetime | None = None) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import attrs
 
@@ -19,6 +19,9 @@ from jobserver_cli.client import Client, quoted_segment
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.lookups import nearest
 from jobserver_cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from jobserver_core.models.json_values import Json
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.\-]+")
@@ -63,7 +66,7 @@ def kind_of(file: Path) -> BinaryKind | None:
 
 def post_file(
     client: Client, terminal: Terminal, path: str, file: Path, media_type: str, **params: str
-) -> Any:
+) -> Json:
     """Send a file as the body of a POST request, without a timeout; return the JSON response."""
     with _opened(terminal, file) as (content, size):
         headers = {"Content-Type": media_type, "Content-Length": str(size)}

@@ -61,7 +61,7 @@ class UnexpectedResponse(JobServerError):
 
 
 _ERRORS = {kind.code: kind for kind in (getattr(core, name) for name in core.__all__)}
-_OUTAGES = (502, 503, 504)
+OUTAGES = (502, 503, 504)
 """The statuses of a proxy whose server is away."""
 _DENIALS = ("unauthenticated", "permission_denied", "too_many_failed_logins")
 
@@ -91,13 +91,13 @@ def error_from(response: httpx.Response) -> JobServerError:
 def is_outage(error: JobServerError) -> bool:
     """Whether the server is away, for example for a restart, so that another attempt may succeed."""
     if isinstance(error, UnexpectedResponse):
-        return error.status in _OUTAGES
+        return error.status in OUTAGES
     return isinstance(error, Unavailable | ResultTimeout)
 
 
 def is_gateway_error(response: httpx.Response) -> bool:
     """Whether a proxy answered, because its server is away. The server's own responses are JSON."""
-    return response.status_code in _OUTAGES and "json" not in response.headers.get("content-type", "")
+    return response.status_code in OUTAGES and "json" not in response.headers.get("content-type", "")
 
 
 def _unexpected(response: httpx.Response, reason: str) -> UnexpectedResponse:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from abc import ABC, abstractmethod
+from collections.abc import Generator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,7 +13,6 @@ import httpx
 
 from jobserver_core.errors import InvalidRequest
 from jobserver_core.models.arguments import check_kind
-from jobserver_core.models.json_values import Json
 
 
 @attrs.frozen(kw_only=True)
@@ -88,7 +88,7 @@ class _Bearer(httpx.Auth):
     def __init__(self, token: str) -> None:
         self._token = token
 
-    def auth_flow(self, request: httpx.Request) -> Json:
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """Add the token to a request."""
         request.headers["Authorization"] = f"Bearer {self._token}"
         yield request

@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from jobserver_client.errors import ClientClosed
 from jobserver_client.handles import AsyncWaiter
@@ -52,7 +52,7 @@ class LoopThread:
     def _remember_thread(self) -> None:
         self._callback_thread = threading.current_thread()
 
-    def begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+    def begin(self, work: Coroutine[object, None, T]) -> Future[T]:
         """Run a coroutine on the loop.
 
         Raises:
@@ -68,7 +68,7 @@ class LoopThread:
             raise Conflict(message=message)
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
+    def run(self, work: Coroutine[object, None, T]) -> T:
         """Run a coroutine on the loop, and wait for it. An interrupted wait cancels it.
 
         Raises:
@@ -94,7 +94,7 @@ class LoopThread:
         if not self._closed:
             self._loop.call_soon_threadsafe(call)
 
-    def close(self, last: Coroutine[Any, Any, None]) -> None:
+    def close(self, last: Coroutine[object, None, None]) -> None:
         """Run the last coroutine, and end the threads. Idempotent."""
         if self._closed or self._pid != os.getpid():
             last.close()

@@ -58,12 +58,12 @@ class ApplicationState:
             _resolve(future)
 
     @contextmanager
-    def notified(self, waiter: Waiter[Any]) -> Iterator[asyncio.Future[None]]:
+    def notified(self, waiter: Waiter[object]) -> Iterator[asyncio.Future[None]]:
         """Yield a future that is done once the waiter is done or the server stops; one costs little."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
 
-        def notify(_waiter: Waiter[Any]) -> None:
+        def notify(_waiter: Waiter[object]) -> None:
             with suppress(RuntimeError):  # the loop was closed in the meantime
                 loop.call_soon_threadsafe(_resolve, future)
 
@@ -267,7 +267,7 @@ class Call:
                 raise Disconnected
 
 
-async def wait_for_first(*waits: Coroutine[Any, Any, Any], timeout: float | None = None) -> None:
+async def wait_for_first(*waits: Coroutine[object, None, object], timeout: float | None = None) -> None:
     """Wait until one of them is done or the timeout expires, cancel the others, and raise its error."""
     await _first_of(*[asyncio.ensure_future(wait) for wait in waits], timeout=timeout)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any
 
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -51,7 +50,7 @@ class StreamedResponse(StreamingResponse):
         *,
         media_type: str,
         headers: Mapping[str, str] | None = None,
-        opened: AbstractContextManager[Any] | None = None,
+        opened: AbstractContextManager[object] | None = None,
     ) -> None:
         super().__init__(chunks, headers=headers, media_type=media_type)
         self._opened = ExitStack()

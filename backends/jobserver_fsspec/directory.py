@@ -135,7 +135,7 @@ class DirectoryBlobStore(BlobStore):
                         yield second.path
 
 
-class _DirectoryWriter(DigestingWriter):
+class _DirectoryWriter(DigestingWriter[BinaryIO]):
     def __init__(self, store: DirectoryBlobStore, path: Path, descriptor: int) -> None:
         super().__init__(os.fdopen(descriptor, "wb", buffering=0))
         self._store = store

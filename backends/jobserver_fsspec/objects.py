@@ -286,7 +286,7 @@ class _Copy:
                 part.close()
 
 
-class _ObjectWriter(DigestingWriter):
+class _ObjectWriter(DigestingWriter[Any]):
     def __init__(self, store: ObjectBlobStore, key: str, file: Any, copy: _Copy) -> None:
         super().__init__(file)
         self._store = store

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from typing import Any
+from typing import Generic, TypeVar
 
 from jobserver_core.errors import StorageError
 from jobserver_core.ports.blobs import Blob, BlobWriter
 
+F = TypeVar("F")
 
-class DigestingWriter(BlobWriter):
+
+class DigestingWriter(BlobWriter, Generic[F]):
     """Writes a blob to an open file, which a subclass knows how to publish."""
 
-    def __init__(self, file: Any) -> None:
-        self._file: Any | None = file
+    def __init__(self, file: F) -> None:
+        self._file: F | None = file
         self._hash = hashlib.sha256()
         self._size = 0
 
@@ -46,19 +48,19 @@ class DigestingWriter(BlobWriter):
         if file is not None:
             self._abandon(file)
 
-    def _opened(self) -> Any:
+    def _opened(self) -> F:
         if self._file is None:
             raise StorageError(message="cannot write to a blob that was committed or discarded")
         return self._file
 
     @abstractmethod
-    def _append(self, file: Any, data: bytes) -> None:
+    def _append(self, file: F, data: bytes) -> None:
         """Write all of the data. Raises StorageError."""
 
     @abstractmethod
-    def _publish(self, file: Any, blob: Blob) -> None:
+    def _publish(self, file: F, blob: Blob) -> None:
         """Make the blob visible and durable, and close the file. Raises StorageError."""
 
     @abstractmethod
-    def _abandon(self, file: Any) -> None:
+    def _abandon(self, file: F) -> None:
         """Close the file, and remove it."""

@@ -6,7 +6,7 @@ import functools
 import re
 from datetime import datetime, timedelta, timezone
 from enum import Enum
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from sqlalchemy import BigInteger, Dialect, Double, Text
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -59,7 +59,7 @@ class FreeText(TypeDecorator[str]):
     impl = Text
     cache_ok = True
 
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[str]:
         """Return the type of a column: ordered by code points, which SQLite does by itself."""
         collation = "C" if dialect.name == "postgresql" else None
         return dialect.type_descriptor(Text(collation=collation))

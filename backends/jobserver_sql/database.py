@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
@@ -36,6 +36,10 @@ from jobserver_core.errors import InvalidSetting, StorageError
 from jobserver_core.ports.durability import Barrier
 from jobserver_sql.sqlite_file import DatabaseFile, SqliteFile
 from jobserver_sql.statements import DriverConnection, Statement
+
+if TYPE_CHECKING:
+    import psycopg
+    from psycopg.rows import TupleRow
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -89,9 +93,9 @@ class Database:
                     yield reader
             else:
                 with self._engine.begin() as connection:
-                    yield DriverConnection("postgresql", connection.connection.driver_connection)
+                    yield _psycopg_of(connection)
 
-    def record(self, statement: Statement[T], *values: Any) -> T | None:
+    def record(self, statement: Statement[T], *values: object) -> T | None:
         """Return the object made of a statement's first row, or None."""
         with self.reading() as connection:
             return connection.record(statement, *values)
@@ -130,7 +134,7 @@ class Database:
     def _writing(self, lock_timeout: float | None, *, durable: bool) -> Iterator[DriverConnection]:
         if self._file is None:
             with self._engine.begin() as connection:
-                made = DriverConnection("postgresql", connection.connection.driver_connection)
+                made = _psycopg_of(connection)
                 if not durable:
                     made.driver.execute("SET LOCAL synchronous_commit = off")
                 yield made
@@ -166,11 +170,12 @@ class Database:
         if self._unsettled and not self._unsettled.keys().isdisjoint(keys):
             self.sync()
 
-    def listening(self) -> Any:
+    def listening(self) -> psycopg.Connection[TupleRow]:
         """Return a new connection of psycopg in autocommit, outside of the pool; the caller closes it."""
         with self._translated():
             connection = self._engine.raw_connection()
-            driver: Any = connection.driver_connection
+            driver: psycopg.Connection[TupleRow] | None = connection.driver_connection
+            assert driver is not None  # it was just opened
             connection.detach()
             driver.autocommit = True
             return driver
@@ -267,6 +272,12 @@ def check_database(url: str) -> None:
         database.read() as connection,
     ):
         connection.exec_driver_sql("SELECT 1")
+
+
+def _psycopg_of(connection: Connection) -> DriverConnection:
+    driver = connection.connection.driver_connection
+    assert driver is not None  # it is only after the connection was closed
+    return DriverConnection("postgresql", driver)
 
 
 def _reason(error: Exception) -> str:

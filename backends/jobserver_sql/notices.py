@@ -25,11 +25,15 @@ import select
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from jobserver_core.errors import StorageError
 from jobserver_core.repeats import Repeats
 from jobserver_sql.statements import DriverConnection
+
+if TYPE_CHECKING:
+    import psycopg
+    from psycopg.rows import TupleRow
 
 _repeats = Repeats(logging.getLogger(__name__))
 
@@ -50,7 +54,9 @@ class Listener:
     It is called with None whenever notices may have been lost.
     """
 
-    def __init__(self, connect: Callable[[], Any], receive: Callable[[str | None], None]) -> None:
+    def __init__(
+        self, connect: Callable[[], psycopg.Connection[TupleRow]], receive: Callable[[str | None], None]
+    ) -> None:
         self._connect = connect
         self._receive = receive
         self._closed = threading.Event()
@@ -82,7 +88,7 @@ class Listener:
                 self._closed.wait(pause)
                 pause = min(LONGEST_PAUSE, 2 * pause)
 
-    def _pass_on(self, connection: Any) -> None:
+    def _pass_on(self, connection: psycopg.Connection[TupleRow]) -> None:
         """Receive until the connection breaks, which raises, or this is closed."""
         raw = connection.pgconn
         ready = select.poll()  # unlike select(), it takes descriptors of any number

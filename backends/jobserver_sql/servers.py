@@ -99,6 +99,6 @@ def after(connection: Connection, seconds: float) -> ColumnElement[int]:
     return _now(connection) + literal_column(str(int(seconds * 1_000_000)))
 
 
-def passed(connection: Connection, time: ColumnElement[Any]) -> ColumnElement[bool]:
+def passed(connection: Connection, time: ColumnElement[datetime]) -> ColumnElement[bool]:
     """Return the condition that a time has come."""
     return cast(time, BigInteger) <= _now(connection)

@@ -71,9 +71,8 @@ class SqliteFile:
             yield self._writer
             driver.execute("COMMIT")
         except BaseException:
-            if driver.in_transaction:
-                with suppress(sqlite3.Error):
-                    driver.execute("ROLLBACK")
+            with suppress(sqlite3.Error):  # the database may have ended the transaction itself
+                driver.execute("ROLLBACK")
             raise
 
     def sync(self) -> None:

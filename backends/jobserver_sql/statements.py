@@ -23,7 +23,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
 from sqlalchemy import Column, Dialect, Table, bindparam, literal_column, update
@@ -36,14 +36,14 @@ from jobserver_core.models.contexts import Context
 from jobserver_core.models.lifecycle import Lifecycle
 from jobserver_sql.tables import values_of
 
-R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 S = TypeVar("S", bound="Context | Delivery")
 
 Encode = Callable[[Any], Any]
 Decode = Callable[[Any], Any]
 
 
-class Statement(Generic[R]):
+class Statement(Generic[R_co]):
     """A construct, the names of its parameters in the order of their values, and a factory for its rows.
 
     ``columns`` are those of the rows; ``make`` is called with their values by name.
@@ -55,7 +55,7 @@ class Statement(Generic[R]):
         parameters: Iterable[str],
         *,
         columns: Sequence[Column[Any]] = (),
-        make: Callable[..., R] | None = None,
+        make: Callable[..., R_co] | None = None,
     ) -> None:
         self._construct = construct
         self._parameters = list(parameters)
@@ -64,7 +64,7 @@ class Statement(Generic[R]):
         self.on = functools.cache(self._compiled)
         """Returns the statement for one kind of database, by SQLAlchemy's name."""
 
-    def _compiled(self, database: str) -> _Compiled[R]:
+    def _compiled(self, database: str) -> _Compiled[R_co]:
         dialect = _dialect(database)
         compiled = self._construct.compile(dialect=dialect)
         assert isinstance(compiled, SQLCompiler)
@@ -78,42 +78,58 @@ class Statement(Generic[R]):
 
 
 @attrs.frozen(eq=False)
-class _Compiled(Generic[R]):
+class _Compiled(Generic[R_co]):
     text: str
     _slots: list[tuple[int, Encode | None]]
     _fields: list[tuple[str, Decode | None]]
-    _make: Callable[..., R] | None
+    _make: Callable[..., R_co] | None
 
-    def parameters(self, values: Sequence[Any]) -> list[Any]:
+    def parameters(self, values: Sequence[object]) -> list[object]:
         """Return the driver's values, in the order of the parameters."""
         return [values[n] if code is None else code(values[n]) for n, code in self._slots]
 
-    def record(self, row: Sequence[Any]) -> R:
+    def record(self, row: Sequence[Any]) -> R_co:
         """Return the object made of a row."""
         assert self._make is not None
         fields = zip(self._fields, row, strict=True)
         return self._make(**{name: cell if code is None else code(cell) for (name, code), cell in fields})
 
 
+class Cursor(Protocol):
+    """What the cursors of both drivers have."""
+
+    @property
+    def rowcount(self) -> int: ...
+
+    def fetchone(self) -> Sequence[Any] | None: ...
+
+
+class Driver(Protocol):
+    """What the connections of both drivers have."""
+
+    def execute(self, text: str, parameters: Sequence[object] = ..., /) -> Cursor: ...
+
+    def close(self) -> None: ...
+
+
 class DriverConnection:
     """A driver's connection (of sqlite3 or psycopg) that executes hot statements."""
 
-    def __init__(self, database: str, connection: Any) -> None:
+    def __init__(self, database: str, connection: Driver) -> None:
         self.database = database
         self.driver = connection
 
-    def run(self, statement: Statement[Any], *values: Any) -> int:
+    def run(self, statement: Statement[object], *values: object) -> int:
         """Execute a statement that changes rows, and return their number."""
         compiled = statement.on(self.database)
-        return int(self.driver.execute(compiled.text, compiled.parameters(values)).rowcount)
+        return self.driver.execute(compiled.text, compiled.parameters(values)).rowcount
 
-    def row(self, statement: Statement[Any], *values: Any) -> Sequence[Any] | None:
+    def row(self, statement: Statement[object], *values: object) -> Sequence[Any] | None:
         """Return the first row with the database's own values, or None."""
         compiled = statement.on(self.database)
-        row: Sequence[Any] | None = self.driver.execute(compiled.text, compiled.parameters(values)).fetchone()
-        return row
+        return self.driver.execute(compiled.text, compiled.parameters(values)).fetchone()
 
-    def record(self, statement: Statement[R], *values: Any) -> R | None:
+    def record(self, statement: Statement[R_co], *values: object) -> R_co | None:
         """Return the object made of the first row, or None."""
         compiled = statement.on(self.database)
         row = self.driver.execute(compiled.text, compiled.parameters(values)).fetchone()
@@ -156,11 +172,11 @@ class CompareAndSet(Generic[S]):
 
 
 @functools.cache
-def encode(columns: tuple[Column[Any], ...], database: str) -> Callable[[Sequence[Any]], list[Any]]:
+def encode(columns: tuple[Column[Any], ...], database: str) -> Callable[[Sequence[object]], list[object]]:
     """Return a function that converts a value for each column to the database's own."""
     codes = [_encoder(column.type, _dialect(database)) for column in columns]
 
-    def convert(values: Sequence[Any]) -> list[Any]:
+    def convert(values: Sequence[object]) -> list[object]:
         pairs = zip(codes, values, strict=True)
         return [value if code is None else code(value) for code, value in pairs]
 

@@ -231,7 +231,7 @@ _FIELDS = {
     model: tuple(field.name for field in attrs.fields(model))
     for model in (Binary, Context, Job, JobResult, Delivery, Server, ServerRequest)
 }
-_GETTERS: dict[type, Callable[[Any], tuple[Any, ...]]] = {
+_GETTERS: dict[type, Callable[[object], tuple[object, ...]]] = {
     model: operator.attrgetter(*names) for model, names in _FIELDS.items()
 }
 
@@ -248,6 +248,6 @@ def row_of(record: Binary | Context | Job | JobResult | Delivery | ServerRequest
     return dict(zip(_FIELDS[type(record)], values_of(record), strict=True))
 
 
-def values_of(record: Binary | Context | Job | JobResult | Delivery | ServerRequest) -> tuple[Any, ...]:
+def values_of(record: Binary | Context | Job | JobResult | Delivery | ServerRequest) -> tuple[object, ...]:
     """Return a record's fields in the order of :func:`columns_of`."""
     return _GETTERS[type(record)](record)

@@ -12,12 +12,13 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from sqlalchemy import URL, make_url
 
 if TYPE_CHECKING:
     import psycopg
+    from psycopg.rows import TupleRow
 
 _USER = "postgres"
 _SECONDS_TO_START = 60.0
@@ -107,7 +108,7 @@ class PostgresqlServer:
         with self.connect(self.url("postgres")) as connection:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
-    def connect(self, url: str) -> psycopg.Connection[Any]:
+    def connect(self, url: str) -> psycopg.Connection[TupleRow]:
         """Return a plain connection to a database, bypassing the store."""
         import psycopg  # noqa: PLC0415 - in the extra postgresql
 

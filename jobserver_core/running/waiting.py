@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from jobserver_core.errors import JobFailed, JobKilled, ResultTimeout
 from jobserver_core.models.arguments import check_seconds
@@ -20,16 +20,17 @@ from jobserver_core.running.results import ResultReader
 __all__ = ["JobHandle", "Promise", "Waiter", "all_done"]
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
-class Waiter(Generic[T]):
+class Waiter(Generic[T_co]):
     """A read-only handle to a future value.
 
     Any number of threads and event loops can wait on it, without extra threads. It cannot be cancelled: if a
     caller stops waiting, the operation continues.
     """
 
-    def __init__(self, future: Future[T], what: str) -> None:
+    def __init__(self, future: Future[T_co], what: str) -> None:
         self._future = future
         self._what = what
 
@@ -37,7 +38,7 @@ class Waiter(Generic[T]):
         """Whether the value is available, or the operation has failed."""
         return self._future.done()
 
-    def result(self, timeout: float | None = None) -> T:
+    def result(self, timeout: float | None = None) -> T_co:
         """Wait up to ``timeout`` seconds (None: forever) and return the value, or raise the error.
 
         Raises ResultTimeout if it takes longer. You can then wait again.
@@ -51,11 +52,11 @@ class Waiter(Generic[T]):
                 raise
             raise ResultTimeout(what=self._what, seconds=timeout) from None
 
-    def add_done_callback(self, call: Callable[[Waiter[T]], None]) -> None:
+    def add_done_callback(self, call: Callable[[Waiter[T_co]], None]) -> None:
         """Call with this waiter once it is done, on the thread that finishes it; at once if it is done."""
         self._future.add_done_callback(lambda _future: call(self))
 
-    def __await__(self) -> Generator[object, None, T]:
+    def __await__(self) -> Generator[object, None, T_co]:
         import asyncio  # noqa: PLC0415 - only needed to await
 
         return asyncio.wrap_future(self._future).__await__()
@@ -88,14 +89,14 @@ class Promise(Generic[T]):
             self._future.set_exception(error)
 
 
-def all_done(waiters: Iterable[Waiter[Any]]) -> Waiter[None]:
+def all_done(waiters: Iterable[Waiter[object]]) -> Waiter[None]:
     """Return a waiter that is done once all of these are done, whether they succeeded or failed."""
     pending = list(waiters)
     done: Promise[None] = Promise(f"{len(pending)} things")
     lock = threading.Lock()
     left = len(pending)
 
-    def one_done(_waiter: Waiter[Any]) -> None:
+    def one_done(_waiter: Waiter[object]) -> None:
         nonlocal left
         with lock:
             left -= 1

@@ -92,7 +92,7 @@ class RecordingListener(ContextListener):
         self._expect_free(job_id, "the job")
         self._record("job-ended", job_id, outcome)
 
-    def wait_for(self, *start: Any, timeout: float) -> tuple[Any, ...]:
+    def wait_for(self, *start: object, timeout: float) -> tuple[Any, ...]:
         """Return the first event that begins with these values.
 
         Fails after ``timeout`` seconds, and at once if the context has ended without the event.

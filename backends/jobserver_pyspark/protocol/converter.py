@@ -55,7 +55,7 @@ class Message:
 
     sender: ClassVar[str]
     receiver: ClassVar[str]
-    kinds: ClassVar[dict[str, type[Any]]]
+    kinds: ClassVar[dict[str, type[Message]]]
 
     def __init_subclass__(cls) -> None:
         if Message in cls.__bases__:
@@ -185,7 +185,7 @@ class _Field(NamedTuple):
     """How a field is read: a value of the type ``exact`` as it is, any other one by ``read``."""
 
     name: str
-    exact: type[Any] | None
+    exact: type[object] | None
     read: _Reader
 
 
@@ -196,7 +196,7 @@ class _Shape(NamedTuple):
     payload: str | None
 
 
-_shapes: dict[type[Any], _Shape] = {}
+_shapes: dict[type[object], _Shape] = {}
 
 
 def _shape(wanted: type[Any]) -> _Shape:
@@ -241,7 +241,7 @@ def _read_path(value: Any) -> Path:
     return Path(value)
 
 
-_SCALARS: dict[Any, _Reader] = {
+_SCALARS: dict[object, _Reader] = {
     str: _exactly(str, "a string"),
     int: _exactly(int, "an integer"),
     bool: _exactly(bool, "true or false"),
@@ -250,7 +250,7 @@ _SCALARS: dict[Any, _Reader] = {
 }
 
 
-_EXACT: dict[Any, type[Any]] = {kind: kind for kind in (str, int, bool)} | {Payload: bytes}
+_EXACT: dict[object, type[object]] = {kind: kind for kind in (str, int, bool)} | {Payload: bytes}
 """The types whose values are read as they are."""
 
 

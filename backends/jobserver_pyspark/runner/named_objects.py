@@ -206,7 +206,7 @@ def _made(future: Any) -> bool:
     return bool(future.isDone()) and not future.isCompletedExceptionally()
 
 
-def kind_of(made: Any) -> Literal["dataframe", "python-rdd", "object"]:
+def kind_of(made: object) -> Literal["dataframe", "python-rdd", "object"]:
     """Return the kind of an object that jobs can share. Raises UnsupportedNamedObject."""
     from py4j.java_gateway import JavaObject  # noqa: PLC0415 - nothing of PySpark before a job wants it
     from pyspark import RDD  # noqa: PLC0415

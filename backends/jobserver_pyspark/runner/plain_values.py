@@ -51,7 +51,7 @@ class WrittenNumber(str):
         return self[len(MARK) :]
 
 
-def simplified(value: Any) -> Any:
+def simplified(value: object) -> Any:
     """Return None, a scalar, a mapping, a list, a tuple or an iterator that stands for the value.
 
     Raises UnusableResult for a value that cannot be a result.
@@ -64,7 +64,7 @@ def simplified(value: Any) -> Any:
     return _from_object(value)
 
 
-def key(value: Any) -> str:
+def key(value: object) -> str:
     """Return the key of a mapping as a string: as its value would be in JSON, or its ``str()``."""
     if isinstance(value, str):
         return str.__str__(value)
@@ -80,7 +80,7 @@ def key(value: Any) -> str:
     return str(value)
 
 
-def check_keys(value: Mapping[Any, Any]) -> None:
+def check_keys(value: Mapping[Any, object]) -> None:
     """Refuse a mapping that would lose members because two of its keys become one string."""
     if all(type(name) is str for name in value):
         return
@@ -150,7 +150,7 @@ def _from_exception(value: BaseException) -> str:
     return f"{name}: {text}" if text else name
 
 
-_CONVERSIONS: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
+_CONVERSIONS: tuple[tuple[type[object] | tuple[type[object], ...], Callable[[Any], Any]], ...] = (
     (enum.Enum, lambda value: simplified(value.value)),
     (bool, bool),
     (str, str.__str__),

@@ -30,7 +30,7 @@ class _TooBig(Exception):
     """A value is too big to convert at once."""
 
 
-def opened(result: Any) -> tuple[bool, Iterator[bytes]]:
+def opened(result: object) -> tuple[bool, Iterator[bytes]]:
     """Return whether a result is a streamed one, and its bytes in chunks, which are made on demand."""
     if isinstance(result, (io.RawIOBase, io.BufferedIOBase)):
         return True, _stream(iter(lambda: result.read(_CHUNK), b""))
@@ -57,7 +57,7 @@ def _stream(items: Iterable[Any]) -> Iterator[bytes]:
             yield bytes(view[start : start + _CHUNK])
 
 
-def encode(result: Any) -> Iterator[bytes]:
+def encode(result: object) -> Iterator[bytes]:
     """Return the result's JSON text in UTF-8, in chunks of about 256 KiB."""
     buffer: list[bytes] = []
     size = 0

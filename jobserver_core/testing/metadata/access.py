@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from enum import Enum
 
 import pytest
 
@@ -30,7 +31,7 @@ ODD_TEXTS = [
 ]
 
 
-def states(chosen: list[Any]) -> pytest.MarkDecorator:
+def states(chosen: Sequence[Enum]) -> pytest.MarkDecorator:
     """Run a test once for each of these states."""
     return pytest.mark.parametrize("state", chosen, ids=lambda state: state.value)
 

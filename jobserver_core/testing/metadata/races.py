@@ -31,7 +31,7 @@ ROUNDS = 10
 DEADLINE = 60.0
 
 
-def race(*calls: Callable[[], Any]) -> list[Any]:
+def race(*calls: Callable[[], object]) -> list[Any]:
     """Make all calls at once, each on its own thread, and return what each returned or raised.
 
     An exception that is not a JobServerError fails the test, as does a call that takes over a minute.
@@ -57,7 +57,7 @@ def race(*calls: Callable[[], Any]) -> list[Any]:
     return outcomes
 
 
-def winner(outcomes: Sequence[Any], lost: type[JobServerError]) -> int:
+def winner(outcomes: Sequence[object], lost: type[JobServerError]) -> int:
     """Return the index of the call that won; all others must have raised ``lost``."""
     won = [number for number, outcome in enumerate(outcomes) if not isinstance(outcome, Exception)]
     assert len(won) == 1, f"{len(won)} calls won: {outcomes}"
