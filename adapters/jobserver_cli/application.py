@@ -1,4 +1,4 @@
-"""The application: the commands of the catalogue, and the options that need no command."""
+"""The application: the commands of the catalog, and the options that need no command."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class RequestParts(TypedDict, total=False):
 
 @attrs.frozen
 class Connection:
-    """The server's address and the credentials. Without a password, it is asked for."""
+    """The server's address and the credentials. If only the password is missing, the user is asked for it."""
 
     server: str = DEFAULT_URL
     user: str | None = None

@@ -1,4 +1,4 @@
-"""The catalogue of commands: where each of them is, and examples of its use.
+"""The catalog of commands: where each of them is, and examples of its use.
 
 A command is imported when it runs, or when its help is shown, so that none of them pays for the others.
 """

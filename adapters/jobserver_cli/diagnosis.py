@@ -61,16 +61,19 @@ def _bad(name: str, text: str, advice: str) -> Finding:
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Run the checks, most important first, and yield their findings."""
-    checks: list[Callable[[Settings], Finding]] = [_python]
+    yield _python()
+    checks: list[Callable[[Settings], Finding]] = []
     if settings.launcher.backend == "pyspark":
-        checks += [_java, _pyspark, _descriptors, _host_name]
+        yield java_finding()
+        yield pyspark_finding()
+        checks += [_descriptors, _host_name]
     checks += [_backends, _contexts, _metadata, _callbacks, _front_end, _users, _port]
     checks += [_data_dir, _disk, _temporary_disk, _memory]
     for check in checks:
         yield check(settings)
 
 
-def _python(_settings: Settings) -> Finding:
+def _python() -> Finding:
     # Nothing to check: on a version before 3.10, this package cannot be installed or imported.
     return _good("Python", f"{platform.python_version()} ({sys.executable})")
 
@@ -94,14 +97,6 @@ def java_finding() -> Finding:
         f"{text}; not used: {problem}",
         "Set JAVA_HOME to the directory of a supported Java, or unset it.",
     )
-
-
-def _java(_settings: Settings) -> Finding:
-    return java_finding()
-
-
-def _pyspark(_settings: Settings) -> Finding:
-    return pyspark_finding()
 
 
 def pyspark_finding() -> Finding:

@@ -1,9 +1,9 @@
 r"""The command ``completion``, and its scripts for bash, zsh and fish.
 
-The problem: each shell takes a line apart in its own way, and bash also at characters inside of words (``@``,
-``:``, ``=``). If the command got the shell's words, it could not complete ``@last``.
+The problem: each shell splits a line into words in its own way, and bash splits words as well (at ``@``,
+``:`` and ``=``). If the command got the shell's words, it could not complete ``@last``.
 
-The idea: a script passes the line up to the cursor as it was typed. The command takes it apart itself, and
+The idea: a script passes the line up to the cursor as it was typed. The command splits it itself, and
 prints what the last word can be, one candidate a line, with a tab before its description. The script only
 brings these lines into the form that its shell wants. If there are none, the shell completes file names.
 

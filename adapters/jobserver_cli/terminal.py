@@ -48,7 +48,7 @@ STATE_STYLES = {
     "ERROR": "red",
     "KILLED": "magenta",
 }
-"""The colours of job and context states."""
+"""The colors of job and context states."""
 
 
 def visible(text: object) -> str:
@@ -102,7 +102,7 @@ class Terminal:
         _print(self.err, visible(text), mark="✗", mark_style="red")
 
     def print_marked(self, mark: str, style: str, text: str) -> None:
-        """Print a line with a coloured mark on stdout."""
+        """Print a line with a colored mark on stdout."""
         _print(self.out, visible(text), mark=mark, mark_style=style)
 
     def error(self, message: str, advice: str | None = None) -> None:
@@ -322,7 +322,7 @@ def _discard_rest(stream: TextIO) -> None:
 def _print(
     output: Output, text: str, *, style: str | None = None, mark: str = "", mark_style: str = ""
 ) -> None:
-    """Print a line without wrapping it, perhaps with a coloured mark before it."""
+    """Print a line without wrapping it, perhaps with a colored mark before it."""
     if isinstance(output, Pipe):
         output.print(f"{mark} {text}" if mark else text)
         return

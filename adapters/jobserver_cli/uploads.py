@@ -5,7 +5,6 @@ Code gets a name that contains a hash of its content, so that the same file is u
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -174,14 +173,13 @@ def _stem(file: Path) -> str:
 
 def digest_of(file: Path) -> str:
     """Return the SHA-256 of a file's content. Raises CommandFailed: it cannot be read."""
+    from jobserver_core.models import arguments  # noqa: PLC0415 - --help does not need it
+
     try:
         with file.open("rb") as content:
-            digest = hashlib.sha256()
-            while chunk := content.read(1024 * 1024):
-                digest.update(chunk)
+            return arguments.digest_of(content)
     except OSError as error:
         raise CommandFailed(f"cannot read {file}: {error.strerror or error}", ExitCode.USAGE) from error
-    return digest.hexdigest()
 
 
 def has(client: Client, name: str, digest: str, kind: BinaryKind) -> bool:

@@ -25,7 +25,7 @@ class AsyncWaiter(Generic[T]):
     """A read-only handle to a future value, to be awaited.
 
     Nothing is requested from the server before the value is first awaited or asked for, so a handle that
-    nobody uses costs nothing. If one stops waiting, the operation continues.
+    nobody uses costs nothing. If you stop waiting, the operation continues.
     """
 
     def __init__(self, start: Callable[[], Coroutine[object, object, T]], what: str) -> None:

@@ -79,7 +79,7 @@ def serve(
         InvalidSetting: The server cannot listen on the address, or it would be exposed without
             authentication. In that case, the job server was closed without being started.
     """
-    Runner(server, authenticator, on_listening, on_draining, on_overdue).run(signals=True)
+    ServerRun(server, authenticator, on_listening, on_draining, on_overdue).run(signals=True)
 
 
 @contextlib.contextmanager
@@ -97,11 +97,11 @@ def running(server: JobServer, *, authenticator: Authenticator | None = None) ->
         up.set()
 
     failed: list[BaseException] = []
-    runner = Runner(server, authenticator, on_listening)
+    server_run = ServerRun(server, authenticator, on_listening)
 
     def work() -> None:
         try:
-            runner.run(signals=False)
+            server_run.run(signals=False)
         except BaseException as error:  # noqa: BLE001 - raised again on the caller's thread
             failed.append(error)
         finally:
@@ -113,9 +113,9 @@ def running(server: JobServer, *, authenticator: Authenticator | None = None) ->
         up.wait()
         if failed:
             raise failed[0]
-        yield runner.url(*listening[0])
+        yield server_run.url(*listening[0])
     finally:
-        runner.stop()
+        server_run.stop()
         thread.join()
     if failed:
         raise failed[0]
@@ -145,11 +145,11 @@ class _Uvicorn(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave the signals to the runner."""
+        """Leave the signals to the server run."""
         yield
 
 
-class Runner:
+class ServerRun:
     """One run of a server, from binding its port to closing the job server."""
 
     def __init__(

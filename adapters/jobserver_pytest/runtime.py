@@ -13,7 +13,7 @@ from sparkjobserver.api import JobEnvironment, NamedObjects
 class FakeNamedObjects(NamedObjects):
     """Named objects in a dictionary. What a server would refuse to share is refused here too.
 
-    A test can read :attr:`objects`, and put anything into it, also a fake DataFrame.
+    A test can read :attr:`objects`, and put anything into it, such as a fake DataFrame.
     """
 
     def __init__(self) -> None:

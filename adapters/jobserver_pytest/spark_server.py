@@ -48,7 +48,7 @@ class CallbackRelay(Transport):
 class SparkJobServer(JobServer):
     """A job server that runs jobs on Spark, in processes as in production, and keeps its records in memory.
 
-    Tests share it. Take names of binaries and contexts that no other test uses, or use :meth:`run`.
+    Tests share it. Use names of binaries and contexts that no other test uses, or use :meth:`run`.
     """
 
     context_name = "tests"

@@ -16,7 +16,7 @@ _RETURN = b"!"
 
 
 class GatewayBroken(Exception):
-    """The JVM did not reply, or not with replies."""
+    """The JVM did not reply, or sent something that is not a reply."""
 
 
 def call(target: Any, method: str, *arguments: str) -> str:

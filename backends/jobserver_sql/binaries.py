@@ -11,14 +11,13 @@ from sqlalchemy import (
     delete,
     func,
     insert,
-    literal_column,
     select,
     tuple_,
 )
 
 from jobserver_core.errors import BinaryInUse, BinaryNotFound, DuplicateId
 from jobserver_core.models.binaries import Binary
-from jobserver_sql.statements import DriverConnection, Statement
+from jobserver_sql.statements import DriverConnection, Statement, first
 from jobserver_sql.tables import binaries, columns_of, job_holds, jobs, values_of
 
 _COLUMNS = columns_of(Binary, binaries)
@@ -27,12 +26,7 @@ _VERSIONS = select(*_COLUMNS).order_by(binaries.c.uploaded_at.desc(), binaries.c
 
 
 newest = Statement(
-    _VERSIONS.where(binaries.c.name == bindparam("name"))
-    .limit(literal_column("1"))
-    .offset(literal_column("0")),
-    ("name",),
-    columns=_COLUMNS,
-    make=Binary,
+    first(_VERSIONS.where(binaries.c.name == bindparam("name"))), ("name",), columns=_COLUMNS, make=Binary
 )
 """The newest version of a name."""
 _ADD = Statement[None](insert(binaries).values({name: bindparam(name) for name in _NAMES}), _NAMES)

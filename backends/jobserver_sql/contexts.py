@@ -3,56 +3,39 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, exists, insert, literal_column, select
+from sqlalchemy import Connection, Select, bindparam, delete, exists, insert, select
 
 from jobserver_core.errors import ContextExists, DuplicateId, JobServerError
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.lifecycle import CONTEXTS, ContextState
 from jobserver_sql.pages import END, LIMIT, OFFSET, newest_first, state_parameter
-from jobserver_sql.statements import CompareAndSet, DriverConnection, Statement, literal_states
+from jobserver_sql.statements import CompareAndSet, DriverConnection, Statement, first, literal_states
 from jobserver_sql.tables import columns_of, contexts, jobs, values_of
 
 _COLUMNS = columns_of(Context, contexts)
 _NAMES = tuple(column.name for column in _COLUMNS)
 
-by_id = Statement(
-    select(*_COLUMNS).where(contexts.c.id == bindparam("id")), ("id",), columns=_COLUMNS, make=Context
-)
+_LIVE = literal_states(contexts.c.state, CONTEXTS.live_states)
+_OF_NAME = select(*_COLUMNS).where(contexts.c.name == bindparam("name"))
+
+
+def _made_by(query: Select[Any], parameter: str) -> Statement[Context]:
+    return Statement(query, (parameter,), columns=_COLUMNS, make=Context)
+
+
+by_id = _made_by(select(*_COLUMNS).where(contexts.c.id == bindparam("id")), "id")
 """The context with an id."""
-live_of = Statement(
-    select(*_COLUMNS)
-    .where(contexts.c.name == bindparam("name"), literal_states(contexts.c.state, CONTEXTS.live_states))
-    .limit(literal_column("1"))
-    .offset(literal_column("0")),
-    ("name",),
-    columns=_COLUMNS,
-    make=Context,
-)
+live_of = _made_by(first(_OF_NAME.where(_LIVE)), "name")
 """The only context of a name that is not final."""
-newest_of = Statement(
-    select(*_COLUMNS)
-    .where(contexts.c.name == bindparam("name"))
-    .order_by(contexts.c.started_at.desc(), contexts.c.seq.desc())
-    .limit(literal_column("1"))
-    .offset(literal_column("0")),
-    ("name",),
-    columns=_COLUMNS,
-    make=Context,
-)
+newest_of = _made_by(first(_OF_NAME.order_by(contexts.c.started_at.desc(), contexts.c.seq.desc())), "name")
 """The newest context of a name."""
 advance = CompareAndSet(CONTEXTS, contexts, _COLUMNS, by_id)
 """Writes a context, if its stored state is the expected one."""
 _ADD = Statement[None](insert(contexts).values({name: bindparam(name) for name in _NAMES}), _NAMES)
 _RIVAL = Statement[None](
-    select(contexts.c.seq)
-    .where(
-        contexts.c.name == bindparam("name"),
-        contexts.c.id != bindparam("own"),
-        literal_states(contexts.c.state, CONTEXTS.live_states),
-    )
-    .limit(literal_column("1"))
-    .offset(literal_column("0")),
+    first(_OF_NAME.where(contexts.c.id != bindparam("own"), _LIVE).with_only_columns(contexts.c.seq)),
     ("name", "own"),
 )
 _EVERYTHING = 2**62

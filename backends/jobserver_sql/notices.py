@@ -10,9 +10,9 @@ The idea: PostgreSQL passes notices on when the sender's transaction is committe
 connection that listens, on a thread of its own, which waits for the connection's socket. The connection is
 not one of the connection pool, because others use those in the meantime.
 
-The invariants: after each connect, the listener reports that notices may have been lost, because those of the
-time before are gone. A broken connection is replaced, with pauses of up to :data:`LONGEST_PAUSE`. TCP's
-keepalive notices a server that has vanished.
+The invariants: after each connect, the listener reports that notices may have been lost, because those that
+were sent before it are gone. A broken connection is replaced, with pauses of up to :data:`LONGEST_PAUSE`.
+TCP's keepalive notices a server that has vanished.
 
 Deliberately not handled: notices that are lost while there is no connection. They are hints; a listener also
 checks from time to time.

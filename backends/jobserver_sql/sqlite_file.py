@@ -1,9 +1,8 @@
 """A SQLite file: its connections, and whether it is still the file that was opened.
 
-The hot path uses the driver directly: one connection that writes, and some that read. The file has a
-write-ahead log, so readers and a writer do not wait for each other. A writing transaction takes the
-database's write lock at its beginning, so that its reads stay valid until it writes. Commits go to the log
-without waiting for the disk; :meth:`SqliteFile.sync` syncs the log.
+The hot path uses the driver directly: one connection that writes, and some that read. Commits go to the log
+without waiting for the disk; :meth:`SqliteFile.sync` syncs the log. :mod:`jobserver_sql.database` explains
+how they take turns.
 """
 
 from __future__ import annotations

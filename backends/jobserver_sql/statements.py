@@ -23,10 +23,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import attrs
-from sqlalchemy import Column, Dialect, Table, bindparam, literal_column, update
+from sqlalchemy import Column, Dialect, Select, Table, bindparam, literal_column, update
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import ClauseElement, ColumnElement
 from sqlalchemy.types import TypeEngine
@@ -35,6 +35,14 @@ from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context
 from jobserver_core.models.lifecycle import Lifecycle
 from jobserver_sql.tables import values_of
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    import psycopg
+    from psycopg.rows import TupleRow
+
+    RawConnection = sqlite3.Connection | psycopg.Connection[TupleRow]
 
 R_co = TypeVar("R_co", covariant=True)
 S = TypeVar("S", bound="Context | Delivery")
@@ -95,27 +103,10 @@ class _Compiled(Generic[R_co]):
         return self._make(**{name: cell if code is None else code(cell) for (name, code), cell in fields})
 
 
-class Cursor(Protocol):
-    """What the cursors of both drivers have."""
-
-    @property
-    def rowcount(self) -> int: ...
-
-    def fetchone(self) -> Sequence[Any] | None: ...
-
-
-class Driver(Protocol):
-    """What the connections of both drivers have."""
-
-    def execute(self, text: str, parameters: Sequence[object] = ..., /) -> Cursor: ...
-
-    def close(self) -> None: ...
-
-
 class DriverConnection:
     """A driver's connection (of sqlite3 or psycopg) that executes hot statements."""
 
-    def __init__(self, database: str, connection: Driver) -> None:
+    def __init__(self, database: str, connection: RawConnection) -> None:
         self.database = database
         self.driver = connection
 
@@ -181,6 +172,11 @@ def encode(columns: tuple[Column[Any], ...], database: str) -> Callable[[Sequenc
         return [value if code is None else code(value) for code, value in pairs]
 
     return convert
+
+
+def first(query: Select[Any]) -> Select[Any]:
+    """Return the query for its first row only. The limit is a literal, as every constant has to be."""
+    return query.limit(literal_column("1")).offset(literal_column("0"))
 
 
 def literal_states(column: Column[Any], states: Iterable[Enum]) -> ColumnElement[bool]:

@@ -1,4 +1,4 @@
-"""Recognise ZIP archives from untrusted senders, and unpack them safely.
+"""Recognize ZIP archives from untrusted senders, and unpack them safely.
 
 Jars, eggs and wheels are ZIP archives. The sender controls everything in one: names, sizes, counts,
 overlaps. :func:`open_archive` reads the list of members only; :func:`unpack` trusts no number in it

@@ -25,7 +25,7 @@ _CLOSED = Answer(error="the transport is closed")
 class LoggingTransport(Transport):
     """Writes callbacks to the log, for ``log:`` URLs such as ``log:audit``.
 
-    One record of level INFO each, of the logger ``jobserver.callbacks``; it carries the whole message as
+    Each is one record of level INFO, by the logger ``jobserver.callbacks``, with the whole message as
     ``record.callback``.
     """
 

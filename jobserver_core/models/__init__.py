@@ -1,1 +1,1 @@
-"""What the server remembers: binaries, contexts, jobs, callbacks, and the lifecycles of them."""
+"""What the server remembers: binaries, contexts, jobs, callbacks, and their lifecycles."""

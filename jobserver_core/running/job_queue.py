@@ -159,7 +159,7 @@ class JobQueue:
         Raises StorageError; it can be called again then.
         """
         for live in [job for job in self._waiting if _passed(job, now)]:
-            self._expire_waiting(live)
+            self._end_waiting(live, queue_time_exceeded(live.job))
         for live in self._running.values():
             if live.overdue is None and _passed(live, now):
                 live.overdue = _ran_too_long(live)
@@ -167,9 +167,6 @@ class JobQueue:
                 self._ending.kill_job(live, force=self._context.current.ad_hoc)
         ahead = [live for live in (*self._running.values(), *self._waiting) if live.overdue is None]
         return min((live.deadline for live in ahead if live.deadline is not None), default=None)
-
-    def _expire_waiting(self, live: LiveJob) -> None:
-        self._end_waiting(live, queue_time_exceeded(live.job))
 
     def _end_waiting(self, live: LiveJob, outcome: FinalOutcome) -> None:
         self.end(live, outcome)
@@ -190,7 +187,7 @@ class JobQueue:
             while self._waiting and self._slot_free:
                 live = self._waiting.next()
                 if _passed(live, self._clock.monotonic()):
-                    self._expire_waiting(live)
+                    self._end_waiting(live, queue_time_exceeded(live.job))
                 elif self._dispatch(live):
                     self._waiting.take(live)
                 else:

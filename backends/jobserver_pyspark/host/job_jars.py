@@ -17,12 +17,12 @@ class JarConflict(Exception):
 
 
 class JobJars:
-    """Adds the jars of Python jobs to the context, each once, and remembers those of JVM jobs, which are
-    isolated.
+    """Adds each jar of a Python job to the context, once, and remembers those of JVM jobs.
 
     Tasks of RDDs have no class path of their own, so a jar of a Python job belongs to the whole context once
-    added. Two different jars that share a class are refused, so that a job never runs code of another
-    job's jar. Copies of classes of Spark or of the job API are never loaded and have no effect.
+    added. JVM jobs are isolated. Two different jars that share a class are refused, so that a job never runs
+    code of another job's jar. Copies of classes of Spark or of the job API are never loaded, and have no
+    effect.
     """
 
     def __init__(self, driver: Driver, spec: HostSpec) -> None:

@@ -14,9 +14,9 @@ _Task = Callable[[], None]
 class JobThreads:
     """Runs each task on a thread of its own, at once.
 
-    A thread that has ended its task takes another one, because it has a connection to the JVM, and the JVM a
-    thread for that connection. The thread that became idle last comes first, so that the others stay idle.
-    After ``idle_timeout`` seconds without a task a thread ends, and so does the thread in the JVM.
+    Threads are reused, because each has its own connection to the JVM, which a thread there serves. The one
+    that became idle last gets the next task, so that the others stay idle. After ``idle_timeout`` seconds
+    without a task, a thread ends, and with it the thread in the JVM.
     """
 
     def __init__(self, name: str, idle_timeout: float = _IDLE_TIMEOUT) -> None:

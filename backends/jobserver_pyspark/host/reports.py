@@ -73,7 +73,7 @@ class _KeptJob:
             case JobProgressed():
                 self._progress = message
             case ResultChunk():
-                self._keep(message)
+                self._keep_chunk(message)
             case JobEnded():
                 self._ended = message
                 return self._end_of(message) if self._incomplete else message
@@ -86,7 +86,7 @@ class _KeptJob:
         self._channel = channel
         self._incomplete = self._failure is not None
 
-    def _keep(self, chunk: ResultChunk) -> None:
+    def _keep_chunk(self, chunk: ResultChunk) -> None:
         """Keep a chunk, unless one before it could not be kept."""
         self._stream = chunk.stream
         if self._failure is not None:

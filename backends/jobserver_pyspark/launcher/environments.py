@@ -4,7 +4,7 @@ Executors unpack the archives of ``spark.archives`` themselves, each into a dire
 needs the same interpreter before Spark runs, so the launcher unpacks the archive as well: once per content,
 into the cache that also has the packages of jobs.
 
-A context keeps importing from its environment for as long as it lives, also while no server runs. So the lock
+A context keeps importing from its environment for as long as it lives, even while no server runs. So the lock
 that keeps the cache from removing the environment belongs to the context's host: the server opens it, and the
 host inherits it.
 """

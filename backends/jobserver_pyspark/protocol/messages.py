@@ -35,7 +35,7 @@ the same package as their host.
 Re-attachment. If its server has ended, a host with a ``Reattachment`` keeps its jobs running, and dials the
 address in a file, until a server takes it over or the timeout has passed. The next server writes that file
 when it finds contexts to take over. Neither side sends the secret on such a connection: something else may
-listen at an old address. Each proves that it knows the secret by a keyed hash over random texts of both
+listen at an old address. Each proves that it knows the secret by a keyed hash over the nonces of both
 sides::
 
     host      Reattach(marker, nonce)
@@ -219,8 +219,8 @@ class StartSpare(ServerToHost):
 class AdoptContext(ServerToHost):
     """Become the host of a context: sent once, to a spare that is ready. ``ContextReady`` follows.
 
-    The spare keeps its application, its marker and its directories. The spec may differ from its own in
-    them, the name, the settings for jobs, the log and the directories.
+    The spare keeps its application, its JVM, its marker and its temporary directory, whatever the spec says
+    about them. The spec may have another name, settings for jobs, log and directories than the spare's own.
     """
 
     spec: HostSpec
@@ -258,7 +258,7 @@ class AcknowledgeJob(ServerToHost):
 
 
 class ReattachChallenge(ServerToHost):
-    """The reply to ``Reattach``: a random text for the host to prove itself, and the server's own proof."""
+    """The reply to ``Reattach``: the nonce for the host's proof, and the server's own proof."""
 
     nonce: str
     proof: str
@@ -285,9 +285,9 @@ class Hello(HostToServer):
 
 
 class Reattach(HostToServer):
-    """The first message to a later server: the marker of the context, and a random text.
+    """The first message to a later server: the marker of the context, and a nonce.
 
-    With the text, the server has to prove that it knows the context's secret.
+    With the nonce, the server has to prove that it knows the context's secret.
     """
 
     protocol: int
@@ -313,7 +313,7 @@ class SpareReady(HostToServer):
 
 
 class ContextResumed(HostToServer):
-    """The first message after a re-attachment: what ``ContextReady`` said, if that was due already.
+    """The first message after a re-attachment. Without ``ready``, the context is still starting.
 
     ``jobs`` are those that arrived and whose end is not acknowledged. Reports about them follow.
     """
@@ -410,7 +410,7 @@ class Prepare(HostToRunner):
 
 
 class RenameApplication(HostToRunner):
-    """Show jobs this name of the application, which has got a context. There is no reply."""
+    """Show jobs this name of the application, since the spare has become a context. There is no reply."""
 
     name: str
 
@@ -450,7 +450,7 @@ class Attached(RunnerToHost):
 
     ``conf`` is the application's configuration, empty if it was given. ``names`` has py4j's commands that ask
     about names of Spark's classes, with their replies, except for those that were given. ``script`` has the
-    commands that a runner sends which has got ``conf``, empty if this one has not.
+    commands that a runner sends if it was given ``conf``; it is empty if this one was not.
     """
 
     conf: dict[str, str]
@@ -510,7 +510,7 @@ class JobFinished(RunnerToHost):
 
 
 class JobFailed(RunnerToHost):
-    """The job failed; the runner serves no other one."""
+    """The job failed; its runner serves no other job."""
 
     failure: JobFailureKind
     error: ErrorDetails

@@ -109,7 +109,7 @@ class Commands:
 
 
 class _Script:
-    """Sends commands that another process has sent before they are asked for, and so many of them at once.
+    """Sends the commands that another process has sent, many at once, before PySpark asks for them.
 
     py4j numbers the objects of a gateway from 0, so two processes that do the same send the same text. The
     replies are the JVM's own. If another command comes than the next of the script, what is left of the

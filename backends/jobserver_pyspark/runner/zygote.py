@@ -1,6 +1,6 @@
 """The zygote: a process that has imported PySpark and only forks runners.
 
-It has no gateway and no threads of Python, so that a fork of it is a healthy process, ready in milliseconds.
+It has no gateway and no Python threads, so that a fork of it is a healthy process, ready in milliseconds.
 It inherits a socket of sequenced packets, over which the host requests forks and the zygote announces which
 runners were forked and which have exited. It kills the remaining processes of a dead runner. Before the first
 fork, it imports the modules of ``python.preload``, while the JVM starts.

@@ -36,7 +36,7 @@ def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tu
 
 
 def examples_of(path: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the examples of a command in the catalogue."""
+    """Return the examples of a command in the catalog."""
     entries: Any = {name: entry for panel in PANELS.values() for name, entry in panel.items()}
     entry = entries[path[0]]
     return (entry.commands[path[1]] if len(path) > 1 else entry).examples
