@@ -143,18 +143,14 @@ class Client:
         return response
 
     @contextmanager
-    def stream(
-        self, path: str, *, read_timeout: float | None = None, follow: bool = False
-    ) -> Iterator[StreamedResponse]:
+    def stream(self, path: str, *, read_timeout: float | None = None) -> Iterator[StreamedResponse]:
         """Open the response of a GET request for reading as it arrives.
 
         ``read_timeout`` is in seconds without a byte; None waits indefinitely.
         """
         with (
             translated(self.url),
-            self.remote.stream(
-                path, read_timeout=read_timeout, accept_errors=True, follow="true" if follow else None
-            ) as streamed,
+            self.remote.stream(path, read_timeout=read_timeout, accept_errors=True) as streamed,
         ):
             if streamed.response.is_error:
                 raise refusal(streamed.response, self.url)
