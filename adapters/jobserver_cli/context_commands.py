@@ -70,24 +70,15 @@ _CELLS: Mapping[str, Callable[[ContextFields], object]] = {
 
 def _list(terminal: Terminal, records: list[ContextFields], columns: list[str], none: str) -> None:
     """Print contexts as a table with these columns, or the note ``none`` if there are none."""
-    if terminal.as_json:
-        terminal.json(records)
-    elif not records:
-        terminal.note(none)
-    else:
-        rows = ([_CELLS[column](record) for column in columns] for record in records)
-        terminal.table(columns, rows, optional=["Application", "Spark UI", "Started"])
+    rows = ([_CELLS[column](record) for column in columns] for record in records)
+    terminal.records(records, columns, rows, none=none, optional=["Application", "Spark UI", "Started"])
 
 
 def _list_pools(client: Client, terminal: Terminal) -> None:
     pools = client.get("/contexts", spares="true")
-    if terminal.as_json:
-        terminal.json(pools)
-    elif not pools:
-        terminal.note("no pools of spare contexts; set jobserver.contexts.pools")
-    else:
-        rows = [[pool["pool"], pool["size"], pool["ready"], pool["starting"]] for pool in pools]
-        terminal.table(["Pool", "Size", "Ready", "Starting"], rows)
+    rows = ([pool["pool"], pool["size"], pool["ready"], pool["starting"]] for pool in pools)
+    none = "no pools of spare contexts; set jobserver.contexts.pools"
+    terminal.records(pools, ["Pool", "Size", "Ready", "Starting"], rows, none=none)
 
 
 def show(client: Client, terminal: Terminal, name: ContextName) -> None:

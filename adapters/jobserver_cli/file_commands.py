@@ -66,21 +66,12 @@ def upload(
 def binaries(client: Client, terminal: Terminal) -> None:
     """List the binaries, each with its newest version."""
     found = client.get("/binaries")
-    if terminal.as_json:
-        terminal.json(found)
-    elif not found:
-        terminal.note("no binaries")
-    else:
-        rows = [
-            (
-                name,
-                about.get("binary-type", ""),
-                about.get("package", "-"),
-                time_shown(about.get("upload-time")),
-            )
-            for name, about in found.items()
-        ]
-        terminal.table(["Binary", "Type", "Package", "Uploaded"], rows, optional=["Uploaded", "Package"])
+    rows = (
+        (name, about.get("binary-type", ""), about.get("package", "-"), time_shown(about.get("upload-time")))
+        for name, about in found.items()
+    )
+    columns = ["Binary", "Type", "Package", "Uploaded"]
+    terminal.records(found, columns, rows, none="no binaries", optional=["Uploaded", "Package"])
 
 
 def versions(client: Client, terminal: Terminal, name: BinaryName) -> None:
@@ -92,10 +83,7 @@ def versions(client: Client, terminal: Terminal, name: BinaryName) -> None:
     """
     with explained(client, binary=name):
         found = client.get(f"/binaries/{quoted_segment(name)}/versions")
-    if terminal.as_json:
-        terminal.json(found)
-        return
-    rows = [
+    rows = (
         (
             time_shown(version.get("upload-time")),
             version.get("package", "-"),
@@ -104,18 +92,15 @@ def versions(client: Client, terminal: Terminal, name: BinaryName) -> None:
             version.get("digest", ""),
         )
         for version in found
-    ]
-    terminal.table(["Uploaded", "Package", "Type", "Bytes", "SHA-256"], rows, fold=True)
+    )
+    terminal.records(found, ["Uploaded", "Package", "Type", "Bytes", "SHA-256"], rows, fold=True)
 
 
 def delete(client: Client, terminal: Terminal, name: BinaryName) -> None:
     """Delete all versions of a binary."""
     with explained(client, binary=name):
         response = client.call("DELETE", f"/binaries/{quoted_segment(name)}")
-    if terminal.as_json:
-        terminal.json(response)
-    else:
-        terminal.report_done(f"deleted {name}")
+    terminal.report_deleted(name, response)
 
 
 def data_list(client: Client, terminal: Terminal) -> None:
@@ -173,7 +158,4 @@ def data_delete(
     """Delete a data file."""
     with explained(client, data_file=name):
         response = client.call("DELETE", f"/data/{quoted_segment(name)}")
-    if terminal.as_json:
-        terminal.json(response)
-    else:
-        terminal.report_done(f"deleted {name}")
+    terminal.report_deleted(name, response)

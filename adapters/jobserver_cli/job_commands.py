@@ -130,14 +130,9 @@ def _waiting(client: Client, chosen: Mapping[str, str | None]) -> list[JobFields
 
 
 def _list(terminal: Terminal, records: list[JobFields]) -> None:
-    if terminal.as_json:
-        terminal.json(records)
-    elif not records:
-        terminal.note("no jobs")
-    else:
-        columns = ["Job", "State", "Submitted", "Duration", "Class", "Context"]
-        rows = [_row(record, terminal) for record in records]
-        terminal.table(columns, rows, optional=["Context", "Duration", "Submitted"])
+    columns = ["Job", "State", "Submitted", "Duration", "Class", "Context"]
+    rows = (_row(record, terminal) for record in records)
+    terminal.records(records, columns, rows, none="no jobs", optional=["Context", "Duration", "Submitted"])
 
 
 def _row(record: JobFields, terminal: Terminal) -> list[object]:

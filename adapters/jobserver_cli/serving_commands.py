@@ -112,10 +112,7 @@ def servers(client: Client, terminal: Terminal) -> None:
     A server renews its lease as long as it lives. One that does not share its database has none ("-").
     """
     found = client.call("GET", "/servers")
-    if terminal.as_json:
-        terminal.json(found)
-        return
-    rows = [
+    rows = (
         (
             server["address"],
             terminal.id_shown(server["id"]),
@@ -126,18 +123,15 @@ def servers(client: Client, terminal: Terminal) -> None:
             time_shown(server["leaseUntil"]) if server.get("leased", True) else "-",
         )
         for server in found
-    ]
+    )
     columns = ["Address", "ID", "State", "Contexts", "Version", "Started", "Lease until"]
-    terminal.table(columns, rows, optional=["Version", "ID", "Started", "Lease until"])
+    terminal.records(found, columns, rows, optional=["Version", "ID", "Started", "Lease until"])
 
 
 def storage(client: Client, terminal: Terminal) -> None:
     """Show what uses how much storage on the server, and the settings that limit it."""
     found = client.call("GET", "/storage", timeout=STORAGE_TIMEOUT)
-    if terminal.as_json:
-        terminal.json(found)
-        return
-    rows = [
+    rows = (
         (
             kind["kind"],
             kind["count"],
@@ -145,8 +139,8 @@ def storage(client: Client, terminal: Terminal) -> None:
             ", ".join(_limit(key, value) for key, value in kind["limits"].items()),
         )
         for kind in found
-    ]
-    terminal.table(["Kind", "Number", "Size", "Limits"], rows, fold=True)
+    )
+    terminal.records(found, ["Kind", "Number", "Size", "Limits"], rows, fold=True)
 
 
 def prune(client: Client, terminal: Terminal) -> None:

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, BinaryIO, NoReturn, TextIO
 
@@ -126,6 +126,31 @@ class Terminal:
         """Restore the terminal, and print the note for an interrupted command."""
         self.stop_display()
         self.note(self.interrupt_note or "interrupted")
+
+    def records(
+        self,
+        found: Sized,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[object]],
+        *,
+        none: str = "",
+        optional: Sequence[str] = (),
+        fold: bool = False,
+    ) -> None:
+        """Print what the server returned: as JSON, or the rows for it as a table, or the note ``none``."""
+        if self.as_json:
+            self.json(found)
+        elif none and not found:
+            self.note(none)
+        else:
+            self.table(columns, rows, optional=optional, fold=fold)
+
+    def report_deleted(self, name: str, response: object) -> None:
+        """Report that something was deleted; as JSON, print the server's response."""
+        if self.as_json:
+            self.json(response)
+        else:
+            self.report_done(f"deleted {name}")
 
     def table(
         self,

@@ -18,7 +18,7 @@ import pytest
 
 from jobserver_core.errors import BlobNotFound, StorageError
 from jobserver_core.ports.blobs import Blob, BlobStore, BlobWriter
-from jobserver_core.testing.contract import Contract, threads_and_processes
+from jobserver_core.testing.contract import Contract, raised_by, threads_and_processes
 
 _HOUR = timedelta(hours=1)
 _MIB = 1024 * 1024
@@ -458,13 +458,8 @@ class PersistentBlobStoreContract(BlobStoreContract):
         }
         if not self.sweeps:
             del calls["sweep"]
-        raised: dict[str, type[BaseException] | None] = dict.fromkeys(calls)
         with self.broken(blobs):
-            for name, call in calls.items():
-                try:
-                    call()
-                except Exception as error:  # noqa: BLE001 - the test looks at it
-                    raised[name] = type(error)
+            raised = {name: raised_by(call) for name, call in calls.items()}
         assert raised == dict.fromkeys(calls, StorageError)
         assert self.stored(blobs, _DIGEST) == _CONTENT
         blobs.check()

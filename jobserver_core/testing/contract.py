@@ -30,6 +30,15 @@ def wait_until(
         next_pause = min(2 * next_pause, pause)
 
 
+def raised_by(call: Callable[[], object]) -> type[Exception] | None:
+    """Return the type of the error that a call raises, or None."""
+    try:
+        call()
+    except Exception as error:  # noqa: BLE001 - the test looks at it
+        return type(error)
+    return None
+
+
 def threads_and_processes() -> set[str]:
     """Return the threads and the child processes of this process, to compare with those of later.
 

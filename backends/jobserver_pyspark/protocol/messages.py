@@ -49,13 +49,11 @@ id of the job makes repeated reports recognizable, so there are no sequence numb
 the jobs that the host does not list, since they have not arrived; it kills those that it does not know, and
 acknowledges their end.
 
-A new message is a new class below its direction; its name is its ``kind``. It is sent with ``Channel.send``,
-reports about jobs with ``JobReports.send``, which also keeps them for the next server. It is handled in the
-``match`` of its receiver: ``HostedContext`` and ``HostedJobs`` in the server, ``Host`` and ``PythonJobs`` in
-the host, ``Runner`` in a runner. The first messages of a connection are handled where it is opened: in
-``launcher/connections.py``, ``launcher/spare_hosts.py``, ``launcher/hosted_context.py`` (``_reattach``),
-``host/host.py`` (``run`` and ``_adopt``), ``host/redial.py`` and ``host/runners.py``. ``ZygoteProcess`` and
-``runner/zygote.py`` handle those of the zygote.
+A new message is a new class below its direction; its name is its ``kind``. The page about the architecture
+(``docs/explanation/architecture.md``) says where messages are sent and handled. The first ones of a
+connection are handled where it is opened: in ``launcher/connections.py``, ``launcher/spare_hosts.py``,
+``launcher/hosted_context.py`` (``_reattach``), ``host/host.py`` (``run`` and ``_adopt``), ``host/redial.py``
+and ``host/runners.py``. ``ZygoteProcess`` and ``runner/zygote.py`` handle those of the zygote.
 """
 
 from __future__ import annotations

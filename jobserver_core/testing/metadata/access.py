@@ -9,6 +9,7 @@ import pytest
 
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
 from jobserver_core.ports.metadata import MetadataStore
+from jobserver_core.testing.builders import at
 from jobserver_core.testing.contract import Contract
 
 LIVE_JOBS = [state for state in JobState if not state.final]
@@ -29,6 +30,15 @@ ODD_TEXTS = [
     "%",
     "a" * 5000,
 ]
+
+
+HOUR = 3600.0
+"""A lease in seconds that does not expire during a test."""
+
+
+def register(store: MetadataStore, server_id: str, *, lease: float = HOUR, seconds: float = 0) -> None:
+    """Register a server that was started so many seconds after the first one."""
+    store.register_server(server_id, started_at=at(seconds), address="host-1", lease=lease)
 
 
 def states(chosen: Sequence[Enum]) -> pytest.MarkDecorator:

@@ -21,10 +21,9 @@ from jobserver_core.models.jobs import Job, QueueLimits
 from jobserver_core.models.lifecycle import ContextState, JobState
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.builders import a_binary, a_context, a_job, at
-from jobserver_core.testing.metadata.access import StoreAccess
+from jobserver_core.testing.metadata.access import StoreAccess, register
 from jobserver_core.testing.metadata.races import ROUNDS, WRITERS, race
 
-HOUR = 3600.0
 ROOM = QueueLimits(slots=9, places=9)
 
 
@@ -79,7 +78,7 @@ class EnqueuedJobsContract(StoreAccess):
 
     def test_no_job_is_enqueued_for_a_server_that_drains(self, store: MetadataStore) -> None:
         for server_id in ("a", "b"):
-            store.register_server(server_id, started_at=at(), address="", lease=HOUR)
+            register(store, server_id)
             store.add_context(a_context(server_id, owner=server_id))
         store.drain_server("a")
         refused, accepted = (

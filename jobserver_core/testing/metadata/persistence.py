@@ -25,7 +25,7 @@ from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobStat
 from jobserver_core.models.servers import ServerRequest
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.builders import a_binary, a_context, a_delivery, a_job, a_result, at, digest_of
-from jobserver_core.testing.contract import threads_and_processes, wait_until
+from jobserver_core.testing.contract import raised_by, threads_and_processes, wait_until
 from jobserver_core.testing.metadata.access import StoreAccess
 from jobserver_core.testing.metadata.jobs import full_job
 from jobserver_core.testing.metadata.pins import pinned_and_removed
@@ -240,13 +240,8 @@ class PersistenceContract(StoreAccess):
         }
         if type(store).check is MetadataStore.check:  # it has nothing to check
             del calls["check"]
-        raised: dict[str, type[BaseException] | None] = dict.fromkeys(calls)
         with self.broken(store):
-            for name, call in calls.items():
-                try:
-                    call()
-                except Exception as error:  # noqa: BLE001 - the test looks at it
-                    raised[name] = type(error)
+            raised = {name: raised_by(call) for name, call in calls.items()}
         assert raised == dict.fromkeys(calls, StorageError)
         assert store.job(job.id) == job
         store.check()

@@ -8,16 +8,11 @@ import pytest
 
 from jobserver_core.models.lifecycle import JobState
 from jobserver_core.ports.metadata import MetadataStore
-from jobserver_core.testing.builders import a_binary, a_job, an_entry, at, digest_of
-from jobserver_core.testing.metadata.access import ODD_TEXTS, StoreAccess
+from jobserver_core.testing.builders import a_binary, a_job, an_entry, digest_of
+from jobserver_core.testing.metadata.access import HOUR, ODD_TEXTS, StoreAccess, register
 from jobserver_core.testing.metadata.races import ROUNDS, WRITERS, race
 
-HOUR = 3600.0
 BLOB, OTHER = digest_of("blob"), digest_of("other")
-
-
-def _register(store: MetadataStore, server_id: str) -> None:
-    store.register_server(server_id, started_at=at(), address="", lease=HOUR)
 
 
 def _pin(store: MetadataStore, pin_id: str, digest: str = BLOB, server_id: str = "s") -> bool:
@@ -49,7 +44,7 @@ class PinsContract(StoreAccess):
         assert _remove(store, OTHER, binary.digest, BLOB, entry.digest, OTHER) == [OTHER, BLOB]
 
     def test_a_blob_is_not_removed_until_its_last_pin_is_gone(self, store: MetadataStore) -> None:
-        _register(store, "s")
+        register(store, "s")
         assert _pin(store, "first")
         assert _pin(store, "second")
         assert _remove(store, BLOB, OTHER) == [OTHER]
@@ -59,7 +54,7 @@ class PinsContract(StoreAccess):
         assert _remove(store, BLOB) == [BLOB]
 
     def test_a_pin_waits_for_a_removal_and_is_kept_meanwhile(self, store: MetadataStore) -> None:
-        _register(store, "s")
+        register(store, "s")
         assert _remove(store, BLOB) == [BLOB]
         assert not _pin(store, "pin")
         assert not _pin(store, "pin")
@@ -68,20 +63,20 @@ class PinsContract(StoreAccess):
         assert _pin(store, "pin")
 
     def test_a_removal_that_found_a_pin_holds_up_nobody(self, store: MetadataStore) -> None:
-        _register(store, "s")
+        register(store, "s")
         _pin(store, "first")
         assert _remove(store, BLOB) == []
         assert _pin(store, "second")
 
     def test_a_pin_that_is_stored_twice_is_one_pin(self, store: MetadataStore) -> None:
-        _register(store, "s")
+        register(store, "s")
         assert _pin(store, "pin")
         assert _pin(store, "pin")
         store.unpin_blobs(["pin"])
         assert _remove(store, BLOB) == [BLOB]
 
     def test_a_removal_whose_lease_has_expired_is_over(self, store: MetadataStore) -> None:
-        _register(store, "s")
+        register(store, "s")
         assert _remove(store, BLOB, lease=0) == [BLOB]
         assert _remove(store, BLOB, server_id="other", lease=0) == [BLOB]
         assert _pin(store, "pin")
@@ -93,9 +88,9 @@ class PinsContract(StoreAccess):
         assert _remove(store, BLOB, server_id="other") == []
 
     def test_pins_outlive_the_registration_of_their_server(self, store: MetadataStore) -> None:
-        _register(store, "s")
+        register(store, "s")
         _pin(store, "pin")
-        _register(store, "s")
+        register(store, "s")
         assert _remove(store, BLOB) == []
         store.remove_server("s")
         assert _remove(store, BLOB) == []
@@ -105,7 +100,7 @@ class PinsContract(StoreAccess):
     def test_any_number_of_blobs_can_be_removed_at_once(self, store: MetadataStore) -> None:
         digests = [digest_of(str(number)) for number in range(1100)]
         pins = [f"pin{number}" for number in range(3)]
-        _register(store, "s")
+        register(store, "s")
         for pin_id, digest in zip(pins, digests, strict=False):
             _pin(store, pin_id, digest)
         assert store.begin_removal(iter(digests), server_id="s", lease=HOUR) == digests[3:]
@@ -115,7 +110,7 @@ class PinsContract(StoreAccess):
 
     @pytest.mark.parametrize("text", ODD_TEXTS)
     def test_ids_and_digests_can_be_any_strings(self, store: MetadataStore, text: str) -> None:
-        _register(store, text)
+        register(store, text)
         assert _pin(store, text, text, server_id=text)
         assert _remove(store, text, server_id=text) == []
         store.unpin_blobs([text])
@@ -130,6 +125,6 @@ class PinsContract(StoreAccess):
             assert sorted(removed) == [*[[]] * (WRITERS - 1), [digest]]
 
     def test_a_pin_and_a_removal_never_miss_each_other(self, store: MetadataStore) -> None:
-        _register(store, "s")
+        register(store, "s")
         for number in range(ROUNDS):
             pinned_and_removed(store, store, f"pin{number}", digest_of(str(number)))

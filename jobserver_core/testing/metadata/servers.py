@@ -14,14 +14,8 @@ from jobserver_core.models.servers import ServerRequest
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.builders import at
 from jobserver_core.testing.contract import wait_until
-from jobserver_core.testing.metadata.access import ODD_TEXTS, StoreAccess
+from jobserver_core.testing.metadata.access import HOUR, ODD_TEXTS, StoreAccess, register
 from jobserver_core.testing.metadata.races import ROUNDS, WRITERS, race
-
-HOUR = 3600.0
-
-
-def _register(store: MetadataStore, server_id: str, *, lease: float = HOUR, seconds: float = 0) -> None:
-    store.register_server(server_id, started_at=at(seconds), address="host-1", lease=lease)
 
 
 def _ids(store: MetadataStore, *, expired: bool | None = None) -> list[str]:
@@ -51,39 +45,39 @@ class ServersContract(StoreAccess):
 
     def test_servers_are_listed_oldest_first(self, store: MetadataStore) -> None:
         for server_id, seconds in (("b", 1), ("a", 1), ("c", 0), ("d", 2)):
-            _register(store, server_id, seconds=seconds)
+            register(store, server_id, seconds=seconds)
         assert _ids(store) == ["c", "a", "b", "d"]
 
     def test_registering_a_known_server_replaces_its_record(self, store: MetadataStore) -> None:
-        _register(store, "a", lease=0)
-        _register(store, "a", seconds=5)
+        register(store, "a", lease=0)
+        register(store, "a", seconds=5)
         [server] = store.servers(expired=False)
         assert server.started_at == at(5)
         assert _ids(store) == ["a"]
 
     def test_a_lease_of_no_time_has_expired_and_a_long_one_has_not(self, store: MetadataStore) -> None:
-        _register(store, "dead", lease=0)
-        _register(store, "alive")
+        register(store, "dead", lease=0)
+        register(store, "alive")
         assert _ids(store, expired=True) == ["dead"]
         assert _ids(store, expired=False) == ["alive"]
         assert _ids(store) == ["alive", "dead"]
 
     def test_a_lease_ends_as_many_seconds_after_now_as_asked_for(self, store: MetadataStore) -> None:
-        _register(store, "a", lease=100)
-        _register(store, "b", lease=300)
+        register(store, "a", lease=100)
+        register(store, "b", lease=300)
         first, second = store.servers()
         assert 190 < (second.lease_until - first.lease_until).total_seconds() < 260
 
     def test_renewing_revives_a_server_whose_lease_has_expired(self, store: MetadataStore) -> None:
-        _register(store, "a", lease=0)
+        register(store, "a", lease=0)
         assert store.renew_server("a", lease=HOUR)
         assert _ids(store, expired=False) == ["a"]
         assert store.renew_server("a", lease=0)
         assert _ids(store, expired=True) == ["a"]
 
     def test_renewing_changes_nothing_but_the_lease_of_that_server(self, store: MetadataStore) -> None:
-        _register(store, "a", seconds=3)
-        _register(store, "b", lease=0, seconds=4)
+        register(store, "a", seconds=3)
+        register(store, "b", lease=0, seconds=4)
         assert store.renew_server("a", lease=2 * HOUR)
         first, second = store.servers()
         assert (first.id, first.started_at, first.address) == ("a", at(3), "host-1")
@@ -91,21 +85,21 @@ class ServersContract(StoreAccess):
 
     def test_a_server_that_is_not_registered_cannot_be_renewed(self, store: MetadataStore) -> None:
         assert not store.renew_server("a", lease=HOUR)
-        _register(store, "a")
+        register(store, "a")
         store.remove_server("a")
         assert not store.renew_server("a", lease=HOUR)
         assert store.servers() == []
 
     def test_a_server_is_removed_once(self, store: MetadataStore) -> None:
-        _register(store, "a")
-        _register(store, "b")
+        register(store, "a")
+        register(store, "b")
         assert store.remove_server("a")
         assert not store.remove_server("a")
         assert _ids(store) == ["b"]
 
     def test_only_an_expired_server_can_be_removed_as_expired(self, store: MetadataStore) -> None:
-        _register(store, "alive")
-        _register(store, "dead", lease=0)
+        register(store, "alive")
+        register(store, "dead", lease=0)
         assert not store.remove_server("alive", only_expired=True)
         assert not store.remove_server("unknown", only_expired=True)
         assert store.remove_server("dead", only_expired=True)
@@ -113,14 +107,14 @@ class ServersContract(StoreAccess):
 
     def test_of_many_that_remove_an_expired_server_one_wins(self, store: MetadataStore) -> None:
         for _ in range(ROUNDS):
-            _register(store, "a", lease=0)
+            register(store, "a", lease=0)
             removed = race(*[partial(store.remove_server, "a", only_expired=True)] * WRITERS)
             assert removed.count(True) == 1
             assert removed.count(False) == WRITERS - 1
 
     def test_a_renewal_and_a_removal_of_an_expired_server_never_both_win(self, store: MetadataStore) -> None:
         for _ in range(ROUNDS):
-            _register(store, "a", lease=0)
+            register(store, "a", lease=0)
             renewed, removed = race(
                 partial(store.renew_server, "a", lease=HOUR),
                 partial(store.remove_server, "a", only_expired=True),
@@ -130,17 +124,17 @@ class ServersContract(StoreAccess):
 
     def test_a_server_has_the_version_that_it_was_registered_with(self, store: MetadataStore) -> None:
         store.register_server("a", started_at=at(), address="", lease=HOUR, version="1.2")
-        _register(store, "b", seconds=1)
+        register(store, "b", seconds=1)
         assert [server.version for server in store.servers()] == ["1.2", ""]
 
     def test_a_server_drains_until_it_is_registered_again(self, store: MetadataStore) -> None:
         assert not store.drain_server("a")
         for server_id in ("a", "b"):
-            _register(store, server_id)
+            register(store, server_id)
         assert store.drain_server("a")
         assert store.renew_server("a", lease=HOUR)
         assert [(server.id, server.draining) for server in store.servers()] == [("a", True), ("b", False)]
-        _register(store, "a")
+        register(store, "a")
         assert not any(server.draining for server in store.servers())
 
     # -- requests to other servers -----------------------------------------------------------------
