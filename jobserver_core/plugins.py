@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import traceback
 from abc import ABC
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
@@ -37,11 +39,22 @@ class Backend(ABC):
     """Which port this is, as in the name of the group: ``metadata``, ``launcher``, …"""
 
     @classmethod
+    def check_options(cls, settings: Settings) -> None:
+        """Refuse options that you do not know, or whose values can never work; open and create nothing.
+
+        It is called before :meth:`from_settings`, and by commands that only check a configuration. The
+        default accepts everything.
+
+        Raises:
+            InvalidSetting: Names the option.
+        """
+        return
+
+    @classmethod
     def from_settings(cls: type[B], settings: Settings, data_dir: Path) -> B:
         """Create the backend that the settings describe, with its files below ``data_dir``.
 
-        Refuse options that you do not know. The default is for backends without options: it calls the class
-        without arguments.
+        The default is for backends without options: it calls the class without arguments.
 
         Raises:
             InvalidSetting: A setting can never work.
@@ -89,21 +102,41 @@ def load(port: type[B], name: str, settings: Settings, data_dir: Path) -> B:
     """Create the backend of a port that has this name.
 
     Raises:
-        JobServerError: As :func:`find` and ``from_settings`` do.
-        PluginFailed: ``from_settings`` of another package raised any other exception.
+        JobServerError: As :func:`find`, ``check_options`` and ``from_settings`` do.
+        PluginFailed: One of the latter two, of another package, raised any other exception.
     """
     backend, point = _found(port, name)
-    try:
+    with _failures_named(port, point):
+        backend.check_options(settings)
         created = backend.from_settings(settings, data_dir)
+    if not isinstance(created, port):
+        raise _failed(port, point, f"from_settings returned {created!r} instead of a {port.__name__}")
+    return created
+
+
+def check_options(port: type[B], name: str, settings: Settings) -> None:
+    """Check the options of the backend of a port that has this name, without creating it.
+
+    Raises:
+        JobServerError: As :func:`find` and ``check_options`` do.
+        PluginFailed: The latter, of another package, raised any other exception.
+    """
+    backend, point = _found(port, name)
+    with _failures_named(port, point):
+        backend.check_options(settings)
+
+
+@contextmanager
+def _failures_named(port: type[Backend], point: EntryPoint) -> Iterator[None]:
+    """Raise PluginFailed for an unexpected exception of a backend of another package."""
+    try:
+        yield
     except JobServerError:
         raise
     except Exception as error:
         if _is_ours(point):
             raise
         raise _failed(port, point, _described(error, point)) from error
-    if not isinstance(created, port):
-        raise _failed(port, point, f"from_settings returned {created!r} instead of a {port.__name__}")
-    return created
 
 
 def _is_ours(point: EntryPoint) -> bool:

@@ -67,10 +67,18 @@ def examine(settings: Settings) -> Iterator[Finding]:
         yield java_finding()
         yield pyspark_finding()
         checks += [_descriptors, _host_name]
-    checks += [_backends, _contexts, _metadata, _callbacks, _front_end, _users, _port]
+    checks += [_backends, _options, _contexts, _metadata, _callbacks, _front_end, _users, _port]
     checks += [_data_dir, _disk, _temporary_disk, _memory]
     for check in checks:
         yield check(settings)
+
+
+def mistakes(settings: Settings) -> list[Finding]:
+    """Return what keeps a server from starting on any machine: options and transports that do not exist.
+
+    Opens no store, and connects to nothing.
+    """
+    return [found for found in (_options(settings), _callbacks(settings)) if found.verdict is Verdict.BAD]
 
 
 def _python() -> Finding:
@@ -162,6 +170,26 @@ def _backends(settings: Settings) -> Finding:
             return _bad("Backends", text, _installation(error))
         names.append(f"{port.kind} {name}")
     return _good("Backends", ", ".join(names))
+
+
+def _options(settings: Settings) -> Finding:
+    from jobserver_core import plugins  # noqa: PLC0415 - --help does not need it
+    from jobserver_core.errors import InvalidSetting, PluginFailed, PluginNotFound  # noqa: PLC0415
+    from jobserver_core.ports import BlobStore, Fetcher, MetadataStore  # noqa: PLC0415
+
+    name = "Options"
+    for port, backend in (
+        (MetadataStore, settings.metadata.backend),
+        (BlobStore, settings.blobs.backend),
+        (Fetcher, settings.fetcher.backend),
+    ):
+        try:
+            plugins.check_options(port, backend, settings)
+        except InvalidSetting as error:
+            return _bad(name, str(error), "Correct it in the configuration.")
+        except (PluginNotFound, PluginFailed) as error:
+            return _warning(name, f"they are not checked: {error}", "Solve the other problems first.")
+    return _good(name, "those of the stores and the fetcher are known")
 
 
 def _installation(missing: PluginNotFound) -> str:

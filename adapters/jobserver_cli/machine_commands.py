@@ -111,7 +111,11 @@ def config_show(
         bool, typer.Option("--changed", help="Only settings that differ from their defaults.")
     ] = False,
 ) -> None:
-    """Print the effective settings, and where each comes from. Secrets are redacted."""
+    """Print the effective settings, and where each comes from. Secrets are redacted.
+
+    Options and transports that no server would start with end the command with 2.
+    """
+    from jobserver_cli.diagnosis import mistakes  # noqa: PLC0415 - --help does not need it
     from jobserver_core.config.loading import describe  # noqa: PLC0415 - --help does not need it
 
     # Warnings are printed below. Without a handler, Python would print the logged ones a second time.
@@ -122,11 +126,12 @@ def config_show(
     described = [one for one in describe(settings) if not changed or one.changed]
     if terminal.as_json:
         terminal.json([attrs.asdict(one) for one in described])
-        return
-    if not described:
+    elif described:
+        terminal.table(["Setting", "Value", "From"], [_setting(one) for one in described], fold=True)
+    else:
         terminal.note("all settings have their defaults")
-        return
-    terminal.table(["Setting", "Value", "From"], [_setting(one) for one in described], fold=True)
+    if found := mistakes(settings):
+        raise CommandFailed("; ".join(one.text for one in found), ExitCode.USAGE, found[0].advice)
 
 
 def _context_problems(settings: Settings) -> list[str]:

@@ -63,19 +63,18 @@ class FsspecBlobStore(BlobStore):
         )
 
     @classmethod
+    def check_options(cls, settings: Settings) -> None:
+        # The driver's options are checked by the driver, which opens the file system.
+        _cache_size_of(settings)
+
+    @classmethod
     def from_settings(cls, settings: Settings, data_dir: Path) -> FsspecBlobStore:
         """Create the store that the settings describe. Raises InvalidSetting, StorageError."""
-        options = dict(settings.blobs.options)
-        size = options.pop("cache-size", _CACHE_SIZE)
-        try:
-            cache_size = parse_size(size)
-        except ValueError as error:
-            raise InvalidSetting(key="jobserver.blobs.options.cache-size", message=str(error)) from None
         return cls(
             settings.blobs.url or data_dir / "blobs",
-            options=options,
+            options={name: value for name, value in settings.blobs.options.items() if name != "cache-size"},
             cache_directory=data_dir / "cache" / "blobs",
-            cache_size=cache_size,
+            cache_size=_cache_size_of(settings),
         )
 
     def create(self) -> BlobWriter:
@@ -118,6 +117,13 @@ def _local_directory(url: str | Path) -> Path | None:
     if found:
         return Path(found[1])
     return None if _SCHEME.match(url) else Path(url)
+
+
+def _cache_size_of(settings: Settings) -> int:
+    try:
+        return parse_size(settings.blobs.options.get("cache-size", _CACHE_SIZE))
+    except ValueError as error:
+        raise InvalidSetting(key="jobserver.blobs.options.cache-size", message=str(error)) from None
 
 
 def _open_filesystem(url: str, options: JsonMapping) -> tuple[Any, str]:

@@ -61,12 +61,7 @@ class SqlMetadataStore(MetadataStore):
         pool_size: int = 10,
         lock_timeout: float = 5.0,
     ) -> None:
-        if synchronous not in _SYNCHRONOUS:
-            raise _bad_option("synchronous", f"must be one of {_SYNCHRONOUS}, got {synchronous!r}")
-        if isinstance(pool_size, bool) or not isinstance(pool_size, int | float) or pool_size < 1:
-            raise _bad_option("pool-size", f"must be a number from 1, got {pool_size!r}")
-        if lock_timeout <= 0:
-            raise _bad_option("lock-timeout", f"must be longer than 0 s, got {lock_timeout!r}")
+        _check_arguments(synchronous=synchronous, pool_size=pool_size, lock_timeout=lock_timeout)
         self._defers = False
         self._database = Database(
             url, synchronous=synchronous, pool_size=int(pool_size), lock_timeout=lock_timeout
@@ -81,24 +76,18 @@ class SqlMetadataStore(MetadataStore):
             raise
 
     @classmethod
+    def check_options(cls, settings: Settings) -> None:
+        _check_arguments(**_options_of(settings))
+
+    @classmethod
     def from_settings(cls, settings: Settings, data_dir: Path) -> SqlMetadataStore:
         """Create the store that ``jobserver.metadata`` describes.
 
         Without a URL, it is the SQLite file ``metadata.db`` in the data directory. Options:
         ``synchronous`` (full, normal), ``pool-size``, ``lock-timeout`` (a duration).
         """
-        options: JsonObject = {}
-        known = ("synchronous", "pool-size", "lock-timeout")
-        for name, value in settings.metadata.options.items():
-            if name not in known:
-                nearest = next(iter(difflib.get_close_matches(name, known)), None)
-                raise _bad_option(name, f"is not an option; expected one of {', '.join(known)}", nearest)
-            try:
-                options[name.replace("-", "_")] = parse_duration(value) if name == "lock-timeout" else value
-            except ValueError as error:
-                raise _bad_option(name, str(error)) from None
         default = URL.create("sqlite", database=str(data_dir / FILE_NAME))
-        return cls(settings.metadata.url or default, **options)
+        return cls(settings.metadata.url or default, **_options_of(settings))
 
     # -- binaries ----------------------------------------------------------------------------------
 
@@ -360,6 +349,30 @@ class SqlMetadataStore(MetadataStore):
         for listener in self._listeners:
             listener.close()
         self._database.close()
+
+
+def _options_of(settings: Settings) -> JsonObject:
+    """Return the options as arguments of the store. Raises InvalidSetting for those that it does not have."""
+    options: JsonObject = {}
+    known = ("synchronous", "pool-size", "lock-timeout")
+    for name, value in settings.metadata.options.items():
+        if name not in known:
+            nearest = next(iter(difflib.get_close_matches(name, known)), None)
+            raise _bad_option(name, f"is not an option; expected one of {', '.join(known)}", nearest)
+        try:
+            options[name.replace("-", "_")] = parse_duration(value) if name == "lock-timeout" else value
+        except ValueError as error:
+            raise _bad_option(name, str(error)) from None
+    return options
+
+
+def _check_arguments(*, synchronous: str = "full", pool_size: float = 1, lock_timeout: float = 1.0) -> None:
+    if synchronous not in _SYNCHRONOUS:
+        raise _bad_option("synchronous", f"must be one of {_SYNCHRONOUS}, got {synchronous!r}")
+    if isinstance(pool_size, bool) or not isinstance(pool_size, int | float) or pool_size < 1:
+        raise _bad_option("pool-size", f"must be a number from 1, got {pool_size!r}")
+    if lock_timeout <= 0:
+        raise _bad_option("lock-timeout", f"must be longer than 0 s, got {lock_timeout!r}")
 
 
 def _bad_option(name: str, problem: str, nearest: str | None = None) -> InvalidSetting:

@@ -36,12 +36,16 @@ class DirectoryBlobStore(BlobStore):
                 path.mkdir(parents=True, exist_ok=True)
 
     @classmethod
-    def from_settings(cls, settings: Settings, data_dir: Path) -> DirectoryBlobStore:
-        """Create the store that the settings describe."""
+    def check_options(cls, settings: Settings) -> None:
+        """Refuse options that do not exist."""
         for key in settings.blobs.options.keys() - {"path"}:
             raise InvalidSetting(
                 key=f"jobserver.blobs.options.{key}", message="is not an option; expected path"
             )
+
+    @classmethod
+    def from_settings(cls, settings: Settings, data_dir: Path) -> DirectoryBlobStore:
+        """Create the store that the settings describe."""
         return cls(settings.option_path("jobserver.blobs.options.path", data_dir / "blobs"))
 
     def create(self) -> BlobWriter:

@@ -36,11 +36,15 @@ class FileFetcher(Fetcher):
         self._max_size = max_size
 
     @classmethod
-    def from_settings(cls, settings: Settings, data_dir: Path) -> FileFetcher:
-        """Create the fetcher that the settings describe."""
+    def check_options(cls, settings: Settings) -> None:
+        """Refuse options that do not exist, and a missing one."""
         if settings.fetcher.options.keys() != {"directory"}:
             message = "the file fetcher needs the option directory, and has no other"
             raise InvalidSetting(key="jobserver.fetcher.options", message=message)
+
+    @classmethod
+    def from_settings(cls, settings: Settings, data_dir: Path) -> FileFetcher:
+        """Create the fetcher that the settings describe."""
         directory = settings.option_path("jobserver.fetcher.options.directory", data_dir)
         return cls(directory, data_dir / "fetched", max_size=settings.fetcher.max_size)
 

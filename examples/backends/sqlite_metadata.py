@@ -177,11 +177,15 @@ class SqliteMetadataStore(MetadataStore):
             self._db.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; {_SCHEMA}")
 
     @classmethod
-    def from_settings(cls, settings: Settings, data_dir: Path) -> SqliteMetadataStore:
-        """Open the database that the settings name."""
+    def check_options(cls, settings: Settings) -> None:
+        """Refuse options that do not exist."""
         for key in settings.metadata.options.keys() - {"path"}:
             message = "is not an option; expected path"
             raise InvalidSetting(key=f"jobserver.metadata.options.{key}", message=message)
+
+    @classmethod
+    def from_settings(cls, settings: Settings, data_dir: Path) -> SqliteMetadataStore:
+        """Open the database that the settings name."""
         return cls(settings.option_path("jobserver.metadata.options.path", data_dir / "metadata.sqlite"))
 
     @contextmanager

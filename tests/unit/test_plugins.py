@@ -55,6 +55,15 @@ class Careless(MemoryFetcher):
         raise KeyError("url")
 
 
+class Choosy(MemoryFetcher):
+    """A backend that refuses options before it is created."""
+
+    @classmethod
+    def check_options(cls, settings: Settings) -> None:
+        if settings.fetcher.options:
+            raise errors.InvalidSetting(key="jobserver.fetcher.options.x", message="is not an option")
+
+
 class Clumsy(MemoryFetcher):
     """A backend with a mistake that a library notices."""
 
@@ -153,6 +162,22 @@ def test_a_plugin_is_selected_by_its_name(install: Callable[[str, str, str], Non
         JobServer.from_settings(settings(tmp_path / "data", fetcher={"backend": "refusing"}))
     with JobServer.from_settings(settings(tmp_path / "data")) as server:  # the lock was released
         assert server.jobs().jobs == ()
+
+
+def test_options_are_checked_before_a_backend_is_created(
+    install: Callable[[str, str, str], None], tmp_path: Path
+) -> None:
+    install("jobserver.fetcher", "choosy", f"{__name__}:Choosy")
+    wrong = settings(tmp_path / "data", fetcher={"backend": "choosy", "options": {"x": 1}})
+    for check in (
+        lambda: plugins.check_options(Fetcher, "choosy", wrong),
+        lambda: plugins.load(Fetcher, "choosy", wrong, tmp_path),
+    ):
+        with pytest.raises(errors.InvalidSetting, match="is not an option"):
+            check()
+    right = settings(tmp_path / "data", fetcher={"backend": "choosy"})
+    plugins.check_options(Fetcher, "choosy", right)
+    assert isinstance(plugins.load(Fetcher, "choosy", right, tmp_path), Choosy)
 
 
 def test_given_parts_replace_the_selected_ones(tmp_path: Path) -> None:

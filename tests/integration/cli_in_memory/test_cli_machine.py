@@ -397,6 +397,29 @@ def test_config_show_warns_of_contexts_that_cannot_start(jobserver: CommandLine,
     assert "warning: no context can start: setting 'spark.master': expected local" in done.err
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("metadata.options.synchronos = full", "did you mean 'synchronous'?"),
+        ("metadata.options.pool-size = none", "must be a number from 1, got 'none'"),
+        ("blobs.options.cache-size = much", "setting 'jobserver.blobs.options.cache-size'"),
+        ("callbacks.options.colour = red", "is not an option of the configured transports"),
+        ("callbacks.transports = [httpx, nope]", "no transport backend named 'nope' is installed"),
+    ],
+)
+def test_config_show_and_doctor_find_options_and_transports_that_no_server_starts_with(
+    jobserver: CommandLine, tmp_path: Path, text: str, problem: str
+) -> None:
+    data_dir, stores = tmp_path / "data", "metadata.backend = sql, blobs.backend = fsspec"
+    path = config_file(tmp_path, f"jobserver {{ {stores}, {text}, data-dir = {data_dir} }}")
+    shown = jobserver("config", "show", "--config", path, "--json")
+    assert shown.code == 2
+    assert problem in shown.err
+    assert "jobserver.data-dir" in {one["key"] for one in shown.json}
+    assert problem in jobserver("doctor", "--config", path).out
+    assert not data_dir.exists()
+
+
 def test_config_show_writes_values_as_a_configuration_would(jobserver: CommandLine) -> None:
     lines = [line.split() for line in jobserver("config", "show").out.splitlines()]
     shown = {line[0]: line[1] for line in lines}
@@ -407,7 +430,7 @@ def test_config_show_writes_values_as_a_configuration_would(jobserver: CommandLi
 
 def test_config_show_reveals_no_secrets(jobserver: CommandLine, tmp_path: Path) -> None:
     secrets = [
-        'jobserver.callbacks.signing-secret = "hush-1"',
+        f'jobserver.callbacks.signing-secret = "whsec_hush{"A" * 28}"',
         'jobserver.metadata.url = "postgresql://ann:hush-2@db/jobs"',
         'spark.context-settings.passthrough."spark.hadoop.fs.s3a.secret.key" = "hush-3"',
         'jobserver.blobs.options.password = "hush-4"',
