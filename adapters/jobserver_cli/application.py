@@ -15,6 +15,8 @@ from jobserver_cli.exits import ExitCode
 
 _NAMES_OF_SERVER = frozenset({"--url", "--uri", "--host", "--address", "--endpoint", "--base-url"})
 """The names that other programs give the option ``--server``."""
+_FILES_OF_RUN = frozenset({"--wheel", "--egg", "--jar"})
+"""The names that ``run`` gives the option ``--cp``, and that ``submit`` does not have."""
 
 
 class _Commands(Mapping[str, Any]):
@@ -70,7 +72,7 @@ class _Single(TyperCommand):
     """A command that is not a group."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Suggest ``--server`` for the names that other programs give this option.
+        """Suggest the right option for names that other programs or commands give it.
 
         Typer compares only letters.
         """
@@ -79,8 +81,12 @@ class _Single(TyperCommand):
         except Exception as error:
             mistake: Any = error  # its class depends on the release of typer
             known = {option for parameter in self.params for option in parameter.opts}
-            if getattr(error, "option_name", "") in _NAMES_OF_SERVER - known and "--server" in known:
+            unknown = getattr(error, "option_name", "")
+            if unknown in _NAMES_OF_SERVER - known and "--server" in known:
                 mistake.possibilities = ["--server"]
+            elif unknown in _FILES_OF_RUN - known and "--cp" in known:
+                mistake.possibilities = []
+                mistake.message += f". Give {ctx.info_name} the code with --cp, or use: jobserver run"
             raise
 
 

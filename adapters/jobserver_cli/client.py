@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypedDict
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import attrs
 
@@ -34,6 +34,8 @@ CONNECT_TIMEOUT = 5.0
 """Seconds for opening a connection."""
 TIMEOUT = 90.0
 """Seconds without a byte after which a request fails, unless it says otherwise."""
+PROBE_TIMEOUT = 2.0
+"""Seconds for finding out whether a server uses TLS, after a request without it has failed."""
 RECONNECT_TIMEOUT = 10.0
 """Seconds for which the server may be away while a command waits for a job."""
 
@@ -166,6 +168,9 @@ class Client:
                 yield streamed
 
 
+UNAUTHENTICATED = "unauthenticated"
+"""The error code of missing or wrong credentials."""
+_LOGIN_ADVICE = f"Log in with JOBSERVER_USER and {PASSWORD_VARIABLE}, or with JOBSERVER_TOKEN."
 _ADDRESS_ADVICE = "Set it with --server or JOBSERVER_URL, and the user with --user or JOBSERVER_USER."
 _PROXY_ADVICE = "To connect without a proxy, add the server's host to NO_PROXY."
 _CHECK_ADVICE = "Check --server and JOBSERVER_URL."
@@ -194,12 +199,15 @@ def translated(url: str) -> Iterator[None]:
         ServerUnreachable,
         UnexpectedResponse,
     )
+    from jobserver_client.errors import WrongScheme  # noqa: PLC0415
     from jobserver_core.errors import JobServerError, ResultTimeout  # noqa: PLC0415
 
     try:
         yield
+    except ConnectionLost as error:
+        raise CommandFailed(str(error), ExitCode.UNREACHABLE, _tls_advice(url)) from error
     except ServerUnreachable as error:
-        advice = None if isinstance(error, ConnectionLost) else _START_ADVICE
+        advice = None if isinstance(error, WrongScheme) else _START_ADVICE
         raise CommandFailed(str(error), ExitCode.UNREACHABLE, advice) from error
     except ResultTimeout as error:
         raise CommandFailed(f"the server at {url} did not answer in time", ExitCode.TIMED_OUT) from error
@@ -209,7 +217,9 @@ def translated(url: str) -> Iterator[None]:
         code = (
             ExitCode.DENIED if isinstance(error, AccessDenied) else _EXITS.get(error.code, ExitCode.REFUSED)
         )
-        raise CommandFailed(str(error), code, reason=error.code) from error
+        reason = error.reason if isinstance(error, AccessDenied) else error.code
+        advice = _LOGIN_ADVICE if reason == UNAUTHENTICATED else None
+        raise CommandFailed(str(error), code, advice, reason=reason) from error
     except UnicodeEncodeError as error:
         raise CommandFailed("the command line contains bytes that are not UTF-8", ExitCode.USAGE) from error
 
@@ -265,7 +275,8 @@ def refusal(response: httpx.Response, url: str) -> CommandFailed:
         return _unlike_a_server(url, status, response.reason_phrase)
     reason = body.get("code")
     code = _EXITS.get(str(reason), ExitCode.REFUSED)
-    return CommandFailed(message_of(body), code, _advice(status), reason=reason, detail=body.get("detail"))
+    advice = _LOGIN_ADVICE if reason == UNAUTHENTICATED else None
+    return CommandFailed(message_of(body), code, advice, reason=reason, detail=body.get("detail"))
 
 
 def _unlike_a_server(url: str, status: int, reason: str) -> CommandFailed:
@@ -277,18 +288,35 @@ def _unlike_a_server(url: str, status: int, reason: str) -> CommandFailed:
         message = f"{url} does not look like a job server (it answered {status} {reason})"
     code = ExitCode.UNREACHABLE if status in (*_NO_SUCH_PATH, *OUTAGES) else ExitCode.REFUSED
     code = ExitCode.DENIED if status in _DENIALS else code
-    return CommandFailed(message, code, _CHECK_ADVICE)
+    advice = _tls_advice(url) if status == _PLAIN_HTTP else None
+    return CommandFailed(message, code, advice or _CHECK_ADVICE)
 
 
+_PLAIN_HTTP = 400
+"""What nginx answers to a plain request on a port with TLS."""
 _NO_SUCH_PATH = (404, 405, 501)
 """Status codes of web servers that are no job server."""
 _DENIALS = (401, 403, 407)
 
 
-def _advice(status: int) -> str | None:
-    if status != 401:
+def _tls_advice(url: str) -> str | None:
+    """Return the address to try if the server at an http address uses TLS, otherwise None."""
+    import socket  # noqa: PLC0415 - only failures need it
+    import ssl  # noqa: PLC0415
+
+    address = urlsplit(url)
+    if address.scheme != "http" or not address.hostname:
         return None
-    return f"Log in with JOBSERVER_USER and {PASSWORD_VARIABLE}, or with JOBSERVER_TOKEN."
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is sent
+    try:
+        with (
+            socket.create_connection((address.hostname, address.port or 80), PROBE_TIMEOUT) as connection,
+            context.wrap_socket(connection, server_hostname=address.hostname),
+        ):
+            return f"The server uses TLS. Try: --server https:{url.removeprefix('http:')}"
+    except (OSError, ValueError):
+        return None
 
 
 def quoted_segment(name: str) -> str:

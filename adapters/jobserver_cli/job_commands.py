@@ -243,18 +243,19 @@ def kill(
     """Kill jobs, and wait until they have ended."""
     if LAST in job_ids:
         message = f"kill does not accept {LAST}, because the newest job may be somebody else's"
-        raise CommandFailed(message, ExitCode.USAGE, _advice_for_last(client))
+        raise CommandFailed(message, ExitCode.USAGE, _advice_for_last(client, job_ids, force))
     job_ids = [resolve_job(client, given) for given in job_ids]
     responses = dict(_kill(client, terminal, job_ids, force))
     if terminal.as_json:
         terminal.json(responses)
     running = [job_id for job_id, response in responses.items() if "jobId" in response]
     if running:
-        advice = None if force else "To kill them together with their context: jobserver kill --force"
+        command = f"jobserver kill {' '.join(running)} --force"
+        advice = None if force else f"To kill them together with their contexts: {command}"
         raise CommandFailed(f"still running: {', '.join(running)}", ExitCode.TIMED_OUT, advice)
 
 
-def _advice_for_last(client: Client) -> str | None:
+def _advice_for_last(client: Client, job_ids: list[str], force: bool) -> str | None:
     """Return which job is the newest, and how to kill it; None if there is none, or it cannot be listed."""
     try:
         [newest] = client.get("/jobs", limit=1)
@@ -262,7 +263,9 @@ def _advice_for_last(client: Client) -> str | None:
         return None
     job_id, state = newest.get("jobId"), job_state(newest)
     about = f"The newest job is {job_id} ({class_shown(newest.get('classPath'), wide=False)}, {state})."
-    return about if state in FINAL else f"{about} Kill it with: jobserver kill {job_id}"
+    named = " ".join(str(job_id) if given == LAST else given for given in job_ids)
+    command = f"jobserver kill {named}{' --force' if force else ''}"
+    return about if state in FINAL else f"{about} Kill it with: {command}"
 
 
 def _kill(

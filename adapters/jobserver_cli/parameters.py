@@ -21,7 +21,7 @@ import typer
 from typer.models import OptionInfo
 
 from jobserver_cli import saved_servers
-from jobserver_cli.client import DEFAULT_URL, Client, Connection
+from jobserver_cli.client import DEFAULT_URL, UNAUTHENTICATED, Client, Connection
 from jobserver_cli.completion import context_names, job_ids, server_names
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.interruption import run_on_thread
@@ -134,12 +134,14 @@ def runnable(function: Function) -> Function:
 
 @contextmanager
 def _named_server(server: str) -> Iterator[None]:
-    """Add a hint to errors about a server that is not reachable, if its name may be that of a saved one."""
+    """Add hints about saved servers to errors about a name that is none, and about missing credentials."""
     try:
         yield
     except CommandFailed as error:
-        hint = saved_servers.not_saved(server) if error.code is ExitCode.UNREACHABLE else None
-        error.advice = hint or error.advice
+        if error.code is ExitCode.UNREACHABLE:
+            error.advice = saved_servers.not_saved(server) or error.advice
+        elif error.reason == UNAUTHENTICATED and (hint := saved_servers.login_hint(server)):
+            error.advice = f"{error.advice}\n{hint}"
         raise
 
 

@@ -73,6 +73,22 @@ def not_saved(server: str) -> str | None:
     return f"No server is saved as {server}. " + (f"Did you mean {found}?" if found else _SAVE_ADVICE)
 
 
+def login_hint(server: str) -> str | None:
+    """Return how to use or save credentials after they were refused; None if no server is saved.
+
+    Raises:
+        CommandFailed: The file cannot be read, or others can read it.
+    """
+    saved = _read()
+    if not saved:
+        return None
+    name, url = (server, saved[server]["server"]) if server in saved else ("NAME", server)
+    command = f"jobserver login {name} --server {url} --user USER"
+    if server in saved:
+        return f"To save other credentials: {command}"
+    return f"Or use a saved server: --server {' or '.join(saved)}. To save this one: {command}"
+
+
 _SAVE_ADVICE = "Save one with: jobserver login NAME --server URL"
 
 

@@ -5,6 +5,7 @@ Code gets a name that contains a hash of its content, so that the same file is u
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -118,8 +119,8 @@ def _names_a_file(client: Client, option: str, entry: str) -> bool:
         return False
     if "/" in entry or entry.startswith("~"):
         return True
-    file = Path(entry)
-    return kind_of(file) is not None and file.exists() and entry not in client.get("/binaries")
+    exists = os.path.exists(entry) if kind_of(Path(entry)) else os.path.isfile(entry)
+    return exists and entry not in client.get("/binaries")
 
 
 def _check_uri(option: str, entry: str) -> None:
@@ -141,7 +142,9 @@ def _code_file(option: str, entry: str) -> Path:
         raise _missing(option, entry, file)
     if kind_of(file) is None:
         advice = "Package it. To build a wheel from a pyproject.toml: pip wheel --no-deps ."
-        message = f"{option} {entry}: does not end in .jar, .egg, .zip or .whl"
+        message = f"{option} {entry}: the file does not end in .jar, .egg, .zip or .whl"
+        if "/" not in entry:
+            message += ", and no binary has this name"
         raise CommandFailed(message, ExitCode.USAGE, advice)
     return file
 

@@ -20,6 +20,7 @@ from jobserver_client.errors import (
     InvalidProxy,
     ServerUnreachable,
     UnexpectedResponse,
+    WrongScheme,
     error_from,
     is_gateway_error,
 )
@@ -39,6 +40,8 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0
 """Seconds before the first repeated attempt, and at most before any."""
 
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
+"""What OpenSSL calls a response that is not TLS, depending on its release."""
 KEEP_ALIVE = 2.0
 """Seconds for which an unused connection is kept. Servers keep it longer, so none is used too late."""
 Content = bytes | AsyncIterable[bytes]
@@ -240,6 +243,9 @@ class Connection:
             raise self._unreachable(error) from error
 
     def _unreachable(self, error: Exception) -> ServerUnreachable:
+        if any(getattr(one, "reason", None) in _NO_TLS for one in _causes(error)):
+            reason = f"the server does not use TLS; try {self.url.replace('https:', 'http:', 1)}"
+            return WrongScheme(url=self.url, reason=reason)
         kind = ServerUnreachable if _never_sent(error) else ConnectionLost
         return kind(url=self.url, reason=str(error) or type(error).__name__)
 
@@ -250,12 +256,14 @@ def _never_sent(error: Exception) -> bool:
 
 def _is_tls(error: Exception) -> bool:
     """Whether a connection failed for its certificate: another attempt would fail as well."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLError):
-            return True
-        cause = cause.__cause__ or cause.__context__
-    return False
+    return any(isinstance(cause, ssl.SSLError) for cause in _causes(error))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield the error, its cause, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def delay(attempt: int) -> float:

@@ -37,6 +37,10 @@ class ClientClosed(Conflict):
     message: str = "this client is closed; create a new one"
 
 
+class WrongScheme(ServerUnreachable):
+    """The address begins with https, but the server does not use TLS."""
+
+
 class InvalidProxy(InvalidRequest):
     """The environment names a proxy that cannot be used."""
 

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
+import trustme
 
 from command_line import CommandLine
+from jobserver_cli.exits import ExitCode
+from jobserver_core import Settings
+from jobserver_http import running
 from jobserver_http.credential_files import hash_password, hash_token
+from serving import a_server
 
 PASSWORD = "correct horse"
 TOKEN = "battery-staple"
@@ -27,6 +34,16 @@ def guarded(
     with start_guarded(passwords, f"robot:{hash_token(TOKEN)}:jobs\n") as url:
         jobserver.environment.setenv("JOBSERVER_URL", url)
         yield jobserver
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """The files of a certificate and its key."""
+    issued = trustme.CA().issue_cert("127.0.0.1")
+    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
+    chain.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    issued.private_key_pem.write_to_path(str(key))
+    return chain, key
 
 
 @pytest.fixture
@@ -140,6 +157,54 @@ def test_a_malformed_address_is_a_usage_error(jobserver: CommandLine, url: str) 
     assert done.code == 2
     assert "expected a URL such as http://host:8090" in done.err
     assert "pw1" not in done.err
+
+
+def test_https_to_a_server_without_tls_says_to_try_http(client: CommandLine) -> None:
+    url = os.environ["JOBSERVER_URL"]
+    done = client("jobs", "--server", url.replace("http:", "https:"))
+    message = " ".join(done.err.split())
+    assert done.code == ExitCode.UNREACHABLE
+    assert f"the server does not use TLS; try {url}" in message
+    assert "SSL" not in message
+    assert "jobserver serve" not in message
+
+
+def test_http_to_a_server_with_tls_says_to_try_https(
+    jobserver: CommandLine, certificate: tuple[Path, Path]
+) -> None:
+    chain, key = certificate
+    http = {"port": 0, "tls-certificate": str(chain), "tls-key": str(key)}
+    with running(a_server(settings=Settings.from_mapping({"jobserver": {"http": http}}))) as url:
+        done = jobserver("jobs", "--server", url.replace("https:", "http:"))
+    assert done.code == ExitCode.UNREACHABLE
+    assert f"The server uses TLS. Try: --server {url}" in " ".join(done.err.split())
+
+
+def test_http_to_a_proxy_with_tls_that_refuses_it_says_to_try_https(
+    jobserver: CommandLine, certificate: tuple[Path, Path]
+) -> None:
+    chain, key = certificate
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(chain, key)
+
+    def answer(listener: socket.socket) -> None:
+        """Answer one plain request, and shake hands once."""
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        connection, _ = listener.accept()
+        with suppress(OSError), context.wrap_socket(connection, server_side=True) as secure:
+            secure.recv(1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer, args=(listener,))
+        thread.start()
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        done = jobserver("jobs", "--server", address)
+        thread.join(10)
+    assert done.code == ExitCode.REFUSED
+    assert f"The server uses TLS. Try: --server https://{address}" in " ".join(done.err.split())
 
 
 def test_an_address_needs_no_scheme(client: CommandLine) -> None:

@@ -85,7 +85,7 @@ def test_a_file_in_the_home_directory_is_found(client: CommandLine, tmp_path: Pa
         ("./wrods-0.1-py3-none-any.whl", "Did you mean words-0.1-py3-none-any.whl?"),
         ("./project", "--cp ./project: is a directory"),
         ("./project", "pip wheel --no-deps ."),
-        ("./job.py", "--cp ./job.py: does not end in .jar, .egg, .zip or .whl"),
+        ("./job.py", "--cp ./job.py: the file does not end in .jar, .egg, .zip or .whl"),
         ("file:words.whl", "give its path: --cp ./words.whl"),
         ("file:./words.whl", "give its path: --cp ./words.whl"),
         ("./text.whl", "Binary is not of the right format"),

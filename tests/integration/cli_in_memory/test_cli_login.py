@@ -51,6 +51,29 @@ def test_a_login_is_saved_where_only_the_user_can_read_it(
     assert [one.name for one in saved.parent.iterdir()] == ["servers.json"]
 
 
+def test_missing_credentials_lead_to_the_saved_servers(jobserver: CommandLine, guarded: str) -> None:
+    assert "saved server" not in jobserver("jobs", "--server", guarded).err
+    assert jobserver("login", "ci", "--server", guarded, "--token", TOKEN).code == 0
+    done = jobserver("jobs", "--server", guarded)
+    message = " ".join(done.err.split())
+    assert (done.code, "JOBSERVER_TOKEN" in message) == (ExitCode.DENIED, True)
+    assert "Or use a saved server: --server ci. " in message
+    assert f"To save this one: jobserver login NAME --server {guarded} --user USER" in message
+    done = jobserver("logs", "a" * 32, "-f", "--server", guarded)  # through the client's errors
+    assert (done.code, "--server ci" in done.err) == (ExitCode.DENIED, True)
+
+
+def test_saved_credentials_that_are_refused_can_be_saved_anew(
+    jobserver: CommandLine, guarded: str, saved: Path
+) -> None:
+    assert jobserver("login", "ci", "--server", guarded, "--token", TOKEN).code == 0
+    saved.write_text(saved.read_text().replace(TOKEN, "expired"))
+    done = jobserver("binaries", "--server", "ci")
+    message = " ".join(done.err.split())
+    assert done.code == ExitCode.DENIED
+    assert f"To save other credentials: jobserver login ci --server {guarded} --user USER" in message
+
+
 def test_options_take_precedence_over_saved_credentials(jobserver: CommandLine, guarded: str) -> None:
     assert jobserver("login", "ci", "--server", guarded, "--token", TOKEN).code == 0  # may not read jobs
     assert jobserver("binaries", "--server", "ci").code == 0

@@ -64,6 +64,14 @@ def test_kill_does_not_accept_last_because_it_may_be_another_users_job(
     assert not server.job(job_id).state.final
 
 
+def test_the_advice_instead_of_killing_the_last_job_is_the_whole_command(client: CommandLine) -> None:
+    other = client(*JOB).out.strip()
+    job_id = client(*JOB).out.strip()
+    done = client("kill", other, "@last", "--force")
+    assert done.code == 2
+    assert f"jobserver kill {other} {job_id} --force" in " ".join(done.err.split())
+
+
 def test_kill_does_not_advise_to_kill_a_last_job_that_has_ended(client: CommandLine) -> None:
     assert client("kill", "@last").code == 2
     client("submit", "words.Count", "--cp", "words", "-c", "warm", "-d", "input.string = a", "--sync")

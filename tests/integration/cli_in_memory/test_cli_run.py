@@ -108,6 +108,30 @@ def test_a_missing_file_is_named_with_the_option_of_the_command(client: CommandL
     assert (done.code, "--wheel ./gone.whl: file not found" in done.err) == (2, True)
 
 
+def test_a_file_that_is_no_package_is_not_taken_for_the_name_of_a_binary(
+    client: CommandLine, tmp_path: Path
+) -> None:
+    client.environment.chdir(tmp_path)
+    (tmp_path / "words.csv").write_text("a,b")
+    (tmp_path / "words").write_text("a file with the name of a binary")
+    done = client("run", "words.Count", "--wheel", "words.csv")
+    message = " ".join(done.err.split())
+    assert done.code == 2
+    assert "--wheel words.csv: the file does not end in .jar, .egg, .zip or .whl, and no binary" in message
+    assert client("run", "words.Count", "--cp", "words", "-d", "input.string = a").code == 0
+
+
+@pytest.mark.parametrize("option", ["--wheel", "--egg", "--jar"])
+@pytest.mark.parametrize("command", [("submit",), ("job", "submit")])
+def test_submit_says_which_option_it_has_instead_of_those_of_run(
+    jobserver: CommandLine, command: tuple[str, ...], option: str
+) -> None:
+    done = jobserver(*command, "words.Count", option, "words.whl")
+    message = " ".join(done.err.replace("│", " ").split())
+    assert done.code == 2
+    assert f"No such option: {option}. Give submit the code with --cp, or use: jobserver run" in message
+
+
 def test_a_job_whose_context_was_stopped_says_so_and_promises_no_traceback(client: CommandLine) -> None:
     job_id = client("submit", "words.Sleep", "--cp", "words", "-c", "warm").out.strip()
     assert client("context", "stop", "warm").code == 0
