@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import os
 import re
 import subprocess
@@ -56,6 +57,23 @@ def variables() -> set[str]:
     return set(re.findall(r"\$\{\?(JOBSERVER_\w+)\}", PRODUCTION.read_text(encoding="utf-8")))
 
 
+def test_it_fits_containers_in_which_no_context_outlives_the_server() -> None:
+    contexts = load_settings(PRODUCTION, env={}).contexts
+    assert (contexts.on_shutdown, contexts.reattach_timeout) == ("stop", 0)
+
+
+def test_the_unit_of_a_user_in_the_guide_leaves_contexts_alone() -> None:
+    [unit] = re.findall(r"```ini\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+    settings = load_settings(PRODUCTION, env={})
+    parsed = configparser.ConfigParser(interpolation=None)
+    parsed.optionxform = str  # type: ignore[assignment,method-assign]
+    parsed.read_string(unit)
+    service = parsed["Service"]
+    assert service["KillMode"] == "process"
+    assert int(service["TimeoutStopSec"]) > settings.http.drain_timeout + settings.stop_timeout
+    assert service["ExecStart"].endswith("/bin/jobserver serve --config %h/jobserver/jobserver.conf")
+
+
 def test_it_loads_without_any_variable_and_without_a_warning() -> None:
     settings = load_settings(PRODUCTION, env={})
     assert settings.warnings == ()
@@ -103,6 +121,8 @@ def test_the_settings_of_a_small_machine_without_root_fit_the_file(tmp_path: Pat
     assert settings.data_dir == Path("/home/ada/jobserver/data")
     assert settings.auth.token_file == Path("/home/ada/jobserver/tokens")
     assert (settings.http.host, settings.spark.master) == ("127.0.0.1", "local[2]")
+    assert (settings.contexts.on_shutdown, settings.contexts.reattach_timeout) == ("detach", 60)
+    assert settings.contexts.max_contexts == 3, "the second object extends the first"
     launcher = PySparkLauncher.from_settings(settings, tmp_path / "data")
     try:
         check_common_settings(settings.spark, launcher)
