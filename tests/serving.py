@@ -131,6 +131,8 @@ class PatientClock(ManualClock):
 class ScriptedHandle(ContextHandle):
     """Records the calls of the core to a context."""
 
+    preparing = False
+
     def __init__(self) -> None:
         self.calls: list[tuple[str, Any]] = []
 

@@ -225,7 +225,10 @@ class ContextLimits(Section):
     prefix: ClassVar[str] = "jobserver.contexts"
 
     creation_timeout: float = kinds.duration(
-        60.0, "How long a launched context may take to start before it fails", minimum=0.001
+        60.0,
+        "How long a launched context may take to start before it fails, not counting the time to unpack its "
+        "Python environment",
+        minimum=0.001,
     )
     concurrent_starts: int | None = kinds.number(
         None,

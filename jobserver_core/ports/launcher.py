@@ -187,6 +187,14 @@ class ContextListener(ABC):
 class ContextHandle(ABC):
     """A context that a launcher started. No method waits for Spark; results are reported to the listener."""
 
+    @property
+    def preparing(self) -> bool:
+        """Whether the launcher still prepares what the context needs, such as unpacking its environment.
+
+        Meanwhile, core does not give up its start, within limits. The default is for launchers that do not.
+        """
+        return False
+
     @abstractmethod
     def submit(self, job: JobSpec) -> None:
         """Run a job alongside the running ones. Core limits their number, and waits for ``context_ready``.

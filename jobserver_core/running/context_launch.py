@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
@@ -105,10 +104,19 @@ class ContextLaunch:
         self._handle = self._launcher.start_context(spec, self.listener)
         self._limit_start(spec)
 
-    def _limit_start(self, spec: ContextSpec) -> None:
+    def _limit_start(self, spec: ContextSpec, waited: float = 0.0) -> None:
+        """Limit the start to the timeout, anew while the launcher is preparing, as long as for a launch."""
         timeout = self._limits.creation_timeout
-        give_up = partial(self._context.changes.on_thread, lambda: self._give_up(timeout, spec))
-        timer = self._clock.call_later(timeout, give_up)
+
+        def over() -> None:
+            total = waited + timeout
+            preparing = self._handle is not None and self._handle.preparing
+            if preparing and total < self._limits.start_queue_timeout:
+                self._limit_start(spec, total)
+            else:
+                self._context.changes.on_thread(lambda: self._give_up(timeout, spec))
+
+        timer = self._clock.call_later(timeout, over)
         self._context.ready.waiter.add_done_callback(lambda _waiter: timer.cancel())
 
     def _fail(self, error: Exception) -> None:

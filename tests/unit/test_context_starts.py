@@ -153,6 +153,22 @@ def test_the_time_limit_of_a_start_counts_from_its_launch(scene: Scene) -> None:
     assert error.message == "context late was not ready after 60 s (jobserver.contexts.creation-timeout)"
 
 
+@pytest.mark.parametrize("prepares", [90, 3600])
+def test_a_start_is_not_given_up_while_its_environment_is_unpacked_within_limits(prepares: int) -> None:
+    scene = Scene(**{"creation-timeout": "1 minute", "start-queue-timeout": "5 minutes"})
+    scene.create("slow")
+    handle = scene.handle("slow")
+    handle.preparing = True
+    ends = {90: 120, 3600: 300}[prepares]  # a minute after a minute that it prepared in, or for no longer
+    for second in range(0, ends, 30):
+        assert handle.calls == []
+        handle.preparing = second < prepares
+        scene.clock.advance(30)
+    wait_until(lambda: handle.calls == [("kill", None)])
+    scene.launcher.close()
+    scene.server.close(0)
+
+
 def test_waiting_for_a_turn_has_a_time_limit_of_its_own_that_names_its_settings() -> None:
     scene = Scene(**{"creation-timeout": "1 day", "start-queue-timeout": "5 minutes"})
     scene.create("a", "b")

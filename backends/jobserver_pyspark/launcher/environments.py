@@ -2,7 +2,8 @@
 
 Executors unpack the archives of ``spark.archives`` themselves, each into a directory of its name. The driver
 needs the same interpreter before Spark runs, so the launcher unpacks the archive as well: once per content,
-into the cache that also has the packages of jobs.
+into the cache that also has the packages of jobs. In local mode, tasks run in that one, too, and Spark does
+not get the archive: it would unpack a copy for each context that nothing uses.
 
 A context keeps importing from its environment for as long as it lives, even while no server runs. So the lock
 that keeps the cache from removing the environment belongs to the context's host: the server opens it, and the
@@ -19,13 +20,14 @@ import shutil
 import sys
 import tarfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 import attrs
 
-from jobserver_core.disk_cache import DiskCache
+from jobserver_core.disk_cache import CacheLease, DiskCache
 from jobserver_core.errors import InvalidSetting, LaunchError, StorageError, TooLarge
 
 ENDINGS = (".tar.gz", ".tgz", ".tar")
@@ -111,6 +113,16 @@ def _local(key: str, address: str) -> Path:
     return path
 
 
+def without_environments(python: str | None, conf: Mapping[str, str]) -> dict[str, str]:
+    """Return the SparkConf of a local application without the archives that its interpreters are in."""
+    programs = [program for program in (python, conf.get("spark.pyspark.python")) if program is not None]
+    names = {PurePosixPath(program).parts[0] for program in programs if is_packed(program)}
+    texts = [text.strip() for text in conf.get("spark.archives", "").split(",")]
+    kept = [text for text in texts if text and not names.intersection(dict(_archives(text)))]
+    rest = {key: value for key, value in conf.items() if key != "spark.archives"}
+    return {**rest, "spark.archives": ",".join(kept)} if kept else rest
+
+
 class EnvironmentLock:
     """A shared lock on an unpacked environment, open as ``descriptor`` until the object is collected."""
 
@@ -134,11 +146,16 @@ class Pythons:
     locks: tuple[EnvironmentLock, ...] = ()
 
 
+Unpacking = Callable[[Path], AbstractContextManager[object]]
+"""Called with an archive that is not in the cache, and entered while it is unpacked."""
+
+
 class Environments:
     """Unpacks environments into a cache."""
 
-    def __init__(self, cache: DiskCache) -> None:
+    def __init__(self, cache: DiskCache, unpacking: Unpacking = nullcontext) -> None:
         self._cache = cache
+        self._unpacking = unpacking
 
     def pythons(self, python: str | None, conf: Mapping[str, str], *, local: bool) -> Pythons:
         """Return the interpreters for ``python.executable``, after unpacking what they are in.
@@ -173,7 +190,7 @@ class Environments:
             status = packed.archive.stat()
             identity = f"{packed.archive.resolve()} {status.st_ino} {status.st_size} {status.st_mtime_ns}"
             name = f"environment-{hashlib.sha256(identity.encode()).hexdigest()}"
-            with self._cache.obtain(name, lambda path: _extract(packed.archive, path)) as lease:
+            with self._obtain(name, packed.archive) as lease:
                 lock = EnvironmentLock(lease.path)
         except OSError as error:
             reason = error.strerror or str(error)
@@ -182,6 +199,13 @@ class Environments:
         if not program.exists():
             raise LaunchError(message=_missing(packed, program))
         return str(program), lock
+
+    def _obtain(self, name: str, archive: Path) -> CacheLease:
+        """Return a lease of an unpacked archive. Also waits while another context unpacks it."""
+        if (lease := self._cache.lease(name)) is not None:
+            return lease
+        with self._unpacking(archive):
+            return self._cache.obtain(name, lambda path: _extract(archive, path))
 
 
 def _missing(packed: PackedPython, program: Path) -> str:

@@ -8,7 +8,8 @@ import queue
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import attrs
 
@@ -19,6 +20,7 @@ from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.ports import ContextEnd, ContextHandle, ContextListener, ContextSpec, JobSpec
 from jobserver_pyspark.launcher.connections import Arrivals, Connections, HostChannel
 from jobserver_pyspark.launcher.descriptors import check_descriptors, explained, out_of_descriptors
+from jobserver_pyspark.launcher.environments import Unpacking
 from jobserver_pyspark.launcher.host_plan import HostPlan, link_jars
 from jobserver_pyspark.launcher.host_process import HostProcess, SurvivingHost
 from jobserver_pyspark.launcher.hosted_jobs import HostedJobs, reported_error
@@ -71,7 +73,7 @@ class HostedContext(ContextHandle):
         listener: ContextListener,
         resources: LauncherResources,
         *,
-        make_plan: Callable[[], HostPlan],
+        make_plan: Callable[[Unpacking], HostPlan],
         on_end: Callable[[HostedContext], None],
         priority: int = 0,
         survivor: LeftoverRecord | None = None,
@@ -102,6 +104,7 @@ class HostedContext(ContextHandle):
         self._end: ContextEnd | None = None
         self._error: ErrorInfo | None = None
         self._ready = False
+        self._preparing = False
         self._timers: list[threading.Timer] = []
         self._thread = threading.Thread(target=self._supervise, name=f"context {spec.name}", daemon=True)
 
@@ -128,6 +131,10 @@ class HostedContext(ContextHandle):
         return self._jobs.busy
 
     # -- called by the core ------------------------------------------------------------------------
+
+    @property
+    def preparing(self) -> bool:
+        return self._preparing
 
     def submit(self, job: JobSpec) -> None:
         if self._end is None:
@@ -282,7 +289,7 @@ class HostedContext(ContextHandle):
     def _launch(self) -> bool:
         """Start a host or take a spare one; return whether it is connected."""
         check_descriptors()
-        plan = self._make_plan()
+        plan = self._make_plan(self._unpacking)
         self._reattachable = plan.spec.reattachment is not None
         create_private(self._spec.work_dir)
         link_jars(self._spec)
@@ -302,6 +309,19 @@ class HostedContext(ContextHandle):
         with self._lock:
             self._channel = channel
         return True
+
+    @contextlib.contextmanager
+    def _unpacking(self, archive: Path) -> Iterator[None]:
+        """Note in the context's log that an environment is being unpacked, which may take minutes."""
+        text = f"unpacking {archive}, once for all contexts"
+        _log.info("context %s: %s", self._spec.name, text)
+        with contextlib.suppress(OSError), self._spec.log_path.open("a", encoding="utf-8") as log:
+            log.write(f"{text}\n")
+        self._preparing = True
+        try:
+            yield
+        finally:
+            self._preparing = False
 
     def _remember_for_the_next_server(self, record: LeftoverRecord) -> None:
         if self._reattachable:

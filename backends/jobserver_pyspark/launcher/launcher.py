@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import attrs
@@ -36,7 +37,13 @@ from jobserver_pyspark.installation.training_session import TrainingSession
 from jobserver_pyspark.launcher.connections import Connections
 from jobserver_pyspark.launcher.context_settings import ContextSettings, read_settings
 from jobserver_pyspark.launcher.descriptors import check_descriptors
-from jobserver_pyspark.launcher.environments import Environments, Pythons, is_packed
+from jobserver_pyspark.launcher.environments import (
+    Environments,
+    Pythons,
+    Unpacking,
+    is_packed,
+    without_environments,
+)
 from jobserver_pyspark.launcher.host_plan import HostPlan, make_plan
 from jobserver_pyspark.launcher.hosted_context import HostedContext, LauncherResources
 from jobserver_pyspark.launcher.kubernetes import ClusterFiles, lost_objects
@@ -185,7 +192,7 @@ class PySparkLauncher(Launcher):
             spec,
             listener,
             self._resources,
-            make_plan=lambda: self._plan(spec, settings, class_data),
+            make_plan=lambda unpacking: self._plan(spec, settings, class_data, unpacking),
             on_end=self._forget,
             priority=priority,
             survivor=survivor,
@@ -207,12 +214,19 @@ class PySparkLauncher(Launcher):
         """Whether no other context is starting, and the memory for one more JVM is free."""
         return not any(context.starting for context in self._living()) and pool.fits(available_memory())
 
-    def _plan(self, spec: ContextSpec, settings: ContextSettings, class_data: list[str] | None) -> HostPlan:
-        environments = Environments(self._resources.unpacked)
+    def _plan(
+        self,
+        spec: ContextSpec,
+        settings: ContextSettings,
+        class_data: list[str] | None,
+        unpacking: Unpacking = nullcontext,
+    ) -> HostPlan:
+        environments = Environments(self._resources.unpacked, unpacking)
         pythons = environments.pythons(settings.python, settings.conf, local=settings.local)
         installation, java = self._find_installation(pythons.driver), find_java()
         if settings.local:
             _check_versions(installation, self._find_installation(pythons.executors), pythons)
+            settings = attrs.evolve(settings, conf=without_environments(settings.python, settings.conf))
         return make_plan(
             spec,
             settings,

@@ -67,6 +67,13 @@ def test_jobs_and_tasks_run_in_a_packed_environment(in_environment: Context, rat
     assert see(in_environment, rates("4.0", "of the job"))["values"] == ["of the job"] * 3
 
 
+def test_a_local_context_has_no_copy_of_its_environment_and_its_log_says_that_it_was_unpacked(
+    in_environment: Context, environment: Path
+) -> None:
+    assert f"unpacking {environment}, once for all contexts\n" in in_environment.spec.log_path.read_text()
+    assert not list(in_environment.spec.work_dir.rglob("packed"))
+
+
 def test_an_environment_is_kept_while_its_context_lives(in_environment: Context) -> None:
     [prefix, _] = see(in_environment)["prefixes"]
     opened = {os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()}

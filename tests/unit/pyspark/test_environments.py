@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from jobserver_core.disk_cache import DiskCache
 from jobserver_core.errors import InvalidSetting, LaunchError, StorageError
 from jobserver_pyspark.launcher import environments as unpacking
-from jobserver_pyspark.launcher.environments import Environments, packed_python
+from jobserver_pyspark.launcher.environments import Environments, packed_python, without_environments
 
 KEY = "python.executable"
 
@@ -72,6 +74,42 @@ def test_an_environment_is_unpacked_once_for_driver_and_local_executors(tmp_path
     assert (far.driver, far.executors) == (local.driver, "./env/bin/python")
     chosen = environments.pythons("env/bin/python", {**conf, "spark.pyspark.python": "/p"}, local=False)
     assert (chosen.driver, chosen.executors) == (local.driver, "/p")
+
+
+def test_it_is_known_while_an_environment_is_unpacked_and_only_then(tmp_path: Path) -> None:
+    archive, seen = packed(tmp_path / "env.tar.gz"), list[str]()
+
+    @contextmanager
+    def noted(path: Path) -> Iterator[None]:
+        seen.append(path.name)
+        yield
+        seen.append("done")
+
+    environments = Environments(DiskCache(tmp_path / "cache", limit=2**20), noted)
+    for _ in range(2):
+        environments.pythons("env/bin/python", {"spark.archives": f"{archive}#env"}, local=True)
+    assert seen == ["env.tar.gz", "done"]
+
+
+@pytest.mark.parametrize(
+    ("python", "executors", "archives", "left"),
+    [
+        ("env/bin/python", None, "/a/env.tar.gz#env", None),
+        ("./env/bin/python", None, "/data.zip, /a/env.tar.gz#env,/b.tar.gz#more", "/data.zip,/b.tar.gz#more"),
+        ("one/bin/python", "two/bin/python", "/a.tgz#one,/b.tgz#two", None),
+        ("env.tgz/bin/python", None, "/a/env.tgz,/a/env.tgz#data", "/a/env.tgz#data"),
+        ("/usr/bin/python3", None, "/a/env.tar.gz#env", "/a/env.tar.gz#env"),
+        (None, None, "/a/env.tar.gz#env", "/a/env.tar.gz#env"),
+    ],
+)
+def test_a_local_spark_gets_only_the_archives_that_no_interpreter_is_in(
+    python: str | None, executors: str | None, archives: str, left: str | None
+) -> None:
+    conf = {"spark.archives": archives, "spark.x": "1"}
+    if executors is not None:
+        conf["spark.pyspark.python"] = executors
+    found = without_environments(python, conf)
+    assert found == {key: value for key, value in {**conf, "spark.archives": left}.items() if value}
 
 
 def test_an_archive_writes_nothing_outside_its_directory(tmp_path: Path) -> None:

@@ -150,7 +150,9 @@ def run_host(script: str, directory: Path) -> tuple[ContextEnd, ErrorInfo, int]:
         ),
     )
     listener = RecordingListener()
-    context = HostedContext(spec, listener, resources, make_plan=lambda: plan, on_end=lambda _context: None)
+    context = HostedContext(
+        spec, listener, resources, make_plan=lambda _unpacking: plan, on_end=lambda _context: None
+    )
     context.begin()
     try:
         _, end, error = listener.wait_for("context-ended", timeout=60.0)

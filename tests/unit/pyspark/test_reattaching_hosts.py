@@ -118,7 +118,7 @@ class JvmlessLauncher(PySparkLauncher):
         super().__init__(folder / "pyspark", reattach_timeout=reattach_timeout, options=options)
         self._folder = folder
 
-    def _plan(self, spec: ContextSpec, settings: Any, class_data: list[str] | None) -> HostPlan:
+    def _plan(self, spec: ContextSpec, settings: Any, *_unused: Any) -> HostPlan:
         (self._folder / "jars").mkdir(exist_ok=True)
         plan = make_plan(
             spec,

@@ -19,6 +19,7 @@ from jobserver_pyspark.installation.java import Java
 from jobserver_pyspark.installation.spark import Installation
 from jobserver_pyspark.launcher.connections import Connections
 from jobserver_pyspark.launcher.context_settings import ContextSettings, read_settings
+from jobserver_pyspark.launcher.environments import Unpacking
 from jobserver_pyspark.launcher.host_plan import HostPlan, make_plan
 from jobserver_pyspark.launcher.hosted_context import HostedContext, LauncherResources
 from jobserver_pyspark.launcher.leftovers import LeftoverRecord, Leftovers
@@ -160,7 +161,7 @@ def test_a_context_that_is_killed_before_it_takes_a_spare_leaves_the_pool_full(
         )
         planned, killed = threading.Event(), threading.Event()
 
-        def plan() -> HostPlan:
+        def plan(_unpacking: Unpacking) -> HostPlan:
             planned.set()
             assert killed.wait(30.0)
             return site.plan(spec, site.pool.settings)
