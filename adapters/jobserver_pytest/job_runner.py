@@ -23,7 +23,7 @@ from jobserver_pyspark.protocol.failures import JobFailure, UnusableResult
 from jobserver_pyspark.protocol.messages import ContextType
 from jobserver_pyspark.runner import config_trees, results
 from jobserver_pyspark.runner.attachment import leave_running, sql_context
-from jobserver_pyspark.runner.job_class import WRONG_TYPE, await_value, new_job, validate
+from jobserver_pyspark.runner.job_class import WRONG_TYPE, await_value, new_job, raised, validate
 from jobserver_pytest.local_spark import Lazy, LocalSpark
 from jobserver_pytest.runtime import FakeNamedObjects, FakeRuntime
 
@@ -82,7 +82,7 @@ class JobRunner:
                 job_id, self.named_objects, config_trees.read(written), dict(data_files or {})
             )
             tree = config_trees.laid_over(config_trees.read(parsed), config_trees.read(written))
-            return _result(job, given, runtime, validate(job, given, runtime, tree))
+            return _result(job, given, runtime, tree)
         except JobFailure as failure:
             report = failure.error
             info = ErrorInfo(message=report.message, error_class=report.error_class, stack=report.stack)
@@ -112,13 +112,14 @@ class JobRunner:
         return self._session
 
 
-def _result(job: Any, context: object, runtime: FakeRuntime, data: Any) -> Json:
+def _result(job: Any, context: object, runtime: FakeRuntime, config: Any) -> Json:
     """Return the result as a client reads it: decoded JSON, or the bytes of a streamed result."""
+    data = validate(job, context, runtime, config)
     try:
         stream, chunks = results.opened(await_value(job.run_job(context, runtime, data)))
         content = b"".join(chunks)
     except UnusableResult as error:
         raise JobFailure.of("result", error) from error
     except BaseException as error:
-        raise JobFailure.of("raised", error, skip=1) from error
+        raise raised(error, config) from error
     return content if stream else loads(content.decode())

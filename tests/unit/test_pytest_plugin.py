@@ -73,6 +73,70 @@ def test_a_refused_configuration_fails_with_all_problems(run_job: JobRunner) -> 
     assert caught.value.failure is FailureKind.VALIDATION
 
 
+class Report:
+    """Asks for ``input.path`` and ``limits.a.rows`` in one of the usual ways."""
+
+    def validate(self, context: Any, runtime: Any, config: Any) -> Any:
+        wanted = ("input.path", "limits.a.rows")
+        problems = [f"{path}: is missing" for path in wanted if path not in config]
+        return build_problems(problems) if problems else config
+
+    def run_job(self, context: Any, runtime: Any, config: Any) -> Any:
+        return config.get_string("input.path")
+
+
+class Careless(Report):
+    """Asks for it without checking."""
+
+    def validate(self, context: Any, runtime: Any, config: Any) -> Any:
+        return config
+
+
+class Strict(Careless):
+    """Asks for it in ``validate``, where the exception is not a problem."""
+
+    def validate(self, context: Any, runtime: Any, config: Any) -> Any:
+        return config.get_string("input.path")
+
+
+NEST = """the configuration has a key named 'input.path' with a dot; nest it: {"input": {"path": …}}"""
+
+
+@pytest.mark.parametrize("job", [Report, Careless, Strict])
+@pytest.mark.parametrize("config", [{"input.path": "s.csv"}, '{"input.path": "s.csv"}'])
+def test_a_missing_value_whose_key_has_a_dot_comes_with_the_way_to_nest_it(
+    run_job: JobRunner, job: type, config: Any
+) -> None:
+    with pytest.raises(JobFailed) as caught:
+        run_job(job, config)
+    assert caught.value.error.message.endswith(f"; {NEST}")
+
+
+def test_the_hint_to_nest_a_key_names_its_place(run_job: JobRunner) -> None:
+    config = {"input": {"path": "s.csv"}, "limits": {"a.rows": 1}}
+    with pytest.raises(JobFailed) as caught:
+        run_job(Report, config)
+    assert caught.value.error.message == (
+        "limits.a.rows: is missing; the configuration has a key named 'a.rows' with a dot in limits; "
+        'nest it: {"a": {"rows": …}}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("job", "config"),
+    [
+        (Careless, {}),
+        (Careless, {"inputs.path": "s.csv"}),
+        (Report, {"input": {"path": "s.csv"}, "input.path": "other", "hosts": {"a.example.com": 1}}),
+        (Report, {'limits.a.rows"': 1, "..": 2, ".": 3}),
+    ],
+)
+def test_other_keys_with_a_dot_give_no_hint(run_job: JobRunner, job: type, config: Any) -> None:
+    with pytest.raises(JobFailed) as caught:
+        run_job(job, config)
+    assert "nest it" not in caught.value.error.message
+
+
 def test_an_exception_of_the_job_is_the_cause_of_the_failure(run_job: JobRunner) -> None:
     def fail(*_args: Any) -> None:
         raise KeyError("day")

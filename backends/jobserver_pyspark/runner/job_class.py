@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from jobserver_pyspark.protocol.failures import JobFailure, describe
+from jobserver_pyspark.runner.config_trees import nesting_hint
 
+_WORDS = re.compile(r"[\w.\-]+")
+_MISSING_ERROR = "ConfigMissingException"
+"""pyhocon's exception, which need not be the pyhocon of this project."""
+_MISSING_KEY = re.compile(r"'?No configuration setting found for key (.+?)'?")
 WRONG_TYPE = "Invalid job type for this context"
 """The message for a class that is not a job, or needs another type of context."""
 
@@ -126,14 +131,28 @@ def validate(job: Any, context: Any, runtime: Any, config: Any) -> Any:
     try:
         data = await_value(job.validate(context, runtime, config))
     except BaseException as error:
-        raise JobFailure.of("raised", error, skip=1) from error
+        raise raised(error, config) from error
     problems = _problems(data)
     if problems:
+        mentioned = {word.strip(".") for word in _WORDS.findall(" ".join(problems))}
+        if hint := nesting_hint(config, mentioned.__contains__):
+            problems.append(hint)
         kind = type(data[0])
         raise JobFailure(
             "validation", "; ".join(problems), error_class=f"{kind.__module__}.{kind.__qualname__}"
         )
     return data
+
+
+def raised(error: BaseException, config: Any) -> JobFailure:
+    """Return the failure that an exception of a job's method is; for a missing key, perhaps with a hint."""
+    missing = _MISSING_KEY.fullmatch(describe(error)) if type(error).__name__ == _MISSING_ERROR else None
+    hint = ""
+    if missing is not None:
+        start = missing[1]
+        hint = nesting_hint(config, lambda path: path == start or path.startswith(f"{start}."))
+    message = f"{describe(error)}; {hint}" if hint else None
+    return JobFailure.of("raised", error, skip=1, message=message)
 
 
 def _problems(data: Any) -> list[str]:

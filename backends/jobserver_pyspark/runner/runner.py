@@ -48,7 +48,7 @@ from jobserver_pyspark.protocol.messages import (
 from jobserver_pyspark.runner import config_trees, results
 from jobserver_pyspark.runner.attachment import Attachment
 from jobserver_pyspark.runner.interpreter_state import seed_random_numbers
-from jobserver_pyspark.runner.job_class import Runtime, await_value, load_job, validate
+from jobserver_pyspark.runner.job_class import Runtime, await_value, load_job, raised, validate
 from jobserver_pyspark.runner.process_state import ProcessState
 
 
@@ -188,7 +188,7 @@ class Runner:
         try:
             result = await_value(job.run_job(context, runtime, data))
         except BaseException as error:
-            raise JobFailure.of("raised", error, skip=1) from error
+            raise raised(error, config) from error
         self._send_result(result)
 
     @staticmethod
