@@ -276,7 +276,7 @@ def check_database(url: str) -> None:
 
 def _psycopg_of(connection: Connection) -> DriverConnection:
     driver = connection.connection.driver_connection
-    assert driver is not None  # it is only after the connection was closed
+    assert driver is not None  # only a closed connection has none
     return DriverConnection("postgresql", driver)
 
 
