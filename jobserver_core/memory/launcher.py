@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import shutil
 import threading
 import time
 from collections.abc import Mapping, Sequence
 
+from jobserver_core.config.settings import CONTEXT_KEYS
 from jobserver_core.config.units import parse_size
 from jobserver_core.data_directory import create_private
 from jobserver_core.errors import InvalidSetting
@@ -54,7 +56,13 @@ class InlineLauncher(Launcher):
         self.functions[class_name] = function
 
     def validate(self, settings: JsonMapping) -> None:
-        """Raise InvalidSetting for unknown settings below ``inline``, and for invalid resources."""
+        """Raise InvalidSetting for unknown settings below ``inline``, slips in names, and invalid resources.
+
+        Any other setting is accepted, so that settings for Spark can be tried here.
+        """
+        for key in settings.keys() - set(CONTEXT_KEYS):
+            if near := difflib.get_close_matches(key, CONTEXT_KEYS, n=1, cutoff=0.8):
+                raise InvalidSetting(key=key, message="a context has no such setting", nearest=near[0])
         inline = settings.get("inline") or {}
         unknown = [key for key in inline if key != "fail"] if isinstance(inline, Mapping) else [""]
         if unknown:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -127,6 +128,23 @@ def test_jobs_of_a_context_that_was_ended_say_who_did_it(
     job = running(server, context="shared")
     end(server).result(WAIT)
     assert _reason(server, job) == reason
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [("idle-timout", "idle-timeout"), ("max-restart", "max-restarts"), ("supervised", "supervise")],
+)
+def test_a_slip_in_the_name_of_a_setting_is_refused_in_memory_too(
+    server: JobServer, key: str, nearest: str
+) -> None:
+    expected = f"setting '{key}': a context has no such setting; did you mean '{nearest}'?"
+    with pytest.raises(errors.InvalidSetting, match=re.escape(expected)):
+        server.create_context("etl", {key: "10 s"})
+
+
+def test_settings_for_spark_are_accepted_in_memory(server: JobServer) -> None:
+    settings = {"hadoop-conf-dir": "/etc/hadoop", "passthrough.spark.x": 1, "spark.executor.memory": "1g"}
+    server.create_context("etl", settings).result(WAIT)
 
 
 def test_jobs_of_a_server_that_is_stopped_say_so() -> None:
