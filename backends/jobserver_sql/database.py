@@ -40,6 +40,7 @@ from jobserver_sql.statements import DriverConnection, Statement
 if TYPE_CHECKING:
     import psycopg
     from psycopg.rows import TupleRow
+    from sqlalchemy.engine.interfaces import DBAPIConnection
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -70,6 +71,7 @@ class Database:
             self._sqlite = SqliteFile(path, lock_timeout)
         else:
             self._engine = _postgresql_engine(parsed, pool_size)
+        event.listen(self._engine, "checkin", self._close_late)
         self.is_file = self._file is not None
         """Whether this is a SQLite file."""
         self.syncs_after_commit = self._file is not None and synchronous == "full"
@@ -236,8 +238,13 @@ class Database:
         finally:
             self._turn.release()
 
+    def _close_late(self, connection: DBAPIConnection | None, _record: object) -> None:
+        """Close a connection that was in use when the database was closed, once it is given back."""
+        if self._closed and connection is not None:
+            connection.close()
+
     def close(self) -> None:
-        """Close every connection; later transactions raise StorageError."""
+        """Close every connection that is not in use, and others after that; refuse later transactions."""
         self._closed = True
         self._engine.dispose()
         if self._file is not None and self._turn.acquire(timeout=self._lock_timeout):

@@ -297,6 +297,17 @@ def test_a_store_that_was_closed_says_so(url: str) -> None:
             call()
 
 
+@pytest.mark.postgresql
+def test_a_connection_that_was_in_use_when_the_store_closed_is_closed_afterwards(postgresql_url: str) -> None:
+    store = SqlMetadataStore(postgresql_url)
+    with store._database.read() as connection:
+        driver = connection.connection.driver_connection
+        store.close()
+        assert connection.execute(text("SELECT 1")).scalar() == 1
+    assert driver is not None
+    assert driver.closed
+
+
 def test_a_damaged_record_is_a_storage_error(url: str) -> None:
     with closing(SqlMetadataStore(url)) as store:
         for job_id, damage in (("a", "state = 'DREAMING'"), ("b", "class_path = 'not json'")):
