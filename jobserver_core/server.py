@@ -70,7 +70,8 @@ class JobServer:
     """Stores binaries, runs contexts and jobs, and keeps their records and results.
 
     Pass it a backend for every port, or use :meth:`in_memory` or :meth:`from_settings`. Use it as a context
-    manager, or call :meth:`start` and :meth:`close`. All methods can be called from any thread. Long-running
+    manager, or call :meth:`start` and :meth:`close`: before that, whatever runs or waits raises Conflict, and
+    afterwards ServerClosed. All methods can be called from any thread. Long-running
     methods return a :class:`~jobserver_core.running.waiting.Waiter`: block on it, add a callback, or await
     it.
 
