@@ -385,7 +385,12 @@ class LeavesGrandchildren(Fault):
 
 
 WITH_PROCESSES = [LeavesAProcess, LeavesGrandchildren]
-IN_MEMORY = [fault for fault in Fault.__subclasses__() if fault not in WITH_PROCESSES]
+IN_MEMORY = [
+    # A fault that is caught by waiting in vain takes its whole timeout.
+    pytest.param(fault, id=fault.__name__, marks=[pytest.mark.slow] if fault.timeout < Fault.timeout else [])
+    for fault in Fault.__subclasses__()
+    if fault not in WITH_PROCESSES
+]
 
 
 def _run(name: str, launcher: InlineLauncher, directory: Path, timeout: float) -> None:
@@ -426,7 +431,7 @@ def _assert_caught(fault: type[Fault], directory: Path, monkeypatch: pytest.Monk
             launcher.close()
 
 
-@pytest.mark.parametrize("fault", IN_MEMORY, ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize("fault", IN_MEMORY)
 def test_the_contract_catches(fault: type[Fault], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _assert_caught(fault, tmp_path, monkeypatch)
 

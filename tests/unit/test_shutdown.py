@@ -178,8 +178,8 @@ class Hanging:
 
 @pytest.fixture
 def hang(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hanging]:
-    monkeypatch.setattr(assembly, "FORCE", 0.3)
-    monkeypatch.setattr(assembly, "RELEASE", 0.3)
+    monkeypatch.setattr(assembly, "FORCE", 0.1)
+    monkeypatch.setattr(assembly, "RELEASE", 0.1)
     hanging = Hanging()
     yield hanging
     hanging.over.set()
