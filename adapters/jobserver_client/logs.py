@@ -89,16 +89,17 @@ class _Follower:
         async with self._connection.stream(self._path, follow=follow) as response:
             if self._last_open is None:
                 yield b""
-            self._last_open = time.monotonic()
             skipped = self._position
-            async for chunk in response.aiter_bytes():
+            try:
+                async for chunk in response.aiter_bytes():
+                    new = chunk[skipped:]
+                    skipped -= len(chunk) - len(new)
+                    self._position += len(new)
+                    self._digest.update(new)
+                    if new:
+                        yield new
+            finally:
                 self._last_open = time.monotonic()
-                new = chunk[skipped:]
-                skipped -= len(chunk) - len(new)
-                self._position += len(new)
-                self._digest.update(new)
-                if new:
-                    yield new
 
     async def _begins_as_before(self) -> bool:
         """Whether the log begins with what was read."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -94,6 +96,24 @@ def test_logs_of_jobs_and_contexts_are_followed_over_connections_that_break(
         server[0].stop_context("warm").result(WAIT)
         whole = list(client.context_logs("warm"))
         assert list(client.context_logs("warm", follow=True)) == whole
+
+
+def test_a_server_is_away_since_the_connection_was_lost_and_not_since_the_last_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen, now, hours = threading.Event(), time.monotonic, [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now() + hours[0])
+
+    def be_quiet_for_an_hour(_script: ScriptedLog, number: int) -> None:
+        assert seen.wait(WAIT)
+        hours[0] = 3600.0 * number
+
+    script = ScriptedLog(LOG, [1000, 2000], after=be_quiet_for_an_hour)
+    with Loopback(script) as web, Client(web.url("")) as client, client.followed_job_log("j1") as response:
+        chunks = response.iter_bytes()
+        first = next(chunks)
+        seen.set()
+        assert first + b"".join(chunks) == LOG
 
 
 def test_a_server_that_does_not_come_back_ends_the_log_with_an_error() -> None:
