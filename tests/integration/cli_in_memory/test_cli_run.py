@@ -92,7 +92,7 @@ def test_a_job_that_fails_in_one_step_shows_its_last_frames(client: CommandLine)
 def test_commands_that_begin_with_a_noun_do_the_same(
     client: CommandLine, alias: tuple[str, ...], old: tuple[str, ...]
 ) -> None:
-    client("submit", "words.Count", "--cp", "words", "-d", "input.string=a", "--sync")
+    client("submit", "words.Count", "--cp", "words", "-c", "warm", "-d", "input.string=a", "--sync")
     done, expected = client(*alias), client(*old)
     assert (done.code, done.out) == (0, expected.out)
     assert done.out

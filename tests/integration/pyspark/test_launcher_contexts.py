@@ -27,7 +27,7 @@ def test_settings_reach_spark_as_the_contract_says(start: Start) -> None:
         "hadoop": {"my": {"hadoop": {"key": "of hadoop"}}},
         "launcher": {"spark": {"driver": {"extraJavaOptions": "-Dmy.option=set"}}},
         "context-factory": "spark.jobserver.python.PythonContextFactory",
-        "python": {"paths": [str(Path(__file__).parent / "jobs" / "sample_data")]},
+        "python": {"paths": [str(Path(__file__).parent / "jobs")]},
     }
     context = start(settings, name="by-the-contract").wait_ready()
     _, application_id, url = context.listener.wait_for("ready", timeout=1.0)
