@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tarfile
 import venv
 import zipfile
 from collections.abc import Callable, Iterator
@@ -143,6 +144,8 @@ def rates(tmp_path_factory: pytest.TempPathFactory) -> Wheel:
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory, rates: Wheel) -> Path:
     """A virtual environment with the library and without PySpark, as venv-pack packs it."""
+    if not hasattr(tarfile, "tar_filter"):
+        pytest.skip("needs the filters of tarfile: Python 3.10.12, 3.11.4 or newer")
     directory = tmp_path_factory.mktemp("environment")
     prefix = directory / "env"
     venv.create(prefix, symlinks=True)

@@ -17,6 +17,10 @@ from jobserver_pyspark.launcher import environments as unpacking
 from jobserver_pyspark.launcher.environments import Environments, packed_python, without_environments
 
 KEY = "python.executable"
+filters = pytest.mark.skipif(
+    not hasattr(tarfile, "tar_filter"),
+    reason="needs Python 3.10.12, 3.11.4 or newer, whose tarfile has filters",
+)
 
 
 def packed(path: Path, *links: tuple[str, str]) -> Path:
@@ -63,6 +67,7 @@ def test_a_path_in_no_usable_archive_is_refused(python: str, archives: str, mess
         packed_python(KEY, python, {"spark.archives": archives})
 
 
+@filters
 def test_an_environment_is_unpacked_once_for_driver_and_local_executors(tmp_path: Path) -> None:
     archive = packed(tmp_path / "env.tar.gz")
     environments = Environments(DiskCache(tmp_path / "cache", limit=2**20))
@@ -76,6 +81,7 @@ def test_an_environment_is_unpacked_once_for_driver_and_local_executors(tmp_path
     assert (chosen.driver, chosen.executors) == (local.driver, "/p")
 
 
+@filters
 def test_it_is_known_while_an_environment_is_unpacked_and_only_then(tmp_path: Path) -> None:
     archive, seen = packed(tmp_path / "env.tar.gz"), list[str]()
 
@@ -112,6 +118,7 @@ def test_a_local_spark_gets_only_the_archives_that_no_interpreter_is_in(
     assert found == {key: value for key, value in {**conf, "spark.archives": left}.items() if value}
 
 
+@filters
 def test_an_archive_writes_nothing_outside_its_directory(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -127,6 +134,7 @@ def test_an_archive_writes_nothing_outside_its_directory(tmp_path: Path) -> None
     assert list(outside.iterdir()) == []
 
 
+@filters
 def test_files_of_an_archive_belong_to_the_server_alone(tmp_path: Path) -> None:
     archive = tmp_path / "env.tar"
     with tarfile.open(archive, "w") as tar:
@@ -154,6 +162,7 @@ def test_an_old_python_of_the_server_is_named(tmp_path: Path, monkeypatch: pytes
         environments.pythons("env/bin/python", conf, local=True)
 
 
+@filters
 def test_an_environment_leaves_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = packed(tmp_path / "env.tar.gz")
     cache = tmp_path / "cache"
