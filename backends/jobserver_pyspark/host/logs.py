@@ -94,7 +94,11 @@ class BoundedLog:
 
 
 class Output:
-    """The reading end of a process's output pipe, and the log for its bytes."""
+    """The reading end of a process's output pipe, and the log for its bytes.
+
+    ``reading`` is held while ``fd`` is read or closed, and ``done`` is set once it is closed. The number may
+    belong to another file then, such as the connection of another runner, of which nothing may be read.
+    """
 
     def __init__(self, fd: int, write: Callable[[bytes], None]) -> None:
         self.fd = fd
@@ -175,6 +179,8 @@ class OutputPump:
     def _copy(output: Output, *, again: bool = True) -> bool:
         """Copy one chunk; return whether there may be more."""
         with output.reading:  # keeps the order of the bytes if two threads read
+            if output.done.is_set():
+                return False
             try:
                 data = os.read(output.fd, _READ)
             except BlockingIOError:
@@ -186,9 +192,10 @@ class OutputPump:
             return bool(data)
 
     def _close(self, output: Output) -> None:
-        if output.done.is_set():
-            return
-        with contextlib.suppress(KeyError):  # it was finished before it was registered
-            self._selector.unregister(output.fd)
-        os.close(output.fd)
-        output.done.set()
+        with output.reading:
+            if output.done.is_set():
+                return
+            with contextlib.suppress(KeyError):  # it was finished before it was registered
+                self._selector.unregister(output.fd)
+            os.close(output.fd)
+            output.done.set()

@@ -137,3 +137,22 @@ def test_a_pump_ends_by_itself_with_its_pipes() -> None:
     assert output.done.wait(5.0)
     pump.close()
     assert threading.active_count() == before
+
+
+def test_nothing_is_read_from_a_file_that_got_the_number_of_a_closed_pipe() -> None:
+    pump = OutputPump()
+    reader, writer = os.pipe()
+    collected: list[bytes] = []
+    output = pump.add(reader, collected.append)
+    os.close(writer)
+    assert output.done.wait(5.0)
+    other, its_writer = os.pipe()
+    if other != output.fd:
+        os.dup2(other, output.fd)
+    os.write(its_writer, b"of another process")
+    pump.drain(output)
+    assert collected == []
+    assert os.read(output.fd, 100) == b"of another process"
+    for fd in {other, its_writer, output.fd}:
+        os.close(fd)
+    pump.close()
