@@ -80,7 +80,7 @@ def run(
     options: argparse.Namespace,
     report: Report,
 ) -> None:
-    """Run one history and report it; if it has faults, keep the logs of its servers."""
+    """Run one history and report it; if it has faults, keep the files of its servers and contexts."""
     made = directory / str(seed)
     made.mkdir()
     with Fleet(made, postgresql, cluster, f"torture{seed}") as fleet:
@@ -95,11 +95,17 @@ def run(
             traceback.print_exc()
             report.faulty.append(seed)
             if options.logs is not None:
-                options.logs.mkdir(parents=True, exist_ok=True)
-                for server in fleet.servers:
-                    shutil.copy(server.log, options.logs / f"{seed}-{server.name}.log")
+                shutil.copytree(
+                    made, options.logs / str(seed), ignore=_special, ignore_dangling_symlinks=True
+                )
             history.repair()
         report.add(history)
+
+
+def _special(directory: str, names: list[str]) -> list[str]:
+    """Return the names of sockets and the like, which cannot be copied."""
+    paths = [Path(directory, name) for name in names]
+    return [path.name for path in paths if not path.is_file() and not path.is_dir()]
 
 
 def main() -> None:
@@ -110,7 +116,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="storms in each history")
     parser.add_argument("--seed", type=int, default=1, help="the seed of the first history")
     parser.add_argument(
-        "--logs", type=Path, help="where to keep the logs of servers of a history with faults"
+        "--logs", type=Path, help="where to keep the files of a history with faults, logs among them"
     )
     parser.add_argument(
         "--inline", action="store_true", help="run jobs as threads of the servers, without Spark"
