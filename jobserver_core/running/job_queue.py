@@ -217,10 +217,11 @@ class JobQueue:
     def end(self, live: LiveJob, outcome: FinalOutcome) -> None:
         """Store the end of a job and free its slot. Raises StorageError."""
         context = self._context.current
-        live.ended_at = live.ended_at or self._context.ended_at
         killed = outcome.event is JobEvent.KILL
         cancelled = killed or live.job.kill_requested or context.stop_requested
-        delivery = live.end(outcome, cancelled=cancelled)
+        # Not kept in the job: if its end cannot be stored now, it may go on in the successor of its context.
+        ended_at = live.ended_at or self._context.ended_at
+        delivery = live.end(outcome, cancelled=cancelled, ended_at=ended_at)
         if self._running.pop(live.job.id, None) is not None:
             self._check_idle()
         job, outbox = live.job, self._context.outbox

@@ -46,7 +46,7 @@ class LiveJob:
         self._writer: ResultWriter | None = None
         self._result_failed_at: float | None = None
         self.ended_at: datetime | None = None
-        """When the launcher reported the end of the job or its context. This may not be stored yet."""
+        """When the launcher reported the end of the job. This may not be stored yet."""
         self.deadline: float | None = None
         """The monotonic time by which the job must be dispatched, or end if it has been dispatched."""
         self.waits_since = job.submitted_at
@@ -113,10 +113,10 @@ class LiveJob:
         """Whether the job is stored in its present state."""
         return self._stored is self.job.state
 
-    def end(self, outcome: FinalOutcome, *, cancelled: bool) -> Delivery | None:
+    def end(self, outcome: FinalOutcome, *, cancelled: bool, ended_at: datetime | None) -> Delivery | None:
         """Store the end of the job as :meth:`Records.end_job` does; return the delivery that is stored."""
         self.job, delivery = self._records.end_job(
-            self.job, outcome, expected=self._stored, cancelled=cancelled, ended_at=self.ended_at
+            self.job, outcome, expected=self._stored, cancelled=cancelled, ended_at=ended_at
         )
         self._stored = self.job.state
         if self.job.has_result:

@@ -24,6 +24,7 @@ from jobserver_core import (
     JobServer,
     JobState,
     Settings,
+    StorageError,
 )
 from jobserver_core.config.settings import JobLimits, SparkSettings
 from jobserver_core.models.contexts import Resources
@@ -430,6 +431,23 @@ def test_a_job_can_be_killed_while_it_waits_for_the_restart(world: World) -> Non
     world.die()
     wait_until(lambda: world.server.job(job.id).state is JobState.RESTARTING)
     assert world.server.kill_job(job.id).result(WAIT).state is JobState.KILLED
+
+
+def test_a_waiting_job_whose_kill_was_not_stored_ends_in_the_successor_of_its_context(world: World) -> None:
+    world.create(**{"restart-backoff": "100 ms"})
+    running = [world.running(restartable=True) for _ in range(2)]
+    waiting = world.waiting(restartable=True)
+    world.metadata.fail()
+    world.die()
+    with pytest.raises(StorageError):
+        world.server.kill_job(waiting.id)
+    world.metadata.recover()
+    world.restarted(2)
+    world.ready()
+    for job in (*running, waiting):
+        wait_until(lambda: job.id in world.submitted())  # noqa: B023 - called at once
+        world.finish(job.id)
+        assert job.finished.result(WAIT).state is JobState.FINISHED
 
 
 def test_the_waiting_time_of_a_job_that_runs_again_is_not_limited(world: World) -> None:
