@@ -19,6 +19,7 @@ from hypothesis.stateful import (
     rule,
 )
 
+from conditions import wait_until
 from jobserver_core import (
     BinaryType,
     ContextState,
@@ -275,6 +276,16 @@ class JobServerHistory(RuleBasedStateMachine):
 
     def live(self) -> list[Job]:
         return [job for job in self.all_jobs() if not job.state.final]
+
+    @invariant()
+    def every_context_whose_turn_it_is_is_launched(self) -> None:
+        """Another thread may launch it; what can happen next in a history depends on it."""
+        wait_until(self.all_launched)
+
+    def all_launched(self) -> bool:
+        launched = {spec.id for spec in self.launcher.specs}
+        waiting = self.server.start_queue().waiting
+        return all(context.id in launched or context.name in waiting for context in self.server.contexts())
 
     @invariant()
     def nothing_accepted_is_lost(self) -> None:

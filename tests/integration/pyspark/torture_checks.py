@@ -56,6 +56,10 @@ class Scene:
         path = self.fleet.runs / job_id
         return len(path.read_text().splitlines()) if path.exists() else 0
 
+    def monotonic(self, at: float) -> float:
+        """Return a moment of the system's clock, in seconds, as one of the monotonic clock."""
+        return at - self._clock_offset
+
     def servers_were_disturbed(self, at: float) -> bool:
         """Whether a server was killed, paused or stopped near a moment of the monotonic clock."""
         return _near(at, self.chaos.disturbed_at)
@@ -80,7 +84,7 @@ class Scene:
 
     def _end_of(self, job: Mapping[str, Any]) -> float:
         """The end of a job by the monotonic clock."""
-        return float(job["ended_at"]) / 1e6 - self._clock_offset
+        return self.monotonic(job["ended_at"] / 1e6)
 
     def described(self, job_id: str) -> str:
         """Return what is known about a job, for the report of a fault."""
@@ -245,13 +249,14 @@ def leases_are_those_of_living_servers(scene: Scene) -> Iterable[str]:
 
 def nothing_is_left(scene: Scene) -> Iterable[str]:
     try:
-        wait_until(lambda: not _left(scene.fleet), timeout=_DEADLINE, pause=0.5)
+        wait_until(lambda: not _left(scene), timeout=_DEADLINE, pause=0.5)
     except AssertionError:
-        yield from _left(scene.fleet)
+        yield from _left(scene)
 
 
-def _left(fleet: Fleet) -> list[str]:
+def _left(scene: Scene) -> list[str]:
     """Return what is there beside what belongs to living contexts."""
+    fleet = scene.fleet
     rows = fleet.database.rows
     live = {
         row["id"]: row for row in rows("SELECT id, owner FROM contexts WHERE NOT state = ANY(%s)", [*FINAL])
@@ -272,12 +277,15 @@ def _left(fleet: Fleet) -> list[str]:
         )
     ]
     found += [f"request {r}" for r in rows("SELECT * FROM requests WHERE answer IS NULL")]
-    found += [f"unfinished blob {path}" for path in fleet.blobs.rglob("*") if _unfinished(path)]
+    found += [f"unfinished blob {path}" for path in fleet.blobs.rglob("*") if _is_unfinished(path, scene)]
     return found
 
 
-def _unfinished(path: Path) -> bool:
-    return path.is_file() and len(path.name) != 64  # of a SHA-256
+def _is_unfinished(path: Path, scene: Scene) -> bool:
+    """Whether a server that lives did not finish a blob; the rest of one that died is removed a day later."""
+    if not path.is_file() or len(path.name) == 64:  # of a SHA-256
+        return False
+    return not scene.servers_were_disturbed(scene.monotonic(path.stat().st_mtime))
 
 
 def no_server_ended_by_itself(scene: Scene) -> Iterable[str]:
