@@ -129,18 +129,17 @@ def check_idle_executors_are_given_back(context: Context, executors: Callable[[]
         wait_until(lambda: not executors(), "idle executors end", timeout=120.0)
 
 
-def check_loss_of_executors(context: Context, executors: Callable[[], list[int]]) -> None:
+def check_loss_of_executors(context: Context, gate: Path, executors: Callable[[], list[int]]) -> None:
     """Kill the executors in the middle of a job: new ones fetch its package, and it has its result."""
-    job = context.submit("work.StagesWhileASessionEnds")
-    progress = context.listener.progress
-    wait_until(
-        lambda: any(each.tasks_done for each in progress.get(job.id, [])), "executors run tasks", 120.0
-    )
-    lost = executors()
-    assert lost
-    for pid in lost:
-        os.kill(pid, signal.SIGKILL)
-    assert context.end_of(job, timeout=120.0).value == 6
+    lost: list[int] = []
+
+    def lose() -> None:
+        lost.extend(executors())
+        assert lost
+        for pid in lost:
+            os.kill(pid, signal.SIGKILL)
+
+    check_loss_of_a_machine(context, gate, lose)
     assert not set(lost) & set(executors())
 
 

@@ -50,8 +50,10 @@ def test_an_application_of_the_cluster_is_reported_with_its_address(on_cluster: 
     assert conf == {"spark.cores.max": "2", "spark.executor.memory": "512m"}
 
 
-def test_a_job_survives_the_loss_of_its_executor(cluster: StandaloneCluster, on_cluster: Context) -> None:
-    check_loss_of_executors(on_cluster, cluster.executors)
+def test_a_job_survives_the_loss_of_its_executor(
+    cluster: StandaloneCluster, on_cluster: Context, tmp_path: Path
+) -> None:
+    check_loss_of_executors(on_cluster, tmp_path / "gate", cluster.executors)
 
 
 def test_a_job_survives_the_loss_of_a_worker(

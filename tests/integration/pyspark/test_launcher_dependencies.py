@@ -48,9 +48,15 @@ def test_a_further_package_with_a_compiled_extension_gets_a_new_process_for_each
 
 
 @pytest.fixture(scope="module")
-def in_environment(start_shared: Start, environment: Path) -> Iterator[Context]:
+def own_environment(environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The environment, in an archive that no other module has had unpacked."""
+    return Path(shutil.copy(environment, tmp_path_factory.mktemp("own") / "env.tar.gz"))
+
+
+@pytest.fixture(scope="module")
+def in_environment(start_shared: Start, own_environment: Path) -> Iterator[Context]:
     settings = {
-        "spark": {"archives": f"{environment}#packed"},
+        "spark": {"archives": f"{own_environment}#packed"},
         "python": {"executable": "packed/bin/python"},
     }
     context = start_shared(settings).wait_ready()
@@ -68,9 +74,9 @@ def test_jobs_and_tasks_run_in_a_packed_environment(in_environment: Context, rat
 
 
 def test_a_local_context_has_no_copy_of_its_environment_and_its_log_says_that_it_was_unpacked(
-    in_environment: Context, environment: Path
+    in_environment: Context, own_environment: Path
 ) -> None:
-    assert f"unpacking {environment}, once for all contexts\n" in in_environment.spec.log_path.read_text()
+    assert f"unpacking {own_environment}, once for all contexts\n" in in_environment.spec.log_path.read_text()
     assert not list(in_environment.spec.work_dir.rglob("packed"))
 
 

@@ -132,8 +132,10 @@ def start_in_pod(kubernetes: KubernetesCluster, start: Start, **more: Any) -> Co
         return start(settings).wait_ready(200.0)
 
 
-def test_a_job_survives_the_loss_of_its_executor(kubelet: Kubelet, on_kubernetes: Context) -> None:
-    check_loss_of_executors(on_kubernetes, kubelet.processes)
+def test_a_job_survives_the_loss_of_its_executor(
+    kubelet: Kubelet, on_kubernetes: Context, tmp_path: Path
+) -> None:
+    check_loss_of_executors(on_kubernetes, tmp_path / "gate", kubelet.processes)
 
 
 def test_a_job_survives_the_deletion_of_its_executor_pods(

@@ -70,8 +70,8 @@ def test_the_limits_count_what_yarn_allocates_before_it_rounds(yarn: YarnCluster
     assert on_yarn.end_of(job).outcome.killed
 
 
-def test_a_job_survives_the_loss_of_its_executor(yarn: YarnCluster, on_yarn: Context) -> None:
-    check_loss_of_executors(on_yarn, lambda: yarn.executors(on_yarn.application_id))
+def test_a_job_survives_the_loss_of_its_executor(yarn: YarnCluster, on_yarn: Context, tmp_path: Path) -> None:
+    check_loss_of_executors(on_yarn, tmp_path / "gate", lambda: yarn.executors(on_yarn.application_id))
 
 
 def test_a_job_survives_the_loss_of_a_node(yarn: YarnCluster, start: Start, tmp_path: Path) -> None:
