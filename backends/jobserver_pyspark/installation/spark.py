@@ -87,8 +87,8 @@ class SparkInstall:
     def digest(self) -> str:
         """A short digest of the names and sizes of the jars that the JVM side is compiled with and against.
 
-        So a patched Spark is told from others of its version. Other jars do not count: a site may add some,
-        such as JDBC drivers or connectors, to an image whose cache is complete and read-only.
+        It distinguishes a patched Spark from others of its version. Other jars do not count: a site may add
+        some, such as JDBC drivers or connectors, to an image whose cache is complete and read-only.
         """
         jars = sorted(jar for jar in self.jars.iterdir() if jar.name.startswith(_COMPILED_AGAINST))
         stamps = "\n".join(f"{jar.name}:{jar.stat().st_size}" for jar in jars)
