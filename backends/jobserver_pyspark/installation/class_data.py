@@ -127,7 +127,11 @@ class ClassData:
 
 
 def _run(command: list[str], timeout: float, give_up: threading.Event) -> None:
-    """Run a command; kill it after ``timeout`` seconds or when ``give_up`` is set. Raises SubprocessError."""
+    """Run a command; kill it after ``timeout`` seconds or when ``give_up`` is set.
+
+    Raises:
+        SubprocessError: It was killed, or failed.
+    """
     deadline = time.monotonic() + timeout
     quiet = subprocess.DEVNULL
     environment = {**os.environ, **utf8_locale()}

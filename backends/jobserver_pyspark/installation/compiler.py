@@ -35,7 +35,11 @@ class CompilationFailed(LaunchError):
 
 
 def default_java() -> str:
-    """Return the ``java`` program that contexts run. Raises JavaNotFound."""
+    """Return the ``java`` program that contexts run.
+
+    Raises:
+        JavaNotFound: None is version 17 or newer.
+    """
     return str(find_java().program)
 
 
@@ -64,8 +68,7 @@ class JvmToolchain:
         """Return the ``spark.jobserver`` API and the libraries that it needs.
 
         Raises:
-            LibrariesUnavailable: the libraries could not be resolved from any repository, or it has others.
-
+            LibrariesUnavailable: The libraries could not be resolved from any repository, or it has others.
         """
         runner = self.runner_jar()
         libraries = resolve_libraries(self.libraries, self.java, self.spark, runner, self._shared)
@@ -103,8 +106,7 @@ class JvmToolchain:
         """Make everything that jobs need, so that contexts can run where the cache is read-only.
 
         Raises:
-            LibrariesUnavailable: the libraries could not be resolved. Jobs that need only Spark can run.
-
+            LibrariesUnavailable: The libraries could not be resolved. Jobs that need only Spark can run.
         """
         runner = self.runner_jar()
         self.unpack([runner])

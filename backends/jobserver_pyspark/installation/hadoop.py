@@ -30,7 +30,6 @@ def check_yarn(directories: Sequence[Path]) -> None:
     Raises:
         InvalidSetting: None has a ``yarn-site.xml``; without it, Spark looks for YARN on this machine for
             minutes.
-
     """
     if any((directory / _SITE_FILE).is_file() for directory in directories):
         return

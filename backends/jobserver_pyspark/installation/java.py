@@ -57,7 +57,11 @@ class Java:
 
 
 def find_java(environment: Mapping[str, str] | None = None) -> Java:
-    """Return the first Java that can run Spark. Raises JavaNotFound if none is version 17 or newer."""
+    """Return the first Java that can run Spark.
+
+    Raises:
+        JavaNotFound: None is version 17 or newer.
+    """
     environment = os.environ if environment is None else environment
     refused: list[str] = []
     for source, program in _candidates(environment):
@@ -91,8 +95,7 @@ def run_java(java: str, arguments: Sequence[str], *, timeout: float) -> subproce
 
     Raises:
         OSError: Java could not be started.
-        TimeoutExpired: it took longer than ``timeout`` seconds, and was killed.
-
+        TimeoutExpired: It took longer than ``timeout`` seconds, and was killed.
     """
     return subprocess.run(  # noqa: S603 - the user's own Java
         [java, *arguments],

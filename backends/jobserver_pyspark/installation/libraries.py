@@ -113,9 +113,8 @@ def resolve_libraries(
     """Return the two jars for this Spark's Scala version; those of a repository are kept in ``cache``.
 
     Raises:
-        LibrariesUnavailable: neither the configured directory nor a repository has them, or the repository
+        LibrariesUnavailable: Neither the configured directory nor a repository has them, or the repository
             has other jars of these names.
-
     """
     if (there := kept_libraries(source, spark, cache)) is not None:
         return there
@@ -128,8 +127,7 @@ def kept_libraries(source: LibrarySource, spark: SparkInstall, cache: Path) -> t
     """Return the two jars if they are on this machine already, else None. Kept ones that differ are not used.
 
     Raises:
-        LibrariesUnavailable: the configured directory does not have them.
-
+        LibrariesUnavailable: The configured directory does not have them.
     """
     if source.directory is not None:
         return tuple(
