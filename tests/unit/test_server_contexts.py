@@ -21,8 +21,9 @@ from jobserver_core import (
     Waiter,
     errors,
 )
-from jobserver_core.config.settings import SparkSettings
+from jobserver_core.config.settings import CONTEXT_KEYS, SparkSettings
 from jobserver_core.memory import InlineLauncher
+from jobserver_core.running.context_settings import check_settings
 from jobserver_core.testing.clock import ManualClock
 from serving import FUNCTIONS, WAIT, a_request, a_server, upload
 
@@ -140,6 +141,20 @@ def test_a_slip_in_the_name_of_a_setting_is_refused_in_memory_too(
     expected = f"setting '{key}': a context has no such setting; did you mean '{nearest}'?"
     with pytest.raises(errors.InvalidSetting, match=re.escape(expected)):
         server.create_context("etl", {key: "10 s"})
+
+
+def test_every_setting_that_the_core_reads_is_known_to_all_launchers() -> None:
+    class Recorded(dict[str, Any]):
+        """Settings that know which of them were read."""
+
+        def get(self, key: str, default: Any = None) -> Any:
+            read.add(key)
+            return super().get(key, default)
+
+    read: set[str] = set()
+    check_settings(Recorded(), InlineLauncher())
+    assert {"cp", "supervise", "max-lifetime"} <= read
+    assert read - {"inline"} <= set(CONTEXT_KEYS)
 
 
 def test_settings_for_spark_are_accepted_in_memory(server: JobServer) -> None:
