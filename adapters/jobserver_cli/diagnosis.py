@@ -20,7 +20,7 @@ import attrs
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
-    from jobserver_core.errors import PluginNotFound
+    from jobserver_core.errors import JobServerError, PluginNotFound
 
 GIB = 1024**3
 SCARCE_DISK = 2 * GIB
@@ -73,12 +73,27 @@ def examine(settings: Settings) -> Iterator[Finding]:
         yield check(settings)
 
 
-def mistakes(settings: Settings) -> list[Finding]:
-    """Return what keeps a server from starting on any machine: options and transports that do not exist.
+def mistakes(settings: Settings) -> list[JobServerError]:
+    """Return what keeps a server from starting: backends, options and transports that do not exist.
 
-    Opens no store, and connects to nothing.
+    Opens no store, and connects to nothing. The errors are those of a start, in its order.
     """
-    return [found for found in (_options(settings), _callbacks(settings)) if found.verdict is Verdict.BAD]
+    from jobserver_core.errors import JobServerError  # noqa: PLC0415 - --help does not need it
+
+    found: dict[str, JobServerError] = {}
+    for check in (_check_launcher, _check_transports, _check_options):
+        try:
+            check(settings)
+        except JobServerError as error:
+            found.setdefault(str(error), error)
+    return list(found.values())
+
+
+def _check_launcher(settings: Settings) -> None:
+    from jobserver_core import plugins  # noqa: PLC0415 - --help does not need it
+    from jobserver_core.ports import Launcher  # noqa: PLC0415
+
+    plugins.find(Launcher, settings.launcher.backend)
 
 
 def _python() -> Finding:
@@ -173,23 +188,25 @@ def _backends(settings: Settings) -> Finding:
 
 
 def _options(settings: Settings) -> Finding:
-    from jobserver_core import plugins  # noqa: PLC0415 - --help does not need it
-    from jobserver_core.errors import InvalidSetting, PluginFailed, PluginNotFound  # noqa: PLC0415
-    from jobserver_core.ports import BlobStore, Fetcher, MetadataStore  # noqa: PLC0415
+    from jobserver_core.errors import InvalidSetting, PluginFailed, PluginNotFound  # noqa: PLC0415 - as above
 
     name = "Options"
-    for port, backend in (
-        (MetadataStore, settings.metadata.backend),
-        (BlobStore, settings.blobs.backend),
-        (Fetcher, settings.fetcher.backend),
-    ):
-        try:
-            plugins.check_options(port, backend, settings)
-        except InvalidSetting as error:
-            return _bad(name, str(error), "Correct it in the configuration.")
-        except (PluginNotFound, PluginFailed) as error:
-            return _warning(name, f"they are not checked: {error}", "Solve the other problems first.")
+    try:
+        _check_options(settings)
+    except InvalidSetting as error:
+        return _bad(name, str(error), "Correct it in the configuration.")
+    except (PluginNotFound, PluginFailed) as error:
+        return _warning(name, f"they are not checked: {error}", "Solve the other problems first.")
     return _good(name, "those of the stores and the fetcher are known")
+
+
+def _check_options(settings: Settings) -> None:
+    from jobserver_core import plugins  # noqa: PLC0415 - --help does not need it
+    from jobserver_core.ports import BlobStore, Fetcher, MetadataStore  # noqa: PLC0415
+
+    plugins.check_options(MetadataStore, settings.metadata.backend, settings)
+    plugins.check_options(BlobStore, settings.blobs.backend, settings)
+    plugins.check_options(Fetcher, settings.fetcher.backend, settings)
 
 
 def _installation(missing: PluginNotFound) -> str:
@@ -244,28 +261,33 @@ def _metadata(settings: Settings) -> Finding:
 
 
 def _callbacks(settings: Settings) -> Finding:
-    from jobserver_core import plugins  # noqa: PLC0415 - --help does not need it
-    from jobserver_core.callbacks.options import check_options  # noqa: PLC0415
-    from jobserver_core.callbacks.service import transports_by_scheme  # noqa: PLC0415
-    from jobserver_core.errors import JobServerError, PluginNotFound  # noqa: PLC0415
-    from jobserver_core.ports import Transport  # noqa: PLC0415
+    from jobserver_core.errors import JobServerError, PluginNotFound  # noqa: PLC0415 - --help does not need it
 
-    name, callbacks = "Callbacks", settings.callbacks
+    name, transports = "Callbacks", settings.callbacks.transports
     try:
-        with ExitStack() as stack:
-            transports = [
-                stack.enter_context(closing(plugins.load(Transport, transport, settings, settings.data_dir)))
-                for transport in callbacks.transports
-            ]
-            check_options(callbacks, transports)
-            transports_by_scheme(transports)
+        _check_transports(settings)
     except PluginNotFound as error:
         return _bad(name, str(error), _installation(error))
     except JobServerError as error:
         return _bad(name, str(error), "Correct jobserver.callbacks.")
     if not transports:
         return _good(name, "no transports are configured")
-    return _good(name, f"sent by {', '.join(callbacks.transports)}")
+    return _good(name, f"sent by {', '.join(transports)}")
+
+
+def _check_transports(settings: Settings) -> None:
+    from jobserver_core import plugins  # noqa: PLC0415 - --help does not need it
+    from jobserver_core.callbacks.options import check_options  # noqa: PLC0415
+    from jobserver_core.callbacks.service import transports_by_scheme  # noqa: PLC0415
+    from jobserver_core.ports import Transport  # noqa: PLC0415
+
+    with ExitStack() as stack:
+        transports = [
+            stack.enter_context(closing(plugins.load(Transport, name, settings, settings.data_dir)))
+            for name in settings.callbacks.transports
+        ]
+        check_options(settings.callbacks, transports)
+        transports_by_scheme(transports)
 
 
 def _front_end(settings: Settings) -> Finding:

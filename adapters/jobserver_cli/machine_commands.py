@@ -18,6 +18,7 @@ import typer
 
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.options import ConfigFile, DataDir, Host, Port, settings_of
+from jobserver_cli.parameters import exit_code_of
 from jobserver_cli.server_process import front_end
 from jobserver_cli.terminal import Terminal
 
@@ -113,7 +114,8 @@ def config_show(
 ) -> None:
     """Print the effective settings, and where each comes from. Secrets are redacted.
 
-    Options and transports that no server would start with end the command with 2.
+    What a server would not start with ends the command as it would end `serve`: with 2 for options, and with
+    7 for backends and transports that are not installed here.
     """
     from jobserver_cli.diagnosis import mistakes  # noqa: PLC0415 - --help does not need it
     from jobserver_core.config.loading import describe  # noqa: PLC0415 - --help does not need it
@@ -131,7 +133,7 @@ def config_show(
     else:
         terminal.note("all settings have their defaults")
     if found := mistakes(settings):
-        raise CommandFailed("; ".join(one.text for one in found), ExitCode.USAGE, found[0].advice)
+        raise CommandFailed("; ".join(map(str, found)), exit_code_of(found[0]))
 
 
 def _context_problems(settings: Settings) -> list[str]:

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.models import OptionInfo
@@ -26,6 +26,9 @@ from jobserver_cli.completion import context_names, job_ids, server_names
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.interruption import run_on_thread
 from jobserver_cli.terminal import Terminal, writing
+
+if TYPE_CHECKING:
+    from jobserver_core.errors import JobServerError
 
 CONNECTION_PANEL = "Server"
 JOB_HELP = "The job's ID, a unique prefix of it, or @last for the newest job."
@@ -185,7 +188,7 @@ def _report(terminal: Terminal, error: Exception) -> ExitCode:
 
     if isinstance(error, JobServerError):
         terminal.error(str(error))
-        return _code_of(error)
+        return exit_code_of(error)
     if isinstance(error, OSError):
         terminal.error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         return ExitCode.NOT_READY
@@ -194,7 +197,8 @@ def _report(terminal: Terminal, error: Exception) -> ExitCode:
     return ExitCode.BUG
 
 
-def _code_of(error: Exception) -> ExitCode:
+def exit_code_of(error: JobServerError) -> ExitCode:
+    """Return the exit code of a command that an error of the library ends."""
     from jobserver_core import errors  # noqa: PLC0415 - only a failure needs it
 
     codes = {

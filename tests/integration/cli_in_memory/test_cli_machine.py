@@ -398,26 +398,30 @@ def test_config_show_warns_of_contexts_that_cannot_start(jobserver: CommandLine,
 
 
 @pytest.mark.parametrize(
-    ("text", "problem"),
+    ("text", "problem", "code"),
     [
-        ("metadata.options.synchronos = full", "did you mean 'synchronous'?"),
-        ("metadata.options.pool-size = none", "must be a number from 1, got 'none'"),
-        ("blobs.options.cache-size = much", "setting 'jobserver.blobs.options.cache-size'"),
-        ("callbacks.options.colour = red", "is not an option of the configured transports"),
-        ("callbacks.transports = [httpx, nope]", "no transport backend named 'nope' is installed"),
+        ("metadata.options.synchronos = full", "did you mean 'synchronous'?", 2),
+        ("metadata.options.pool-size = none", "must be a number from 1, got 'none'", 2),
+        ("blobs.options.cache-size = much", "setting 'jobserver.blobs.options.cache-size'", 2),
+        ("callbacks.options.colour = red", "is not an option of the configured transports", 2),
+        ("callbacks.transports = [httpx, nope]", "no transport backend named 'nope' is installed", 7),
+        ("metadata.backend = nope", "no metadata backend named 'nope' is installed", 7),
+        ("launcher.backend = nope", "no launcher backend named 'nope' is installed", 7),
     ],
 )
-def test_config_show_and_doctor_find_options_and_transports_that_no_server_starts_with(
-    jobserver: CommandLine, tmp_path: Path, text: str, problem: str
+def test_config_show_and_doctor_find_what_no_server_starts_with(
+    jobserver: CommandLine, tmp_path: Path, text: str, problem: str, code: int
 ) -> None:
     data_dir, stores = tmp_path / "data", "metadata.backend = sql, blobs.backend = fsspec"
     path = config_file(tmp_path, f"jobserver {{ {stores}, {text}, data-dir = {data_dir} }}")
     shown = jobserver("config", "show", "--config", path, "--json")
-    assert shown.code == 2
+    assert shown.code == code
     assert problem in shown.err
     assert "jobserver.data-dir" in {one["key"] for one in shown.json}
     assert problem in jobserver("doctor", "--config", path).out
     assert not data_dir.exists()
+    served = jobserver("serve", "--config", path)
+    assert (served.code, problem in served.err) == (code, True)
 
 
 def test_config_show_writes_values_as_a_configuration_would(jobserver: CommandLine) -> None:
