@@ -287,7 +287,8 @@ class AsyncClient(RemoteServer):
         if not response.is_error:
             return self._handle(job_of(decoded(response)))
         body = _object(response)
-        if "jobId" in body:  # the job was accepted, and has failed before its code ran
+        denied = response.status_code in (401, 403)  # while the job was accepted; the message names it
+        if "jobId" in body and not denied:  # the job was accepted, and has failed before its code ran
             return await self.job_handle(body["jobId"])
         raise error_from(response)
 

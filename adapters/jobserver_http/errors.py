@@ -22,7 +22,8 @@ class StatusResponse:
 
     ``result`` is a string, an error object, or None. As an extension, failures have a machine-readable
     ``code``, a ``detail`` if the contract prescribes the message, and the ``fields`` of the error, from which
-    a client creates an equal one. A submit whose job failed before its code ran has the job's ``job_id``.
+    a client creates an equal one. ``job_id`` is the job of a submit that was accepted, and then failed before
+    its code ran, or whose caller may not see its outcome any more.
     """
 
     status: int
@@ -67,7 +68,12 @@ INTERNAL = "internal_error"
 
 
 class Rejected(Exception):
-    """The HTTP layer rejects a request. The status must be one of ``REFUSALS``."""
+    """The HTTP layer rejects a request. The status must be one of ``REFUSALS``.
+
+    ``job_id`` is the job that the request has submitted before it was rejected.
+    """
+
+    job_id: str | None = None
 
     def __init__(
         self,
@@ -277,6 +283,7 @@ def response_to(
             result=error.message,
             code=error.code,
             detail=error.detail,
+            job_id=error.job_id,
             headers=error.headers,
         )
     special = _BY_OPERATION.get(operation or "", {})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import urlencode
 
 import attrs
@@ -22,7 +24,7 @@ from jobserver_core.models.lifecycle import JobState
 from jobserver_core.running.results import ResultReader
 from jobserver_core.running.waiting import JobHandle
 from jobserver_http.calls import Call
-from jobserver_http.errors import failed_submission, response_to
+from jobserver_http.errors import Rejected, failed_submission, response_to
 from jobserver_http.parameters import Choice, Flag, Integer, Parameter, Text, Timestamp
 from jobserver_http.responses import (
     JSON,
@@ -187,12 +189,29 @@ async def submit_job(call: Call) -> Response:
     """Submit a job, and wait until it runs, or with ``sync``, until it has ended."""
     body = await call.text("the configuration")
     if not call.params["sync"]:
-        return await _respond_accepted(call, await submit(call, body, None))
+        handle = await submit(call, body, None)
+        with _naming(handle):
+            return await _respond_accepted(call, handle)
     started = time.monotonic()
     seconds = call.params["timeout"]
     timeout = call.server.settings.jobs.sync_timeout if seconds is None else float(seconds)
     handle = await submit(call, body, timeout)
-    return await _respond_finished(call, handle, timeout - (time.monotonic() - started))
+    with _naming(handle):
+        return await _respond_finished(call, handle, timeout - (time.monotonic() - started))
+
+
+@contextmanager
+def _naming(handle: JobHandle) -> Iterator[None]:
+    """Name the job to a caller who may not wait for it any more, because a token expired or was revoked.
+
+    An authenticator does not say which of the two it was, so the outcome is not told. The job goes on.
+    """
+    try:
+        yield
+    except Rejected as rejected:
+        rejected.job_id = handle.id
+        rejected.detail = f"the credentials changed or expired while the call waited; job {handle.id} goes on"
+        raise
 
 
 async def _respond_accepted(call: Call, handle: JobHandle) -> Response:

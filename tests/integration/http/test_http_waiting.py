@@ -175,7 +175,21 @@ def test_a_result_goes_only_to_a_caller_who_might_still_ask_for_it(
     assert ("the result" in response.text) == (status == 200)
     assert ("www-authenticate" in response.headers) == (status == 401)
     (job,) = site.server.jobs().jobs
+    assert response.json()["jobId"] == job.id
+    assert (f"job {job.id} goes on" in response.text) == (status != 200)
     wait_until(lambda: site.server.job(job.id).state is JobState.FINISHED)
+
+
+def test_a_caller_who_is_locked_out_before_its_job_runs_learns_the_name_of_the_job(start: Start) -> None:
+    authenticator = _Lockable()
+    site = start(authenticator=authenticator, credentials=("u", "p"), start_delay=2.0)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(site.submit, "w.Echo")
+        wait_until(lambda: site.server.jobs().jobs)
+        authenticator.permissions = frozenset()
+        response = waiting.result(WAIT)
+    (job,) = site.server.jobs().jobs
+    assert (response.status_code, response.json()["jobId"]) == (401, job.id)
 
 
 def test_a_caller_who_is_locked_out_does_not_learn_how_a_context_starts_or_ends(start: Start) -> None:
