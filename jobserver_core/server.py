@@ -100,6 +100,7 @@ class JobServer:
         self.settings = settings or Settings()
         self._starting = threading.Lock()
         self._started = False
+        self._start_failure = ""
         self._detached = False
         resources = resources or ExitStack()
         with ExitStack() as refused:
@@ -226,10 +227,17 @@ class JobServer:
     def _running(self) -> Services:
         """The services, for what only a started server does. Raises Conflict, or ServerClosed once closed."""
         services = self._open
+        self._check_start()
         if not self._started:
             message = "the job server is not started; use it in a with block, or call start() first"
             raise Conflict(message=message)
         return services
+
+    def _check_start(self) -> None:
+        """Check that the start has not failed. Raises Conflict."""
+        if self._start_failure:
+            reason = f"the start of this job server failed ({self._start_failure})"
+            raise Conflict(message=f"{reason}; close it and create a new one")
 
     @property
     def _new_work(self) -> Services:
@@ -254,14 +262,25 @@ class JobServer:
         callbacks are sent. Idempotent. Returns the server itself. Before that, the server
         reads records and stores files; running contexts and jobs, and waiting for them, raises Conflict.
 
+        If it raises, part of the server may run already. Close it, and create a new one for another attempt.
+        A ``with`` block closes it by itself.
+
         Raises:
             ServerClosed: The server has closed. It cannot be started again: create a new one.
+            Conflict: An earlier start has failed; the message says why.
+            JobServerError: What an earlier run left behind cannot be reconciled, for example because a store
+                cannot be read.
         """
         with self._starting:
             self._services.admission.check_not_ended()
+            self._check_start()
             if not self._started:
                 self._started = True
-                self._services.start()
+                try:
+                    self._services.start()
+                except BaseException as error:
+                    self._start_failure = f"{type(error).__name__}: {error}".removesuffix(": ")
+                    raise
         return self
 
     def drain(self) -> None:
@@ -306,7 +325,11 @@ class JobServer:
         self._services.admission.end()
 
     def __enter__(self: _Server) -> _Server:
-        self.start()
+        try:
+            self.start()
+        except BaseException:  # __exit__ is not called then
+            self.close()
+            raise
         return self
 
     def __exit__(self, *_exc: object) -> None:

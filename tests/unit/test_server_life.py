@@ -14,9 +14,11 @@ from jobserver_core import (
     ContextQuery,
     InvalidRequest,
     JobServer,
+    LaunchError,
     Preparation,
     ServerClosed,
 )
+from jobserver_core.memory import InlineLauncher
 from serving import a_request, a_server, archive
 
 Uses = dict[str, Callable[[JobServer], object]]
@@ -106,6 +108,42 @@ def test_a_server_that_has_closed_cannot_be_started_again_or_subscribed_to(
         with pytest.raises(ServerClosed, match="the job server is closed; create a new one"):
             use()
     server.close()
+
+
+class _Unswept(InlineLauncher):
+    """A launcher that cannot remove what an earlier run left behind."""
+
+    closed = False
+
+    def sweep(self) -> None:
+        raise LaunchError(message="no space left on device")
+
+    def close(self) -> None:
+        super().close()
+        self.closed = True
+
+
+@pytest.mark.parametrize("name", ["start", *RUNNING])
+def test_a_server_whose_start_has_failed_says_so_and_starts_nothing(name: str) -> None:
+    launcher = _Unswept()
+    server = a_server(launcher=launcher)
+    with pytest.raises(LaunchError, match="no space left"):
+        server.start()
+    expected = (
+        r"start of this job server failed \(LaunchError: no space left on device\); close it and create"
+    )
+    with pytest.raises(Conflict, match=expected):
+        server.start() if name == "start" else RUNNING[name](server)
+    assert server.jobs().jobs == ()
+    server.close()
+    assert launcher.closed
+
+
+def test_a_with_block_closes_a_server_whose_start_fails() -> None:
+    launcher = _Unswept()
+    with pytest.raises(LaunchError, match="no space left"), a_server(launcher=launcher):
+        raise AssertionError("the block was entered")
+    assert launcher.closed
 
 
 def test_what_was_being_prepared_when_the_server_closed_is_refused_as_closed(server: JobServer) -> None:
