@@ -15,6 +15,7 @@ from jobserver_core.config.settings import CONTEXT_KEYS
 from jobserver_core.errors import InvalidSetting, UnknownContextFactory
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_pyspark.launcher.spark_values import (
+    check_files,
     check_heap,
     check_programs,
     check_python_paths,
@@ -154,6 +155,7 @@ def read_settings(settings: JsonMapping, *, default_master: str, accepted: bool 
     if not accepted:
         check_programs(conf, master=master, python=flat.get("python.executable"))
         check_python_paths(python_paths)
+        check_files(conf)
     context_type = _context_type_of(flat.get("context-factory", ""))
     return ContextSettings(
         master=master,

@@ -12,6 +12,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterable, Mapping
+from urllib.parse import unquote
 
 from jobserver_core.errors import InvalidSetting
 from jobserver_pyspark.launcher.environments import packed_python
@@ -35,6 +36,10 @@ _JAVA_OPTIONS = (
     "spark.executor.defaultJavaOptions",
     "spark.executor.extraJavaOptions",
 )
+_FILES = ("spark.jars", "spark.files", "spark.archives", "spark.submit.pyFiles")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):")
+_PATTERN = re.compile(r"[*?\[{\\]")
+"""What makes a path a pattern for Hadoop, which expands it."""
 _USER_FIRST = ("spark.driver.userClassPathFirst", "spark.executor.userClassPathFirst")
 _RESERVED = "spark.testing.reservedMemory"
 
@@ -85,6 +90,32 @@ def check_python_paths(paths: Iterable[str]) -> None:
         if not os.path.exists(path):
             message = f"{path!r} does not exist on the server's machine"
             raise InvalidSetting(key="python.paths", message=message)
+
+
+def check_files(conf: Mapping[str, str]) -> None:
+    """Check that the local files exist that Spark gives to the driver and executors, as lists with commas.
+
+    Spark only logs that a jar is missing, and the context runs without it. Patterns are not checked, nor
+    files of other schemes: ``local`` ones may exist on other machines only.
+
+    Raises:
+        InvalidSetting: A file does not exist; it names the first one.
+    """
+    for key in _FILES:
+        for entry in filter(None, map(str.strip, conf.get(key, "").split(","))):
+            scheme = _SCHEME.match(entry)
+            if _PATTERN.search(entry) or (scheme is not None and scheme[1].lower() != "file"):
+                continue
+            path = re.sub("^//[^/]*", "", entry[scheme.end() :]) if scheme is not None else entry
+            named = path.rpartition("#")[0] or path  # an archive or a file may have another name for jobs
+            if any(os.path.isabs(one) and os.path.exists(one) for one in (path, named, unquote(named))):
+                continue
+            if os.path.isabs(path):
+                raise InvalidSetting(
+                    key=key, message=f"file {unquote(named)} does not exist on the server's machine"
+                )
+            message = f"expected the absolute path of a file on the server's machine, got {entry}"
+            raise InvalidSetting(key=key, message=message)
 
 
 def _check_program(key: str, python: str | None, conf: Mapping[str, str]) -> None:

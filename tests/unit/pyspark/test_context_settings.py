@@ -240,6 +240,55 @@ def test_values_that_can_never_work_are_refused_by_name(settings: dict[str, Any]
     assert caught.value.key == key
 
 
+_FILES = ["spark.jars", "spark.files", "spark.archives", "spark.submit.pyFiles"]
+
+
+@pytest.mark.parametrize("key", _FILES)
+@pytest.mark.parametrize("prefix", ["", "file:", "file://", "FILE:"])
+@pytest.mark.parametrize("master", ["local[2]", "spark://h:7077", "yarn"])
+def test_a_local_file_that_does_not_exist_is_named_before_spark_starts(
+    tmp_path: Path, key: str, prefix: str, master: str
+) -> None:
+    there, missing = tmp_path / "there", tmp_path / "missing one"
+    there.touch()
+    shown = str(missing).replace(" ", "%20") if prefix else str(missing)
+    with pytest.raises(InvalidSetting) as caught:
+        read({key: f"{prefix}{there}, {prefix}{shown}#name"}, master)
+    assert caught.value.key == key
+    assert caught.value.message == f"file {missing} does not exist on the server's machine"
+
+
+def test_a_file_must_have_an_absolute_path_because_a_context_has_a_directory_of_its_own() -> None:
+    with pytest.raises(InvalidSetting, match=r"absolute path of a file on the server's machine, got a\.jar"):
+        read({"spark.jars": "a.jar"})
+
+
+@pytest.mark.parametrize("key", _FILES)
+def test_files_that_exist_patterns_and_files_of_other_machines_are_accepted(tmp_path: Path, key: str) -> None:
+    for name in ("a b.zip", "a%20c.zip", "d#e.zip"):
+        (tmp_path / name).touch()
+    entries = [
+        *(f"{tmp_path}/{name}" for name in ("a b.zip", "a b.zip#x", "a%20c.zip", "d#e.zip", "d#e.zip#x")),
+        *(f"{tmp_path.as_uri()}/{name}" for name in ("a%20b.zip", "a%20b.zip#x", "d%23e.zip")),
+        f"file://localhost{tmp_path}/a%20b.zip",
+        f"{tmp_path}/*.jar",
+        f"file:{tmp_path}/b[0-9]?.jar",
+        f"{tmp_path}",
+        "local:/no/such.jar",
+        "hdfs:///no/such.jar",
+        "s3a://bucket/no/such.jar",
+        "https://example.com/no/such.jar",
+        "",
+    ]
+    assert read({key: ",".join(entries)}, "spark://h:7077").conf[key]
+    assert read({key: entries}).conf[key]
+
+
+def test_a_running_context_does_not_need_the_files_that_it_was_started_with() -> None:
+    settings = {"spark.jars": "/no/such.jar"}
+    assert read_settings(settings, default_master="local", accepted=True).conf == settings
+
+
 def test_values_that_spark_accepts_are_passed_through() -> None:
     settings = {
         "spark.driver.memory": "300m",
