@@ -9,6 +9,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, TypeVar
 
+import attrs
+
 from jobserver_core.assembly import STORAGE, Services
 from jobserver_core.binaries.data_files import DataUpload
 from jobserver_core.binaries.uploads import Upload
@@ -521,7 +523,10 @@ class JobServer:
     def context_loads(self) -> dict[str, ContextLoad]:
         """Return how many jobs are running and waiting in each context of this server, by context ID."""
         loads, living = self._services.jobs.context_loads, self._services.registry.all()
-        return {live.record.id: loads.get(live.record.id, ContextLoad()) for live in living}
+        return {
+            live.record.id: attrs.evolve(loads.get(live.record.id, ContextLoad()), preparing=live.preparing)
+            for live in living
+        }
 
     def start_queue(self) -> StartQueueStatus:
         """Return how many contexts are starting, and which ones are waiting to start."""

@@ -131,7 +131,7 @@ class PatientClock(ManualClock):
 class ScriptedHandle(ContextHandle):
     """Records the calls of the core to a context."""
 
-    preparing = False
+    preparing = ""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, Any]] = []

@@ -10,6 +10,7 @@ import typer
 from jobserver_cli.client import Client, quoted_segment
 from jobserver_cli.completion import context_names
 from jobserver_cli.exits import CommandFailed, ExitCode
+from jobserver_cli.following import showing_start
 from jobserver_cli.lookups import explained, resolve_context
 from jobserver_cli.options import config_text, key_and_value
 from jobserver_cli.records import (
@@ -94,6 +95,7 @@ def show(client: Client, terminal: Terminal, name: ContextName) -> None:
         {
             "Context": record.get("name"),
             "State": context_state(record),
+            "Preparing": record.get("preparing"),
             "Started": time_shown(record.get("startTime")),
             "Ended": time_shown(ended) if ended != "Empty" else None,
             "ID": record.get("id"),
@@ -133,7 +135,7 @@ def create(
     ] = None,
 ) -> None:
     """Start a context, and wait until jobs can run in it."""
-    with terminal.status(f"starting {name} (takes a few seconds)"):
+    with showing_start(client, terminal, name):
         client.call(
             "POST",
             f"/contexts/{quoted_segment(name)}",

@@ -1,4 +1,4 @@
-"""Watching a job: its state and progress as events, and its output as it is written."""
+"""Watching the start of a context, and a job: its state and progress as events, and its output."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from jobserver_cli.client import Client, quoted_segment, translated
 from jobserver_cli.exits import CommandFailed, ExitCode
-from jobserver_cli.records import FINAL, JobFields, progress_shown, state_shown
+from jobserver_cli.records import FINAL, ContextFields, JobFields, progress_shown, state_shown
 from jobserver_cli.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -25,8 +25,34 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 """Seconds between two lists of ``--watch``: the shorter one when jobs change all the time."""
 TAKEOVER_TIMEOUT = 60.0
 """For how many seconds a command that follows tries again while another server takes over what it follows."""
+START_PAUSE = 1.0
+"""Seconds between two looks at a context that is being started. The first is not before that either."""
 LOG_TIMEOUT = 10.0
 """How many seconds to wait for the rest of the log after a job has ended."""
+
+
+@contextmanager
+def showing_start(client: Client, terminal: Terminal, name: str) -> Iterator[None]:
+    """Show that a context is being started while the block runs, and if that takes long, what is prepared."""
+    over, first = threading.Event(), f"starting {name} (takes a few seconds)"
+
+    def watch(show: Callable[[str], None]) -> None:
+        while not over.wait(START_PAUSE):
+            with suppress(CommandFailed):  # such as no permission to read it
+                record: ContextFields = client.get(f"/contexts/{quoted_segment(name)}")
+                doing = record.get("preparing") if record.get("endTime") == "Empty" else None
+                if not over.is_set():
+                    show(f"{first}: {doing}" if doing else first)
+
+    _ = client.remote  # created here, before two threads need it
+    with terminal.status(first) as show:
+        watching = threading.Thread(target=watch, args=(show,), name="start", daemon=True)
+        watching.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watching.join(START_PAUSE)
 
 
 def wait_for_end(

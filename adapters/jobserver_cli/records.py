@@ -58,6 +58,7 @@ class ContextFields(TypedDict, total=False):
     name: str
     state: str
     waiting: bool
+    preparing: str
     startTime: str
     endTime: str
     applicationId: str

@@ -11,7 +11,7 @@ import typer
 from jobserver_cli.client import Client, quoted_segment
 from jobserver_cli.completion import binary_names
 from jobserver_cli.exits import CommandFailed, ExitCode
-from jobserver_cli.following import follow_job, interrupt_note, wait_for_end
+from jobserver_cli.following import follow_job, interrupt_note, showing_start, wait_for_end
 from jobserver_cli.lookups import explained, similar_context, unknown_binaries
 from jobserver_cli.options import ConfigStrings, ConfigTexts, config_text, whole_seconds
 from jobserver_cli.parameters import context_option
@@ -215,7 +215,7 @@ def _ensure_context(client: Client, terminal: Terminal, name: str) -> None:
     if similar := similar_context(client, name):
         terminal.note(f"no context {name} is live, so it is started; did you mean {similar}, which is live?")
     try:
-        with terminal.status(f"starting {name} (takes a few seconds)"):
+        with showing_start(client, terminal, name):
             client.call("POST", f"/contexts/{quoted_segment(name)}", timeout=None)
         terminal.report_done(f"{name} is ready")
     except CommandFailed as refused:

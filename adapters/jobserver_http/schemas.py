@@ -129,9 +129,10 @@ SCHEMAS: dict[str, Schema] = {
             "lastRestart": _object({"id": _TEXT, "endTime": _TIME, "error": _ERROR}, ("endTime", "error")),
             "server": _TEXT,
             "load": _object(dict.fromkeys(("slots", "running", "waiting"), _COUNT)),
+            "preparing": _TEXT,
             "settings": {"type": "object"},
         },
-        ("waiting", "applicationId", "url", "error", "restarts", "lastRestart", "server"),
+        ("waiting", "preparing", "applicationId", "url", "error", "restarts", "lastRestart", "server"),
     ),
     "JobProgress": _object(dict.fromkeys(("stagesDone", "stagesTotal", "tasksDone", "tasksTotal"), _COUNT)),
     "Delivery": _object(

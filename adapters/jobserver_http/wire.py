@@ -127,10 +127,12 @@ def context_details(
 ) -> JsonObject:
     """Return a context's record with its effective settings, without secrets.
 
-    It also has the load, if the context lives in this server.
+    It also has the load, and what is still done before it can start, if the context lives in this server.
     """
     record = context_record(context, names, waiting=waiting)
     if load is not None:
+        if load.preparing:
+            record["preparing"] = load.preparing
         record["load"] = {"slots": slots, "running": load.running, "waiting": load.waiting}
     record["settings"] = redacted(flatten(context.settings))
     return record

@@ -101,10 +101,14 @@ class StartQueueStatus:
 
 @attrs.frozen(kw_only=True)
 class ContextLoad:
-    """How many jobs of one context have begun, and how many wait."""
+    """How many jobs of one context have begun, and how many wait.
+
+    ``preparing`` says what its launcher still does before it can start, such as unpacking an environment.
+    """
 
     running: int = 0
     waiting: int = 0
+    preparing: str = ""
 
 
 @attrs.frozen(kw_only=True)

@@ -188,12 +188,13 @@ class ContextHandle(ABC):
     """A context that a launcher started. No method waits for Spark; results are reported to the listener."""
 
     @property
-    def preparing(self) -> bool:
-        """Whether the launcher still prepares what the context needs, such as unpacking its environment.
+    def preparing(self) -> str:
+        """What the launcher still does before the context can start, such as ``unpacking env.tar.gz``, or "".
 
-        Meanwhile, core does not give up its start, within limits. The default is for launchers that do not.
+        Users who wait for the context see it. Meanwhile, core does not give up its start, within limits.
+        The default is for launchers that prepare nothing.
         """
-        return False
+        return ""
 
     @abstractmethod
     def submit(self, job: JobSpec) -> None:

@@ -72,6 +72,11 @@ class ContextLaunch:
         if self._handle is not None:
             self._handle.acknowledge(job_id)
 
+    @property
+    def preparing(self) -> str:
+        """What the launcher still does before the context can start, or ""."""
+        return self._handle.preparing if self._handle is not None else ""
+
     def put_call(self, call: Callable[[ContextHandle], None], unlaunched: ContextEnd | None = None) -> None:
         """Call the launcher once the lock is released.
 
@@ -110,8 +115,7 @@ class ContextLaunch:
 
         def over() -> None:
             total = waited + timeout
-            preparing = self._handle is not None and self._handle.preparing
-            if preparing and total < self._limits.start_queue_timeout:
+            if self.preparing and total < self._limits.start_queue_timeout:
                 self._limit_start(spec, total)
             else:
                 self._context.changes.on_thread(lambda: self._give_up(timeout, spec))

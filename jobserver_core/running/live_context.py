@@ -125,6 +125,11 @@ class LiveContext:
         return self._context.ended
 
     @property
+    def preparing(self) -> str:
+        """What the launcher still does before the context can start, or ""."""
+        return self._launch.preparing
+
+    @property
     def time_limits(self) -> TimeLimits:
         """The time limits in its settings."""
         return self._deadlines.limits

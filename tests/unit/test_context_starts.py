@@ -158,11 +158,11 @@ def test_a_start_is_not_given_up_while_its_environment_is_unpacked_within_limits
     scene = Scene(**{"creation-timeout": "1 minute", "start-queue-timeout": "5 minutes"})
     scene.create("slow")
     handle = scene.handle("slow")
-    handle.preparing = True
+    handle.preparing = "unpacking an environment"
     ends = {90: 120, 3600: 300}[prepares]  # a minute after a minute that it prepared in, or for no longer
     for second in range(0, ends, 30):
         assert handle.calls == []
-        handle.preparing = second < prepares
+        handle.preparing = "unpacking an environment" if second < prepares else ""
         scene.clock.advance(30)
     wait_until(lambda: handle.calls == [("kill", None)])
     scene.launcher.close()

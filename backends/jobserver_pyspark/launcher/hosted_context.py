@@ -104,7 +104,7 @@ class HostedContext(ContextHandle):
         self._end: ContextEnd | None = None
         self._error: ErrorInfo | None = None
         self._ready = False
-        self._preparing = False
+        self._preparing = ""
         self._timers: list[threading.Timer] = []
         self._thread = threading.Thread(target=self._supervise, name=f"context {spec.name}", daemon=True)
 
@@ -133,7 +133,7 @@ class HostedContext(ContextHandle):
     # -- called by the core ------------------------------------------------------------------------
 
     @property
-    def preparing(self) -> bool:
+    def preparing(self) -> str:
         return self._preparing
 
     def submit(self, job: JobSpec) -> None:
@@ -317,11 +317,11 @@ class HostedContext(ContextHandle):
         _log.info("context %s: %s", self._spec.name, text)
         with contextlib.suppress(OSError), self._spec.log_path.open("a", encoding="utf-8") as log:
             log.write(f"{text}\n")
-        self._preparing = True
+        self._preparing = text
         try:
             yield
         finally:
-            self._preparing = False
+            self._preparing = ""
 
     def _remember_for_the_next_server(self, record: LeftoverRecord) -> None:
         if self._reattachable:

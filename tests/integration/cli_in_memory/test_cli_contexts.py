@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from command_line import CommandLine
@@ -9,10 +11,10 @@ from conditions import wait_until
 from jobserver_cli.records import time_shown
 from jobserver_core import ContextState, JobServer, SparePool, load_settings
 from jobserver_core.models.failures import ErrorInfo
-from jobserver_core.ports import ContextEnd
+from jobserver_core.ports import ContextEnd, ContextHandle, ContextListener, ContextSpec
 from jobserver_http import running
 from loopback import Loopback
-from serving import ScriptedLauncher
+from serving import ScriptedHandle, ScriptedLauncher
 
 
 def test_contexts_lists_those_that_live(client: CommandLine) -> None:
@@ -48,6 +50,53 @@ def test_a_context_that_waits_until_others_have_started_is_shown_as_waiting(jobs
         assert "WAITING" in jobserver("context", "show", "second").out
         launcher.listeners[0].context_ended(ContextEnd.STOPPED)
         launcher.listeners[1].context_ended(ContextEnd.STOPPED)
+
+
+class _Unpacking(ScriptedHandle):
+    """Unpacks until somebody has asked about it twice, so that the first answer has been shown."""
+
+    asked = 0
+
+    def __init__(self, listener: ContextListener) -> None:
+        super().__init__()
+        self._listener = listener
+
+    @property
+    def preparing(self) -> str:  # type: ignore[override]
+        self.asked += 1
+        if self.asked == 2:
+            ready = {"application_id": "app-1", "url": None}
+            threading.Thread(target=self._listener.context_ready, kwargs=ready).start()
+        return "unpacking /srv/env.tar.gz"
+
+
+class _UnpackingLauncher(ScriptedLauncher):
+    def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
+        super().start_context(spec, listener)
+        self.handles[-1] = _Unpacking(listener)
+        return self.handles[-1]
+
+
+@pytest.mark.parametrize(
+    "command", [("context", "create", "etl"), ("run", "w.X", "--cp", "w", "--context", "etl")]
+)
+def test_a_start_that_takes_long_says_what_is_prepared(
+    jobserver: CommandLine, command: tuple[str, ...]
+) -> None:
+    server = JobServer.in_memory(
+        launcher=_UnpackingLauncher(), settings=load_settings(overrides={"jobserver.http.port": 0})
+    )
+    with running(server) as url:
+        jobserver.environment.setenv("JOBSERVER_URL", url)
+        told = jobserver(*command).err.splitlines()
+    assert "starting etl (takes a few seconds)" in told
+    assert "starting etl (takes a few seconds): unpacking /srv/env.tar.gz" in told
+    assert "✓ etl is ready" in told
+
+
+def test_a_start_that_takes_a_moment_says_so_once(client: CommandLine) -> None:
+    told = client("context", "create", "etl").err.splitlines()
+    assert told == ["starting etl (takes a few seconds)", "✓ etl is ready"]
 
 
 def test_show_says_why_a_running_context_was_started_again(jobserver: CommandLine) -> None:

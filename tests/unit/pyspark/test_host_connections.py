@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import attrs
 import pytest
 
 from jobserver_core.disk_cache import DiskCache
+from jobserver_core.errors import LaunchError
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.ports import ContextEnd, ContextSpec
 from jobserver_core.testing.launcher import RecordingListener
@@ -21,6 +22,7 @@ from jobserver_pyspark.installation.java import Java
 from jobserver_pyspark.installation.spark import Installation
 from jobserver_pyspark.launcher.connections import Connections, HostChannel
 from jobserver_pyspark.launcher.context_settings import read_settings
+from jobserver_pyspark.launcher.environments import Unpacking
 from jobserver_pyspark.launcher.host_plan import HostPlan, make_plan
 from jobserver_pyspark.launcher.host_process import HostProcess
 from jobserver_pyspark.launcher.hosted_context import HostedContext, LauncherResources
@@ -138,6 +140,14 @@ def run_host(script: str, directory: Path) -> tuple[ContextEnd, ErrorInfo, int]:
     program = f"import os; open({str(directory / 'pid')!r}, 'w').write(str(os.getpid()))\n{CONNECT}{script}"
     environment = {**plan.environment, "PYTHONPATH": ":".join(filter(None, sys.path))}
     plan = HostPlan(command=[sys.executable, "-c", program], environment=environment, spec=plan.spec)
+    end, error = run_context(directory, spec, lambda _context, _unpacking: plan)
+    return end, error, int((directory / "pid").read_text())
+
+
+def run_context(
+    directory: Path, spec: ContextSpec, plan_of: Callable[[HostedContext, Unpacking], HostPlan]
+) -> tuple[ContextEnd, ErrorInfo]:
+    """Start a context whose host ``plan_of`` describes; return how it ended, and why."""
     connections, leftovers = Connections(), Leftovers(directory / "contexts")
     resources = LauncherResources(
         connections=connections,
@@ -145,13 +155,19 @@ def run_host(script: str, directory: Path) -> tuple[ContextEnd, ErrorInfo, int]:
         unpacked=DiskCache(directory / "packages", limit=0),
         spares=SparePools(
             [],
-            SpareHosts(directory / "spares", connections, leftovers, lambda _spec, _settings: plan),
+            SpareHosts(
+                directory / "spares", connections, leftovers, lambda spec, _settings: plan_in(directory, spec)
+            ),
             max_age=60.0,
         ),
     )
     listener = RecordingListener()
     context = HostedContext(
-        spec, listener, resources, make_plan=lambda _unpacking: plan, on_end=lambda _context: None
+        spec,
+        listener,
+        resources,
+        make_plan=lambda unpacking: plan_of(context, unpacking),
+        on_end=lambda _context: None,
     )
     context.begin()
     try:
@@ -162,7 +178,22 @@ def run_host(script: str, directory: Path) -> tuple[ContextEnd, ErrorInfo, int]:
         connections.close()
     assert not list((directory / "contexts").glob("*"))
     assert not (directory / "work").exists()
-    return end, error, int((directory / "pid").read_text())
+    return end, error
+
+
+def test_a_context_says_what_it_unpacks_while_it_does(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def plan_of(context: HostedContext, unpacking: Unpacking) -> HostPlan:
+        said.append(context.preparing)
+        with unpacking(Path("/srv/env.tar.gz")):
+            said.append(context.preparing)
+        said.append(context.preparing)
+        raise LaunchError(message="there is no host")
+
+    end, error = run_context(tmp_path, spec_in(tmp_path), plan_of)
+    assert (end, error.message) == (ContextEnd.FAILED, "there is no host")
+    assert said == ["", "unpacking /srv/env.tar.gz, once for all contexts", ""]
 
 
 @pytest.mark.real
