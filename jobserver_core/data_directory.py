@@ -89,7 +89,11 @@ class DataDirectory:
 
     @property
     def data_files(self) -> Path:
-        """The directory of the data files. Raises StorageError if it is a configured one that is missing."""
+        """The directory of the data files.
+
+        Raises:
+            StorageError: It is configured, and is missing.
+        """
         if self._data_files is None:
             return self._verified(_DATA_FILES)
         if not self._data_files.is_dir():

@@ -221,13 +221,22 @@ class JobServer:
 
     @property
     def _open(self) -> Services:
-        """The services, unless the server has closed. Raises ServerClosed."""
+        """The services, unless the server has closed.
+
+        Raises:
+            ServerClosed: The server has closed.
+        """
         self._services.admission.check_not_ended()
         return self._services
 
     @property
     def _running(self) -> Services:
-        """The services, for what only a started server does. Raises Conflict, or ServerClosed once closed."""
+        """The services, for what only a started server does.
+
+        Raises:
+            Conflict: The server has not been started.
+            ServerClosed: The server has closed.
+        """
         services = self._open
         self._check_start()
         if not self._started:
@@ -250,7 +259,11 @@ class JobServer:
 
     @property
     def _new_files(self) -> Services:
-        """The services, for files, which can also be stored before the start. Raises ServerClosed."""
+        """The services, for files, which can also be stored before the start.
+
+        Raises:
+            ServerClosed: The server accepts no new work.
+        """
         self._services.admission.check()
         return self._services
 
@@ -365,7 +378,9 @@ class JobServer:
         """Parse HOCON or JSON from a user: no includes, no environment variables, within the limits.
 
         JSON keeps its text: a job whose ``config`` is the returned object gets exactly that text.
-        Raises InvalidConfig.
+
+        Raises:
+            InvalidConfig: The text is invalid or exceeds a limit.
         """
         return self._services.configs.parse(text)
 
@@ -377,22 +392,26 @@ class JobServer:
     def servers(self) -> list[ServerStatus]:
         """Return the servers that share the metadata store, this one included, oldest first.
 
-        Raises StorageError.
+        Raises:
+            StorageError: The metadata store failed.
         """
         return self._services.membership.statuses()
 
     def storage(self) -> list[StorageUsage]:
         """Return the storage that each kind of data uses, and its limits. May be slow.
 
-        Raises StorageError.
+        Raises:
+            StorageError: A store failed.
         """
         return self._services.storage.usage()
 
     def prune(self) -> dict[str, int]:
         """Run the hourly sweep now, and return how many of each kind it removed.
 
-        May take a long time: it works in small steps, so that it does not block other work. Raises
-        ServerClosed.
+        May take a long time: it works in small steps, so that it does not block other work.
+
+        Raises:
+            ServerClosed: The server has closed.
         """
         return self._new_work.sweeper.sweep()
 
@@ -406,15 +425,24 @@ class JobServer:
     ) -> Binary:
         """Store a new version of a binary, even if its content equals that of the newest one.
 
-        ``type`` may be a name: ``"jar"``, ``"egg"`` or ``"wheel"``.
+        ``type`` may be a name: ``"jar"``, ``"egg"`` or ``"wheel"``. If it raises, nothing was stored.
 
-        Raises InvalidName, InvalidRequest, NotAnArchive, TooLarge, StorageError. If it raises, nothing was
-        stored.
+        Raises:
+            InvalidName: The name is not allowed.
+            InvalidRequest: The type is unknown.
+            NotAnArchive: The content is not that of a binary.
+            TooLarge: It has more bytes than ``upload-size`` allows.
+            StorageError: It could not be stored.
         """
         return self._new_files.binaries.upload(name, BinaryType.of(type), data)
 
     def begin_upload(self, name: str, type: BinaryType | str) -> Upload:
-        """Return an upload to write to in chunks; see :class:`Upload`. Raises InvalidName, InvalidRequest."""
+        """Return an upload to write to in chunks; see :class:`Upload`.
+
+        Raises:
+            InvalidName: The name is not allowed.
+            InvalidRequest: The type is unknown.
+        """
         return self._new_files.binaries.begin_upload(name, BinaryType.of(type))
 
     def binaries(self) -> list[Binary]:
@@ -422,15 +450,28 @@ class JobServer:
         return self._services.binaries.newest()
 
     def binary(self, name: str) -> Binary:
-        """Return the newest version of a binary. Raises BinaryNotFound."""
+        """Return the newest version of a binary.
+
+        Raises:
+            BinaryNotFound: No binary has this name.
+        """
         return self._services.binaries.get(name)
 
     def binary_versions(self, name: str) -> list[Binary]:
-        """Return all versions of a binary, newest first. Raises BinaryNotFound."""
+        """Return all versions of a binary, newest first.
+
+        Raises:
+            BinaryNotFound: No binary has this name.
+        """
         return self._services.binaries.versions(name)
 
     def delete_binary(self, name: str) -> list[Binary]:
-        """Remove every version of a binary. Raises BinaryNotFound, BinaryInUse."""
+        """Remove every version of a binary.
+
+        Raises:
+            BinaryNotFound: No binary has this name.
+            BinaryInUse: Jobs that have not ended use it.
+        """
         return self._open.binaries.delete(name)
 
     # -- contexts ----------------------------------------------------------------------------------
@@ -438,9 +479,17 @@ class JobServer:
     def create_context(self, name: str, settings: JsonMapping | None = None) -> Waiter[Context]:
         """Begin to start a context. The waiter returns it once jobs can run, or raises ContextFailed.
 
-        ``settings`` override the server's ``spark.context-settings``. This call itself raises ContextExists,
-        InvalidName, InvalidSetting, ContextTooLarge, CapacityReached, MalformedUrl, FetchError or
-        ServerClosed.
+        ``settings`` override the server's ``spark.context-settings``.
+
+        Raises:
+            ContextExists: A living context has this name.
+            InvalidName: The name is not allowed.
+            InvalidSetting: No context can start with these settings.
+            ContextTooLarge: The context would exceed a limit even if it were the only one.
+            CapacityReached: The context, in addition to the living ones, would exceed a limit.
+            MalformedUrl: A URI of the settings is invalid or not allowed.
+            FetchError: A URI of the settings could not be fetched.
+            ServerClosed: The server accepts no new work.
         """
         with self.begin_context(name, settings) as preparation:
             return preparation.finish()
@@ -451,8 +500,10 @@ class JobServer:
         """Begin to fetch what a context needs. Finishing the returned preparation starts the context.
 
         For callers that must not block, such as event loops. The limit ``jobserver.fetcher.per-caller``
-        applies to each ``caller``, and callers take turns when contexts wait to be started. Raises like
-        :meth:`create_context`.
+        applies to each ``caller``, and callers take turns when contexts wait to be started.
+
+        Raises:
+            JobServerError: As :meth:`create_context` does.
         """
         return self._new_work.contexts.begin(name, {} if settings is None else settings, caller)
 
@@ -463,14 +514,18 @@ class JobServer:
     def context(self, name: str) -> Context:
         """Return the living context of this name, or the newest ended one, or the one with this id.
 
-        Raises ContextNotFound.
+        Raises:
+            ContextNotFound: No context has this name or ID.
         """
         return self._services.contexts.get(name)
 
     def ended_contexts(self, limit: int = 50) -> list[Context]:
         """Return the newest contexts that have ended, newest first.
 
-        At most ``limit`` (1 to 10,000) are returned. Raises InvalidRequest.
+        At most ``limit`` (1 to 10,000) are returned.
+
+        Raises:
+            InvalidRequest: The query or the limit is invalid.
         """
         check_limit(limit, least=1)
         return self._services.contexts.select(ContextQuery(states=CONTEXTS.final_states, limit=limit))
@@ -479,7 +534,9 @@ class JobServer:
         """Return the supervised context whose death led to this one. Its ``error`` is the restart's reason.
 
         Returns None if this context is not the result of a restart, or if the record has been removed.
-        Raises StorageError.
+
+        Raises:
+            StorageError: The metadata store failed.
         """
         return self._services.contexts.before(context)
 
@@ -511,7 +568,11 @@ class JobServer:
 
         The waiter is done once all contexts have stopped and this server has restarted its own. Blocks for up
         to 10 seconds until the other servers have accepted the request. Servers that do not accept it are
-        skipped and logged. ``user`` is as in :meth:`stop_context`. Raises ServerClosed, StorageError.
+        skipped and logged. ``user`` is as in :meth:`stop_context`.
+
+        Raises:
+            ServerClosed: The server accepts no new work.
+            StorageError: The metadata store failed.
         """
         return self._new_work.contexts.reset(user)
 
@@ -558,10 +619,24 @@ class JobServer:
     def submit(self, request: JobRequest) -> JobHandle:
         """Accept a job. From then on, it is recorded, and no crash loses it.
 
-        May block while a URI is fetched. Raises InvalidRequest, InvalidConfig, InvalidCallbackUrl,
-        MalformedUrl, FetchError, NotAnArchive, BinaryNotFound, ContextNotFound, ContextStopping, NoSlots,
-        ContextTooLarge, CapacityReached, IdempotencyMismatch, ServerClosed, or Unavailable if the server of
-        the context is shutting down. If it raises, nothing was recorded.
+        May block while a URI is fetched. If it raises, nothing was recorded.
+
+        Raises:
+            InvalidRequest: The parts of the request contradict each other, or are of the wrong kind.
+            InvalidConfig: The job's configuration or a context setting is invalid.
+            InvalidCallbackUrl: No callback can ever be sent to the URL.
+            MalformedUrl: A URI of the class path is invalid or not allowed.
+            FetchError: A URI of the class path could not be fetched.
+            NotAnArchive: What a URI of the class path refers to is not the code of a job.
+            BinaryNotFound: A name of the class path is unknown.
+            ContextNotFound: No live context has the name.
+            ContextStopping: The context is being stopped.
+            NoSlots: The context has neither a free slot nor room in its queue.
+            ContextTooLarge: The job's own context would exceed a limit even if it were the only one.
+            CapacityReached: The job's own context, in addition to the living ones, would exceed a limit.
+            IdempotencyMismatch: The idempotency key was used for a different request.
+            ServerClosed: The server accepts no new work.
+            Unavailable: The server of the context is shutting down.
         """
         with self.begin_submit(request) as preparation:
             return preparation.finish()
@@ -579,7 +654,10 @@ class JobServer:
 
         ``caller`` is as in :meth:`begin_context`. Without ``durable``, a power cut (but not a crash of the
         process) may lose the job before it has ended. Use this only if the client gets no response before the
-        job ends. Raises like :meth:`submit`.
+        job ends.
+
+        Raises:
+            JobServerError: As :meth:`submit` does.
         """
         check_kind("the request", request, JobRequest, "a JobRequest")
         return self._new_work.submissions.begin(request, caller, durable=durable)
@@ -591,24 +669,37 @@ class JobServer:
         return self._services.jobs.page(query)
 
     def job(self, job_id: str) -> Job:
-        """Return a job as it is recorded. Raises JobNotFound."""
+        """Return a job as it is recorded.
+
+        Raises:
+            JobNotFound: No job has this ID.
+        """
         check_job_id(job_id)
         return self._services.jobs.get(job_id)
 
     def job_handle(self, job_id: str) -> JobHandle:
-        """Return a handle to wait for a job, no matter when it was submitted. Raises JobNotFound."""
+        """Return a handle to wait for a job, no matter when it was submitted.
+
+        Raises:
+            JobNotFound: No job has this ID.
+        """
         check_job_id(job_id)
         return self._running.jobs.handle(job_id)
 
     def job_config(self, job_id: str) -> str:
-        """Return the job's configuration as JSON text. Raises JobNotFound."""
+        """Return the job's configuration as JSON text.
+
+        Raises:
+            JobNotFound: No job has this ID.
+        """
         check_job_id(job_id)
         return self._services.jobs.config(job_id)
 
     def open_result(self, job_id: str) -> ResultReader | None:
         """Open a finished job's result for reading in chunks. Return None if it has no result.
 
-        Raises JobNotFound.
+        Raises:
+            JobNotFound: No job has this ID.
         """
         check_job_id(job_id)
         return self._services.jobs.open_result(job_id)
@@ -638,14 +729,23 @@ class JobServer:
     # -- logs and data files -----------------------------------------------------------------------
 
     def job_log(self, job_id: str) -> Path:
-        """Return the file with a job's output. Raises JobNotFound, LogNotFound, OnAnotherServer."""
+        """Return the file with a job's output.
+
+        Raises:
+            JobNotFound: No job has this ID.
+            LogNotFound: Nothing was written to it, or it was removed.
+            OnAnotherServer: Another server has it.
+        """
         check_job_id(job_id)
         return self._services.logs.job_file(job_id)
 
     def context_log(self, name: str) -> Path:
         """Return the file with a context's driver output, given its name or id.
 
-        Raises ContextNotFound, LogNotFound, OnAnotherServer.
+        Raises:
+            ContextNotFound: No context has this name or ID.
+            LogNotFound: Nothing was written to it, or it was removed.
+            OnAnotherServer: Another server has it.
         """
         return self._services.logs.context_file(name)
 
@@ -653,7 +753,10 @@ class JobServer:
         """Return a reader of a job's output, wherever the job runs: the ``last`` bytes, or all of it.
 
         If the log is on another server that does not respond, opening and reading block for up to 10 seconds.
-        If that server has ended, they fail at once. Raises JobNotFound.
+        If that server has ended, they fail at once.
+
+        Raises:
+            JobNotFound: No job has this ID.
         """
         check_job_id(job_id)
         return self._services.logs.open_job(job_id, last)
@@ -661,7 +764,8 @@ class JobServer:
     def open_context_log(self, name: str, *, last: int | None = None) -> LogReader:
         """Return a reader of a context's driver output, as :meth:`open_job_log` does.
 
-        Raises ContextNotFound.
+        Raises:
+            ContextNotFound: No context has this name or ID.
         """
         return self._services.logs.open_context(name, last)
 
@@ -674,14 +778,21 @@ class JobServer:
         ``.csv.gz``. By default, the ending is taken from ``prefix``: for example, ``sales.csv.gz`` becomes
         ``sales-<time>.csv.gz``, and ``sales`` becomes ``sales-<time>.dat``.
 
-        Raises InvalidName, TooLarge, StorageError.
+        Raises:
+            InvalidName: The prefix or the ending is not allowed.
+            TooLarge: It has more bytes than ``upload-size`` allows.
+            StorageError: It could not be stored.
         """
         return self._new_files.data_files.add(prefix, data, ending)
 
     def begin_data_file(self, prefix: str, *, ending: str | None = None) -> DataUpload:
         """Return a data file to write to in chunks; see :class:`DataUpload`.
 
-        It gets the same kind of name as in :meth:`add_data_file`. Raises InvalidName, StorageError.
+        It gets the same kind of name as in :meth:`add_data_file`.
+
+        Raises:
+            InvalidName: The prefix or the ending is not allowed.
+            StorageError: The directory cannot be written to.
         """
         return self._new_files.data_files.begin(prefix, ending)
 
@@ -690,7 +801,11 @@ class JobServer:
         return self._services.data_files.all()
 
     def delete_data_file(self, name: str | PathLike[str]) -> None:
-        """Remove a data file by its full path or its plain name. Raises DataFileNotFound."""
+        """Remove a data file by its full path or its plain name.
+
+        Raises:
+            DataFileNotFound: The server has no such file.
+        """
         self._open.data_files.delete(name)
 
     def reset_data_files(self) -> None:

@@ -60,10 +60,13 @@ class Uri:
 
     @classmethod
     def parse(cls, text: str) -> Uri:
-        """Read a URI. Raises MalformedUrl with what is wrong.
+        """Read a URI.
 
         A file is written ``scheme:/path``, ``scheme:///path`` or ``scheme://localhost/path`` (RFC 8089),
         with ``%3F`` and ``%23`` for ``?`` and ``#`` in names. ``http``, ``https`` and ``ftp`` need a host.
+
+        Raises:
+            MalformedUrl: The text is not a URI to fetch; the error says why.
         """
         found = _SCHEME.fullmatch(text)
         if found is None or _CONTROL.search(text):

@@ -76,11 +76,19 @@ class _Checks:
         self._launcher: Launcher | None = None
 
     def context(self, settings: Settings, context: JsonMapping) -> None:
-        """Check the settings of a context. Raises InvalidSetting."""
+        """Check the settings of a context.
+
+        Raises:
+            InvalidSetting: No context can start with them.
+        """
         check_settings(effective_settings(settings.spark, context), self._launcher_of(settings))
 
     def server(self, settings: Settings) -> None:
-        """Check the settings of a whole file. Raises InvalidSetting."""
+        """Check the settings of a whole file.
+
+        Raises:
+            InvalidSetting: No server can start with them.
+        """
         front_end()
         from jobserver_http.addresses import check_exposure  # noqa: PLC0415 - the extra may be missing
 

@@ -136,7 +136,11 @@ def _assignment(given: str) -> str:
 
 
 def key_and_value(given: str) -> tuple[str, str]:
-    """Return the parts of a value of ``--set``. Raises CommandFailed: It has no key."""
+    """Return the parts of a value of ``--set``.
+
+    Raises:
+        CommandFailed: It has no key.
+    """
     key, equals, value = given.partition("=")
     if not equals or not key.strip():
         raise CommandFailed(f"--set takes KEY=VALUE, got {given!r}", ExitCode.USAGE)

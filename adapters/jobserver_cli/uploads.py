@@ -175,7 +175,11 @@ def _stem(file: Path) -> str:
 
 
 def digest_of(file: Path) -> str:
-    """Return the SHA-256 of a file's content. Raises CommandFailed: it cannot be read."""
+    """Return the SHA-256 of a file's content.
+
+    Raises:
+        CommandFailed: It cannot be read.
+    """
     from jobserver_core.models import arguments  # noqa: PLC0415 - --help does not need it
 
     try:

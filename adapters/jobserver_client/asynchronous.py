@@ -90,7 +90,7 @@ class AsyncClient(RemoteServer):
         await self.close()
 
     async def is_ready(self) -> bool:
-        """Return whether the server accepts jobs. Needs no credentials. Raises ServerUnreachable."""
+        """Return whether the server accepts jobs. Needs no credentials."""
         response = await self.connection.request("GET", "/readyz", accept_errors=True)
         return response.status_code == httpx.codes.OK
 
@@ -98,8 +98,7 @@ class AsyncClient(RemoteServer):
         """Call ``subscriber`` with every event from now on, in the event loop, until it is closed.
 
         Exceptions of ``subscriber`` are logged. After an interrupted connection, some events are missing. If
-        the server is away for too long, the subscription ends, and a warning is logged. Raises
-        InvalidRequest if it cannot be called.
+        the server is away for too long, the subscription ends, and a warning is logged.
         """
         check_callable("the subscriber", subscriber)
         opened = asyncio.get_running_loop().create_future()
@@ -168,16 +167,16 @@ class AsyncClient(RemoteServer):
         return sorted((binary_of(*item) for item in records.items()), key=lambda binary: binary.name)
 
     async def binary(self, name: str) -> Binary:
-        """Return the newest version of a binary. Raises BinaryNotFound."""
+        """Return the newest version of a binary."""
         return binary_of(name, await self.connection.get(path_to("binaries", name)))
 
     async def binary_versions(self, name: str) -> list[Binary]:
-        """Return all versions of a binary, newest first. Raises BinaryNotFound."""
+        """Return all versions of a binary, newest first."""
         records = await self.connection.get(path_to("binaries", name, "versions"))
         return [binary_of(name, record) for record in records]
 
     async def delete_binary(self, name: str) -> list[Binary]:
-        """Remove every version of a binary, and return them. Raises BinaryNotFound, BinaryInUse."""
+        """Remove every version of a binary, and return them."""
         versions = await self.binary_versions(name)
         await self.connection.request("DELETE", path_to("binaries", name))
         return versions
@@ -203,7 +202,11 @@ class AsyncClient(RemoteServer):
         return self._begin(create, f"context {name}")
 
     async def contexts(self, query: ContextQuery | None = None) -> list[Context]:
-        """Return the live contexts, newest first. Raises InvalidRequest for a query; see ended_contexts."""
+        """Return the live contexts, newest first.
+
+        Raises:
+            InvalidRequest: A query was given, which the HTTP API does not take.
+        """
         if query is not None:
             raise InvalidRequest(message="the HTTP API lists the live contexts only, without a query")
         contexts = [context_of(record) for record in await self.connection.get("/contexts", details="true")]
@@ -217,7 +220,7 @@ class AsyncClient(RemoteServer):
     async def ended_contexts(self, limit: int = 50) -> list[Context]:
         """Return the newest contexts that have ended, newest first.
 
-        At most ``limit`` (1 to 10,000) are returned. Raises InvalidRequest.
+        At most ``limit`` (1 to 10,000) are returned.
         """
         check_limit(limit, least=1)
         records = await self.connection.get("/contexts", ended="true", limit=str(limit))
@@ -238,11 +241,11 @@ class AsyncClient(RemoteServer):
             return None
 
     async def stop_context(self, name: str) -> AsyncWaiter[Context]:
-        """Begin to stop a context; the waiter has it once it has ended. Raises ContextNotFound."""
+        """Begin to stop a context; the waiter has it once it has ended."""
         return await self._end_context(name, force=False)
 
     async def kill_context(self, name: str) -> AsyncWaiter[Context]:
-        """End a context by force; the waiter has it once it has ended. Raises ContextNotFound."""
+        """End a context by force; the waiter has it once it has ended."""
         return await self._end_context(name, force=True)
 
     async def _end_context(self, name: str, *, force: bool) -> AsyncWaiter[Context]:
@@ -273,7 +276,7 @@ class AsyncClient(RemoteServer):
     # -- jobs --------------------------------------------------------------------------------------
 
     async def submit(self, request: JobRequest) -> AsyncJobHandle:
-        """Accept a job: once this returns, the server has recorded it. Raises the errors of the server."""
+        """Accept a job: once this returns, the server has recorded it."""
         call = submit_call(request)
         response = await self.connection.request(
             "POST",
@@ -293,7 +296,7 @@ class AsyncClient(RemoteServer):
         raise error_from(response)
 
     async def jobs(self, query: JobQuery | None = None) -> JobPage:
-        """Return a page of jobs, newest first. Raises InvalidRequest."""
+        """Return a page of jobs, newest first."""
         params = list_params(JobQuery() if query is None else query)
         response = await self.connection.request("GET", "/jobs", params=params)
         jobs = tuple(job_of(record) for record in decoded(response))
@@ -302,7 +305,7 @@ class AsyncClient(RemoteServer):
         return JobPage(jobs=jobs, next=cursor)
 
     async def job(self, job_id: str) -> Job:
-        """Return a job as it is recorded. Raises JobNotFound."""
+        """Return a job as it is recorded."""
         return job_of(await self._record(job_id))
 
     async def _record(self, job_id: str) -> JsonMapping:
@@ -310,7 +313,7 @@ class AsyncClient(RemoteServer):
         return record
 
     async def job_handle(self, job_id: str) -> AsyncJobHandle:
-        """Return a handle to wait for a job, whenever it was submitted. Raises JobNotFound."""
+        """Return a handle to wait for a job, whenever it was submitted."""
         return self._handle(await self.job(job_id))
 
     def _handle(self, job: Job) -> AsyncJobHandle:
@@ -335,11 +338,11 @@ class AsyncClient(RemoteServer):
         )
 
     async def job_config(self, job_id: str) -> str:
-        """Return the job's configuration as JSON text. Raises JobNotFound."""
+        """Return the job's configuration as JSON text."""
         return (await self.connection.request("GET", path_to("jobs", job_id, "config"))).text
 
     async def open_result(self, job_id: str) -> AsyncResultReader | None:
-        """Open a finished job's result for reading in chunks; None when it has none. Raises JobNotFound."""
+        """Open a finished job's result for reading in chunks; None when it has none."""
         path = path_to("jobs", job_id, "result")
         try:
             return await AsyncResultReader.open(
@@ -409,7 +412,12 @@ class AsyncClient(RemoteServer):
         return followed_log(self.connection, path_to("jobs", job_id, "logs"), has_ended)
 
     async def context_logs(self, name: str, *, follow: bool = False) -> AsyncGenerator[str, None]:
-        """Yield the lines of the log of a context's driver. Raises ContextNotFound, LogNotFound."""
+        """Yield the lines of the log of a context's driver.
+
+        Raises:
+            ContextNotFound: No context has this name or ID.
+            LogNotFound: Nothing was written to it, or it was removed.
+        """
         path = path_to("contexts", name, "logs")
         async with self.followed_context_log(name) if follow else self._log(path) as response:
             async for line in response.aiter_lines():
@@ -451,7 +459,7 @@ class AsyncClient(RemoteServer):
         return [PurePosixPath(name) for name in await self.connection.get("/data")]
 
     async def delete_data_file(self, name: str | PathLike[str]) -> None:
-        """Remove a data file by its full path or its plain name. Raises DataFileNotFound."""
+        """Remove a data file by its full path or its plain name."""
         await self.connection.request("DELETE", path_to("data", str(name)))
 
     async def reset_data_files(self) -> None:

@@ -48,7 +48,11 @@ class RemoteResult(ResultReader):
         self._rest = b""
 
     def read(self, size: int = CHUNK) -> bytes:
-        """Return the next bytes, at most ``size``; empty at the end. Raises ServerUnreachable if cut off."""
+        """Return the next bytes, at most ``size``; empty at the end.
+
+        Raises:
+            ConnectionLost: The connection breaks before the end.
+        """
         if not self._rest:
             [self._rest] = self._thread.run(_next(self._reader)) or [b""]
         chunk, self._rest = self._rest[:size], self._rest[size:]
@@ -72,11 +76,19 @@ class StreamedResponse:
         self._opened = opened
 
     def iter_bytes(self) -> Iterator[bytes]:
-        """Yield the body as it arrives. Raises ConnectionLost if it is cut off."""
+        """Yield the body as it arrives.
+
+        Raises:
+            ConnectionLost: The connection breaks before the end.
+        """
         return self._iterate(self.response.aiter_bytes())
 
     def iter_lines(self) -> Iterator[str]:
-        """Yield the lines of the body as they arrive. Raises ConnectionLost if it is cut off."""
+        """Yield the lines of the body as they arrive.
+
+        Raises:
+            ConnectionLost: The connection breaks before the end.
+        """
         return self._iterate(self.response.aiter_lines())
 
     def _iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
@@ -119,10 +131,15 @@ class Client(RemoteServer):
     to ``retries`` times if that is safe. While a wait or a subscription lasts, the server may be away for
     ``reconnect_timeout`` seconds.
 
-    Every method may be called from any thread. Handles and waiters may be awaited, too. Errors are those of
-    the server: ``client.job("x")`` raises JobNotFound. In addition, every method raises ServerUnreachable if
-    no server answers, ConnectionLost if it stops answering, AccessDenied for wrong credentials, ResultTimeout
-    if a response takes too long, and UnexpectedResponse for a response that is not one of a job server.
+    Every method may be called from any thread. Handles and waiters may be awaited, too. A method raises
+    what its namesake of ``JobServer`` raises: ``client.job("x")`` raises JobNotFound.
+
+    Raises:
+        ServerUnreachable: No server answers. Like the following, from every method.
+        ConnectionLost: The server stopped answering.
+        AccessDenied: The credentials are wrong, or do not allow the request.
+        ResultTimeout: A response takes too long.
+        UnexpectedResponse: A response is not one of a job server.
     """
 
     def _open(self, options: ConnectionOptions) -> None:
@@ -145,7 +162,7 @@ class Client(RemoteServer):
         self.close()
 
     def is_ready(self) -> bool:
-        """Return whether the server accepts jobs. Needs no credentials. Raises ServerUnreachable."""
+        """Return whether the server accepts jobs. Needs no credentials."""
         return self._thread.run(self._remote.is_ready())
 
     def subscribe(self, subscriber: Callable[[Event], object]) -> Subscription:
@@ -153,7 +170,7 @@ class Client(RemoteServer):
 
         It is called on a thread of the client. Its exceptions are logged. After an interrupted connection,
         some events are missing. If the server is away for too long, the subscription ends, and a warning is
-        logged. Raises InvalidRequest if it cannot be called.
+        logged.
         """
         check_callable("the subscriber", subscriber)
         subscription = self._thread.run(
@@ -188,7 +205,9 @@ class Client(RemoteServer):
         """Send a request to the HTTP API, for what has no method of its own, and return the whole response.
 
         ``timeout`` is in seconds without a byte, by default that of the client; ``unlimited`` waits forever.
-        Raises the server's errors, unless ``accept_errors``.
+
+        Raises:
+            JobServerError: The server responded with an error, which ``accept_errors`` does not accept.
         """
         call = self._remote.connection.request(
             method,
@@ -237,7 +256,7 @@ class Client(RemoteServer):
     # -- binaries ----------------------------------------------------------------------------------
 
     def upload(self, name: str, type: BinaryType | str, data: bytes | BinaryIO | Iterable[bytes]) -> Binary:
-        """Store a new version of a binary. Raises InvalidName, NotAnArchive, TooLarge, StorageError."""
+        """Store a new version of a binary."""
         return self._thread.run(self._remote.upload(name, type, data))
 
     def binaries(self) -> list[Binary]:
@@ -245,15 +264,15 @@ class Client(RemoteServer):
         return self._thread.run(self._remote.binaries())
 
     def binary(self, name: str) -> Binary:
-        """Return the newest version of a binary. Raises BinaryNotFound."""
+        """Return the newest version of a binary."""
         return self._thread.run(self._remote.binary(name))
 
     def binary_versions(self, name: str) -> list[Binary]:
-        """Return all versions of a binary, newest first. Raises BinaryNotFound."""
+        """Return all versions of a binary, newest first."""
         return self._thread.run(self._remote.binary_versions(name))
 
     def delete_binary(self, name: str) -> list[Binary]:
-        """Remove every version of a binary, and return them. Raises BinaryNotFound, BinaryInUse."""
+        """Remove every version of a binary, and return them."""
         return self._thread.run(self._remote.delete_binary(name))
 
     # -- contexts ----------------------------------------------------------------------------------
@@ -266,7 +285,11 @@ class Client(RemoteServer):
         return self._waiter(self._remote.create_context(name, settings), f"context {name}")
 
     def contexts(self, query: ContextQuery | None = None) -> list[Context]:
-        """Return the live contexts, newest first. Raises InvalidRequest for a query; see ended_contexts."""
+        """Return the live contexts, newest first.
+
+        Raises:
+            InvalidRequest: A query was given, which the HTTP API does not take.
+        """
         return self._thread.run(self._remote.contexts(query))
 
     def context(self, name: str) -> Context:
@@ -276,7 +299,7 @@ class Client(RemoteServer):
     def ended_contexts(self, limit: int = 50) -> list[Context]:
         """Return the newest contexts that have ended, newest first.
 
-        At most ``limit`` (1 to 10,000) are returned. Raises InvalidRequest.
+        At most ``limit`` (1 to 10,000) are returned.
         """
         return self._thread.run(self._remote.ended_contexts(limit))
 
@@ -288,11 +311,11 @@ class Client(RemoteServer):
         return self._thread.run(self._remote.context_before(context))
 
     def stop_context(self, name: str) -> Waiter[Context]:
-        """Begin to stop a context; the waiter has it once it has ended. Raises ContextNotFound."""
+        """Begin to stop a context; the waiter has it once it has ended."""
         return self._waiter(self._remote.stop_context(name), f"context {name}")
 
     def kill_context(self, name: str) -> Waiter[Context]:
-        """End a context by force; the waiter has it once it has ended. Raises ContextNotFound."""
+        """End a context by force; the waiter has it once it has ended."""
         return self._waiter(self._remote.kill_context(name), f"context {name}")
 
     def reset_contexts(self) -> Waiter[None]:
@@ -309,22 +332,19 @@ class Client(RemoteServer):
 
         If the connection is cut, the request is repeated with its idempotency key, so there is exactly one
         job. Fractions of a second in ``max_queue_time`` and ``max_run_time`` are rounded up.
-
-        Raises:
-            JobServerError: Any error of ``JobServer.submit``. Then nothing was recorded.
         """
         return self._handle(self._thread.run(self._remote.submit(request)))
 
     def jobs(self, query: JobQuery | None = None) -> JobPage:
-        """Return a page of jobs, newest first. Raises InvalidRequest."""
+        """Return a page of jobs, newest first."""
         return self._thread.run(self._remote.jobs(query))
 
     def job(self, job_id: str) -> Job:
-        """Return a job as it is recorded. Raises JobNotFound."""
+        """Return a job as it is recorded."""
         return self._thread.run(self._remote.job(job_id))
 
     def job_handle(self, job_id: str) -> JobHandle:
-        """Return a handle to wait for a job, whenever it was submitted. Raises JobNotFound."""
+        """Return a handle to wait for a job, whenever it was submitted."""
         return self._handle(self._thread.run(self._remote.job_handle(job_id)))
 
     def _handle(self, handle: AsyncJobHandle) -> JobHandle:
@@ -336,11 +356,11 @@ class Client(RemoteServer):
         )
 
     def job_config(self, job_id: str) -> str:
-        """Return the job's configuration as JSON text. Raises JobNotFound."""
+        """Return the job's configuration as JSON text."""
         return self._thread.run(self._remote.job_config(job_id))
 
     def open_result(self, job_id: str) -> ResultReader | None:
-        """Open a finished job's result for reading in chunks; None when it has none. Raises JobNotFound."""
+        """Open a finished job's result for reading in chunks; None when it has none."""
         reader = self._thread.run(self._remote.open_result(job_id))
         return None if reader is None else RemoteResult(self._thread, reader)
 
@@ -372,7 +392,12 @@ class Client(RemoteServer):
         return self._iterate(self._remote.logs(job_id, follow=follow))
 
     def context_logs(self, name: str, *, follow: bool = False) -> Iterator[str]:
-        """Yield the lines of the log of a context's driver. Raises ContextNotFound, LogNotFound."""
+        """Yield the lines of the log of a context's driver.
+
+        Raises:
+            ContextNotFound: No context has this name or ID.
+            LogNotFound: Nothing was written to it, or it was removed.
+        """
         return self._iterate(self._remote.context_logs(name, follow=follow))
 
     def _iterate(self, items: AsyncGenerator[T, None]) -> Iterator[T]:
@@ -408,7 +433,7 @@ class Client(RemoteServer):
         return self._thread.run(self._remote.data_files())
 
     def delete_data_file(self, name: str | PathLike[str]) -> None:
-        """Remove a data file by its full path or its plain name. Raises DataFileNotFound."""
+        """Remove a data file by its full path or its plain name."""
         self._thread.run(self._remote.delete_data_file(name))
 
     def reset_data_files(self) -> None:

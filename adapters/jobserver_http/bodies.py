@@ -50,7 +50,11 @@ async def stream_body(receive: Receive, *, limit: int, what: str) -> AsyncIterat
 
 
 async def read_body(receive: Receive, *, limit: int, what: str) -> bytes:
-    """Return the whole body. Raises the same errors as :func:`stream_body`."""
+    """Return the whole body.
+
+    Raises:
+        JobServerError: As :func:`stream_body` does.
+    """
     return b"".join([chunk async for chunk in stream_body(receive, limit=limit, what=what)])
 
 

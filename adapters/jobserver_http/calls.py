@@ -144,7 +144,11 @@ class Call:
             await self.admit()
 
     async def job(self) -> Job:
-        """Return the job that the path names, as its owner sees it. Raises JobNotFound."""
+        """Return the job that the path names, as its owner sees it.
+
+        Raises:
+            JobNotFound: No job has this ID, or none that the caller may see.
+        """
         return self.names.checked(await self.threads.quick.run(self.server.job, self.path["id"]))
 
     def header(self, name: str) -> str | None:
@@ -160,7 +164,8 @@ class Call:
     async def text(self, what: str) -> str:
         """Read and decode a posted configuration.
 
-        Raises the errors of ``read_body``, ``decoded`` and ``recheck``.
+        Raises:
+            JobServerError: As ``read_body``, ``decoded`` and ``recheck`` do.
         """
         if self.guard.empty:
             return ""

@@ -182,7 +182,6 @@ class FileAuthenticator(Authenticator):
 
     @classmethod
     def from_settings(cls, settings: Settings, data_dir: Path) -> FileAuthenticator:
-        """Create the authenticator that ``jobserver.auth`` describes. Raises InvalidSetting."""
         return cls(settings.auth)
 
     def __init__(self, settings: AuthSettings) -> None:

@@ -69,7 +69,6 @@ class FsspecBlobStore(BlobStore):
 
     @classmethod
     def from_settings(cls, settings: Settings, data_dir: Path) -> FsspecBlobStore:
-        """Create the store that the settings describe. Raises InvalidSetting, StorageError."""
         return cls(
             settings.blobs.url or data_dir / "blobs",
             options={name: value for name, value in settings.blobs.options.items() if name != "cache-size"},

@@ -75,7 +75,6 @@ class FsspecFetcher(Fetcher):
 
     @classmethod
     def from_settings(cls, settings: Settings, data_dir: Path) -> FsspecFetcher:
-        """Create the fetcher that the settings describe. Raises InvalidSetting."""
         fetcher = settings.fetcher
         for scheme, options in fetcher.options.items():
             if not isinstance(options, Mapping):

@@ -55,11 +55,19 @@ class DigestingWriter(BlobWriter, Generic[F]):
 
     @abstractmethod
     def _append(self, file: F, data: bytes) -> None:
-        """Write all of the data. Raises StorageError."""
+        """Write all of the data.
+
+        Raises:
+            StorageError: The file system refused the data.
+        """
 
     @abstractmethod
     def _publish(self, file: F, blob: Blob) -> None:
-        """Make the blob visible and durable, and close the file. Raises StorageError."""
+        """Make the blob visible and durable, and close the file.
+
+        Raises:
+            StorageError: The file system failed.
+        """
 
     @abstractmethod
     def _abandon(self, file: F) -> None:

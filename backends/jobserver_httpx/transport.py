@@ -62,7 +62,6 @@ class HttpxTransport(Transport):
 
     @classmethod
     def from_settings(cls, settings: Settings, data_dir: Path) -> HttpxTransport:
-        """Create the transport that the callback settings describe. Raises InvalidSetting."""
         callbacks: CallbackSettings = settings.callbacks
         secret = callbacks.signing_secret
         return cls(
@@ -115,7 +114,11 @@ class HttpxTransport(Transport):
         self._closed = True
 
     def _request(self, message: Message) -> HttpRequest:
-        """Build the request of an attempt. Raises MalformedUrl."""
+        """Build the request of an attempt.
+
+        Raises:
+            MalformedUrl: The URL cannot be parsed.
+        """
         from jobserver_net.http import HttpRequest  # noqa: PLC0415 - see _client
 
         signature = {}

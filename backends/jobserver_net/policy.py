@@ -78,7 +78,11 @@ class AddressPolicy:
     def from_settings(
         cls, settings: FetcherSettings | CallbackSettings, *, schemes: Iterable[str]
     ) -> AddressPolicy:
-        """Create the policy that a section of the configuration describes. Raises InvalidSetting."""
+        """Create the policy that a section of the configuration describes.
+
+        Raises:
+            InvalidSetting: A value is invalid.
+        """
         return cls(
             schemes=schemes,
             allowed_hosts=settings.allowed_hosts,

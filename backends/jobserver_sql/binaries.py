@@ -71,10 +71,14 @@ _NEWEST_OF_ALL = _newest_of_all()
 
 
 def remove(connection: Connection, name: str) -> list[Binary]:
-    """Delete every version of a name and return them. Raises BinaryNotFound, BinaryInUse.
+    """Delete every version of a name and return them.
 
     The versions are locked first: a job that is added at the same time has either committed its
     reference to them, or waits and finds them removed.
+
+    Raises:
+        BinaryNotFound: No binary has this name.
+        BinaryInUse: Jobs that have not ended use it.
     """
     chosen = select(binaries.c.id).where(binaries.c.name == name).order_by(binaries.c.id).with_for_update()
     ids = list(connection.scalars(chosen))

@@ -101,7 +101,11 @@ class Choice(TypeDecorator[E], Generic[E]):
         return None if value is None else value.value
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> E | None:
-        """Return the member. Raises StorageError if no member has the value."""
+        """Return the member.
+
+        Raises:
+            StorageError: The text is not a valid value.
+        """
         try:
             return None if value is None else self.kind(value)
         except ValueError as error:
@@ -137,7 +141,11 @@ class Json(TypeDecorator[T], Generic[T]):
         return self._write_again(value) if self.shared else self._write(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> T | None:
-        """Return the model. Raises StorageError for invalid text."""
+        """Return the model.
+
+        Raises:
+            StorageError: The text is not a valid value.
+        """
         try:
             if value is None:
                 return None

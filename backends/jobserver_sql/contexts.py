@@ -54,7 +54,11 @@ def replace(
     epoch: int | None,
     successor: Context,
 ) -> None:
-    """Write a context that has ended, and the new one that takes its name. Raises StaleState."""
+    """Write a context that has ended, and the new one that takes its name.
+
+    Raises:
+        StaleState: The stored state or epoch of the first is not the expected one.
+    """
     advance(connection, context, expected=expected, epoch=epoch)
     add(connection, successor)
 

@@ -146,7 +146,11 @@ class Database:
         self._file.verify_commit()
 
     def sync(self) -> None:
-        """Return once all earlier writes survive a power cut. Raises StorageError."""
+        """Return once all earlier writes survive a power cut.
+
+        Raises:
+            StorageError: The disk failed.
+        """
         with self._translated():
             self.barrier.wait()
 
@@ -168,7 +172,11 @@ class Database:
         self._unsettled[key] = True
 
     def settle(self, *keys: str) -> None:
-        """Wait for the disk if one of these records is not there yet. Raises StorageError."""
+        """Wait for the disk if one of these records is not there yet.
+
+        Raises:
+            StorageError: The disk failed.
+        """
         if self._unsettled and not self._unsettled.keys().isdisjoint(keys):
             self.sync()
 
@@ -296,7 +304,11 @@ def _reason(error: Exception) -> str:
 
 
 def _parse(url: str | URL) -> URL:
-    """Return a URL with our driver. Raises InvalidSetting for an unsupported database."""
+    """Return a URL with our driver.
+
+    Raises:
+        InvalidSetting: The database is not supported.
+    """
     try:
         parsed = make_url(url)
     except ArgumentError as error:

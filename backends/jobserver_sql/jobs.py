@@ -134,9 +134,12 @@ _CHUNK = 1000
 
 
 def add(connection: DriverConnection, job: Job, text: str) -> None:
-    """Write a new job and its configuration. Raises BinaryNotFound.
+    """Write a new job and its configuration.
 
     The versions in the class path are locked against deletion until the job refers to them.
+
+    Raises:
+        BinaryNotFound: A version in its class path no longer exists.
     """
     connection.run(_ADD, *values_of(job))
     connection.run(_ADD_CONFIG, job.id, text)
@@ -189,10 +192,11 @@ def advance(
 ) -> None:
     """Write a job, its result and its delivery if its stored state and epoch are the expected ones.
 
-    Raises StaleState.
-
     Only the columns that differ are written: setting a column updates its indexes even if its value stays the
     same.
+
+    Raises:
+        StaleState: The stored state or epoch is another one.
     """
     stored = connection.row(_STORED, job.id)
     held = job.epoch if epoch is None else epoch

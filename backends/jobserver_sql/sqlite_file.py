@@ -75,10 +75,13 @@ class SqliteFile:
             raise
 
     def sync(self) -> None:
-        """Sync all earlier commits to the disk. Raises StorageError.
+        """Sync all earlier commits to the disk.
 
         The log is opened each time, which closes none of SQLite's own files and detects a log that
         has been moved.
+
+        Raises:
+            StorageError: The disk failed.
         """
         try:
             log = os.open(self._log, os.O_RDONLY | os.O_CLOEXEC)
@@ -121,7 +124,8 @@ class DatabaseFile:
     and compared with that of its path before each transaction and after each commit, which costs a few
     microseconds. Once the original is back in its place, calls succeed again.
 
-    Raises StorageError if it cannot be created or written to.
+    Raises:
+        StorageError: It cannot be created or written to.
     """
 
     def __init__(self, path: Path) -> None:

@@ -154,7 +154,11 @@ class CompareAndSet(Generic[S]):
         )
 
     def __call__(self, connection: DriverConnection, record: S, *, expected: Enum, epoch: int | None) -> None:
-        """Write the record; ``epoch`` is the record's by default. Raises StaleState."""
+        """Write the record; ``epoch`` is the record's by default.
+
+        Raises:
+            StaleState: The stored state or epoch is not the expected one.
+        """
         held = record.epoch if epoch is None else epoch
         if connection.run(self._write, record.id, expected, held, *values_of(record)) == 1:
             return

@@ -49,8 +49,10 @@ class SqlMetadataStore(MetadataStore):
     A SQLite file that is removed or replaced while it is open fails every call with StorageError, until the
     original is back in its place.
 
-    Raises InvalidSetting for a URL of another database, SchemaTooNew for a database of a newer
-    release, StorageError for a database that cannot be used.
+    Raises:
+        InvalidSetting: The URL is that of an unsupported database.
+        SchemaTooNew: A newer release has written the database.
+        StorageError: The database cannot be used.
     """
 
     def __init__(
@@ -199,9 +201,12 @@ class SqlMetadataStore(MetadataStore):
         return result
 
     def jobs(self, query: JobQuery) -> JobPage:
-        """Return one page of jobs, newest first. Raises InvalidRequest for an invalid cursor.
+        """Return one page of jobs, newest first.
 
         The cost of an offset grows with the skipped records; ``after`` is free.
+
+        Raises:
+            InvalidRequest: The cursor is invalid.
         """
         with self._database.read() as connection:
             page = jobs.page(connection, query)
@@ -338,7 +343,9 @@ class SqlMetadataStore(MetadataStore):
     def check(self) -> None:
         """Write to the database.
 
-        Raises StorageError, SchemaTooNew when it is of a release that this one cannot work with.
+        Raises:
+            StorageError: It cannot be written to.
+            SchemaTooNew: A newer release has migrated it.
         """
         with self._database.write(lock_timeout=_CHECK_TIMEOUT) as connection:
             schema.touch(connection)
@@ -352,7 +359,11 @@ class SqlMetadataStore(MetadataStore):
 
 
 def _options_of(settings: Settings) -> JsonObject:
-    """Return the options as arguments of the store. Raises InvalidSetting for those that it does not have."""
+    """Return the options as arguments of the store.
+
+    Raises:
+        InvalidSetting: The store does not have one of them.
+    """
     options: JsonObject = {}
     known = ("synchronous", "pool-size", "lock-timeout")
     for name, value in settings.metadata.options.items():

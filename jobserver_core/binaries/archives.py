@@ -54,13 +54,16 @@ def check_archive(file: BinaryIO, kind: BinaryType | None = None) -> None:
 
 
 def open_archive(file: BinaryIO, kind: BinaryType | None = None) -> ZipFile:
-    """Open a ZIP archive that is safe to keep. Raises NotAnArchive, with the reason, for any other file.
+    """Open a ZIP archive that is safe to keep.
 
     It must begin with a member (``PK 03 04``), have a readable list of members of bounded length, and
     no member that is encrypted, overlaps another, is a symbolic link or a device, or has a name which
     could lead out of a directory: absolute, with ``..``, a drive letter, a backslash or a NUL. For a jar
     the compression method must be one that Java can read. The contents are not decompressed. The file stays
     open when the archive is closed, at any position.
+
+    Raises:
+        NotAnArchive: It is any other file; the error has the reason.
     """
     import zipfile  # noqa: PLC0415 - keeps the import of the library light
 
@@ -194,10 +197,13 @@ def unpack(
     of ``<name>.data`` is left out (the binary distribution format, "Installing a wheel"). Files keep
     their executable bit, and are otherwise private to the user.
 
-    Raises NotAnArchive for what :func:`open_archive` refuses and for damaged contents; TooLarge once
-    more than ``max_bytes``, or than ``max_ratio`` times the archive's size (but at least 16 MiB), is
-    written; StorageError when the disk reports an error. Unpacking is atomic if the process is killed, but
-    not across a power cut.
+    Unpacking is atomic if the process is killed, but not across a power cut.
+
+    Raises:
+        NotAnArchive: :func:`open_archive` refuses it, or its contents are damaged.
+        TooLarge: More than ``max_bytes``, or than ``max_ratio`` times the archive's size (but at least 16
+            MiB), was written.
+        StorageError: The disk reported an error.
     """
     if directory.is_dir():
         return directory

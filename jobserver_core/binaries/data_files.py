@@ -54,7 +54,11 @@ class DataUpload(ChunkedUpload[DataFile]):
             self._file.write(data)
 
     def finish(self) -> DataFile:
-        """Publish the complete file under its name, or nothing. Raises StorageError."""
+        """Publish the complete file under its name, or nothing.
+
+        Raises:
+            StorageError: The disk failed.
+        """
         with self, self._storing():
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -102,7 +106,12 @@ class DataFileService:
         self._unfinished = f"{_UNFINISHED}{server_id}-"
 
     def begin(self, prefix: str, ending: str | None = None) -> DataUpload:
-        """Return an upload to write to. Raises InvalidName, StorageError."""
+        """Return an upload to write to.
+
+        Raises:
+            InvalidName: The name is not allowed.
+            StorageError: The directory cannot be written to.
+        """
         name = data_file_name(prefix, ending)
         return DataUpload(name, self._max_size, self._data_directory, self._clock, self._unfinished)
 
@@ -124,7 +133,11 @@ class DataFileService:
         return files
 
     def delete(self, name: str | os.PathLike[str]) -> None:
-        """Remove a file by its full path or its plain name. Raises DataFileNotFound."""
+        """Remove a file by its full path or its plain name.
+
+        Raises:
+            DataFileNotFound: The server has no such file.
+        """
         name = str(name)
         known = {str(file.path): file.path for file in self.all()}
         known |= {path.name: path for path in known.values()}

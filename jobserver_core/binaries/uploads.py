@@ -34,7 +34,12 @@ class ChunkedUpload(ABC, Generic[T]):
         self._size = 0
 
     def write(self, data: bytes) -> None:
-        """Write the next bytes. Raises TooLarge above the configured ``upload-size``, StorageError."""
+        """Write the next bytes.
+
+        Raises:
+            TooLarge: It has more bytes than the configured ``upload-size``.
+            StorageError: The bytes cannot be stored.
+        """
         self._size += len(data)
         if self._size > self._limit:
             self.discard()
@@ -105,7 +110,12 @@ class BinaryService:
     _max_size: int
 
     def begin_upload(self, name: str, type: BinaryType) -> Upload:
-        """Return an upload to write to. Raises InvalidName, StorageError."""
+        """Return an upload to write to.
+
+        Raises:
+            InvalidName: The name is not allowed.
+            StorageError: The blob store failed.
+        """
         check_binary_name(name)
         self._data_directory.verify()
         record = partial(self._record, name, type)
@@ -128,14 +138,22 @@ class BinaryService:
         return self._metadata.binaries()
 
     def get(self, name: str) -> Binary:
-        """Return the newest version of a binary. Raises BinaryNotFound."""
+        """Return the newest version of a binary.
+
+        Raises:
+            BinaryNotFound: No binary has this name.
+        """
         binary = self._metadata.binary(name)
         if binary is None:
             raise BinaryNotFound(name=name)
         return binary
 
     def versions(self, name: str) -> list[Binary]:
-        """Return all versions of a binary, newest first. Raises BinaryNotFound."""
+        """Return all versions of a binary, newest first.
+
+        Raises:
+            BinaryNotFound: No binary has this name.
+        """
         versions = self._metadata.binary_versions(name)
         if not versions:
             raise BinaryNotFound(name=name)

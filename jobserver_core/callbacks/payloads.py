@@ -35,10 +35,13 @@ def make_payload(
 ) -> Payload:
     """Return the payload for a job that ended.
 
-    A streamed result, and one over ``max_size`` bytes, is replaced by ``<Stream result>``, with a link
-    to the job in a ``Link`` header if ``public_url`` has the address of this server; the body
-    for a large one also has the link as ``resultUrl``. Raises BlobNotFound if the result no
-    longer exists, and StorageError.
+    A streamed result, and one over ``max_size`` bytes, is replaced by ``<Stream result>``, with a link to the
+    job in a ``Link`` header if ``public_url`` has the address of this server; the body for a large one also
+    has the link as ``resultUrl``.
+
+    Raises:
+        BlobNotFound: The result no longer exists.
+        StorageError: It could not be read.
     """
     if job.state is not JobState.FINISHED:
         return Payload(body=_error_body(job, max(max_size, _MIN_ERROR_SIZE)))

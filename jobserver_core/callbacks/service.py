@@ -142,9 +142,12 @@ class CallbackService:
         self._dispatcher.start()
 
     def take_over(self, others: Callable[[], Iterable[str]]) -> None:
-        """Deliver what servers left that are gone. Raises StorageError.
+        """Deliver what servers left that are gone.
 
         ``others`` returns the ids of the other servers that are not gone.
+
+        Raises:
+            StorageError: The metadata store failed.
         """
         self._hand_back_all(others, [self._server_id])
         self._dispatcher.wake()

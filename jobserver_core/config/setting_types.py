@@ -251,7 +251,11 @@ def _show_list(values: Iterable[object]) -> list[str]:
 
 
 def parse_path(value: Json) -> Path:
-    """Return a path; ``~`` is the user's home directory. Raises ValueError."""
+    """Return a path; ``~`` is the user's home directory.
+
+    Raises:
+        ValueError: It is not a path.
+    """
     if isinstance(value, os.PathLike):
         return Path(value)
     try:

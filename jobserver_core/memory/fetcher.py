@@ -50,7 +50,11 @@ class MemoryFetcher(Fetcher):
         )
 
     def publish(self, uri: str, content: bytes) -> None:
-        """Publish content under a URI, replacing earlier content. Raises MalformedUrl."""
+        """Publish content under a URI, replacing earlier content.
+
+        Raises:
+            MalformedUrl: The URI cannot be parsed.
+        """
         self._files[Uri.parse(uri).canonical] = bytes(content)
 
     def withdraw(self, uri: str) -> None:

@@ -37,19 +37,31 @@ def check_kind(what: str, value: object, kind: type | tuple[type, ...], expected
 
 
 def check_callable(what: str, value: object) -> None:
-    """Refuse what cannot be called. Raises InvalidRequest."""
+    """Check that a value can be called.
+
+    Raises:
+        InvalidRequest: It cannot be called.
+    """
     if not callable(value):
         raise InvalidRequest(message=f"{what} must be a function, not {type(value).__name__}")
 
 
 def check_job_id(value: object) -> None:
-    """Refuse a job's ID that is not a string, such as a handle. Raises InvalidRequest."""
+    """Check a job's ID.
+
+    Raises:
+        InvalidRequest: It is not a string, such as a handle.
+    """
     expected = "a string (handle.id or job.id)" if hasattr(value, "id") else "a string"
     check_kind("a job's ID", value, str, expected)
 
 
 def check_seconds(what: str, value: object) -> None:
-    """Refuse a duration that is not a number of seconds. None is accepted. Raises InvalidRequest."""
+    """Check a duration. None is accepted.
+
+    Raises:
+        InvalidRequest: It is not a number of seconds.
+    """
     expected = f"{what} must be a number of seconds, such as 30 or 0.5"
     try:
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
@@ -60,7 +72,11 @@ def check_seconds(what: str, value: object) -> None:
 
 
 def check_limit(limit: object, least: int = 0) -> None:
-    """Refuse a length of a list that is not an integer from ``least`` to MAX_LIMIT. Raises InvalidRequest."""
+    """Check the greatest length of a list.
+
+    Raises:
+        InvalidRequest: It is not an integer from ``least`` to MAX_LIMIT.
+    """
     check_kind("limit", limit, int, "an integer")
     if isinstance(limit, bool):
         raise InvalidRequest(message="limit must be an integer, not bool")
@@ -69,13 +85,21 @@ def check_limit(limit: object, least: int = 0) -> None:
 
 
 def check_query_time(what: str, value: object) -> None:
-    """Refuse a time that is not a datetime with a time zone. None is accepted. Raises InvalidRequest."""
+    """Check a time. None is accepted.
+
+    Raises:
+        InvalidRequest: It is not a datetime with a time zone.
+    """
     if value is not None and not (isinstance(value, datetime) and value.tzinfo is not None):
         raise InvalidRequest(message=f"{what} must be a datetime with a time zone, got {value!r}")
 
 
 def check_settings(settings: object) -> None:
-    """Refuse context settings that are not an object of JSON values. Raises InvalidSetting."""
+    """Check the form of context settings.
+
+    Raises:
+        InvalidSetting: They are not an object of JSON values.
+    """
     if not isinstance(settings, Mapping):
         message = f"must be an object {{ … }} or a mapping, not {type(settings).__name__}"
         raise InvalidSetting(key="spark.context-settings", message=message)
@@ -90,7 +114,11 @@ def check_settings(settings: object) -> None:
 
 
 def config_text(config: JsonMapping) -> str:
-    """Return a job's configuration as JSON. Raises InvalidConfig."""
+    """Return a job's configuration as JSON.
+
+    Raises:
+        InvalidConfig: It cannot be represented in JSON.
+    """
     if isinstance(config, WrittenObject):
         return config.written
     try:
@@ -125,7 +153,11 @@ def member(kind: type[E], value: E | str, what: str) -> E:
 
 
 def members(kind: type[E], values: Iterable[E | str] | E | str | None, what: str) -> tuple[E, ...] | None:
-    """Return several members, or one, as a tuple; None stays None. Raises InvalidRequest."""
+    """Return several members, or one, as a tuple; None stays None.
+
+    Raises:
+        InvalidRequest: One is unknown.
+    """
     if values is None:
         return None
     if isinstance(values, (str, Enum)) or not isinstance(values, Iterable):

@@ -31,7 +31,11 @@ class BinaryType(str, Enum):
 
     @classmethod
     def of(cls, value: BinaryType | str) -> BinaryType:
-        """Return the type with this name, in any case. Raises InvalidRequest for any other value."""
+        """Return the type with this name, in any case.
+
+        Raises:
+            InvalidRequest: No type has this name.
+        """
         return member(cls, value, "type of binary")
 
     @classmethod

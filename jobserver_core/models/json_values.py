@@ -29,7 +29,11 @@ class WrittenFloat(float):
     written: str
 
     def __new__(cls, written: str) -> WrittenFloat:
-        """Parse a JSON number. Raises ValueError."""
+        """Parse a JSON number.
+
+        Raises:
+            ValueError: The text is not a number of JSON.
+        """
         parsed = super().__new__(cls, written)
         parsed.written = written
         return parsed
@@ -71,7 +75,11 @@ def number(written: str) -> int | float:
 
 
 def loads(text: str) -> Json:
-    """Parse JSON, with numbers parsed by :func:`number`. Raises ValueError."""
+    """Parse JSON, with numbers parsed by :func:`number`.
+
+    Raises:
+        ValueError: The text is not JSON.
+    """
     return json.loads(text, parse_float=number, parse_int=number)
 
 

@@ -54,7 +54,11 @@ def dumps(value: object, kind: object = None) -> str:
 
 
 def loads(text: str, kind: type[T]) -> T:
-    """Create a ``kind`` from JSON. Raises ValueError, as :func:`structure` does."""
+    """Create a ``kind`` from JSON.
+
+    Raises:
+        ValueError: The text is not JSON, or :func:`structure` refuses it.
+    """
     return structure(json_values.loads(text), kind)
 
 

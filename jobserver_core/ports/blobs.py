@@ -139,7 +139,11 @@ class BlobStore(Backend):
         return len(sizes), sum(sizes)
 
     def check(self) -> None:
-        """Raise StorageError if the store cannot be written to. Cheap enough for a readiness probe."""
+        """Check that the store can be written to. Cheap enough for a readiness probe.
+
+        Raises:
+            StorageError: It cannot.
+        """
         return
 
     def close(self) -> None:

@@ -200,8 +200,8 @@ class ContextHandle(ABC):
     def submit(self, job: JobSpec) -> None:
         """Run a job alongside the running ones. Core limits their number, and waits for ``context_ready``.
 
-        Raises nothing for a job that cannot run (bad code, unknown class); ``job_ended`` reports that. Does
-        nothing if the context has ended or is ending, because ``context_ended`` is enough.
+        If the job cannot run (bad code, unknown class), ``job_ended`` reports that, and this raises nothing.
+        Does nothing if the context has ended or is ending, because ``context_ended`` is enough.
         """
 
     @abstractmethod
@@ -258,19 +258,25 @@ class Launcher(Backend):
         return False
 
     def check(self) -> None:
-        """Raise LaunchError, with advice, if this launcher cannot work on this machine.
+        """Check that this launcher can work on this machine.
 
         Cheap enough for a readiness probe. The default does nothing.
+
+        Raises:
+            LaunchError: It cannot; the message says how to change that.
         """
         return
 
     def validate(self, settings: JsonMapping) -> None:
-        """Raise InvalidSetting for settings with which no context can ever start.
+        """Check that a context can start with these settings.
 
         ``settings`` is the same tree as in :class:`ContextSpec`. Core calls this before it records a context,
         so that a mistake is refused instead of leaving a failed context behind. Must be quick and without
         side effects; may be called at any time before :meth:`close`. Problems that take longer to detect are
         reported after :meth:`start_context`. The default accepts everything.
+
+        Raises:
+            InvalidSetting: No context can ever start with them.
         """
         return
 

@@ -465,14 +465,21 @@ class MetadataStore(Backend):
         return False
 
     def sync(self) -> None:
-        """Return once everything written so far survives a power cut. Raises StorageError."""
+        """Return once everything written so far survives a power cut.
+
+        Raises:
+            StorageError: That cannot be guaranteed.
+        """
         return
 
     def check(self) -> None:
-        """Raise StorageError if the store cannot be written to.
+        """Check that the store can be written to.
 
         Actually write something, and wait at most a few seconds for other writers: health checks call this,
         up to every two seconds. The default does nothing.
+
+        Raises:
+            StorageError: It cannot.
         """
         return
 

@@ -35,7 +35,12 @@ class ContextEnding:
     _settings: Settings
 
     def stop(self, timeout: float, *, requested: bool, reason: str) -> None:
-        """Stop the context. Raises StaleState, StorageError."""
+        """Stop the context.
+
+        Raises:
+            StaleState: The context has ended.
+            StorageError: The stop could not be recorded.
+        """
         context = self._context
         if context.leaving is None or requested:
             if not CONTEXTS.allows(context.current.state, ContextEvent.STOP):
@@ -64,7 +69,12 @@ class ContextEnding:
         self.stop_eventually(timeout, requested=False, reason=reason)
 
     def kill(self, *, requested: bool, reason: str) -> None:
-        """End the context by force. Raises StaleState, StorageError."""
+        """End the context by force.
+
+        Raises:
+            StaleState: The context has ended.
+            StorageError: The kill could not be recorded.
+        """
         if not self._context.current.state.final:
             if requested:
                 self._context.advance(None, stop_requested=True)

@@ -137,7 +137,11 @@ class ContextRegistry:
         return live
 
     def begin_successor(self, context: LiveContext, fetched: Mapping[str, Fetched]) -> None:
-        """Start a successor; ``fetched`` contains the files of :meth:`uris`. Raises like :meth:`create`."""
+        """Start a successor; ``fetched`` contains the files of :meth:`uris`.
+
+        Raises:
+            JobServerError: As :meth:`create` does.
+        """
         with ExitStack() as files:
             spec = self._spec(context.record, fetched, files)
             context.keep(files.pop_all())
@@ -207,7 +211,12 @@ class ContextRegistry:
     # -- finding -----------------------------------------------------------------------------------
 
     def get(self, name: str) -> LiveContext:
-        """Return the living context of this name. Raises ContextNotFound, OnAnotherServer."""
+        """Return the living context of this name.
+
+        Raises:
+            ContextNotFound: No living context has this name.
+            OnAnotherServer: It lives on another server.
+        """
         for context in self.all():
             if context.record.name == name and not context.record.state.final:
                 return context

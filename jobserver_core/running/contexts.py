@@ -133,7 +133,11 @@ class ContextService:
         return self._metadata.contexts(query or ContextQuery(states=CONTEXTS.live_states))
 
     def get(self, name: str) -> Context:
-        """Return the newest context of a name, or the one with an id. Raises ContextNotFound."""
+        """Return the newest context of a name, or the one with an id.
+
+        Raises:
+            ContextNotFound: No context has this name or ID.
+        """
         return named_context(self._metadata, name)
 
     def before(self, context: Context) -> Context | None:
@@ -179,7 +183,11 @@ class ContextService:
         return {}
 
     def _requested_context(self, arguments: JsonMapping) -> LiveContext:
-        """Return the context of another server's request. Raises Unavailable if a new one has its name."""
+        """Return the context of another server's request.
+
+        Raises:
+            Unavailable: A new context has its name.
+        """
         context = self._registry.get(arguments["name"])
         if context.record.id != arguments["id"]:
             raise Unavailable(message=f"context {context.record.name} has just been replaced; try again")

@@ -48,7 +48,11 @@ class TimedJobs(Protocol):
         """The monotonic time since which no job has been running or waiting, or None if one is."""
 
     def expire(self, now: float) -> float | None:
-        """End or kill the jobs whose deadline has passed; return the next deadline. Raises StorageError."""
+        """End or kill the jobs whose deadline has passed; return the next deadline.
+
+        Raises:
+            StorageError: The metadata store failed.
+        """
 
 
 class Deadlines:

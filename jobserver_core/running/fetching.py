@@ -209,7 +209,10 @@ class FetchService:
     ) -> Preparation[T]:
         """Begin to fetch the files for an operation, which ``finish`` carries out.
 
-        Raises like :meth:`begin`. Finishing also raises ServerClosed if the server accepts no new work.
+        Finishing fails with ServerClosed if the server accepts no new work.
+
+        Raises:
+            JobServerError: As :meth:`begin` does.
         """
         self._admission.check()
         files = self.begin(uris, caller)

@@ -101,7 +101,8 @@ class Intake:
     def scan(self, job_ids: frozenset[str] | None) -> None:
         """Pick up the jobs with these ids, or all waiting ones. Call it from one thread at a time.
 
-        Raises StorageError; it can be called again then.
+        Raises:
+            StorageError: The metadata store failed. It can be called again.
         """
         if job_ids is None:
             for context in self._registry.all():
@@ -117,7 +118,8 @@ class Intake:
     def kill(self, job_id: str) -> Job | None:
         """End a job that waits for a context here and was not picked up; None if there is no such job.
 
-        Raises StorageError.
+        Raises:
+            StorageError: The end could not be recorded.
         """
         with self._claim(job_id, KILL_TIMEOUT) as claimed:
             job = self._metadata.job(job_id)
@@ -182,9 +184,12 @@ class Intake:
                 self._put_off.pop(job.id, None)
 
     def _with_files(self, job: Job, accept: Callable[[Job, ExitStack], None]) -> None:
-        """Accept a job once its files are here, waiting only briefly. Raises StorageError.
+        """Accept a job once its files are here, waiting only briefly.
 
         If another job is already waiting for the same files, a later scan accepts this one.
+
+        Raises:
+            StorageError: The metadata store failed.
         """
         wanted = tuple(entry.digest for entry in job.class_path)
         with self._unclaimed:
@@ -249,7 +254,11 @@ class Intake:
             self._end(job, FinalOutcome.failed(FailureKind.CONTEXT_LOST, ErrorInfo.from_exception(error)))
 
     def _wait_for_files(self, job: Job, reason: ErrorInfo) -> None:
-        """Leave a job to a later scan, or end it if it has waited too long. Raises StorageError."""
+        """Leave a job to a later scan, or end it if it has waited too long.
+
+        Raises:
+            StorageError: The end could not be recorded.
+        """
         with self._claim(job.id) as claimed:
             if not claimed or self._jobs.lives(job.id):
                 return

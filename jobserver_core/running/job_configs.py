@@ -20,14 +20,22 @@ class JobConfigs:
         self._defaults = defaults
 
     def parse(self, text: str | bytes) -> JsonMapping:
-        """Parse HOCON or JSON from a user; JSON keeps its text. Raises InvalidConfig."""
+        """Parse HOCON or JSON from a user; JSON keeps its text.
+
+        Raises:
+            InvalidConfig: The text is invalid or exceeds a limit.
+        """
         from jobserver_core.config import hocon  # noqa: PLC0415 - only servers that receive HOCON need it
 
         limits = self._limits
         return hocon.read_untrusted(text, max_bytes=limits.config_size, max_depth=limits.config_depth)
 
     def to_json(self, config: str | JsonMapping) -> str:
-        """Return a configuration as the JSON to record. Raises InvalidConfig."""
+        """Return a configuration as the JSON to record.
+
+        Raises:
+            InvalidConfig: It cannot be represented in JSON, or exceeds a limit.
+        """
         tree = self.parse(config) if isinstance(config, str) else config
         return config_text(tree)
 

@@ -81,7 +81,11 @@ class JobQueue:
         )
 
     def accept(self, live: LiveJob, config: str) -> None:
-        """Record a job and run it, in one write if a slot is free. Raises like :meth:`Records.add_job`."""
+        """Record a job and run it, in one write if a slot is free.
+
+        Raises:
+            JobServerError: As :meth:`Records.add_job` does.
+        """
         if self._may_dispatch and not self._waiting and self._slot_free:
             accepted = live.job
             live.job = attrs.evolve(accepted, dispatched_at=accepted.submitted_at)
@@ -156,7 +160,8 @@ class JobQueue:
     def expire(self, now: float) -> float | None:
         """End waiting jobs whose deadline has passed, and kill running ones; return the next deadline.
 
-        Raises StorageError; it can be called again then.
+        Raises:
+            StorageError: An end or kill could not be recorded. It can be called again.
         """
         for live in [job for job in self._waiting if _passed(job, now)]:
             self._end_waiting(live, queue_time_exceeded(live.job))
@@ -211,11 +216,19 @@ class JobQueue:
             self._store_later(frozenset([live]))
 
     def store_running(self) -> None:
-        """Store which jobs are RUNNING. Raises StorageError."""
+        """Store which jobs are RUNNING.
+
+        Raises:
+            StorageError: The metadata store failed.
+        """
         _store(self._not_stored())
 
     def end(self, live: LiveJob, outcome: FinalOutcome) -> None:
-        """Store the end of a job and free its slot. Raises StorageError."""
+        """Store the end of a job and free its slot.
+
+        Raises:
+            StorageError: The end could not be recorded.
+        """
         context = self._context.current
         killed = outcome.event is JobEvent.KILL
         cancelled = killed or live.job.kill_requested or context.stop_requested
@@ -238,11 +251,14 @@ class JobQueue:
     def end_all(
         self, error: ErrorInfo | None, *, spare_waiting: bool, spare_restartable: bool = False
     ) -> None:
-        """End all remaining jobs because the context ended. Raises StorageError; it can be called again then.
+        """End all remaining jobs because the context ended.
 
         ``spare_waiting`` keeps the jobs that wait for a slot, and ``spare_restartable`` those that may run
         again, for :meth:`take_left`. Waiting jobs of a held queue are postponed: they keep their state, and
         the next server runs them, unless the end of the context was requested.
+
+        Raises:
+            StorageError: An end could not be recorded. It can be called again.
         """
         waiting = [] if spare_waiting or self.postpones else list(self._waiting)
         for live in [*self._running.values(), *waiting]:
@@ -358,7 +374,11 @@ class JobQueue:
 
 
 def _store(jobs: Iterable[LiveJob]) -> None:
-    """Store jobs as they are. Raises StorageError."""
+    """Store jobs as they are.
+
+    Raises:
+        StorageError: The metadata store failed.
+    """
     for live in jobs:
         try:
             live.advance(None)

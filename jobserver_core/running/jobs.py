@@ -69,7 +69,11 @@ class JobService:
     # -- living jobs -------------------------------------------------------------------------------
 
     def spec(self, job_id: str, class_name: str, code: tuple[JobCode, ...], config: str) -> JobSpec:
-        """Return a job's spec for the launcher, given its recorded configuration. Raises StorageError."""
+        """Return a job's spec for the launcher, given its recorded configuration.
+
+        Raises:
+            StorageError: There is no directory for its log.
+        """
         return JobSpec(
             id=job_id,
             class_name=class_name,
@@ -183,7 +187,11 @@ class JobService:
         return self._metadata.jobs(query)
 
     def get(self, job_id: str) -> Job:
-        """Return a job. A living one may be newer than its record. Raises JobNotFound."""
+        """Return a job. A living one may be newer than its record.
+
+        Raises:
+            JobNotFound: No job has this ID.
+        """
         with self._lock:
             found = self._live.get(job_id)
         if found is not None and not found[0].job.state.final:
@@ -198,7 +206,11 @@ class JobService:
         return self._metadata.job_with_key(idempotency_key)
 
     def handle(self, job_id: str) -> JobHandle:
-        """Return a handle to wait for a job. Raises JobNotFound."""
+        """Return a handle to wait for a job.
+
+        Raises:
+            JobNotFound: No job has this ID.
+        """
         with self._lock:
             found = self._live.get(job_id)
         if found is not None:
@@ -221,14 +233,22 @@ class JobService:
         )
 
     def config(self, job_id: str) -> str:
-        """Return the job's configuration as JSON text. Raises JobNotFound."""
+        """Return the job's configuration as JSON text.
+
+        Raises:
+            JobNotFound: No job has this ID.
+        """
         text = self._metadata.job_config(job_id)
         if text is None:
             raise JobNotFound(job_id=job_id)
         return text
 
     def open_result(self, job_id: str) -> ResultReader | None:
-        """Open the result of a finished job, or return None if it has none. Raises JobNotFound."""
+        """Open the result of a finished job, or return None if it has none.
+
+        Raises:
+            JobNotFound: No job has this ID.
+        """
         result = self._metadata.job_result(job_id)
         if result is None:
             self.get(job_id)

@@ -153,7 +153,12 @@ class LiveContext:
     # -- requests of the services ------------------------------------------------------------------
 
     def add(self) -> None:
-        """Store and publish the new context, before any change to it. Raises ContextExists, StorageError."""
+        """Store and publish the new context, before any change to it.
+
+        Raises:
+            ContextExists: A living context has this name.
+            StorageError: The context could not be recorded.
+        """
         context = self.record
         with self._context.changing():
             self._records.add_context(context)
@@ -170,7 +175,12 @@ class LiveContext:
     # -- after a restart of the server -------------------------------------------------------------
 
     def take_over(self) -> None:
-        """Store that an earlier server's context now belongs to this one. Raises StaleState, StorageError."""
+        """Store that an earlier server's context now belongs to this one.
+
+        Raises:
+            StaleState: Another server was faster, or the context has ended.
+            StorageError: The new owner could not be stored.
+        """
         with self._context.changing():
             record = self.record
             self._context.advance(
@@ -208,7 +218,10 @@ class LiveContext:
         """Have the launcher take over the context, and repeat the requests that may not have reached it.
 
         If the context ends before it was taken over, ``on_lost`` is called with its record and the jobs that
-        were still waiting in it, unless its end was requested or the server is closing. Raises LaunchError.
+        were still waiting in it, unless its end was requested or the server is closing.
+
+        Raises:
+            LaunchError: The launcher cannot take it over.
         """
         self._reports.on_lost = on_lost
         jobs = self._jobs.running_jobs
@@ -347,7 +360,11 @@ class LiveContext:
             self._jobs.add(live)
 
     def store_running(self) -> None:
-        """Store the RUNNING state of jobs for which it is not stored yet. Raises StorageError."""
+        """Store the RUNNING state of jobs for which it is not stored yet.
+
+        Raises:
+            StorageError: The metadata store failed.
+        """
         with self._context.changing():
             self._jobs.store_running()
 

@@ -158,8 +158,10 @@ class LiveJob:
     def final_outcome(self, reported: JobOutcome) -> FinalOutcome:
         """Turn the outcome that a launcher reported into the final one.
 
-        For a success, this stores the result's bytes, and keeps them until :meth:`release`. Raises
-        StorageError if calling it again may succeed.
+        For a success, this stores the result's bytes, and keeps them until :meth:`release`.
+
+        Raises:
+            StorageError: The result could not be stored, and calling it again may succeed.
         """
         if reported.killed:
             return FinalOutcome.killed(self.job.id)

@@ -150,7 +150,12 @@ def log_here(path: Path, server_id: str, *, may_be_silent: bool) -> LogFile:
 
 
 def log_of(ask: Callable[[int, int], JsonObject]) -> LogFile:
-    """Return a log of another server. ``ask`` has that server read. Raises LogNotFound, Unavailable."""
+    """Return a log of another server. ``ask`` has that server read.
+
+    Raises:
+        LogNotFound: That server has no such log.
+        Unavailable: That server does not respond.
+    """
     return _RemoteLog(ask)
 
 

@@ -185,7 +185,14 @@ class LogSearch:
         return REMOTE_POLL_INTERVAL if elsewhere else LOCAL_POLL_INTERVAL
 
     def find(self) -> LogFile:
-        """Return the log. Raises LogNotFound, LogServerGone, Unavailable, JobNotFound."""
+        """Return the log.
+
+        Raises:
+            LogNotFound: Nothing was written to it, or it was removed.
+            LogServerGone: The server that has it has ended.
+            Unavailable: The server that has it does not respond.
+            JobNotFound: The job's record was removed in the meantime.
+        """
         context = self._context()
         self._place = _place_of(context)
         self._next_check = time.monotonic() + SEARCH_INTERVAL
@@ -240,13 +247,22 @@ class LogService:
     # -- files of this server ----------------------------------------------------------------------
 
     def job_file(self, job_id: str) -> Path:
-        """Return the file of the job's output. Raises JobNotFound, LogNotFound, OnAnotherServer."""
+        """Return the file of the job's output.
+
+        Raises:
+            JobNotFound: No job has this ID.
+            LogNotFound: Nothing was written to it, or it was removed.
+            OnAnotherServer: Another server has it.
+        """
         return self._path("job", job_id, job_id, self._context_of(job_id))
 
     def context_file(self, name: str) -> Path:
         """Return the file of a context's driver output.
 
-        Raises ContextNotFound, LogNotFound, OnAnotherServer.
+        Raises:
+            ContextNotFound: No context has this name or ID.
+            LogNotFound: Nothing was written to it, or it was removed.
+            OnAnotherServer: Another server has it.
         """
         context = named_context(self._metadata, name)
         return self._path("context", context.id, name, context)
@@ -266,12 +282,20 @@ class LogService:
     # -- logs of any server ------------------------------------------------------------------------
 
     def open_job(self, job_id: str, last: int | None) -> LogReader:
-        """Return a reader of a job's output, which is not open yet. Raises JobNotFound."""
+        """Return a reader of a job's output, which is not open yet.
+
+        Raises:
+            JobNotFound: No job has this ID.
+        """
         self._context_of(job_id)
         return LogReader(self._search("job", job_id, job_id, partial(self._context_of, job_id)), last)
 
     def open_context(self, name: str, last: int | None) -> LogReader:
-        """Return a reader of a context's driver output, which is not open yet. Raises ContextNotFound."""
+        """Return a reader of a context's driver output, which is not open yet.
+
+        Raises:
+            ContextNotFound: No context has this name or ID.
+        """
         context = named_context(self._metadata, name)
 
         def current() -> Context:
@@ -294,10 +318,13 @@ class LogService:
         )
 
     def _here(self, kind: str, record_id: str, context: Context | None) -> LogFile:
-        """Return a log of this server. Raises FileNotFoundError.
+        """Return a log of this server.
 
         Every context has a log where it runs. So if its log is here but the job's is not, the job has written
         nothing.
+
+        Raises:
+            FileNotFoundError: This server does not have it.
         """
         silent = kind == "job" and context is not None and self._paths["context"](context.id).exists()
         return log_here(self._paths[kind](record_id), self._records.server_id, may_be_silent=silent)

@@ -61,7 +61,11 @@ class Syncer:
         return self._barrier is None or number <= self._barrier.succeeded
 
     def sync(self) -> None:
-        """Return once everything written so far is on disk. Raises StorageError."""
+        """Return once everything written so far is on disk.
+
+        Raises:
+            StorageError: That cannot be guaranteed.
+        """
         if self._barrier is not None:
             self._barrier.wait()
 

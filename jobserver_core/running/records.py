@@ -158,7 +158,9 @@ class Records:
         The context may be final; this then claims its jobs. To give it to another server, pass ``owner``.
 
         Returns None if the context has changed: another server was faster, or its owner is still alive.
-        Raises StorageError.
+
+        Raises:
+            StorageError: The metadata store failed.
         """
         try:
             return self.advance_context(
@@ -180,9 +182,12 @@ class Records:
         *,
         ended_at: datetime | None = None,
     ) -> Context:
-        """Store the end of a context, or adopt one that another writer stored. Raises StorageError.
+        """Store the end of a context, or adopt one that another writer stored.
 
         ``ended_at`` defaults to now.
+
+        Raises:
+            StorageError: The end could not be recorded.
         """
         if error is None and CONTEXTS.next(context.state, event) is ContextState.ERROR:
             error = ErrorInfo(message="the context ended by itself")
@@ -203,8 +208,10 @@ class Records:
     ) -> Context | None:
         """Store the end of a context together with the new context that takes its name.
 
-        Stores nothing and returns None if another writer has ended the context or taken it over. Raises
-        StorageError.
+        Stores nothing and returns None if another writer has ended the context or taken it over.
+
+        Raises:
+            StorageError: The metadata store failed.
         """
         try:
             return self.advance_context(context, event, successor=successor, error=error, ended_at=ended_at)
@@ -213,10 +220,13 @@ class Records:
             return None
 
     def check_here(self, kind: str, record_id: str, context: Context | None) -> None:
-        """Raise OnAnotherServer if the context belongs to another server.
+        """Check that no other server has the context.
 
-        ``kind`` and ``record_id`` name in the error what the caller asked for. If that server is gone and no
-        other has taken the context over yet, raise Unavailable.
+        ``kind`` and ``record_id`` name in the error what the caller asked for.
+
+        Raises:
+            OnAnotherServer: Another server has it.
+            Unavailable: Its server is gone, and no other server has taken it over yet.
         """
         if not self._metadata.shared or context is None or context.owner == self.server_id:
             return
@@ -238,9 +248,11 @@ class Records:
         return context
 
     def check_context_here(self, name: str) -> None:
-        """Raise OnAnotherServer if a context of this name lives on another server.
+        """Check that no context of this name lives on another server.
 
-        If the context is not final and its server is gone, raise Unavailable.
+        Raises:
+            OnAnotherServer: One does.
+            Unavailable: One has not ended, and no server has taken it over yet.
         """
         context = self._metadata.context_named(name) if self._metadata.shared else None
         if context is not None and not context.state.final:
@@ -359,7 +371,10 @@ class Records:
         is already stored, by another writer or by an earlier attempt that seemed to fail, it is adopted. A
         job that another server has moved to another context does not end; with ``exact``, neither does a job
         that has changed in any way since ``job`` was read. Returns the stored job and delivery. Sync before
-        you notify anyone. Raises StorageError.
+        you notify anyone.
+
+        Raises:
+            StorageError: The end could not be recorded.
         """
         ended = self._ended(job, outcome, ended_at or self._clock.now(), **changes)
         silent = cancelled and ended.state is not JobState.FINISHED
@@ -395,7 +410,11 @@ class Records:
         )
 
     def record_progress(self, job_id: str, progress: JobProgress) -> None:
-        """Store a job's progress. Raises StorageError."""
+        """Store a job's progress.
+
+        Raises:
+            StorageError: The metadata store failed.
+        """
         self._metadata.record_progress(job_id, progress)
 
     # -- events ------------------------------------------------------------------------------------

@@ -211,7 +211,9 @@ class Recovery:
     def _move_or_end(self, live: LiveJob) -> None:
         """Run a waiting job in another context, or end it.
 
-        Raises StorageError or Unavailable; the job is unchanged then, and this can be called again.
+        Raises:
+            StorageError: The metadata store failed. The job is unchanged, and this can be called again.
+            Unavailable: The same, for a temporary reason.
         """
         if live.job.kill_requested:
             self._end_live(live, "")
@@ -237,7 +239,11 @@ class Recovery:
     def end_lost(self) -> Lost:
         """End everything that has lost its server and was not taken over; return what to start again.
 
-        Raises StorageError; it can be called again then. The result includes what the failed call has ended.
+        The result includes what the failed call has ended.
+
+        Raises:
+            StorageError: The metadata store failed. This can be called again; the result then includes what
+                the failed call has ended.
         """
         before = self._contexts_here()
         jobs, contexts = self._live_jobs(), self._live_contexts()

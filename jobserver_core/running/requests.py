@@ -191,7 +191,11 @@ class Requests:
     # -- answering ---------------------------------------------------------------------------------
 
     def _answer_all(self, server_ids: frozenset[str] | None) -> None:
-        """Answer the requests to this server. Raises StorageError."""
+        """Answer the requests to this server.
+
+        Raises:
+            StorageError: The metadata store failed.
+        """
         if server_ids is None:
             self._clean()
         elif self._server_id not in server_ids:
@@ -212,7 +216,11 @@ class Requests:
             self._notices.send(Topic.ANSWERED, request.id)
 
     def _answer_reads(self, request_ids: frozenset[str] | None) -> None:
-        """Answer requests to read logs. Raises StorageError; the next full scan tries again."""
+        """Answer requests to read logs.
+
+        Raises:
+            StorageError: The metadata store failed. The next full scan tries again.
+        """
         for request_id in sorted(request_ids or ()):
             request = None if self._closed else self._metadata.request(request_id)
             if request is not None and request.answer is None:

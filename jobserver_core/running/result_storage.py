@@ -68,7 +68,8 @@ class ResultWriter(ResultSink):
     def finish(self) -> JobResult:
         """Store the written bytes, and return their location. Idempotent once they are stored.
 
-        Raises StorageError.
+        Raises:
+            StorageError: The bytes could not be stored.
         """
         if self._result is None:
             if self._discarded:
@@ -121,5 +122,10 @@ class ResultStore:
         )
 
     def open(self, result: JobResult) -> ResultReader:
-        """Open a stored result. Raises BlobNotFound, StorageError."""
+        """Open a stored result.
+
+        Raises:
+            BlobNotFound: It no longer exists.
+            StorageError: It could not be opened.
+        """
         return ResultReader(result, self._blobs)

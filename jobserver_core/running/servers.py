@@ -116,7 +116,11 @@ class Membership:
         self._scanning = threading.Lock()
 
     def join(self) -> None:
-        """Register this server. Raises StorageError."""
+        """Register this server.
+
+        Raises:
+            StorageError: The metadata store failed.
+        """
         now = self._clock.now()
         version = importlib.metadata.version("jobserver-core")
         self._metadata.register_server(
@@ -133,20 +137,31 @@ class Membership:
     def drain(self) -> None:
         """Store that this server accepts no new work, so that the others give it none. Idempotent.
 
-        Raises StorageError. Every renewal then tries again.
+        Every renewal then tries again.
+
+        Raises:
+            StorageError: The metadata store failed. Every renewal tries again.
         """
         self._draining = True
         if self._joined and not self._closed:
             self._metadata.drain_server(self._id)
 
     def others(self) -> frozenset[str]:
-        """Return the ids of all other servers whose records must not be touched. Raises StorageError."""
+        """Return the ids of all other servers whose records must not be touched.
+
+        Raises:
+            StorageError: The metadata store failed.
+        """
         if not self._metadata.shared:
             return frozenset()
         return frozenset(server.id for server in self._metadata.servers()) - {self._id}
 
     def statuses(self) -> list[ServerStatus]:
-        """Return all servers with what they run. Raises StorageError."""
+        """Return all servers with what they run.
+
+        Raises:
+            StorageError: The metadata store failed.
+        """
         expired = {s.id for s in self._metadata.servers(expired=True)} if self._metadata.shared else set()
         living = self._metadata.contexts(ContextQuery(states=CONTEXTS.live_states))
         contexts = Counter(context.owner for context in living)
@@ -172,7 +187,11 @@ class Membership:
         return any(server.id != self._id and not server.draining for server in servers)
 
     def search_now(self, ids: frozenset[str] | None) -> None:
-        """Look at once for what these servers have left. Raises StorageError."""
+        """Look at once for what these servers have left.
+
+        Raises:
+            StorageError: The metadata store failed.
+        """
         if not ids:
             return  # every renewal checks anyway
         with self._working:

@@ -40,7 +40,11 @@ class StorageService:
         self._settings = settings
 
     def usage(self) -> list[StorageUsage]:
-        """Return the storage that each kind of data uses. Raises StorageError."""
+        """Return the storage that each kind of data uses.
+
+        Raises:
+            StorageError: A store failed.
+        """
         from jobserver_core.config.loading import describe  # noqa: PLC0415 - keeps the import of core light
 
         records, directory = self._metadata.usage(), self._data_directory

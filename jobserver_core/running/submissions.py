@@ -109,7 +109,11 @@ class SubmissionService:
         return handle
 
     def _wait_for_sync(self, handle: JobHandle) -> JobHandle:
-        """Return a job's handle once the job is on disk. Raises StorageError."""
+        """Return a job's handle once the job is on disk.
+
+        Raises:
+            StorageError: That cannot be guaranteed.
+        """
         self._records.syncer.sync()
         return handle
 

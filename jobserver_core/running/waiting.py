@@ -41,7 +41,8 @@ class Waiter(Generic[T_co]):
     def result(self, timeout: float | None = None) -> T_co:
         """Wait up to ``timeout`` seconds (None: forever) and return the value, or raise the error.
 
-        Raises ResultTimeout if it takes longer. You can then wait again.
+        Raises:
+            ResultTimeout: It takes longer. You can then wait again.
         """
         check_seconds("timeout", timeout)
         try:

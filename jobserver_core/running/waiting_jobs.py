@@ -66,7 +66,11 @@ class WaitingJobs:
         self._by_user[live.job.submitted_by] += 1
 
     def next(self) -> LiveJob:
-        """Return the job whose turn it is. Raises ValueError if none waits."""
+        """Return the job whose turn it is.
+
+        Raises:
+            ValueError: None waits.
+        """
         users = self._lanes[max(self._lanes)]
         return next(iter(users[min(users, key=lambda user: self._turns.get(user, 0))]))
 

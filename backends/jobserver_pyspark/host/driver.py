@@ -127,7 +127,11 @@ class Driver:
             self.session.sessionState().conf().setConfString("spark.app.name", name)
 
     def connect(self) -> None:
-        """Wait for the JVM's gateway and connect to it. Raises ContextFailure when the JVM ends instead."""
+        """Wait for the JVM's gateway and connect to it.
+
+        Raises:
+            ContextFailure: The JVM ended instead.
+        """
         port, secret = self._address()
         from py4j.clientserver import ClientServer, JavaParameters, PythonParameters  # noqa: PLC0415 - after the JVM
 
@@ -150,7 +154,11 @@ class Driver:
         return port, data[8 : 8 + length].decode()
 
     def start_spark(self) -> None:
-        """Create the Spark application. Raises ContextFailure with Spark's own reason."""
+        """Create the Spark application.
+
+        Raises:
+            ContextFailure: Spark failed; the message has its reason.
+        """
         try:
             conf = self.jvm.org.apache.spark.SparkConf(True)
             for key, value in self._spec.conf.items():
@@ -181,7 +189,11 @@ class Driver:
         return self.jvm.org.apache.spark.util.MutableURLClassLoader(nothing, parent)
 
     def start_session(self) -> None:
-        """Create the application's session. Raises ContextFailure with Spark's own reason."""
+        """Create the application's session.
+
+        Raises:
+            ContextFailure: Spark failed; the message has its reason.
+        """
         try:
             sql = self.jvm.org.apache.spark.sql
             session_class = sql.SparkSession if self._spec.spark_version < (4,) else sql.classic.SparkSession

@@ -117,7 +117,11 @@ class Host:
             self._end(ContextFailed(error=details_of(error)))
 
     def _serve_one_server(self) -> None:
-        """Serve a server until it ends, and wait for the next one. Raises ChannelClosed if none comes."""
+        """Serve a server until it ends, and wait for the next one.
+
+        Raises:
+            ChannelClosed: No other server came.
+        """
         try:
             while True:
                 self._handle(self._server.receive())

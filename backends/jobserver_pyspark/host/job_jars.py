@@ -35,14 +35,22 @@ class JobJars:
         self._spark_classes: frozenset[str] | None = None
 
     def add(self, jars: Sequence[Jar]) -> None:
-        """Make jars usable by Python jobs. Raises JarConflict."""
+        """Make jars usable by Python jobs.
+
+        Raises:
+            JarConflict: One shares a class with a jar of a JVM job.
+        """
         with self._lock:
             for jar in jars:
                 if jar.digest not in self._added:
                     self._add(jar)
 
     def check_jvm_job(self, jars: Sequence[Jar]) -> None:
-        """Remember the jars of a JVM job. Raises JarConflict where one shares a class with an added one."""
+        """Remember the jars of a JVM job.
+
+        Raises:
+            JarConflict: One shares a class with an added jar.
+        """
         with self._lock:
             for jar in jars:
                 if jar.digest not in self._of_jvm_jobs:

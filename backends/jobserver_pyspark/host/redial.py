@@ -25,7 +25,11 @@ _PAUSE = 0.1
 
 
 def open_channel(address: tuple[str, int], timeout: float) -> ServerChannel:
-    """Connect to a server. Raises OSError."""
+    """Connect to a server.
+
+    Raises:
+        OSError: The server cannot be reached.
+    """
     connection = socket.create_connection(address, timeout=timeout)
     # The settings of a context may be large, and the server checked their size.
     channel = ServerChannel(connection, ServerToHost, max_header=MAX_PAYLOAD)

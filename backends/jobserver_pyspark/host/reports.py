@@ -80,7 +80,11 @@ class _KeptJob:
         return message
 
     def send_again(self, channel: ServerChannel) -> None:
-        """Send all reports in their order on a new connection. Raises ChannelClosed."""
+        """Send all reports in their order on a new connection.
+
+        Raises:
+            ChannelClosed: The connection broke.
+        """
         for message in self._all():
             channel.send(message)
         self._channel = channel

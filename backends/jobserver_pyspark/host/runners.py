@@ -77,7 +77,12 @@ class RunnerProcess:
         self.exited = threading.Event()
 
     def attach(self, driver: Driver) -> None:
-        """Connect the runner to the JVM. Raises RunnerLost, or an error of py4j if the JVM ends."""
+        """Connect the runner to the JVM.
+
+        Raises:
+            RunnerLost: The runner ended instead.
+            Py4JError: The JVM ended instead.
+        """
         server = self.gateway_server = driver.gateway_server(self.tag)
         self._known = known = driver.known
         self.channel.send(
@@ -120,7 +125,10 @@ class RunnerProcess:
     def wait_until_restored(self, timeout: float) -> str | None:
         """Wait until the runner has restored its state; return why it must serve no other job, or None.
 
-        ``timeout`` is in seconds. Raises ChannelClosed if the runner ends instead.
+        ``timeout`` is in seconds.
+
+        Raises:
+            ChannelClosed: The runner ended instead.
         """
         self.channel.settimeout(timeout)
         try:
@@ -212,7 +220,11 @@ class ZygoteProcess:
         self._output.write = log
 
     def fork(self) -> RunnerProcess:
-        """Return a new runner that waits to be attached. Raises RunnerLost."""
+        """Return a new runner that waits to be attached.
+
+        Raises:
+            RunnerLost: The zygote ended instead.
+        """
         self._await_preloaded()
         ours, theirs = socket.socketpair()
         reader, writer = os.pipe()

@@ -82,7 +82,11 @@ def _upload(jvm: Any, hadoop: Any, staging: str, jars: list[Path]) -> str:
 
 
 def _publish(files: Any, part: Any, target: Any) -> None:
-    """Give a complete part its name. Raises OSError if that fails and no other context was faster."""
+    """Give a complete part its name.
+
+    Raises:
+        OSError: It failed, and no other context was faster.
+    """
     if not files.rename(part, target) and not files.exists(target):
         raise OSError(f"{part.toString()} cannot be renamed to {target.getName()}")
 

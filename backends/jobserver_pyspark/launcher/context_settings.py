@@ -233,7 +233,11 @@ def _context_type_of(factory: str) -> ContextType:
 
 
 def _choice(flat: Mapping[str, str], key: str, one: str, other: str) -> str | None:
-    """Return one of two values, or None if the key is not set. Raises InvalidSetting."""
+    """Return one of two values, or None if the key is not set.
+
+    Raises:
+        InvalidSetting: It is another value.
+    """
     value = flat.get(key)
     if value not in (None, one, other):
         raise InvalidSetting(key=key, message=f"takes {one} or {other}, got {value!r}")
@@ -241,7 +245,11 @@ def _choice(flat: Mapping[str, str], key: str, one: str, other: str) -> str | No
 
 
 def _modules(key: str, value: str) -> tuple[str, ...]:
-    """Return the names of modules in a list with commas, each once. Raises InvalidSetting."""
+    """Return the names of modules in a list with commas, each once.
+
+    Raises:
+        InvalidSetting: One is not the name of a module.
+    """
     names = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
     for name in names:
         if len(name) > _MAX_MODULE_NAME or not all(part.isidentifier() for part in name.split(".")):

@@ -268,7 +268,8 @@ class HostedContext(ContextHandle):
     def _wait_for_host(self, host: SurvivingHost, arrivals: Arrivals) -> HostChannel | None:
         """Return the connection of the host, or None with a reason if it does not come.
 
-        Raises ProtocolError.
+        Raises:
+            ProtocolError: Its first message is malformed.
         """
         deadline = time.monotonic() + self._reattach_timeout
         while not self._detached:

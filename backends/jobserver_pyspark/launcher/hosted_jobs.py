@@ -165,7 +165,11 @@ class HostedJobs:
     # -- from the host -----------------------------------------------------------------------------
 
     def handle(self, message: HostToServer) -> None:
-        """Forward a report of the host about a job. Raises ProtocolError for any other message."""
+        """Forward a report of the host about a job.
+
+        Raises:
+            ProtocolError: The message is not about a job.
+        """
         match message:
             case JobRunning():
                 with self._listener_lock:

@@ -48,7 +48,11 @@ def _delete(client: Client, kind: _Kind, name: str, namespace: str) -> None:
 
 
 def _config(url: str) -> SingleConfig:
-    """Return how to connect to this API server. Raises ConfigError."""
+    """Return how to connect to this API server.
+
+    Raises:
+        ConfigError: The configuration of Kubernetes is missing or invalid.
+    """
     if not url.startswith("https://"):
         return _single(KubeConfig.from_one(cluster=Cluster(server=url), user=User()))
     found = _single(KubeConfig.from_env())

@@ -128,7 +128,6 @@ class PySparkLauncher(Launcher):
 
     @classmethod
     def from_settings(cls, settings: Settings, data_dir: Path) -> PySparkLauncher:
-        """Create the launcher that the settings describe. Raises InvalidSetting for an unknown option."""
         return cls(
             data_dir / "pyspark",
             master=settings.spark.master,
@@ -311,7 +310,8 @@ class PySparkLauncher(Launcher):
     def survivors(self) -> Sequence[ContextSpec]:
         """Return the recorded contexts whose hosts run, and let those hosts find this server.
 
-        Raises LaunchError if the address of this server cannot be stored. The contexts wait on.
+        Raises:
+            LaunchError: The address of this server cannot be stored. The contexts wait on.
         """
         self._serves = True
         if not self.reattaches:
@@ -413,7 +413,8 @@ def _check_versions(driver: Installation, executors: Installation, pythons: Pyth
 def _tmp_dir(spec: ContextSpec) -> Path:
     """Return a directory for temporary files whose path is short enough for Unix sockets in it.
 
-    Raises LaunchError if no directory is suitable.
+    Raises:
+        LaunchError: No directory is suitable.
     """
     inside = spec.work_dir / "tmp"
     if _fits(inside):

@@ -37,7 +37,11 @@ class LauncherOptions:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> LauncherOptions:
-        """Read the options, with directories relative to the file that names them. Raises InvalidSetting."""
+        """Read the options, with directories relative to the file that names them.
+
+        Raises:
+            InvalidSetting: A key is unknown, or a value is invalid.
+        """
         given = settings.launcher.options
         directories = {
             key: settings.option_path(f"{_PREFIX}.{key}", Path())
@@ -48,7 +52,11 @@ class LauncherOptions:
 
     @classmethod
     def parse(cls, tree: JsonMapping) -> LauncherOptions:
-        """Read the options. Raises InvalidSetting for an unknown key or a wrong value."""
+        """Read the options.
+
+        Raises:
+            InvalidSetting: A key is unknown, or a value is invalid.
+        """
         values: JsonObject = {}
         for key, value in tree.items():
             name = str(key).replace("-", "_")

@@ -138,7 +138,11 @@ class SpareHosts(SpareStarter[SpareHost]):
         )
 
     def start(self, pool: Pool) -> SpareHost:
-        """Start a host, and return it when its application is ready. Raises SpareFailed."""
+        """Start a host, and return it when its application is ready.
+
+        Raises:
+            SpareFailed: It did not become ready.
+        """
         spec = self._spec(pool)
         try:
             plan = self._make_plan(spec, pool.settings)

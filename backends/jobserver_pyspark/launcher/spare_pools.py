@@ -95,7 +95,11 @@ class SpareStarter(ABC, Generic[S]):
 
     @abstractmethod
     def start(self, pool: Pool) -> S:
-        """Start a spare, and return it when it is ready. Raises SpareFailed."""
+        """Start a spare, and return it when it is ready.
+
+        Raises:
+            SpareFailed: It did not become ready.
+        """
 
     @abstractmethod
     def close(self) -> None:

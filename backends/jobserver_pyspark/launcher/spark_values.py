@@ -75,14 +75,22 @@ def check_values(conf: Mapping[str, str], *, master: str) -> None:
 
 
 def check_programs(conf: Mapping[str, str], *, master: str, python: str | None) -> None:
-    """Check that the interpreters of a context exist on this machine. Raises InvalidSetting."""
+    """Check that the interpreters of a context exist on this machine.
+
+    Raises:
+        InvalidSetting: One is missing.
+    """
     _check_program("python.executable", python, conf)
     if master.startswith("local"):
         _check_program("spark.pyspark.python", conf.get("spark.pyspark.python"), conf)
 
 
 def check_python_paths(paths: Iterable[str]) -> None:
-    """Check ``python.paths``, which a driver imports from on this machine. Raises InvalidSetting."""
+    """Check ``python.paths``, which a driver imports from on this machine.
+
+    Raises:
+        InvalidSetting: One does not exist.
+    """
     for path in paths:
         if not os.path.isabs(path):
             message = f"takes absolute paths of directories on the server's machine, got {path!r}"
@@ -146,13 +154,21 @@ def _check_class_path_order(conf: Mapping[str, str]) -> None:
 
 
 def check_heap(key: str, value: str, conf: Mapping[str, str]) -> None:
-    """Check the memory of a driver or an executor. Raises InvalidSetting."""
+    """Check the memory of a driver or an executor.
+
+    Raises:
+        InvalidSetting: It is not a size, or too small for Spark.
+    """
     if parse_memory(key, value) < LEAST_MEMORY * 2**20 and _RESERVED not in conf:
         raise InvalidSetting(key=key, message=f"Spark needs at least {LEAST_MEMORY}m, got {value!r}")
 
 
 def parse_memory(key: str, value: str) -> int:
-    """Return a size in bytes; a bare number counts MiB, as in Spark. Raises InvalidSetting."""
+    """Return a size in bytes; a bare number counts MiB, as in Spark.
+
+    Raises:
+        InvalidSetting: The value is not a size.
+    """
     match = _MEMORY.fullmatch(value.strip())
     if match is None:
         raise InvalidSetting(key=key, message=f"expected a size such as 512m or 2g, got {value!r}")
@@ -161,7 +177,11 @@ def parse_memory(key: str, value: str) -> int:
 
 
 def parse_count(key: str, value: str) -> int:
-    """Return a whole number from 1. Raises InvalidSetting."""
+    """Return a whole number from 1.
+
+    Raises:
+        InvalidSetting: The value is not such a number.
+    """
     number = int(value) if value.isdecimal() else 0
     if number < 1:
         raise InvalidSetting(key=key, message=f"expected a whole number from 1, got {value!r}")

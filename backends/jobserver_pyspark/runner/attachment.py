@@ -153,7 +153,8 @@ class Attachment:
     def job_context(self, context_type: ContextType, job: Any) -> Any:
         """Return the context for a job's methods.
 
-        Raises JobFailure for a job that does not fit the type of the context.
+        Raises:
+            JobFailure: The job does not fit the type of the context.
         """
         if context_type == "spark":
             return self.context

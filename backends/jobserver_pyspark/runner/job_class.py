@@ -25,9 +25,10 @@ WRONG_TYPE = "Invalid job type for this context"
 def load_job(name: str, directories: Sequence[str] = ()) -> Any:
     """Return a new object of the class, which must be importable from the class path.
 
-    Raises JobFailure: class-not-found, loading (its module raised on import), wrong-type (not a class with
-    ``validate`` and ``run_job``), or raised (its constructor did). When an import fails, the message also
-    says which of the packages in ``directories`` are made for another Python or machine.
+    Raises:
+        JobFailure: Its kind is class-not-found, loading (the module raised on import), wrong-type (no class
+            with ``validate`` and ``run_job``), or raised (the constructor did). When an import fails, the
+            message also says which packages in ``directories`` are made for another Python or machine.
     """
     return new_job(_find(name, directories), name)
 
@@ -35,7 +36,8 @@ def load_job(name: str, directories: Sequence[str] = ()) -> Any:
 def new_job(found: Any, name: str) -> Any:
     """Return a new object of what was found under a name, which must be the class of a job.
 
-    Raises JobFailure: wrong-type or raised, as :func:`load_job`.
+    Raises:
+        JobFailure: Its kind is wrong-type or raised, as in :func:`load_job`.
     """
     missing = [method for method in ("validate", "run_job") if not callable(getattr(found, method, None))]
     if not isinstance(found, type) or missing:
@@ -126,7 +128,8 @@ def _fits_python(python: str, abi: str) -> bool:
 def validate(job: Any, context: Any, runtime: Any, config: Any) -> Any:
     """Let a job check its configuration, and return its data.
 
-    Raises JobFailure: validation, with the problems that it returned, or raised.
+    Raises:
+        JobFailure: Its kind is validation, with the problems that the job returned, or raised.
     """
     try:
         data = await_value(job.validate(context, runtime, config))
@@ -219,7 +222,8 @@ class Runtime:
     def data_file(self, name: str) -> Path:
         """Return the path of a data file, by the name that its upload returned, or the last part of that.
 
-        Raises FileNotFoundError for anything else.
+        Raises:
+            FileNotFoundError: No data file has this name.
         """
         path = (self.data_dir / name).resolve()
         if path.parent != self.data_dir.resolve() or not path.is_file():

@@ -207,7 +207,11 @@ def _made(future: Any) -> bool:
 
 
 def kind_of(made: object) -> Literal["dataframe", "python-rdd", "object"]:
-    """Return the kind of an object that jobs can share. Raises UnsupportedNamedObject."""
+    """Return the kind of an object that jobs can share.
+
+    Raises:
+        UnsupportedNamedObject: Jobs cannot share it.
+    """
     from py4j.java_gateway import JavaObject  # noqa: PLC0415 - nothing of PySpark before a job wants it
     from pyspark import RDD  # noqa: PLC0415
     from pyspark.sql import DataFrame  # noqa: PLC0415

@@ -54,7 +54,8 @@ class WrittenNumber(str):
 def simplified(value: object) -> Any:
     """Return None, a scalar, a mapping, a list, a tuple or an iterator that stands for the value.
 
-    Raises UnusableResult for a value that cannot be a result.
+    Raises:
+        UnusableResult: The value cannot be a result.
     """
     if value is None:
         return None

@@ -195,7 +195,8 @@ class Runner:
     def _give_way(state: ProcessState, directories: Sequence[str]) -> None:
         """Let the job import its own version of a library that this process has imported already.
 
-        Raises JobFailure if that is impossible.
+        Raises:
+            JobFailure: That is impossible.
         """
         if (name := state.give_way(directories)) is not None:
             message = (

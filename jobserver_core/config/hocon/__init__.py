@@ -60,7 +60,10 @@ def parse_untrusted(text: str | bytes, *, max_bytes: int = 1024 * 1024, max_dept
     outermost object. If the text has settings of Spark below settings, the result is a
     :class:`~jobserver_core.config.trees.HiddenSettings`.
 
-    Raises InvalidConfig, with line and column where known. Bytes must be UTF-8.
+    Bytes must be UTF-8.
+
+    Raises:
+        InvalidConfig: The text is invalid or exceeds a limit; with line and column where known.
     """
     decoded = _decoded(text, max_bytes)
     plain = _json_object(decoded, max_depth)
@@ -94,7 +97,8 @@ def parse_file(
     :func:`~jobserver_core.config.trees.all_settings`. ``origins`` gets the file that each value is from, by
     the dotted path of its key.
 
-    Raises InvalidConfig, also when the file cannot be read.
+    Raises:
+        InvalidConfig: A file is invalid or cannot be read.
     """
     settings: _Settings = {}
     root = _parse_source(Path(path), _Collected(settings, origins))
@@ -156,7 +160,11 @@ def _not_json(constant: str) -> None:
 
 
 def _json_object(text: str, max_depth: int) -> JsonObject | None:
-    """Return the object of plain JSON, or None for text that needs the HOCON parser. Raises InvalidConfig."""
+    """Return the object of plain JSON, or None for text that needs the HOCON parser.
+
+    Raises:
+        InvalidConfig: It exceeds a limit.
+    """
     if not text.lstrip().startswith("{"):
         return None
     parse = json.JSONDecoder(
@@ -197,7 +205,11 @@ def _may_repeat_keys(text: str, keys: int) -> bool:
 
 
 def _keys_within(max_depth: int, value: JsonObject) -> int:
-    """Return the number of keys of all objects. Raises InvalidConfig if they nest too deeply."""
+    """Return the number of keys of all objects.
+
+    Raises:
+        InvalidConfig: They nest too deeply.
+    """
     keys, level = 0, list[Json]([value])
     for _ in range(max_depth):
         items: list[Json] = []

@@ -159,9 +159,12 @@ def _same(obj: Object, fields: dict[str, Node]) -> bool:
 
 
 def joined(pieces: Iterable[Node], step: Step | None = None) -> list[Node]:
-    """Join adjacent values that are not substitutions. Raises MixedValues.
+    """Join adjacent values that are not substitutions.
 
     Without ``step`` the pieces belong to the parser, which may change them.
+
+    Raises:
+        MixedValues: Lists, objects and strings are side by side.
     """
     result: list[Node] = []
     run: list[Node] = []

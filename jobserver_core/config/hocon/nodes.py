@@ -103,7 +103,11 @@ class Array:
         return self._own
 
     def replaced(self, item: Node, slot: int, new: Node | Absent, step: Step) -> tuple[int, Array | Absent]:
-        """Return a copy with another item in a slot, or without it. Raises LookupError."""
+        """Return a copy with another item in a slot, or without it.
+
+        Raises:
+            LookupError: The slot no longer has this node.
+        """
         step(_COPY + len(self) // ITEMS_PER_STEP)
         items = _with_item(self.items, item, slot, new)
         return slot, Array(items) if items else ABSENT
@@ -261,7 +265,11 @@ class Concat:
         self.appends = appends
 
     def replaced(self, piece: Node, slot: int, new: Node | Absent, step: Step) -> tuple[int, Concat | Absent]:
-        """Return a copy with another piece in a slot, or without it. Raises LookupError."""
+        """Return a copy with another piece in a slot, or without it.
+
+        Raises:
+            LookupError: The slot no longer has this node.
+        """
         step(_COPY + len(self.pieces) // ITEMS_PER_STEP)
         pieces = _with_item(self.pieces, piece, slot, new)
         return slot, Concat(pieces, self.source, self.position) if pieces else ABSENT
@@ -298,10 +306,13 @@ class Merge:
         return part
 
     def replaced(self, layer: Node, slot: int, new: Node | Absent, step: Step) -> tuple[int, Merge | Absent]:
-        """Return a copy with another definition in a slot, or without it. Raises LookupError.
+        """Return a copy with another definition in a slot, or without it.
 
         Slots count from the uppermost. If a definition occurs ``twice``, its first occurrence is replaced, as
         in the reference implementation.
+
+        Raises:
+            LookupError: The slot no longer has this node.
         """
         step(_COPY + self.size // ITEMS_PER_STEP)
         if self._twice:

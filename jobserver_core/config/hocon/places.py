@@ -40,7 +40,11 @@ class Place(NamedTuple):
         return Place(self.root, _Stage(container, slot, self.way))
 
     def replaced(self, node: Node, replacement: Node | Absent, step: Step) -> Place:
-        """Return this place with the node replaced or removed. Raises LostPlace."""
+        """Return this place with the node replaced or removed.
+
+        Raises:
+            LostPlace: The node is no longer in this place.
+        """
         if self.way is None:
             raise LostPlace
         return _replaced(self.way, node, replacement, step)

@@ -98,7 +98,11 @@ class Resolver:
         ] = {}  # by the ids of references, which live with the text
 
     def resolve(self) -> JsonObject:
-        """Return the plain object. Raises InvalidConfig."""
+        """Return the plain object.
+
+        Raises:
+            InvalidConfig: A substitution cannot be resolved, or a limit is exceeded.
+        """
         try:
             root = self._resolve(self._root)
         except _TooDeep:
@@ -109,7 +113,11 @@ class Resolver:
         return self._plain_object(root, 1)
 
     def value(self, node: Node) -> Json:
-        """Return the resolved value of a node outside the tree, or None. Raises InvalidConfig."""
+        """Return the resolved value of a node outside the tree, or None.
+
+        Raises:
+            InvalidConfig: A substitution cannot be resolved, or a limit is exceeded.
+        """
         found = self._resolve(node)
         return None if found is ABSENT else self._plain(found, 1)
 

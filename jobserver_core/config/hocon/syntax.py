@@ -86,7 +86,11 @@ class Parser:
         self._values = 0
 
     def parse(self) -> Object:
-        """Return the text's object. Raises InvalidConfig."""
+        """Return the text's object.
+
+        Raises:
+            InvalidConfig: The text is not HOCON.
+        """
         self._skip()
         char = self._char()
         if char == "[":

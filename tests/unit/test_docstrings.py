@@ -1,0 +1,44 @@
+"""Docstrings list errors in a section of their own, one on a line (CONTRIBUTING, habit 3)."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+_IN_PROSE = re.compile(r"\bRaises +(?:an? +)?[A-Z`:]")
+_ENTRY = re.compile(r"    [A-Z]\w+: [A-Z`:].*[.)`]$", re.DOTALL)
+
+
+def docstrings() -> Iterator[tuple[str, str]]:
+    for package in ("jobserver_core", "backends", "adapters"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                    where = f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+                    yield where, ast.get_docstring(node) or ""
+
+
+def entries(section: str) -> list[str]:
+    """Return the entries of a section, each with the lines that continue it."""
+    return re.split(r"\n(?=    \S)", section)
+
+
+def test_errors_are_listed_in_a_section_and_not_in_the_prose() -> None:
+    assert [where for where, text in docstrings() if _IN_PROSE.search(text)] == []
+
+
+def test_a_section_of_errors_has_one_with_its_reason_on_each_line() -> None:
+    sections = [
+        (where, text.split("Raises:\n")[1].split("\n\n")[0])
+        for where, text in docstrings()
+        if "Raises:\n" in text
+    ]
+    assert sections
+    malformed = [
+        f"{where}: {entry}"
+        for where, section in sections
+        for entry in entries(section)
+        if not _ENTRY.fullmatch(entry)
+    ]
+    assert malformed == []
