@@ -183,7 +183,7 @@ class DiskCache:
 
     def new_part(self) -> Part:
         """Return a new file to write to."""
-        return Part(self._place("parts") / secrets.token_hex(16))
+        return Part(self._subdirectory("parts") / secrets.token_hex(16))
 
     def publish(self, name: str, part: Part) -> CacheLease:
         """Publish a part as the entry of a name, and lease it; an existing entry is kept."""
@@ -204,7 +204,7 @@ class DiskCache:
 
     def path(self, name: str) -> Path:
         """Return the path of the entry of a name, whether or not it exists."""
-        return self._place("contents") / name
+        return self._subdirectory("contents") / name
 
     @contextmanager
     def locked(self, name: str, expired: Callable[[], bool]) -> Iterator[bool]:
@@ -212,7 +212,7 @@ class DiskCache:
 
         Yields False, without the lock, once ``expired`` returns true.
         """
-        path = self._place("locks") / name
+        path = self._subdirectory("locks") / name
         descriptor = _exclusive(path, expired)
         if descriptor is None:
             yield False
@@ -235,7 +235,7 @@ class DiskCache:
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _place(self, name: str) -> Path:
+    def _subdirectory(self, name: str) -> Path:
         with self._opening:
             if self._directory is None:
                 self._directory = self._open_directory()
@@ -254,12 +254,12 @@ class DiskCache:
         return CacheLease(path, lambda: self._release(name, path))
 
     def _make(self, name: str, make: Callable[[Path], object]) -> CacheLease:
-        place = self._place("parts") / secrets.token_hex(16)
-        place.mkdir(mode=0o700)
-        descriptor = os.open(place, _READ)
+        part = self._subdirectory("parts") / secrets.token_hex(16)
+        part.mkdir(mode=0o700)
+        descriptor = os.open(part, _READ)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            path = place / name
+            path = part / name
             make(path)
             if path.is_dir():
                 return self._publish(name, path, None)
@@ -269,7 +269,7 @@ class DiskCache:
             return self._publish(name, path, path.stat().st_size)
         finally:
             os.close(descriptor)
-            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(part, ignore_errors=True)
 
     def _publish(self, name: str, made: Path, size: int | None) -> CacheLease:
         path = self.path(name)
@@ -336,7 +336,7 @@ class DiskCache:
         self._drop_parts()
         now = time.time()
         found = []
-        for entry in os.scandir(self._place("contents")):
+        for entry in os.scandir(self._subdirectory("contents")):
             with suppress(OSError):
                 found.append((entry.stat(follow_symlinks=False).st_mtime_ns, entry.name))
         idle: dict[str, int] = {}
@@ -366,7 +366,7 @@ class DiskCache:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not _still_at(path, descriptor):
                 return True
-            removed = self._place("parts") / secrets.token_hex(16)
+            removed = self._subdirectory("parts") / secrets.token_hex(16)
             path.rename(removed)  # atomic, so that no process uses half a directory
         except BlockingIOError:
             return False
@@ -382,7 +382,7 @@ class DiskCache:
 
     def _drop_parts(self) -> None:
         """Remove unlocked parts, whose maker has ended; see the theory for new ones."""
-        for entry in os.scandir(self._place("parts")):
+        for entry in os.scandir(self._subdirectory("parts")):
             with suppress(OSError):
                 descriptor = os.open(entry.path, _READ)
                 try:

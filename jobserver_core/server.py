@@ -234,7 +234,7 @@ class JobServer:
         """The services, for what only a started server does.
 
         Raises:
-            Conflict: The server has not been started.
+            Conflict: The server has not been started, or its start has failed.
             ServerClosed: The server has closed.
         """
         services = self._open
@@ -245,7 +245,11 @@ class JobServer:
         return services
 
     def _check_start(self) -> None:
-        """Check that the start has not failed. Raises Conflict."""
+        """Check that the start has not failed.
+
+        Raises:
+            Conflict: It has.
+        """
         if self._start_failure:
             reason = f"the start of this job server failed ({self._start_failure})"
             raise Conflict(message=f"{reason}; close it and create a new one")

@@ -291,17 +291,13 @@ def _check_transports(settings: Settings) -> None:
 
 
 def _front_end(settings: Settings) -> Finding:
-    from jobserver_core.errors import InvalidSetting  # noqa: PLC0415 - --help does not need it
-
     try:
-        from jobserver_http.addresses import check_exposure  # noqa: PLC0415 - the extra may be missing
-
-        check_exposure(settings.http, authenticated=settings.auth.backend != "none")
+        from jobserver_http.addresses import EXPOSURE_ADVICE, exposure  # noqa: PLC0415 - the extra may be missing
     except ImportError as error:
         return _bad("HTTP", f"cannot load the front-end: {error}", "pip install 'jobserver-core[http]'")
-    except InvalidSetting as error:
-        problem, _, advice = error.message.partition(": ")
-        return _bad("HTTP", problem, f"{advice[:1].upper()}{advice[1:]}.")
+    problem = exposure(settings.http, authenticated=settings.auth.backend != "none")
+    if problem is not None:
+        return _bad("HTTP", problem, f"{EXPOSURE_ADVICE[0].upper()}{EXPOSURE_ADVICE[1:]}.")
     return _good("HTTP", "the front-end is installed")
 
 

@@ -42,19 +42,27 @@ def is_loopback(host: str) -> bool:
     return (mapped or ip).is_loopback
 
 
+EXPOSURE_ADVICE = (
+    "configure jobserver.auth, listen on 127.0.0.1, or set jobserver.http.allow-unauthenticated = true"
+)
+
+
+def exposure(http: HttpSettings, *, authenticated: bool) -> str | None:
+    """Return why anyone on the network could run code on the server, or None if nobody can."""
+    if authenticated or http.allow_unauthenticated or is_loopback(http.host):
+        return None
+    return f"{http.host} is reachable from other machines, and anyone who connects could run code"
+
+
 def check_exposure(http: HttpSettings, *, authenticated: bool) -> None:
     """Check that not everyone on the network can run code on the server.
 
     Raises:
         InvalidSetting: The server would listen for other machines without authentication.
     """
-    if not authenticated and not http.allow_unauthenticated and not is_loopback(http.host):
-        raise InvalidSetting(
-            key="jobserver.http.host",
-            message=f"{http.host} is reachable from other machines, and anyone who connects could "
-            "run code: configure jobserver.auth, listen on 127.0.0.1, or set "
-            "jobserver.http.allow-unauthenticated = true",
-        )
+    problem = exposure(http, authenticated=authenticated)
+    if problem is not None:
+        raise InvalidSetting(key="jobserver.http.host", message=f"{problem}: {EXPOSURE_ADVICE}")
 
 
 def within(address: str, networks: Collection[str]) -> bool:

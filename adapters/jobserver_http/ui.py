@@ -20,10 +20,10 @@ from jobserver_http.routing import RouteResponse, Routes, failures
 _HTML, _CSS = "text/html; charset=utf-8", "text/css; charset=utf-8"
 _SCRIPT = "text/javascript; charset=utf-8"
 _KINDS = {".css": _CSS, ".js": _SCRIPT, ".svg": "image/svg+xml"}
-FOLDER = files("jobserver_http").joinpath("assets").joinpath("ui")
+DIRECTORY = files("jobserver_http").joinpath("assets").joinpath("ui")
 FILES = {
     file.name: _KINDS[suffix]
-    for file in FOLDER.iterdir()
+    for file in DIRECTORY.iterdir()
     if (suffix := "." + file.name.rpartition(".")[2]) in _KINDS
 }
 POLICY = (
@@ -79,5 +79,5 @@ def _file(call: Call, name: str, media_type: str) -> Response:
 @cache
 def _content(name: str) -> tuple[bytes, str]:
     """Return a file and its entity tag."""
-    content = FOLDER.joinpath(name).read_bytes()
+    content = DIRECTORY.joinpath(name).read_bytes()
     return content, f'"{sha256(content).hexdigest()[:32]}"'

@@ -272,11 +272,7 @@ class Collected:
             self.warnings.append(warning)
 
     def _unknown(self, written: str) -> InvalidSetting:
-        message = "unknown setting"
-        if written.startswith("spark.") and not written.startswith("spark.jobserver."):
-            message += "; Spark's own settings belong in spark.context-settings"
-        elif written.partition(".")[0] not in ("spark", "jobserver"):
-            message += "; configuration for jobs belongs in jobserver.jobs.default-config"
+        message = "; ".join(["unknown setting", *_hints([written])])
         return InvalidSetting(key=written, message=message, nearest=self._nearest(written))
 
     def _nearest(self, written: str) -> str | None:
@@ -329,9 +325,20 @@ def _all_unknown(errors: list[InvalidSetting]) -> InvalidSetting:
         for error in errors[1:]
     ]
     near = f" (did you mean '{first.nearest}'?)" if first.nearest else ""
-    hints = dict.fromkeys(hint for error in errors for hint in error.message.split("; ")[1:])
+    hints = _hints(error.key for error in errors)
     message = "; ".join([f"unknown setting{near}, and so are {', '.join(others)}", *hints])
     return InvalidSetting(key=first.key, message=message)
+
+
+def _hints(unknown: Iterable[str]) -> Iterable[str]:
+    """Return where unknown settings belong, each hint once."""
+    hints = {}
+    for key in unknown:
+        if key.startswith("spark.") and not key.startswith("spark.jobserver."):
+            hints["Spark's own settings belong in spark.context-settings"] = None
+        elif key.partition(".")[0] not in ("spark", "jobserver"):
+            hints["configuration for jobs belongs in jobserver.jobs.default-config"] = None
+    return hints
 
 
 def _parents(keys: Iterable[str]) -> set[str]:

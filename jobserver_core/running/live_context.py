@@ -199,7 +199,7 @@ class LiveContext:
     def resume(self, live: LiveJob) -> None:
         """Continue with a job that an earlier server accepted. Call this in the order of those jobs.
 
-        Raises the job's epoch, so that no server that claimed the context before can end the job.
+        Increases the job's epoch, so that no server that claimed the context before can end the job.
         """
         with self._context.changing():
             self._jobs.resume(live)

@@ -33,9 +33,11 @@ def check_yarn(directories: Sequence[Path]) -> None:
     """
     if any((directory / _SITE_FILE).is_file() for directory in directories):
         return
-    places = " and ".join(map(str, directories))
+    searched = " and ".join(map(str, directories))
     problem = (
-        f"there is no {_SITE_FILE} in {places}" if places else f"it is not known where its {_SITE_FILE} is"
+        f"there is no {_SITE_FILE} in {searched}"
+        if searched
+        else f"it is not known where its {_SITE_FILE} is"
     )
     raise InvalidSetting(
         key="spark.master",

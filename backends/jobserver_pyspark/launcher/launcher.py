@@ -420,14 +420,14 @@ def _tmp_dir(spec: ContextSpec) -> Path:
     if _fits(inside):
         return inside
     name = f"js-{secrets.token_hex(8)}"
-    places = [tempfile.gettempdir(), "/tmp", "/var/tmp"]  # noqa: S108 - the directory gets a secret name and mode
-    for directory in (Path(place, name) for place in places):
+    parents = [tempfile.gettempdir(), "/tmp", "/var/tmp"]  # noqa: S108 - the directory gets a secret name and mode
+    for directory in (Path(parent, name) for parent in parents):
         if _fits(directory) and os.access(directory.parent, os.W_OK | os.X_OK):
             return directory
     raise LaunchError(
         message=f"no directory for temporary files has a path short enough for Unix sockets: {inside} has "
         f"{len(os.fsencode(inside))} bytes where {_MAX_TMP_PATH} are allowed, and none of "
-        f"{', '.join(places)} is short and writable; choose a shorter data directory or a short TMPDIR"
+        f"{', '.join(parents)} is short and writable; choose a shorter data directory or a short TMPDIR"
     )
 
 

@@ -67,11 +67,11 @@ class LeftoverRecord:
 
     def remove_files(self) -> bool:
         """Remove the directories, wherever they are; return whether none is left."""
-        places = [place for directory in self.directories for place in (directory, _aside(directory))]
-        for place in places:
+        paths = [path for directory in self.directories for path in (directory, _aside(directory))]
+        for path in paths:
             with contextlib.suppress(RecursionError):  # before Python 3.13, a tree can be too deep
-                shutil.rmtree(place, ignore_errors=True)
-        return not any(place.exists() for place in places)
+                shutil.rmtree(path, ignore_errors=True)
+        return not any(path.exists() for path in paths)
 
 
 def _aside(directory: Path) -> Path:
@@ -168,9 +168,9 @@ class Leftovers:
         """Remove what contexts left in clusters; return the ids of those of which something is left."""
         failed: dict[str, tuple[str, str]] = {}
         for context_id, objects in found.items():
-            place = (objects.url, objects.namespace)
-            if place in failed.values() or not objects.remove():
-                failed[context_id] = place
+            namespace = (objects.url, objects.namespace)
+            if namespace in failed.values() or not objects.remove():
+                failed[context_id] = namespace
         return set(failed)
 
     def _path(self, context_id: str) -> Path:
