@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -18,7 +19,7 @@ from jobserver_cli.parameters import context_option
 from jobserver_cli.records import ContextFields, JobFields, duration_shown, missing_code_advice
 from jobserver_cli.results import copy_record, copy_response, failed, print_result
 from jobserver_cli.terminal import Terminal
-from jobserver_cli.uploads import Code, upload_code
+from jobserver_cli.uploads import Code, advice_instead_of, upload_code
 
 SYNC_TIMEOUT = 300
 _STARTING = {"STARTED": "is still starting", "RESTARTING": "has died and is started again"}
@@ -292,6 +293,10 @@ def _rephrased(client: Client, refused: CommandFailed, main_class: str, code: Co
     if refused.reason == "binary_not_found":
         names = [*code.class_path, *code.packages]
         missing = unknown_binaries(client, [name for name in names if ":" not in name])
+        directory = next(filter(os.path.isdir, names), None)
+        if missing and directory is not None and unknown_binaries(client, [directory]):
+            advice = f"{directory} is a directory here. {advice_instead_of(directory)}"
+            return CommandFailed(f"binary {directory!r} not found", missing[0].code, advice)
         return missing[0] if missing else None
     if refused.reason == "class_not_found":
         advice = "CLASS needs the full name with package and module, such as words.jobs.Count."

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.\-]+")
 MAX_STEM = 100
+MAX_NAMED = 5
+"""How many files of a directory an error names."""
 HASH_DIGITS = 12
 """How many hexadecimal digits of the content's SHA-256 are part of the name."""
 
@@ -136,8 +139,8 @@ def _check_uri(option: str, entry: str) -> None:
 def _code_file(option: str, entry: str) -> Path:
     file = Path(entry).expanduser()
     if file.is_dir():
-        advice = "Build a wheel with: pip wheel --no-deps . — and give its path."
-        raise CommandFailed(f"{option} {entry}: is a directory", ExitCode.USAGE, advice)
+        message = f"{option} {entry}: is a directory, expected a code file"
+        raise CommandFailed(message, ExitCode.USAGE, advice_instead_of(entry))
     if not file.is_file():
         raise _missing(option, entry, file)
     if kind_of(file) is None:
@@ -147,6 +150,20 @@ def _code_file(option: str, entry: str) -> Path:
             message += ", and no binary has this name"
         raise CommandFailed(message, ExitCode.USAGE, advice)
     return file
+
+
+def advice_instead_of(directory: str) -> str:
+    """Return what to give instead of a directory: a code file in it or its ``dist``, or how to build one."""
+    path = Path(directory).expanduser()
+    for place in (path, path / "dist"):
+        found = sorted(file for file in place.glob("*") if kind_of(file) and file.is_file())
+        if len(found) == 1:
+            return f"Did you mean {found[0]}?"
+        if found:
+            return f"Give one of its files: {', '.join(map(str, found[:MAX_NAMED]))}" + (
+                f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
+            )
+    return f"Build a wheel with: pip wheel --no-deps {shlex.quote(directory)} — and give its path."
 
 
 def _missing(option: str, entry: str, file: Path) -> CommandFailed:

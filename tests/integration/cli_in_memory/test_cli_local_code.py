@@ -84,7 +84,11 @@ def test_a_file_in_the_home_directory_is_found(client: CommandLine, tmp_path: Pa
         ("./nowhere.whl", "--cp ./nowhere.whl: file not found"),
         ("./wrods-0.1-py3-none-any.whl", "Did you mean words-0.1-py3-none-any.whl?"),
         ("./project", "--cp ./project: is a directory"),
-        ("./project", "pip wheel --no-deps ."),
+        ("./project", "Build a wheel with: pip wheel --no-deps ./project — and give its path."),
+        ("./one", "Did you mean one/words-0.1-py3-none-any.whl?"),
+        ("./built", "Did you mean built/dist/words-0.1-py3-none-any.whl?"),
+        ("./several", "Give one of its files: several/0.whl, several/1.whl, several/2.whl, several/3.whl, "),
+        ("./several", "several/4.whl and 2 more"),
         ("./job.py", "--cp ./job.py: the file does not end in .jar, .egg, .zip or .whl"),
         ("file:words.whl", "give its path: --cp ./words.whl"),
         ("file:./words.whl", "give its path: --cp ./words.whl"),
@@ -97,7 +101,12 @@ def test_a_file_that_is_not_code_is_refused_before_anything_is_uploaded(
 ) -> None:
     client.environment.chdir(tmp_path)
     good = wheel(tmp_path)
-    (tmp_path / "project").mkdir()
+    for directory in ("project", "one", "built/dist", "several"):
+        (tmp_path / directory).mkdir(parents=True)
+    shutil.copy(good, tmp_path / "one")
+    shutil.copy(good, tmp_path / "built" / "dist")
+    for number in range(7):
+        shutil.copy(good, tmp_path / "several" / f"{number}.whl")
     (tmp_path / "job.py").write_text("class Job: ...", encoding="utf-8")
     (tmp_path / "text.whl").write_text("text", encoding="utf-8")
     done = client("submit", "words.Count", "--cp", entry, "--cp", good, *REST)
@@ -105,3 +114,17 @@ def test_a_file_that_is_not_code_is_refused_before_anything_is_uploaded(
     assert words in done.err
     if entry != "missing.whl":
         assert names(server) == {"words"}
+
+
+def test_a_directory_whose_name_no_binary_has_comes_with_the_wheel_in_it(
+    client: CommandLine, tmp_path: Path
+) -> None:
+    client.environment.chdir(tmp_path)
+    (tmp_path / "dist").mkdir()
+    wheel(tmp_path / "dist")
+    done = client("run", "words.Count", "--wheel", "dist")
+    assert done.code == 4
+    assert "binary 'dist' not found" in done.err
+    assert "dist is a directory here. Did you mean dist/words-0.1-py3-none-any.whl?" in done.err
+    (tmp_path / "words").mkdir()  # a binary has this name
+    assert client("submit", "words.Count", "--cp", "words", *REST).code == 0
