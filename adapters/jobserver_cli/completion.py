@@ -65,7 +65,7 @@ def _recent_jobs(client: Client, *, live: bool) -> Iterable[Described]:
 
 
 def job_ids(context: typer.Context, incomplete: str) -> list[Described]:
-    """Return the IDs of the newest jobs that begin like this."""
+    """Return the IDs of recent jobs that start with what was typed."""
 
     def newest(client: Client) -> list[Described]:
         return [("@last", "the newest job"), *_recent_jobs(client, live=False)]
@@ -74,12 +74,12 @@ def job_ids(context: typer.Context, incomplete: str) -> list[Described]:
 
 
 def live_job_ids(context: typer.Context, incomplete: str) -> list[Described]:
-    """Return the IDs of the newest jobs that have not ended and begin like this."""
+    """Return the IDs of recent jobs that have not ended and start with what was typed."""
     return _complete(context, incomplete, lambda client: _recent_jobs(client, live=True))
 
 
 def context_names(context: typer.Context, incomplete: str) -> list[Described]:
-    """Return the names of live contexts that begin like this."""
+    """Return the names of live contexts that start with what was typed."""
 
     def living(client: Client) -> Iterable[Described]:
         for record in client.get("/contexts", details="true"):
@@ -89,7 +89,7 @@ def context_names(context: typer.Context, incomplete: str) -> list[Described]:
 
 
 def binary_names(context: typer.Context, incomplete: str) -> list[Described]:
-    """Return the names of binaries that begin like this."""
+    """Return the names of binaries that start with what was typed."""
 
     def uploaded(client: Client) -> Iterable[Described]:
         for name, about in client.get("/binaries").items():
@@ -99,7 +99,7 @@ def binary_names(context: typer.Context, incomplete: str) -> list[Described]:
 
 
 def data_files(context: typer.Context, incomplete: str) -> list[Described]:
-    """Return the names of data files that begin like this, or their paths if it is the start of one."""
+    """Return the names of data files that start with what was typed, or their paths if that is a path."""
 
     def uploaded(client: Client) -> Iterable[Described]:
         for path in client.get("/data"):
@@ -109,7 +109,7 @@ def data_files(context: typer.Context, incomplete: str) -> list[Described]:
 
 
 def server_names(incomplete: str) -> list[Described]:
-    """Return the names of saved servers that begin like this."""
+    """Return the names of saved servers that start with what was typed."""
     try:
         saved = saved_servers.addresses()
     except CommandFailed:

@@ -62,7 +62,7 @@ class DataUpload(ChunkedUpload[DataFile]):
         with self, self._storing():
             self._file.flush()
             os.fsync(self._file.fileno())
-            return _described(self._place())
+            return _described(self._publish())
 
     def discard(self) -> None:
         """Discard the written bytes. Idempotent; does nothing after :meth:`finish`."""
@@ -70,7 +70,7 @@ class DataUpload(ChunkedUpload[DataFile]):
             self._file.close()
         self._temporary.unlink(missing_ok=True)
 
-    def _place(self) -> Path:
+    def _publish(self) -> Path:
         """Publish the file with a link, which fails if the name is taken, so no upload replaces another."""
         directory = self._data_directory.data_files
         stamp = self._clock.now().isoformat(timespec="milliseconds").replace(":", "_")

@@ -332,7 +332,7 @@ def _all_unknown(errors: list[InvalidSetting]) -> InvalidSetting:
 
 def _hints(unknown: Iterable[str]) -> Iterable[str]:
     """Return where unknown settings belong, each hint once."""
-    hints = {}
+    hints: dict[str, None] = {}
     for key in unknown:
         if key.startswith("spark.") and not key.startswith("spark.jobserver."):
             hints["Spark's own settings belong in spark.context-settings"] = None
