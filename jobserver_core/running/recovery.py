@@ -466,7 +466,7 @@ class Recovery:
                 self._end_lost_job(current)  # its server dispatched it just before the server ended
         except JobServerError as error:
             if self._metadata.shared and isinstance(error, _TEMPORARY):
-                _log.warning("job %s cannot be run again yet: %s", job.id, error)
+                _repeats.warning("room", "job %s cannot be run again yet: %s", job.id, error)
                 self._hand_over(job)
                 return
             if isinstance(error, Unavailable):
