@@ -69,6 +69,14 @@ class ContextSpec:
             data = data[data.find(b"\n") + 1 :]
         return data.decode(errors="replace").strip()
 
+    def last_message(self) -> str:
+        """Return the last line of the log that says something by itself; empty if there is none.
+
+        Blank and indented lines do not, nor does the line with a colon at its end that introduces them.
+        """
+        lines = [line.rstrip() for line in self.log_tail().splitlines() if line[:1].strip()]
+        return next((line for line in reversed(lines) if not line.endswith(":")), "")
+
 
 @attrs.frozen(kw_only=True)
 class JobSpec:

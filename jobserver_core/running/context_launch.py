@@ -149,16 +149,16 @@ class ContextLaunch:
         with self._context.changing():
             context = self._context.current
             if context.state.starting and not self._context.ready_reported:
-                self._context.failure = _not_ready(context.name, timeout, spec.log_tail())
+                self._context.failure = _not_ready(spec, timeout)
                 self.put_call(lambda handle: handle.kill())
 
 
-def _not_ready(name: str, timeout: float, log: str) -> ErrorInfo:
-    """Return the failure of a context that was not ready in time, given the end of its log."""
-    messages = [line for line in log.splitlines() if line[:1].strip()]  # neither blank nor a stack frame
-    last = f"; its log ends with: {messages[-1]}" if messages else ""
+def _not_ready(spec: ContextSpec, timeout: float) -> ErrorInfo:
+    """Return the failure of a context that was not ready in time, with the end of its log."""
+    log, message = spec.log_tail(), spec.last_message()
+    last = f"; its log ends with: {message}" if message else ""
     return ErrorInfo(
-        message=f"context {name} was not ready after {timeout:g} s "
+        message=f"context {spec.name} was not ready after {timeout:g} s "
         f"(jobserver.contexts.creation-timeout){last}",
         error_class="TimeoutError",
         stack=f"last lines of the context's log:\n{log}" if log else "",

@@ -52,6 +52,21 @@ def test_a_log_that_is_not_there_has_an_empty_tail(tmp_path: Path) -> None:
     assert spec(tmp_path / "none").log_tail() == ""
 
 
+@pytest.mark.parametrize(
+    ("log", "message"),
+    [
+        ("", ""),
+        ("one\ntwo\n", "two"),
+        ("WARN none of the nodes\n\n\tat Client.scala\n", "WARN none of the nodes"),
+        ("INFO Client: state: RUNNING\nINFO Client: \n\t queue: default\n", "INFO Client: state: RUNNING"),
+        ("INFO Client:\n", ""),
+    ],
+)
+def test_the_last_message_of_a_log_says_something_by_itself(tmp_path: Path, log: str, message: str) -> None:
+    (tmp_path / "log").write_text(log)
+    assert spec(tmp_path / "log").last_message() == message
+
+
 def test_the_class_path_of_a_context_comes_before_that_of_its_job(tmp_path: Path) -> None:
     first, second = (
         JobCode(path=tmp_path / name, type=BinaryType.JAR, digest="0" * 64, source=name) for name in "ab"

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from jobserver_core.errors import JobServerError
+from jobserver_core.errors import JobServerError, LaunchError
 from jobserver_pyspark.installation.driver_jvm import JVM_OPTIONS, class_path
 from jobserver_pyspark.installation.java import Java, utf8_locale
 from jobserver_pyspark.installation.spark import Installation
@@ -60,7 +60,7 @@ class ClassData:
 
     def make(
         self,
-        train: Callable[[list[str]], bool],
+        train: Callable[[list[str]], None],
         *,
         give_up: threading.Event | None = None,
         wait: bool = False,
@@ -70,8 +70,11 @@ class ClassData:
         With ``wait``, wait for the other process instead.
 
         ``train`` runs a context whose JVM has the options in its argument, runs a typical job in it, stops it
-        gracefully, and returns whether that succeeded. Setting ``give_up`` ends the JVM that this method
-        starts itself.
+        gracefully, or raises an error. Setting ``give_up`` ends the JVM that this method starts itself.
+
+        Raises:
+            LaunchError: There is no archive after the training.
+            SubprocessError: The archive of Java's own classes could not be created.
         """
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self._locked(wait) as mine:
@@ -79,15 +82,17 @@ class ClassData:
                 self._make(train, give_up or threading.Event())
         return self.exists
 
-    def _make(self, train: Callable[[list[str]], bool], give_up: threading.Event) -> None:
+    def _make(self, train: Callable[[list[str]], None], give_up: threading.Event) -> None:
         temporary = self.path.with_suffix(f".{os.getpid()}.part")
         options = [f"-XX:ArchiveClassesAtExit={temporary}", *_QUIET]
         if self._ensure_base(give_up):
             options.insert(0, f"-XX:SharedArchiveFile={self._base}")
         try:
-            if train(options) and temporary.is_file():
-                temporary.replace(self.path)
-                self._remove_unused()
+            train(options)
+            if not temporary.is_file():
+                raise LaunchError(message="the JVM has not written it")
+            temporary.replace(self.path)
+            self._remove_unused()
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -160,7 +165,7 @@ class ArchiveMaker:
         self._begun: set[Path] = set()
         self._threads: list[threading.Thread] = []
 
-    def begin(self, data: ClassData, train: Callable[[list[str]], bool]) -> None:
+    def begin(self, data: ClassData, train: Callable[[list[str]], None]) -> None:
         """Start to create an archive, unless it exists or its creation has started."""
         with self._lock:
             if data.exists or data.path in self._begun:
@@ -170,33 +175,23 @@ class ArchiveMaker:
             self._threads.append(thread)
         thread.start()
 
-    def _run(self, data: ClassData, train: Callable[[list[str]], bool]) -> None:
+    def _run(self, data: ClassData, train: Callable[[list[str]], None]) -> None:
         if self._closed.wait(self._delay):
             return
-        trained = False
-
-        def train_here(options: list[str]) -> bool:
-            nonlocal trained
-            trained = True
-            return train(options)
-
         try:
-            made = data.make(train_here, give_up=self._closed)
+            made = data.make(train, give_up=self._closed)
         except (OSError, subprocess.SubprocessError, JobServerError) as error:
-            _log.warning("cannot make an archive of classes, so contexts start more slowly: %s", error)
+            if not self._closed.is_set():
+                _log.warning(
+                    "no archive of the JVM's classes, so contexts start more slowly, and the server tries "
+                    "again after its next start: %s",
+                    error,
+                )
             return
         if made:
             _log.info("archive of classes %s: made", data.path)
-        elif self._closed.is_set():
-            _log.debug("archive of classes %s: not made, because the server stops", data.path)
-        elif not trained:
-            _log.debug("archive of classes %s: another process makes it", data.path)
         else:
-            _log.info(
-                "archive of classes %s: not made, because the context that trains it failed or took too "
-                "long; contexts start more slowly, and the server tries again after its next start",
-                data.path,
-            )
+            _log.debug("archive of classes %s: another process makes it", data.path)
 
     def stop(self) -> None:
         """Start no more archives, and abort the one in progress."""

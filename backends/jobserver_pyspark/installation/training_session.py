@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
+from jobserver_core.errors import LaunchError
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.jobs import JobProgress
 from jobserver_core.ports import (
@@ -20,9 +21,6 @@ from jobserver_core.ports import (
 )
 from jobserver_pyspark.installation.training import CLASS_NAME
 
-_START_TIMEOUT = 180.0
-_STOP_TIMEOUT = 120.0
-
 
 class _Nowhere(ResultSink):
     def write(self, data: bytes) -> None:
@@ -30,13 +28,18 @@ class _Nowhere(ResultSink):
 
 
 class TrainingSession(ContextListener):
-    """Runs one training job in a context and stops it gracefully, so that the JVM writes the archive."""
+    """Runs one training job in a context and stops it gracefully, so that the JVM writes the archive.
 
-    def __init__(self, directory: Path, python: str) -> None:
+    ``timeout`` is the number of seconds for each of these: the start, the job, and the stop.
+    """
+
+    def __init__(self, directory: Path, python: str, timeout: float) -> None:
+        self._timeout = timeout
         self._changed = threading.Condition()
         self._ready = False
         self._outcome: JobOutcome | None = None
         self._end: ContextEnd | None = None
+        self._error: ErrorInfo | None = None
         self._log = directory / "job.log"
         data = directory / "data"
         data.mkdir()
@@ -49,28 +52,45 @@ class TrainingSession(ContextListener):
             data_dir=data,
         )
 
-    def follow(self, handle: ContextHandle) -> bool:
-        """Run the job and stop the context; return whether both succeeded."""
-        if not self._wait(lambda: self._ready, _START_TIMEOUT):
+    def follow(self, handle: ContextHandle) -> None:
+        """Run the job and stop the context.
+
+        Raises:
+            LaunchError: This failed, or took too long. The message says which part did, and why.
+        """
+        try:
+            self._run(handle)
+        except LaunchError:
             handle.kill()
-            return False
+            self._wait(lambda: False)
+            raise
+
+    def _run(self, handle: ContextHandle) -> None:
+        self._reach(lambda: self._ready, "start")
         # A Python job without a package: its class is the launcher's own.
         handle.submit(
             JobSpec(id=str(uuid4()), class_name=CLASS_NAME, class_path=(), config="{}", log_path=self._log)
         )
-        worked = self._wait(lambda: self._outcome is not None, _START_TIMEOUT) and not self._failed
-        handle.stop(_STOP_TIMEOUT)
-        self._wait(lambda: False, _STOP_TIMEOUT + 10)
-        return worked and self._end is ContextEnd.STOPPED
+        self._reach(lambda: self._outcome is not None, "finish its job")
+        if self._outcome is not None and self._outcome.error is not None:
+            raise LaunchError(message=f"its job failed: {self._outcome.error.message}")
+        handle.stop(self._timeout)
+        self._reach(lambda: self._end is ContextEnd.STOPPED, "stop")
 
-    @property
-    def _failed(self) -> bool:
-        return self._outcome is None or self._outcome.error is not None
+    def _reach(self, reached: Callable[[], bool], what: str) -> None:
+        self._wait(reached)
+        if reached():
+            return
+        if self._end is not None:
+            raise LaunchError(message=self._error.message if self._error else f"its context did not {what}")
+        message = self.spec.last_message()
+        last = f"; its log ends with: {message}" if message else ""
+        raise LaunchError(message=f"its context did not {what} within {self._timeout:g} s{last}")
 
-    def _wait(self, reached: Callable[[], bool], timeout: float) -> bool:
+    def _wait(self, reached: Callable[[], bool]) -> None:
+        """Wait until this is reached or the context has ended, at most the timeout."""
         with self._changed:
-            self._changed.wait_for(lambda: self._end is not None or reached(), timeout)
-            return self._end is None
+            self._changed.wait_for(lambda: self._end is not None or reached(), self._timeout)
 
     def _set(self, name: str, value: object) -> None:
         with self._changed:
@@ -81,6 +101,7 @@ class TrainingSession(ContextListener):
         self._set("_ready", True)
 
     def context_ended(self, end: ContextEnd, error: ErrorInfo | None = None) -> None:
+        self._error = error
         self._set("_end", end)
 
     def job_running(self, job_id: str) -> None:

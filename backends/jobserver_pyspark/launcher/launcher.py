@@ -61,6 +61,10 @@ _log = logging.getLogger(__name__)
 _CLOSE_TIMEOUT = 0.45 * FORCE
 """Seconds until killed contexts must have ended: less than a server has left after it has waited for that."""
 _LOWEST_PRIORITY = 19
+_TRAINING_TIMEOUT = 180.0
+"""Seconds for each part of the training of an archive beside the contexts of a server."""
+_PREPARE_TIMEOUT = 900.0
+"""The same when someone waits for it, maybe on a slow machine that builds an image."""
 _MAX_TMP_PATH = 60
 """The longest path, in bytes, of a directory for Unix sockets; with their names, 108 are allowed."""
 
@@ -273,20 +277,27 @@ class PySparkLauncher(Launcher):
         if not self._options.class_data_sharing:
             return
         data = ClassData(installation, java, self._options.cache_dir)
+        if data.exists:
+            return
         try:
-            made = data.exists or data.make(lambda options: self._train(installation, options), wait=True)
-        except (OSError, subprocess.SubprocessError) as error:
+            data.make(lambda options: self._train(installation, options, timeout=_PREPARE_TIMEOUT), wait=True)
+        except (OSError, subprocess.SubprocessError, LaunchError) as error:
             raise LaunchError(message=f"cannot create the archive of the JVM's classes: {error}") from error
-        if not made:
-            raise LaunchError(message="cannot create the archive of the JVM's classes: the training failed")
 
-    def _train(self, installation: Installation, options: list[str], *, priority: int = 0) -> bool:
+    def _train(
+        self,
+        installation: Installation,
+        options: list[str],
+        *,
+        timeout: float = _TRAINING_TIMEOUT,
+        priority: int = 0,
+    ) -> None:
         """Run a context that creates an archive of its JVM's classes when it stops."""
         with tempfile.TemporaryDirectory(prefix="js-", ignore_cleanup_errors=True) as directory:
-            session = TrainingSession(Path(directory), installation.python)
+            session = TrainingSession(Path(directory), installation.python, timeout)
             settings = self._check_settings(session.spec.settings)
             handle = self._begin(session.spec, session, settings, class_data=options, priority=priority)
-            return session.follow(handle)
+            session.follow(handle)
 
     def _forget(self, context: HostedContext) -> None:
         with self._lock:

@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from jobserver_core.errors import LaunchError
+from jobserver_core.models.failures import ErrorInfo, FailureKind
+from jobserver_core.ports import ContextEnd, ContextHandle, JobOutcome, JobSpec
 from jobserver_pyspark.installation.class_data import ArchiveMaker, ClassData, _run
 from jobserver_pyspark.installation.java import Java
 from jobserver_pyspark.installation.spark import Installation
+from jobserver_pyspark.installation.training_session import TrainingSession
 
 pytestmark = pytest.mark.real
 
@@ -42,7 +46,7 @@ def test_a_class_data_training_stopped_before_it_begins_ends_at_once() -> None:
             raise AssertionError("it was stopped before")
 
     maker = ArchiveMaker(delay=600)
-    maker.begin(Never(), lambda _options: True)  # type: ignore[arg-type]
+    maker.begin(Never(), lambda _options: None)  # type: ignore[arg-type]
     maker.stop()
     maker.join(threading.TIMEOUT_MAX)
     assert not any(thread.name == "class data" for thread in threading.enumerate())
@@ -58,11 +62,14 @@ def class_data(cache: Path, python: str) -> ClassData:
     return ClassData(spark, java, cache)
 
 
-def written(options: list[str]) -> bool:
+def written(options: list[str]) -> None:
     """Act as a JVM that ends in good order."""
     [archive] = [option.partition("=")[2] for option in options if "ArchiveClassesAtExit" in option]
     Path(archive).touch()
-    return True
+
+
+def failing(options: list[str]) -> None:
+    raise LaunchError(message="its job failed: no room")
 
 
 def test_a_new_archive_removes_those_that_no_context_has_used_for_a_month(tmp_path: Path) -> None:
@@ -92,9 +99,10 @@ def test_an_archive_that_another_process_creates_is_waited_for(tmp_path: Path) -
     first, second = class_data(tmp_path, "one"), class_data(tmp_path, "one")
     begun, go_on = threading.Event(), threading.Event()
 
-    def slow(options: list[str]) -> bool:
+    def slow(options: list[str]) -> None:
         begun.set()
-        return go_on.wait(60) and written(options)
+        assert go_on.wait(60)
+        written(options)
 
     thread = threading.Thread(target=first.make, args=(slow,))
     thread.start()
@@ -102,7 +110,7 @@ def test_an_archive_that_another_process_creates_is_waited_for(tmp_path: Path) -
     assert not second.make(written), "it does not wait"
     waiting = threading.Timer(0.1, go_on.set)
     waiting.start()
-    assert second.make(lambda _: False, wait=True)
+    assert second.make(failing, wait=True)
     thread.join()
     waiting.join()
 
@@ -112,11 +120,77 @@ def test_an_archive_that_is_not_made_is_logged_with_the_reason(
 ) -> None:
     caplog.set_level("INFO", "jobserver_pyspark")
     maker = ArchiveMaker(delay=0)
-    maker.begin(class_data(tmp_path, "one"), lambda _options: False)
+    maker.begin(class_data(tmp_path, "one"), failing)
     maker.join(time.monotonic() + 60)
     [message] = caplog.messages
-    assert "not made, because the context that trains it failed" in message
-    assert "tries again after its next start" in message
+    assert "contexts start more slowly" in message
+    assert message.endswith("tries again after its next start: its job failed: no room")
+
+
+def test_a_training_without_an_archive_is_an_error(tmp_path: Path) -> None:
+    data = class_data(tmp_path, "one")
+    with pytest.raises(LaunchError, match="the JVM has not written it"):
+        data.make(lambda _options: None)
+    assert not data.exists
+
+
+class Trained(ContextHandle):
+    """A context that ends when it is told to, and reports what the test says about its job."""
+
+    def __init__(self, session: TrainingSession, outcome: JobOutcome) -> None:
+        self._session = session
+        self._outcome = outcome
+        self.killed = False
+
+    def submit(self, job: JobSpec) -> None:
+        self._session.job_ended(job.id, self._outcome)
+
+    def kill_job(self, job_id: str) -> None:
+        raise AssertionError("nobody kills the training job")
+
+    def stop(self, timeout: float) -> None:
+        self._session.context_ended(ContextEnd.STOPPED)
+
+    def kill(self) -> None:
+        self.killed = True
+        self._session.context_ended(ContextEnd.KILLED)
+
+
+def training(tmp_path: Path, timeout: float = 60.0) -> TrainingSession:
+    return TrainingSession(tmp_path, "python", timeout)
+
+
+def test_a_training_runs_a_job_and_stops_its_context(tmp_path: Path) -> None:
+    session = training(tmp_path)
+    session.context_ready(application_id=None, url=None)
+    handle = Trained(session, JobOutcome())
+    session.follow(handle)
+    assert not handle.killed
+
+
+def test_a_training_whose_job_fails_says_why(tmp_path: Path) -> None:
+    session = training(tmp_path)
+    session.context_ready(application_id=None, url=None)
+    handle = Trained(session, JobOutcome(error=ErrorInfo(message="no room"), failure=FailureKind.RAISED))
+    with pytest.raises(LaunchError, match="its job failed: no room"):
+        session.follow(handle)
+    assert handle.killed
+
+
+def test_a_training_whose_context_fails_says_why(tmp_path: Path) -> None:
+    session = training(tmp_path)
+    session.context_ended(ContextEnd.FAILED, ErrorInfo(message="the JVM ended"))
+    with pytest.raises(LaunchError, match="the JVM ended"):
+        session.follow(Trained(session, JobOutcome()))
+
+
+def test_a_training_whose_context_takes_too_long_ends_it_and_quotes_its_log(tmp_path: Path) -> None:
+    session = training(tmp_path, timeout=0.01)
+    session.spec.log_path.write_text("INFO loading\n")
+    handle = Trained(session, JobOutcome())
+    with pytest.raises(LaunchError, match=r"did not start within 0\.01 s; its log ends with: INFO loading"):
+        session.follow(handle)
+    assert handle.killed
 
 
 def test_an_archive_that_another_process_makes_is_no_news(
@@ -126,9 +200,10 @@ def test_an_archive_that_another_process_makes_is_no_news(
     maker, other = ArchiveMaker(delay=0), ArchiveMaker(delay=0)
     begun, go_on = threading.Event(), threading.Event()
 
-    def slow(options: list[str]) -> bool:
+    def slow(options: list[str]) -> None:
         begun.set()
-        return go_on.wait(60) and written(options)
+        assert go_on.wait(60)
+        written(options)
 
     maker.begin(class_data(tmp_path, "one"), slow)
     assert begun.wait(60)
