@@ -110,8 +110,13 @@ def job_server(
 
 @pytest.fixture(scope="session")
 def spark_job_server_settings() -> Settings:
-    """The settings of `spark_job_server`: two cores of this machine. Override this fixture to change them."""
-    return Settings.from_mapping({"spark": {"master": "local[2]"}})
+    """The settings of `spark_job_server`: two cores of this machine, and five minutes to start a context.
+
+    Override this fixture to change them.
+    """
+    return Settings.from_mapping(
+        {"spark": {"master": "local[2]"}, "jobserver": {"contexts": {"creation-timeout": "5 minutes"}}}
+    )
 
 
 @pytest.fixture(scope="session")

@@ -158,8 +158,8 @@ def _not_ready(spec: ContextSpec, timeout: float) -> ErrorInfo:
     log, message = spec.log_tail(), spec.last_message()
     last = f"; its log ends with: {message}" if message else ""
     return ErrorInfo(
-        message=f"context {spec.name} was not ready after {timeout:g} s "
-        f"(jobserver.contexts.creation-timeout){last}",
+        message=f"context {spec.name} was not ready after {timeout:g} s: on a slow or busy machine, raise "
+        f"jobserver.contexts.creation-timeout, and run 'jobserver prepare' once for faster starts{last}",
         error_class="TimeoutError",
         stack=f"last lines of the context's log:\n{log}" if log else "",
     )

@@ -150,7 +150,10 @@ def test_the_time_limit_of_a_start_counts_from_its_launch(scene: Scene) -> None:
     scene.end("late", ContextEnd.KILLED)
     error = scene.server.context("late").error
     assert error is not None
-    assert error.message == "context late was not ready after 60 s (jobserver.contexts.creation-timeout)"
+    assert error.message == (
+        "context late was not ready after 60 s: on a slow or busy machine, raise "
+        "jobserver.contexts.creation-timeout, and run 'jobserver prepare' once for faster starts"
+    )
 
 
 @pytest.mark.parametrize("prepares", [90, 3600])

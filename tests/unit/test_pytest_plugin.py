@@ -351,6 +351,12 @@ class TestWithOtherSettings:
         assert job_server.settings.jobs.max_jobs_per_context == 1
 
 
+def test_contexts_on_spark_have_minutes_to_start_on_a_busy_machine(
+    spark_job_server_settings: Settings,
+) -> None:
+    assert spark_job_server_settings.contexts.creation_timeout == 300.0
+
+
 def test_jobs_can_be_defined_only_for_the_launcher_in_memory() -> None:
     with (
         InMemoryJobServer.in_memory(launcher=ScriptedLauncher()) as server,
