@@ -6,10 +6,12 @@ The loader below is the only one: for every port, and for the authenticators of 
 
 from __future__ import annotations
 
+import sys
 import traceback
 from abc import ABC
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
@@ -65,9 +67,21 @@ class Backend(ABC):
 
 def registered(port: type[Backend]) -> dict[str, EntryPoint]:
     """Return the backends of a port that are installed, by name."""
+    points = _points_by_group(tuple(sys.path)).get(f"jobserver.{port.kind}", ())
+    return {point.name: point for point in points}
+
+
+@lru_cache(maxsize=1)
+def _points_by_group(path: tuple[str, ...]) -> dict[str, tuple[EntryPoint, ...]]:
+    """Return our entry points of all distributions on ``path``, the path of imports, by group.
+
+    Reading them is slow, and each port of a server would do it again.
+    """
     from importlib.metadata import entry_points  # noqa: PLC0415 - clients import ports, but load none
 
-    return {point.name: point for point in entry_points(group=f"jobserver.{port.kind}")}
+    points = entry_points()
+    groups = [group for group in points.groups if group.startswith("jobserver.")]
+    return {group: tuple(points.select(group=group)) for group in groups}
 
 
 def find(port: type[B], name: str) -> type[B]:
@@ -82,6 +96,9 @@ def find(port: type[B], name: str) -> type[B]:
 
 def _found(port: type[B], name: str) -> tuple[type[B], EntryPoint]:
     points = registered(port)
+    if name not in points:  # it may have been installed since
+        _points_by_group.cache_clear()
+        points = registered(port)
     extra = _EXTRAS.get(name)
     others = tuple(sorted(other for other in points if other != name))
     if name not in points:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from importlib.metadata import distribution
@@ -96,6 +97,18 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, s
         monkeypatch.syspath_prepend(str(info.parent))
 
     return install
+
+
+def test_a_backend_that_was_installed_after_others_were_looked_up_is_found(
+    install: Callable[[str, str, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path / "plugin"))
+    with pytest.raises(errors.PluginNotFound):
+        plugins.find(Fetcher, "late")
+    path = list(sys.path)
+    install("jobserver.fetcher", "late", "jobserver_core.memory:MemoryFetcher")
+    monkeypatch.setattr(sys, "path", path)
+    assert plugins.find(Fetcher, "late") is MemoryFetcher
 
 
 @pytest.mark.parametrize("port", PORTS, ids=lambda port: port.kind)
