@@ -53,6 +53,20 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
+IN_MEMORY = "not real and not slow"
+"""How the in-memory suite is selected with ``-m``."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(collector: pytest.Collector, obj: object) -> list[pytest.Item] | None:
+    """Collect nothing for the in-memory suite that it leaves out: that is a third of all its tests."""
+    if collector.config.getoption("markexpr") != IN_MEMORY:
+        return None
+    own = {mark.name for mark in getattr(obj, "pytestmark", [])}
+    left_out = any(name in own or collector.get_closest_marker(name) for name in ("real", "slow"))
+    return [] if left_out else None
+
+
 @pytest.hookimpl(trylast=True)  # after tests were deselected
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the modules that take longest, then those with most tests.

@@ -51,13 +51,15 @@ class Writer(BlobWriter):
 class Faulty(DirectoryBlobStore):
     writer: type[Writer] = Writer
     caught_by: ClassVar[str | None] = None
-    """The test that catches the fault, where it is important which."""
+    """The test that catches the fault."""
 
     def create(self) -> BlobWriter:
         return self.writer(self, super().create())
 
 
 class HalfWrittenIsVisible(Faulty):
+    caught_by = "test_nothing_is_visible_before_the_commit"
+
     class writer(Writer):  # noqa: N801
         def write(self, data: bytes) -> None:
             super().write(data)
@@ -65,6 +67,8 @@ class HalfWrittenIsVisible(Faulty):
 
 
 class HashOfTheFirstPieceOnly(Faulty):
+    caught_by = "test_a_committed_blob_is_named_by_the_hash_of_its_content"
+
     class writer(Writer):  # noqa: N801
         first = b""
 
@@ -78,6 +82,8 @@ class HashOfTheFirstPieceOnly(Faulty):
 
 
 class SizeOfTheLastPieceOnly(Faulty):
+    caught_by = "test_a_committed_blob_is_named_by_the_hash_of_its_content"
+
     class writer(Writer):  # noqa: N801
         last = 0
 
@@ -90,12 +96,16 @@ class SizeOfTheLastPieceOnly(Faulty):
 
 
 class LosesTheEndOfLargeBlobs(Faulty):
+    caught_by = "test_a_blob_of_many_chunks_comes_back_unchanged"
+
     class writer(Writer):  # noqa: N801
         def write(self, data: bytes) -> None:
             super().write(data[: 1024 * 1024])
 
 
 class KeepsTheTemporaryFileOfADiscard(Faulty):
+    caught_by = "test_a_discarded_writer_leaves_nothing"
+
     class writer(Writer):  # noqa: N801
         def discard(self) -> None:
             Path(self.store._temporaries, "left").touch()
@@ -103,6 +113,8 @@ class KeepsTheTemporaryFileOfADiscard(Faulty):
 
 
 class DiscardCommits(Faulty):
+    caught_by = "test_a_discarded_writer_leaves_nothing"
+
     class writer(Writer):  # noqa: N801
         def discard(self) -> None:
             try:
@@ -112,6 +124,8 @@ class DiscardCommits(Faulty):
 
 
 class DiscardAfterTheCommitDeletes(Faulty):
+    caught_by = "test_a_discard_after_the_commit_changes_nothing"
+
     class writer(Writer):  # noqa: N801
         digest = ""
 
@@ -126,6 +140,8 @@ class DiscardAfterTheCommitDeletes(Faulty):
 
 
 class PutKeepsWhatCameBeforeAnError(Faulty):
+    caught_by = "test_an_error_while_iterating_stores_nothing"
+
     def put(self, chunks: Iterable[bytes]) -> Blob:
         with self.create() as writer:
             try:
@@ -137,6 +153,8 @@ class PutKeepsWhatCameBeforeAnError(Faulty):
 
 
 class DoesNotRenewTheTime(Faulty):
+    caught_by = "test_committing_known_content_again_renews_its_time"
+
     class writer(Writer):  # noqa: N801
         def commit(self) -> Blob:
             path = path_of(self.store, hashlib.sha256(self.written).hexdigest())
@@ -167,13 +185,15 @@ class WritesTheWholeBlobAtOnce(Faulty):
     caught_by = "test_a_large_blob_is_never_whole_in_memory"
 
     class writer(Writer):  # noqa: N801
-        whole = b""
+        def __init__(self, store: DirectoryBlobStore, inner: BlobWriter) -> None:
+            super().__init__(store, inner)
+            self.whole = bytearray()
 
         def write(self, data: bytes) -> None:
             self.whole += data
 
         def commit(self) -> Blob:
-            self.inner.write(self.whole)
+            self.inner.write(bytes(self.whole))
             return super().commit()
 
 
@@ -223,6 +243,8 @@ class LooksAtEachListedBlobAgain(Faulty):
 
 
 class LeavesATemporaryFileOfADuplicate(Faulty):
+    caught_by = "test_a_commit_leaves_no_temporary_file"
+
     class writer(Writer):  # noqa: N801
         def commit(self) -> Blob:
             if path_of(self.store, hashlib.sha256(self.written).hexdigest()).exists():
@@ -231,6 +253,8 @@ class LeavesATemporaryFileOfADuplicate(Faulty):
 
 
 class AllWritersShareOneFile(Faulty):
+    caught_by = "test_writers_do_not_disturb_one_another"
+
     def _create_temporary(self) -> tuple[Path, int]:
         first, descriptor = super()._create_temporary()
         os.close(descriptor)
@@ -240,11 +264,15 @@ class AllWritersShareOneFile(Faulty):
 
 
 class DoesNotDelete(Faulty):
+    caught_by = "test_a_deleted_blob_is_gone"
+
     def delete(self, digest: str) -> None:
         return
 
 
 class DeletesByEmptying(Faulty):
+    caught_by = "test_a_blob_deleted_while_it_is_open_can_be_read_to_its_end"
+
     def delete(self, digest: str) -> None:
         if self.size(digest) is not None:
             with open(path_of(self, digest), "r+b") as file:
@@ -253,6 +281,8 @@ class DeletesByEmptying(Faulty):
 
 
 class DeletingTheAbsentRaises(Faulty):
+    caught_by = "test_deleting_an_unknown_blob_does_nothing"
+
     def delete(self, digest: str) -> None:
         if self.size(digest) is None:
             raise BlobNotFound(digest=digest)
@@ -260,32 +290,44 @@ class DeletingTheAbsentRaises(Faulty):
 
 
 class ListsAllWhateverTheTime(Faulty):
+    caught_by = "test_digests_are_those_that_were_last_committed_before_the_time"
+
     def digests(self, *, modified_before: datetime) -> Iterator[str]:
         return super().digests(modified_before=FAR)
 
 
 class ListsThoseAfterTheTime(Faulty):
+    caught_by = "test_nothing_is_visible_before_the_commit"
+
     def digests(self, *, modified_before: datetime) -> Iterator[str]:
         before = set(super().digests(modified_before=modified_before))
         return (digest for digest in super().digests(modified_before=FAR) if digest not in before)
 
 
 class ListsNothing(Faulty):
+    caught_by = "test_nothing_is_visible_before_the_commit"
+
     def digests(self, *, modified_before: datetime) -> Iterator[str]:
         return iter(())
 
 
 class SweepsNothing(Faulty):
+    caught_by = "test_sweeping_removes_what_abandoned_writers_left"
+
     def sweep(self, *, modified_before: datetime) -> None:
         return
 
 
 class SweepsWhateverTheTime(Faulty):
+    caught_by = "test_sweeping_leaves_writers_that_are_younger_than_the_time"
+
     def sweep(self, *, modified_before: datetime) -> None:
         super().sweep(modified_before=FAR)
 
 
 class SweepsBlobsToo(Faulty):
+    caught_by = "test_sweeping_removes_what_abandoned_writers_left"
+
     def sweep(self, *, modified_before: datetime) -> None:
         super().sweep(modified_before=modified_before)
         for digest in self.digests(modified_before=modified_before):
@@ -293,31 +335,43 @@ class SweepsBlobsToo(Faulty):
 
 
 class TellsTheAbsentInWordsOfItsOwn(Faulty):
+    caught_by = "test_an_unknown_blob_is_not_found"
+
     def open(self, digest: str) -> BinaryIO:
         return path_of(self, digest).open("rb")
 
 
 class OpensTheAbsentAsEmpty(Faulty):
+    caught_by = "test_an_unknown_blob_is_not_found"
+
     def open(self, digest: str) -> BinaryIO:
         return io.BytesIO() if self.size(digest) is None else super().open(digest)
 
 
 class TrustsDigests(Faulty):
+    caught_by = "test_an_unknown_blob_is_not_found"
+
     def _path(self, digest: str) -> Path:
         return Path(self._root, digest[:2], digest[2:4], digest)
 
 
 class FindsDigestsInAnyCase(Faulty):
+    caught_by = "test_an_unknown_blob_is_not_found"
+
     def _path(self, digest: str) -> Path:
         return super()._path(digest.lower())
 
 
 class SizeOfTheAbsentIsZero(Faulty):
+    caught_by = "test_an_unknown_blob_is_not_found"
+
     def size(self, digest: str) -> int | None:
         return super().size(digest) or 0
 
 
 class CannotSeek(Faulty):
+    caught_by = "test_an_open_blob_can_be_read_in_parts_and_from_any_position"
+
     def open(self, digest: str) -> BinaryIO:
         inner = super().open(digest)
 
@@ -330,6 +384,8 @@ class CannotSeek(Faulty):
 
 
 class ReadersShareTheirPlace(Faulty):
+    caught_by = "test_two_readers_of_one_blob_have_their_own_positions"
+
     shared: dict[str, BinaryIO] = {}
 
     def open(self, digest: str) -> BinaryIO:
@@ -342,6 +398,8 @@ class ReadersShareTheirPlace(Faulty):
 
 
 class ReadsLazilyByName(Faulty):
+    caught_by = "test_a_blob_deleted_while_it_is_open_can_be_read_to_its_end"
+
     def open(self, digest: str) -> BinaryIO:
         path = path_of(self, digest)
         super().open(digest).close()
@@ -358,6 +416,8 @@ class ReadsLazilyByName(Faulty):
 
 
 class LocalPathIsACopyLeftInTheStore(Faulty):
+    caught_by = "test_using_local_paths_leaves_nothing_in_the_store"
+
     @contextmanager
     def local_path(self, digest: str) -> Iterator[Path]:
         with super().local_path(digest) as path:
@@ -367,6 +427,8 @@ class LocalPathIsACopyLeftInTheStore(Faulty):
 
 
 class LocalPathGoesWithTheFirstUser(Faulty):
+    caught_by = "test_a_local_path_stays_valid_until_its_own_block_ends"
+
     @contextmanager
     def local_path(self, digest: str) -> Iterator[Path]:
         with super().local_path(digest) as path:
@@ -379,6 +441,8 @@ class LocalPathGoesWithTheFirstUser(Faulty):
 
 
 class LocalPathOutlivesTheBlob(Faulty):
+    caught_by = "test_no_copy_of_a_deleted_blob_outlives_the_close"
+
     kept: dict[str, bytes] = {}
 
     @contextmanager
@@ -391,17 +455,23 @@ class LocalPathOutlivesTheBlob(Faulty):
 
 
 class CheckLeavesItsFile(Faulty):
+    caught_by = "test_a_check_of_a_store_that_works_raises_nothing_and_leaves_nothing"
+
     def check(self) -> None:
         super().check()
         Path(self._temporaries, "probe").touch()
 
 
 class CheckLeavesABlob(Faulty):
+    caught_by = "test_a_check_of_a_store_that_works_raises_nothing_and_leaves_nothing"
+
     def check(self) -> None:
         self.put([b"probe"])
 
 
 class ClosingTwiceFails(Faulty):
+    caught_by = "test_closing_twice_is_allowed"
+
     closed = False
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import test_fetcher
@@ -23,6 +23,9 @@ from jobserver_core.uris import Uri
 
 class Faulty(MemoryFetcher):
     """A fetcher to plant faults in. It knows the directory of its files."""
+
+    caught_by: ClassVar[str | None] = None
+    """The test that catches the fault."""
 
     directory: Path
 
@@ -40,22 +43,30 @@ class Changed(Faulty):
 
 
 class HashOfSomethingElse(Changed):
+    caught_by = "test_a_fetched_file_has_content_digest_and_size"
+
     def changed(self, fetched: Fetched) -> Fetched:
         return Fetched(path=fetched.path, digest="0" * 64, size=fetched.size)
 
 
 class SizeOfSomethingElse(Changed):
+    caught_by = "test_a_fetched_file_has_content_digest_and_size"
+
     def changed(self, fetched: Fetched) -> Fetched:
         return Fetched(path=fetched.path, digest=fetched.digest, size=fetched.size + 1)
 
 
 class CutsOff(Changed):
+    caught_by = "test_a_fetched_file_has_content_digest_and_size"
+
     def changed(self, fetched: Fetched) -> Fetched:
         os.truncate(fetched.path, min(fetched.size, 65_536))
         return fetched
 
 
 class OnePathForAll(Changed):
+    caught_by = "test_the_file_is_not_changed_inside_the_block"
+
     def changed(self, fetched: Fetched) -> Fetched:
         path = self.directory / "the-file"
         shutil.copyfile(fetched.path, path)
@@ -63,6 +74,8 @@ class OnePathForAll(Changed):
 
 
 class NeverAsksAgain(Faulty):
+    caught_by = "test_a_changed_file_is_fetched_anew"
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.kept: dict[str, bytes] = {}
@@ -81,6 +94,8 @@ class NeverAsksAgain(Faulty):
 
 
 class CachesByName(NeverAsksAgain):
+    caught_by = "test_a_changed_file_is_fetched_anew"
+
     @contextmanager
     def fetch(self, uri: str, **options: Any) -> Iterator[Fetched]:
         name = f"http://host.example/{Uri.parse(uri).name}"
@@ -92,6 +107,8 @@ class CachesByName(NeverAsksAgain):
 
 
 class LeavesFilesBehind(Faulty):
+    caught_by = "test_a_missing_file_is_a_fetch_error_and_leaves_nothing"
+
     @contextmanager
     def fetch(self, uri: str, **options: Any) -> Iterator[Fetched]:
         part = self.directory / "part"
@@ -102,6 +119,8 @@ class LeavesFilesBehind(Faulty):
 
 
 class NeverTellsProgress(Faulty):
+    caught_by = "test_progress_grows_up_to_the_size"
+
     @contextmanager
     def fetch(
         self, uri: str, *, progress: ProgressCallback | None = None, **options: Any
@@ -111,6 +130,8 @@ class NeverTellsProgress(Faulty):
 
 
 class ProgressGoesBack(Faulty):
+    caught_by = "test_progress_grows_up_to_the_size"
+
     @contextmanager
     def fetch(
         self, uri: str, *, progress: ProgressCallback | None = None, **options: Any
@@ -122,6 +143,8 @@ class ProgressGoesBack(Faulty):
 
 
 class SwallowsWhatProgressRaises(Faulty):
+    caught_by = "test_what_the_progress_callback_raises_ends_the_fetch"
+
     @contextmanager
     def fetch(
         self, uri: str, *, progress: ProgressCallback | None = None, **options: Any
@@ -138,6 +161,8 @@ class SwallowsWhatProgressRaises(Faulty):
 
 
 class IgnoresCancellation(Faulty):
+    caught_by = "test_a_fetch_that_was_cancelled_before_it_began_ends_with_the_reason"
+
     @contextmanager
     def fetch(
         self, uri: str, *, cancellation: Cancellation | None = None, **options: Any
@@ -147,6 +172,8 @@ class IgnoresCancellation(Faulty):
 
 
 class SaysNothingOfTheReason(Faulty):
+    caught_by = "test_a_fetch_that_was_cancelled_before_it_began_ends_with_the_reason"
+
     @contextmanager
     def fetch(
         self, uri: str, *, cancellation: Cancellation | None = None, **options: Any
@@ -158,6 +185,8 @@ class SaysNothingOfTheReason(Faulty):
 
 
 class CancelledToTheEnd(Faulty):
+    caught_by = "test_a_cancellation_inside_the_block_changes_nothing"
+
     @contextmanager
     def fetch(
         self, uri: str, *, cancellation: Cancellation | None = None, **options: Any
@@ -170,16 +199,22 @@ class CancelledToTheEnd(Faulty):
 
 
 class HasNoLimit(Faulty):
+    caught_by = "test_a_file_of_the_limit_is_fetched_and_a_larger_one_is_too_large"
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**options | {"max_size": 2**40})
 
 
 class RefusesTheLimitItself(Faulty):
+    caught_by = "test_a_file_of_the_limit_is_fetched_and_a_larger_one_is_too_large"
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**options | {"max_size": options["max_size"] - 1})
 
 
 class FetchesWithoutTheCheck(Faulty):
+    caught_by = "test_a_string_that_is_not_a_uri_is_malformed"
+
     @contextmanager
     def fetch(self, uri: str, **options: Any) -> Iterator[Fetched]:
         try:
@@ -192,28 +227,38 @@ class FetchesWithoutTheCheck(Faulty):
 
 
 class AllowsEveryHost(Faulty):
+    caught_by = "test_a_uri_that_the_policy_refuses_is_malformed"
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**options | {"denied_hosts": ()})
 
 
 class AllowsEveryScheme(Faulty):
+    caught_by = "test_a_string_that_is_not_a_uri_is_malformed"
+
     def __init__(self, **options: Any) -> None:
         schemes = ("http", "https", "ftp", "file", "local", "gopher", "javascript", "s3")
         super().__init__(**options | {"schemes": schemes})
 
 
 class CheckAllowsAll(Faulty):
+    caught_by = "test_a_string_that_is_not_a_uri_is_malformed"
+
     def check(self, uri: str) -> None:
         return
 
 
 class CheckLooks(Faulty):
+    caught_by = "test_a_check_touches_nothing"
+
     def check(self, uri: str) -> None:
         super().check(uri)
         (self.directory / "looked").touch()
 
 
 class MissingIsEmpty(Faulty):
+    caught_by = "test_a_missing_file_is_a_fetch_error_and_leaves_nothing"
+
     @contextmanager
     def fetch(self, uri: str, **options: Any) -> Iterator[Fetched]:
         self.check(uri)
@@ -224,6 +269,8 @@ class MissingIsEmpty(Faulty):
 
 
 class MissingIsSaidInWordsOfItsOwn(Faulty):
+    caught_by = "test_a_missing_file_is_a_fetch_error_and_leaves_nothing"
+
     @contextmanager
     def fetch(self, uri: str, **options: Any) -> Iterator[Fetched]:
         self.check(uri)
@@ -234,6 +281,8 @@ class MissingIsSaidInWordsOfItsOwn(Faulty):
 
 
 class TooLargeIsAFetchError(Faulty):
+    caught_by = "test_a_file_of_the_limit_is_fetched_and_a_larger_one_is_too_large"
+
     @contextmanager
     def fetch(self, uri: str, **options: Any) -> Iterator[Fetched]:
         try:
@@ -244,6 +293,8 @@ class TooLargeIsAFetchError(Faulty):
 
 
 class ShowsThePassword(Faulty):
+    caught_by = "test_no_error_shows_a_password"
+
     @contextmanager
     def fetch(self, uri: str, **options: Any) -> Iterator[Fetched]:
         try:
@@ -254,6 +305,8 @@ class ShowsThePassword(Faulty):
 
 
 class ShowsThePasswordOfWhatItRefuses(Faulty):
+    caught_by = "test_no_error_shows_a_password"
+
     def check(self, uri: str) -> None:
         try:
             super().check(uri)
@@ -268,6 +321,8 @@ class ShowsThePasswordOfWhatItRefuses(Faulty):
 
 
 class SwallowsWhatTheBlockRaises(Faulty):
+    caught_by = "test_an_error_inside_the_block_is_raised_unchanged"
+
     @contextmanager
     def fetch(self, uri: str, **options: Any) -> Iterator[Fetched]:
         with super().fetch(uri, **options) as fetched:
@@ -278,6 +333,8 @@ class SwallowsWhatTheBlockRaises(Faulty):
 
 
 class FileGoesBeforeTheBlock(Faulty):
+    caught_by = "test_a_fetched_file_has_content_digest_and_size"
+
     @contextmanager
     def fetch(self, uri: str, **options: Any) -> Iterator[Fetched]:
         with super().fetch(uri, **options) as fetched:
@@ -303,7 +360,7 @@ def _failing(kind: type[Faulty], directory: Path) -> Iterator[str]:
         fetcher.directory = directory
         return fetcher
 
-    return failing(test_fetcher.TestMemoryFetcher, "fetcher", make)
+    return failing(test_fetcher.TestMemoryFetcher, "fetcher", make, only=kind.caught_by)
 
 
 def _faults(kind: type[Faulty]) -> list[type[Faulty]]:

@@ -1,21 +1,23 @@
 """Every built-in metadata store passes the same contract."""
 
+from __future__ import annotations
+
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from importlib.metadata import distribution
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from jobserver_core.memory import MemoryMetadataStore
 from jobserver_core.ports import MetadataStore
 from jobserver_core.testing.metadata import MetadataStoreContract, PersistentMetadataStoreContract
-from jobserver_sql import SqlMetadataStore
-from jobserver_sql.schema import VERSION_TABLE
-from jobserver_sql.testing import PostgresqlServer
+
+if TYPE_CHECKING:  # the in-memory suite needs no database, and importing SQLAlchemy takes long
+    from jobserver_sql.testing import PostgresqlServer
 
 TABLES = {
     "binaries": "binaries",
@@ -54,6 +56,18 @@ def renamed(tables: Iterable[str], execute: Callable[[str], object]) -> Iterator
             execute(f"ALTER TABLE {table}_away RENAME TO {table}")
 
 
+def sql_store(url: str) -> MetadataStore:
+    from jobserver_sql import SqlMetadataStore
+
+    return SqlMetadataStore(url)
+
+
+def all_tables() -> tuple[str, ...]:
+    from jobserver_sql.schema import VERSION_TABLE
+
+    return (*TABLES.values(), *OTHER_TABLES, VERSION_TABLE)
+
+
 @pytest.mark.real
 class TestSqlMetadataStoreOnSqlite(PersistentMetadataStoreContract):
     """The embedded default: one file."""
@@ -63,21 +77,21 @@ class TestSqlMetadataStoreOnSqlite(PersistentMetadataStoreContract):
     def template(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
         """Return an empty database, made once: applying the migrations is most of a short test."""
         path = tmp_path_factory.mktemp("template") / "metadata.db"
-        SqlMetadataStore(f"sqlite:///{path}").close()
+        sql_store(f"sqlite:///{path}").close()
         return path
 
     @pytest.fixture
     def store(self, tmp_path: Path, template: Path) -> Iterator[MetadataStore]:
         self.path = tmp_path / "metadata.db"
         shutil.copy(template, self.path)
-        with closing(SqlMetadataStore(f"sqlite:///{self.path}")) as store:
+        with closing(sql_store(f"sqlite:///{self.path}")) as store:
             yield store
 
     def open_again(self, store: MetadataStore) -> MetadataStore:
-        return SqlMetadataStore(f"sqlite:///{self.path}")
+        return sql_store(f"sqlite:///{self.path}")
 
     def broken(self, store: MetadataStore) -> AbstractContextManager[None]:
-        return renamed((*TABLES.values(), *OTHER_TABLES, VERSION_TABLE), self._raw)
+        return renamed(all_tables(), self._raw)
 
     def raw_counts(self, store: MetadataStore) -> dict[str, int]:
         return {kind: self._raw(f"SELECT count(*) FROM {table}") for kind, table in TABLES.items()}
@@ -101,15 +115,15 @@ class TestSqlMetadataStoreOnPostgresql(PersistentMetadataStoreContract):
     def store(self, postgresql_server: PostgresqlServer) -> Iterator[MetadataStore]:
         self.server = postgresql_server
         self.url = self.server.url(self.server.database("contract"))
-        with closing(SqlMetadataStore(self.url)) as store:
+        with closing(sql_store(self.url)) as store:
             self._raw(f"TRUNCATE {', '.join((*TABLES.values(), *OTHER_TABLES))}")
             yield store
 
     def open_again(self, store: MetadataStore) -> MetadataStore:
-        return SqlMetadataStore(self.url)
+        return sql_store(self.url)
 
     def broken(self, store: MetadataStore) -> AbstractContextManager[None]:
-        return renamed((*TABLES.values(), *OTHER_TABLES, VERSION_TABLE), self._raw)
+        return renamed(all_tables(), self._raw)
 
     def raw_counts(self, store: MetadataStore) -> dict[str, int]:
         return {kind: self._raw(f"SELECT count(*) FROM {table}") for kind, table in TABLES.items()}

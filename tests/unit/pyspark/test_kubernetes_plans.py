@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-import trustme
 
 from conditions import WAIT, wait_until
 from jobserver_core import load_settings
@@ -31,6 +30,9 @@ from jobserver_pyspark.launcher.kubernetes import ClusterObjects
 from jobserver_pyspark.launcher.leftovers import LeftoverRecord, Leftovers
 from jobserver_pyspark.launcher.options import LauncherOptions
 from jobserver_pyspark.launcher.spare_hosts import fingerprint
+
+if TYPE_CHECKING:
+    import trustme
 
 MASTER = "k8s://https://kubernetes.default.svc"
 
@@ -382,6 +384,8 @@ def use_kubeconfig(monkeypatch: pytest.MonkeyPatch, path: Path, server: str, aut
 def test_credentials_reach_only_the_server_that_they_are_for(
     api: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    import trustme
+
     authority = trustme.CA()
     api.use_tls(authority)
     api.add("pods", "left", "spark-1")

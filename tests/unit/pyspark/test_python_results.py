@@ -15,7 +15,6 @@ import uuid
 from typing import Any
 
 import attrs
-import pyhocon
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -176,6 +175,8 @@ def test_configurations_come_back_without_quotes_around_keys() -> None:
 
 
 def test_configurations_are_what_pyhocon_would_make_of_them() -> None:
+    import pyhocon
+
     text = '{"a": {"b": 1, "c.d": [{"x": 1}, {}]}, "e": []}'
     made, parsed = read(text), pyhocon.ConfigFactory.parse_string(text)
     assert made == parsed
