@@ -10,6 +10,7 @@ from functools import partial
 from queue import SimpleQueue
 
 from jobserver_core.errors import TooLarge
+from jobserver_core.models.dotted_keys import hint_for_lookup, hint_for_message
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import JobProgress
 from jobserver_core.models.json_values import Json, JsonMapping, JsonObject, loads
@@ -240,7 +241,11 @@ class InlineRun:
             return JobOutcome(killed=True)
         except BaseException as error:  # noqa: BLE001 - anything that a job raises is its error
             failure = next(kind for cls, kind in _FAILURES if isinstance(error, cls))
-            return JobOutcome(error=ErrorInfo.from_exception(error, stack=True), failure=failure)
+            hint = _hint(error, self._job.config)
+            message = f"{error}; {hint}" if hint else None
+            return JobOutcome(
+                error=ErrorInfo.from_exception(error, message=message, stack=True), failure=failure
+            )
         return JobOutcome()
 
     def _call(self, function: JobFunction) -> None:
@@ -260,6 +265,15 @@ class InlineRun:
             self._job.check()
             self._listener.report(self._spec.id, partial(result.write, chunk))
             result.check()
+
+
+def _hint(error: BaseException, config: JsonMapping) -> str:
+    """Return how to nest the key of a configuration that a callable has missed, if it has a dot in it."""
+    if isinstance(error, JobRefused):
+        return hint_for_message(config, str(error))
+    if isinstance(error, KeyError) and error.args:
+        return hint_for_lookup(config, str(error.args[0]))
+    return ""
 
 
 class _Result:

@@ -110,6 +110,24 @@ def test_a_job_that_refuses_its_configuration_never_runs(server: JobServer) -> N
     assert record.running_at is None
 
 
+@pytest.mark.parametrize(
+    ("class_name", "message"), [("w.Count", "'input'"), ("w.Refuse", "input.string is missing")]
+)
+def test_a_missing_value_whose_key_has_a_dot_comes_with_the_way_to_nest_it(
+    server: JobServer, class_name: str, message: str
+) -> None:
+    def error_with(config: str) -> str:
+        record = server.submit(a_request(class_name, config)).finished.result(WAIT)
+        assert record.error is not None
+        return record.error.message
+
+    hint = (
+        """the configuration has a key named 'input.string' with a dot; nest it: {"input": {"string": …}}"""
+    )
+    assert error_with('{"input.string": "a b"}') == f"{message}; {hint}"
+    assert error_with('{"other.key": "a b"}') == message
+
+
 def test_a_class_that_is_not_there_is_the_jobs_failure(server: JobServer) -> None:
     record = server.submit(a_request("w.Nothing")).finished.result(WAIT)
     assert record.failure is FailureKind.CLASS_NOT_FOUND

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import base64
+import json
+import re
 import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from jobserver_core.models.dotted_keys import hint_for_lookup, hint_for_message, hint_for_missing
 from jobserver_pyspark import processes
 from jobserver_pyspark.host.driver import Driver
 from jobserver_pyspark.host.job_jars import JobJars
@@ -23,6 +28,7 @@ from jobserver_pyspark.protocol.messages import (
     HostToServer,
     Jar,
     JobEnded,
+    JobFailureKind,
     JobRunning,
     ResultChunk,
     SubmitJob,
@@ -32,6 +38,16 @@ if TYPE_CHECKING:
     from jobserver_pyspark.jvm import JvmJobs, JvmJobState
     from jobserver_pyspark.protocol.jvm_messages import JvmJar
 
+_Hint = Callable[[Mapping[str, Any], str], str]
+_MISSING: tuple[tuple[str, re.Pattern[str], _Hint], ...] = (
+    (
+        "ConfigException$Missing",
+        re.compile("No configuration setting found for key '(.+)'"),
+        hint_for_missing,
+    ),
+    ("java.util.NoSuchElementException", re.compile("key not found: (.+)"), hint_for_lookup),
+)
+"""The exceptions for a missing value of a configuration: of Typesafe's library, and of a Scala ``Map``."""
 _CANCEL_TIMEOUT = 30.0
 _STOP_TIMEOUT = 5.0
 _DRAIN_TIMEOUT = 3600.0
@@ -145,7 +161,7 @@ class HostedJvmJobs:
                 job.unsent.append(JobRunning(job_id=job.id))
             if end.status == "finished":
                 self._send_result(job, end, result)
-            error = None if end.error is None else bounded(end.error)
+            error = None if end.error is None else bounded(explained(end.error, end.failure, request.config))
             return JobEnded(job_id=job.id, killed=end.status == "killed", failure=end.failure, error=error)
         finally:
             result.unlink(missing_ok=True)
@@ -202,3 +218,18 @@ class HostedJvmJobs:
                     isolation=isolation_for(self._spec.context_type, self._spec.jvm_isolation),
                 )
             return self._runner
+
+
+def explained(error: ErrorDetails, failure: JobFailureKind | None, config: str) -> ErrorDetails:
+    """Return the error of a job; one about a value that its configuration misses, perhaps with a hint."""
+    if failure == "validation":
+        return _with_hint(error, hint_for_message, config, error.message)
+    for error_class, pattern, hint in _MISSING:
+        if error.error_class.endswith(error_class) and (found := pattern.search(error.message)):
+            return _with_hint(error, hint, config, found[1].replace('"', ""))
+    return error
+
+
+def _with_hint(error: ErrorDetails, hint: _Hint, config: str, text: str) -> ErrorDetails:
+    found = hint(json.loads(config), text)
+    return replace(error, message=f"{error.message}; {found}") if found else error

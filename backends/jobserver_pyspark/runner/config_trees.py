@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, cast
 
 FALLBACK_PATH = "JOBSERVER_FALLBACK_PATH"
@@ -48,35 +48,11 @@ def laid_over(upper: Any, lower: Any) -> Any:
     return merged
 
 
-def nesting_hint(config: Any, is_wanted: Callable[[str], bool]) -> str:
-    """Return how to write a key with a dot in its name, if its path is wanted, but missing; otherwise ``""``.
-
-    In JSON and in mappings, such a key is one name, and not a path as in HOCON.
-    """
-    for place, key in _dotted_keys(config, ()):
-        path = ".".join((*place, key))
-        if is_wanted(path) and not _has(config, path):
-            names = key.split(".")
-            nested = "".join(f'{{"{name}": ' for name in names) + "…" + "}" * len(names)
-            where = f" in {'.'.join(place)}" if place else ""
-            return f"the configuration has a key named {key!r} with a dot{where}; nest it: {nested}"
-    return ""
-
-
-def _dotted_keys(tree: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yield the keys with a dot in their names, which a ConfigTree has in quotes, and where they are."""
-    for key, value in dict.items(tree):
-        if key.startswith('"'):
-            yield place, key[1:-1]
-        if isinstance(value, dict):
-            yield from _dotted_keys(value, (*place, key))
-
-
-def _has(config: Any, path: str) -> bool:
-    try:
-        return path in config
-    except Exception:  # noqa: BLE001 - pyhocon's errors for odd keys have no common class
-        return False
+def plain(config: Any) -> Any:
+    """Return the mappings of a ConfigTree as those of JSON: a key with a dot is not in quotes."""
+    if not isinstance(config, dict):
+        return config
+    return {key[1:-1] if key.startswith('"') else key: plain(value) for key, value in dict.items(config)}
 
 
 def _maker() -> Callable[[], Any]:

@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Sequen
 from pathlib import Path
 from typing import Any
 
+from jobserver_core.models.dotted_keys import hint_for_message, hint_for_missing
 from jobserver_pyspark.protocol.failures import JobFailure, describe
-from jobserver_pyspark.runner.config_trees import nesting_hint
+from jobserver_pyspark.runner.config_trees import plain
 
-_WORDS = re.compile(r"[\w.\-]+")
 _MISSING_ERROR = "ConfigMissingException"
 """pyhocon's exception, which need not be the pyhocon of this project."""
 _MISSING_KEY = re.compile(r"'?No configuration setting found for key (.+?)'?")
@@ -137,8 +137,7 @@ def validate(job: Any, context: Any, runtime: Any, config: Any) -> Any:
         raise raised(error, config) from error
     problems = _problems(data)
     if problems:
-        mentioned = {word.strip(".") for word in _WORDS.findall(" ".join(problems))}
-        if hint := nesting_hint(config, mentioned.__contains__):
+        if hint := hint_for_message(plain(config), " ".join(problems)):
             problems.append(hint)
         kind = type(data[0])
         raise JobFailure(
@@ -150,10 +149,7 @@ def validate(job: Any, context: Any, runtime: Any, config: Any) -> Any:
 def raised(error: BaseException, config: Any) -> JobFailure:
     """Return the failure that an exception of a job's method is; for a missing key, perhaps with a hint."""
     missing = _MISSING_KEY.fullmatch(describe(error)) if type(error).__name__ == _MISSING_ERROR else None
-    hint = ""
-    if missing is not None:
-        start = missing[1]
-        hint = nesting_hint(config, lambda path: path == start or path.startswith(f"{start}."))
+    hint = "" if missing is None else hint_for_missing(plain(config), missing[1])
     message = f"{describe(error)}; {hint}" if hint else None
     return JobFailure.of("raised", error, skip=1, message=message)
 

@@ -12,6 +12,8 @@ import pytest
 from http_caller import FACTORIES, Caller, calling
 from test_jvm_cluster import Daemon, master  # noqa: F401 - a fixture
 
+from conditions import SPARK_WAIT
+
 assert Daemon
 pytestmark = pytest.mark.spark
 
@@ -47,6 +49,22 @@ def test_the_sample_jobs_give_their_documented_results_in_a_context_of_no_factor
         assert pi == pytest.approx(3.14, abs=0.3)
         assert caller.result("CacheRddByNameJob", **in_it) == 55
         assert caller.result("SumNamedRddJob", "name = cached by name", **in_it) == 15
+
+
+def test_a_missing_value_whose_key_has_a_dot_comes_with_the_way_to_nest_it(caller: Caller) -> None:
+    def error_of(job: str, config: str) -> str:
+        response = caller.send(job, config, context=name, sync="true", timeout=int(SPARK_WAIT))
+        message: str = response.json()["result"]["message"]
+        return message
+
+    hint = "the configuration has a key named 'input.string' with a dot; nest it: "
+    with caller.context("any") as name:
+        refused = error_of("WordCountExample", '{"input.string": "a b"}')
+        assert refused == (
+            f'One(SparkJobInvalid(No input.string config param)); {hint}{{"input": {{"string": …}}}}'
+        )
+        failed = error_of("SqlTestJob", '{"sql.query": "select 1"}')
+        assert "key 'sql'; the configuration has a key named 'sql.query' with a dot; nest it: " in failed
 
 
 def test_sql_jobs_load_and_query_in_a_context_of_their_factory(caller: Caller) -> None:
