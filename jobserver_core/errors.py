@@ -344,10 +344,14 @@ class BinaryNotFound(NotFound):
 
 
 class ContextNotFound(NotFound):
-    """No context has this name."""
+    """No context has this name. ``reason`` says how the last one of this name failed, or is None."""
 
-    template = "context {name} not found"
     name: str
+    reason: str | None = None
+
+    def _text(self) -> str:
+        text = f"context {self.name} not found"
+        return f"{text}: {self.reason}" if self.reason else text
 
 
 class JobNotFound(NotFound):

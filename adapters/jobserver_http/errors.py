@@ -127,7 +127,8 @@ def _fixed_text(status: int, text: str, detail: str | None = None) -> Rule:
 
     def rule(error: Any, names: Namespace) -> StatusResponse:
         result = names.without_prefix(error.formatted(text))
-        return StatusResponse(status=status, result=result, detail=getattr(error, detail) if detail else None)
+        more = getattr(error, detail) if detail else None
+        return StatusResponse(status=status, result=result, detail=more and names.without_prefix(more))
 
     return rule
 
@@ -256,7 +257,7 @@ _BY_OPERATION: dict[str, dict[type[Exception], Rule]] = {
         core.UnknownContextFactory: _object(500, "CONTEXT INIT FAILED"),
         core.InvalidRequest: _CANNOT_PARSE,
         core.BinaryNotFound: _fixed_text(404, "appName {name} not found"),
-        core.ContextNotFound: _fixed_text(404, "context {name} not found"),
+        core.ContextNotFound: _fixed_text(404, "context {name} not found", "reason"),
         core.MalformedUrl: _object(400, "JOB LOADING FAILED: Malformed URL"),
         ContextUrlMalformed: _object(400, "CONTEXT INIT ERROR: Malformed URL"),
         core.NotAnArchive: _object(400, "JOB LOADING FAILED"),

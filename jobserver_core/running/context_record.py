@@ -31,6 +31,7 @@ next start reconciles the records with reality.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +47,8 @@ from jobserver_core.running.outbox import Outbox
 from jobserver_core.running.records import Records
 from jobserver_core.running.retries import RetryQueue
 from jobserver_core.running.waiting import Promise
+
+_log = logging.getLogger(__name__)
 
 
 class ContextRecord:
@@ -105,6 +108,8 @@ class ContextRecord:
     def end(self, event: ContextEvent, error: ErrorInfo | None) -> None:
         """Store the end as :meth:`Records.end_context` does, and publish it later."""
         context = self.current = self._records.end_context(self.current, event, error, ended_at=self.ended_at)
+        if context.state is ContextState.ERROR and context.error is not None:
+            _log.warning("context %s ended as ERROR: %s", context.name, context.error.message)
         self.outbox.put(lambda: self._records.publish_context(context))
 
     def replace(self, event: ContextEvent, error: ErrorInfo, successor: Context) -> bool:

@@ -15,7 +15,14 @@ from typing import Any
 import attrs
 
 from jobserver_core.callbacks.service import CallbackService
-from jobserver_core.errors import OnAnotherServer, ServerClosed, StaleState, StorageError, Unavailable
+from jobserver_core.errors import (
+    ContextNotFound,
+    OnAnotherServer,
+    ServerClosed,
+    StaleState,
+    StorageError,
+    Unavailable,
+)
 from jobserver_core.events import ContextChanged, EventBus, JobChanged, JobProgressed
 from jobserver_core.models.binaries import ResolvedEntry
 from jobserver_core.models.callbacks import Delivery
@@ -258,6 +265,14 @@ class Records:
         if context is not None and not context.state.final:
             self.check_here("context", name, context)
             raise self._taken_over("context", name)
+
+    def context_not_found(self, name: str) -> ContextNotFound:
+        """Return the error that no context of this name lives, with the failure of the last one."""
+        last = self._metadata.context_named(name)
+        if last is None or last.error is None or last.ended_at is None:
+            return ContextNotFound(name=name)
+        ended_at = last.ended_at.isoformat(" ", "seconds")
+        return ContextNotFound(name=name, reason=f"it failed at {ended_at}: {last.error.message}")
 
     # -- jobs --------------------------------------------------------------------------------------
 

@@ -123,8 +123,10 @@ class SubmissionService:
             return self._accept_once(checked, fetched)
         except ContextNotFound:
             context = checked.request.context
-            if context is None or not self._contexts.has_successor(context):
+            if context is None:
                 raise
+            if not self._contexts.has_successor(context):
+                raise self._records.context_not_found(context) from None
             return self._accept_once(checked, fetched)
 
     def _accept_once(self, checked: _Checked, fetched: Mapping[str, Fetched]) -> JobHandle:

@@ -73,6 +73,23 @@ def test_a_context_that_cannot_start_says_why(server: JobServer) -> None:
     assert context.error.message == "no cores left"
 
 
+def test_a_configured_context_that_cannot_start_says_why_in_the_log_and_to_a_submit(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings = Settings(spark=SparkSettings(contexts={"warm": {"inline.fail": "no cores left"}}))
+    with a_server(settings=settings) as server:
+        upload(server)
+        wait_until(lambda: server.context("warm").state is ContextState.ERROR)
+        with pytest.raises(errors.ContextNotFound) as caught:
+            server.submit(a_request("w.Echo", context="warm"))
+        ended_at = server.context("warm").ended_at
+    assert ended_at is not None
+    when = f"{ended_at:%Y-%m-%d %H:%M:%S}+00:00"
+    assert str(caught.value) == f"context warm not found: it failed at {when}: no cores left"
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == ["context warm ended as ERROR: no cores left"]
+
+
 def test_a_job_whose_own_context_cannot_start_says_why(server: JobServer) -> None:
     job = server.submit(a_request("w.Echo", context_settings={"inline.fail": "no cores left"}))
     record = job.finished.result(WAIT)

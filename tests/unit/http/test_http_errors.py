@@ -215,6 +215,21 @@ def test_an_upload_that_is_not_an_archive_gets_the_contract_error_with_a_reason(
     }
 
 
+def test_a_submit_to_a_context_that_has_failed_gets_the_contract_error_with_the_failure() -> None:
+    reason = "it failed at 2026-11-30 16:09:00+00:00: context ann~warm was not ready"
+    response = response_to(
+        core.ContextNotFound(name="ann~warm", reason=reason), "submit_job", Namespace(owner="ann")
+    )
+    shown = "it failed at 2026-11-30 16:09:00+00:00: context warm was not ready"
+    assert response.body == {
+        "status": "ERROR",
+        "result": "context warm not found",
+        "code": "context_not_found",
+        "detail": shown,
+        "fields": {"name": "warm", "reason": shown},
+    }
+
+
 def test_a_detail_that_only_repeats_the_result_is_omitted() -> None:
     words = "Invalid job type for this context"
     refused = failed_submission(a_job(FailureKind.WRONG_TYPE, ErrorInfo(message=words)), Namespace())
