@@ -16,7 +16,7 @@ from jobserver_core.binaries.data_files import DataUpload
 from jobserver_core.binaries.uploads import Upload
 from jobserver_core.callbacks.options import check_options
 from jobserver_core.data_directory import lock_data_dir
-from jobserver_core.errors import Conflict
+from jobserver_core.errors import Conflict, InvalidRequest
 from jobserver_core.events import Event, Subscription
 from jobserver_core.models.arguments import (
     check_callable,
@@ -334,9 +334,11 @@ class JobServer:
         behind. Running jobs end as ERROR, and jobs that have not begun run under the next server.
 
         Raises:
-            InvalidRequest: The timeout is not a number of seconds.
+            InvalidRequest: The timeout is not a number of seconds, or ``contexts`` is something else.
         """
         check_seconds("timeout", timeout)
+        if contexts not in (None, "stop", "detach"):
+            raise InvalidRequest(message=f"contexts must be 'stop' or 'detach', got {contexts!r}")
         if (contexts or self.settings.contexts.on_shutdown) == "detach":
             self._detached = True  # permanently: a second call must not end the contexts
         timeout = self.settings.stop_timeout if timeout is None else timeout

@@ -12,6 +12,7 @@ from jobserver_core import (
     BinaryType,
     Conflict,
     ContextQuery,
+    ContextState,
     InvalidRequest,
     JobServer,
     LaunchError,
@@ -108,6 +109,14 @@ def test_a_server_that_has_closed_cannot_be_started_again_or_subscribed_to(
         with pytest.raises(ServerClosed, match="the job server is closed; create a new one"):
             use()
     server.close()
+
+
+def test_a_slip_in_what_a_close_does_with_contexts_is_refused_and_closes_nothing(server: JobServer) -> None:
+    with server.start():
+        server.create_context("warm").result(WAIT)
+        with pytest.raises(InvalidRequest, match="contexts must be 'stop' or 'detach', got 'detch'"):
+            server.close(contexts="detch")  # type: ignore[arg-type]
+        assert server.context("warm").state is ContextState.RUNNING
 
 
 class _Unswept(InlineLauncher):
