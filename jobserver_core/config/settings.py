@@ -265,7 +265,7 @@ class ContextLimits(Section):
     on_shutdown: str = kinds.text(
         "stop",
         "What a server that is shut down does with its contexts: stop ends them, detach leaves them to the "
-        "next server",
+        "next server and needs reattach-timeout",
         check=_on_shutdown,
     )
     pools: dict[str, JsonObject] = kinds.named_trees(
@@ -274,6 +274,11 @@ class ContextLimits(Section):
     spare_max_age: float = kinds.duration(
         24 * _HOUR, "The age at which an unused context of a pool is replaced", minimum=1.0
     )
+
+    def __attrs_post_init__(self) -> None:
+        if self.on_shutdown == "detach" and not self.reattach_timeout:
+            message = "must be more than 0, such as 60 s, if jobserver.contexts.on-shutdown is detach"
+            raise InvalidSetting(key="jobserver.contexts.reattach-timeout", message=message)
 
 
 @attrs.frozen(kw_only=True, field_transformer=bind)

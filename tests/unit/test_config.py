@@ -233,6 +233,15 @@ def test_a_certificate_and_its_key_need_each_other(given: str, missing: str) -> 
     assert both.tls_key == Path("/k.pem")
 
 
+def test_contexts_are_left_to_the_next_server_only_if_they_wait_for_it() -> None:
+    expected = "must be more than 0, such as 60 s, if .*on-shutdown is detach"
+    with pytest.raises(InvalidSetting, match=expected) as caught:
+        Settings.from_mapping({"jobserver.contexts.on-shutdown": "detach"}, env={})
+    assert caught.value.key == "jobserver.contexts.reattach-timeout"
+    both = {"jobserver.contexts": {"on-shutdown": "detach", "reattach-timeout": "60 s"}}
+    assert Settings.from_mapping(both, env={}).contexts.on_shutdown == "detach"
+
+
 # -- files and overrides -------------------------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ from jobserver_core import (
     ServerClosed,
     Settings,
 )
-from jobserver_core.config.settings import JobLimits, SparkSettings
+from jobserver_core.config.settings import ContextLimits, JobLimits, SparkSettings
 from jobserver_core.memory import (
     InlineJob,
     InlineLauncher,
@@ -168,7 +168,7 @@ def test_detaching_notifies_the_waiters_and_changes_no_record(world: World) -> N
 
 
 def test_the_settings_choose_whether_a_shutdown_detaches(world: World) -> None:
-    first = world.boot(Settings.from_mapping({"jobserver.contexts.on-shutdown": "detach"}, env={}))
+    first = world.boot(Settings(contexts=ContextLimits(on_shutdown="detach", reattach_timeout="60 s")))
     upload(first)
     first.create_context("shared").result(WAIT)
     assert first.detaches
