@@ -120,6 +120,8 @@ __all__ = [
 ]
 
 
+CONTEXT_TERMINATED = "ContextTerminated"
+"""The class of the error of a job whose context has ended. Its stack is the reason in words."""
 _INNER_CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
 
 
@@ -578,6 +580,8 @@ class JobUnsuccessful(JobServerError):
 
     def _text(self) -> str:
         kind, message = getattr(self.error, "error_class", ""), getattr(self.error, "message", "")
+        if kind == CONTEXT_TERMINATED and self.error.stack:
+            message = f"{message}: {self.error.stack}"
         return f"job {self.job_id}: {kind}: {message}" if kind else super()._text()
 
 

@@ -16,6 +16,7 @@ import attrs
 
 from jobserver_core.callbacks.service import CallbackService
 from jobserver_core.errors import (
+    CONTEXT_TERMINATED,
     ContextNotFound,
     OnAnotherServer,
     ServerClosed,
@@ -67,7 +68,7 @@ class FinalOutcome:
         if job.kill_requested:
             return cls.killed(job.id)
         message = f"Context ({job.context_name}) for this job was terminated"
-        error = ErrorInfo(message=message, error_class="ContextTerminated", stack=reason)
+        error = ErrorInfo(message=message, error_class=CONTEXT_TERMINATED, stack=reason)
         return cls.failed(FailureKind.CONTEXT_LOST, error)
 
 

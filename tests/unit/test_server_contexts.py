@@ -146,6 +146,10 @@ def test_jobs_of_a_context_that_was_ended_say_who_did_it(
     job = running(server, context="shared")
     end(server).result(WAIT)
     assert _reason(server, job) == reason
+    with pytest.raises(errors.JobFailed) as caught:
+        job.result(WAIT)
+    words = "ContextTerminated: Context (shared) for this job was terminated"
+    assert str(caught.value) == f"job {job.id}: {words}: {reason}"
 
 
 @pytest.mark.parametrize(
