@@ -28,14 +28,19 @@ class DirectoryBlobStore(BlobStore):
 
     A blob is written to a file in ``tmp`` below the same directory, synced to the disk, and renamed. So a
     committed blob survives a power cut. Several processes can use the same directory.
+
+    The directory is created for the first blob. If it is removed, replaced or unmounted later, nothing is
+    written to what is there instead. Only its inode is compared: a mount that returns may be another device.
     """
 
     def __init__(self, directory: Path) -> None:
         self._root = Path(os.path.abspath(directory))
         self._temporaries = self._root / _TEMPORARY
+        self._inode: int | None = None
 
     def create(self) -> BlobWriter:
         with _translated(self._root, "write to"):
+            self._verify()
             return _DirectoryWriter(self, *self._create_temporary())
 
     def open(self, digest: str) -> BinaryIO:
@@ -98,6 +103,22 @@ class DirectoryBlobStore(BlobStore):
         if not _DIGEST.fullmatch(digest):
             raise BlobNotFound(digest=digest)
         return self._root.joinpath(digest[:2], digest[2:4], digest)
+
+    def _verify(self) -> None:
+        """Raise StorageError unless the directory is the one that this store has used before, if any."""
+        if self._inode is None:
+            _make_directory(self._root)
+            self._inode = self._root.stat().st_ino
+            return
+        try:
+            lost = "was replaced" if self._root.stat().st_ino != self._inode else None
+        except FileNotFoundError:
+            lost = "is gone"
+        if lost is not None:
+            raise StorageError(
+                message=f"the blob directory {self._root} {lost} while the server was running: "
+                "put the original back, or restart the server"
+            )
 
     def _create_temporary(self) -> tuple[Path, int]:
         """Create a temporary file, and its directory if this is the first one."""

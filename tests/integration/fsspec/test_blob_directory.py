@@ -100,6 +100,36 @@ def test_listing_and_sweeping_ignore_foreign_files(blobs: FsspecBlobStore, root:
     assert (root / "README").exists()
 
 
+# -- when the directory vanishes -------------------------------------------------------------------
+
+
+def test_a_directory_that_is_gone_is_an_error_until_it_is_back(blobs: FsspecBlobStore, root: Path) -> None:
+    digest = blobs.put([b"before"]).digest
+    aside = root.rename(root.with_name("aside"))
+    for act in (blobs.create, blobs.check):
+        with pytest.raises(StorageError, match="/data/blobs is gone while the server was running"):
+            act()
+    assert not root.exists()
+    aside.rename(root)
+    blobs.check()
+    assert blobs.size(digest) == 6
+
+
+def test_a_directory_that_was_replaced_is_an_error_until_it_is_back(
+    blobs: FsspecBlobStore, root: Path
+) -> None:
+    blobs.put([b"before"])
+    aside = root.rename(root.with_name("aside"))
+    root.mkdir()
+    for act in (blobs.create, blobs.check):
+        with pytest.raises(StorageError, match="/data/blobs was replaced while the server was running"):
+            act()
+    assert not files_in(root)
+    root.rmdir()
+    aside.rename(root)
+    blobs.check()
+
+
 # -- when the disk refuses -------------------------------------------------------------------------
 
 
