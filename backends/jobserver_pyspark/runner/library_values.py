@@ -120,7 +120,11 @@ def _from_arrow(value: Any, simplified: Simplify, key: Key) -> Any:
     if isinstance(value, (arrow.Array, arrow.ChunkedArray)):
         values = _arrow_values(_arrow_slices(value, len(value)))
         return list(values) if len(value) <= _SHORT else values
-    return simplified(value.as_py()) if isinstance(value, arrow.Scalar) else str(value)
+    if isinstance(value, arrow.Tensor):
+        return _from_array(value.to_numpy())
+    if isinstance(value, (arrow.Scalar, arrow.Buffer)):
+        return simplified(value.as_py() if isinstance(value, arrow.Scalar) else value.to_pybytes())
+    return str(value)
 
 
 def _arrow_records(batches: Iterable[Any], schema: Any) -> Iterator[Any]:
@@ -139,7 +143,7 @@ def _arrow_values(slices: Iterable[Any]) -> Iterator[Any]:
 
 # -- Spark -----------------------------------------------------------------------------------------------
 
-_DISTRIBUTED = frozenset({"DataFrame", "RDD", "GroupedData", "DStream", "Series", "Index"})
+_DISTRIBUTED = frozenset({"DataFrame", "RDD", "GroupedData", "DStream", "Series", "Index", "DistributedMatrix"})
 
 
 def _from_pyspark(value: Any, simplified: Simplify, key: Key) -> Any:

@@ -32,8 +32,9 @@ class _TooBig(Exception):
 
 def opened(result: object) -> tuple[bool, Iterator[bytes]]:
     """Return whether a result is a streamed one, and its bytes in chunks, which are made on demand."""
-    if isinstance(result, (io.RawIOBase, io.BufferedIOBase)):
-        return True, _stream(iter(lambda: result.read(_CHUNK), b""))
+    file = _binary_file(result)
+    if file is not None:
+        return True, _stream(iter(lambda: file.read(_CHUNK), b""))
     if isinstance(result, Iterator) and not hasattr(type(result), "__arrow_c_stream__"):
         first = next(result, _END)
         if isinstance(first, (bytes, bytearray, memoryview)):
@@ -44,6 +45,13 @@ def opened(result: object) -> tuple[bool, Iterator[bytes]]:
 
 
 _END = object()
+
+
+def _binary_file(result: object) -> io.RawIOBase | io.BufferedIOBase | None:
+    """Return the open binary file that a result is, or that a temporary file of :mod:`tempfile` wraps."""
+    if type(result).__module__ == "tempfile":
+        result = getattr(result, "_file", None) or getattr(result, "file", None)  # spooled, or with a name
+    return result if isinstance(result, (io.RawIOBase, io.BufferedIOBase)) else None
 
 
 def _stream(items: Iterable[Any]) -> Iterator[bytes]:

@@ -11,6 +11,7 @@ import json
 import math
 import pathlib
 import pickle
+import tempfile
 import uuid
 from typing import Any
 
@@ -284,6 +285,24 @@ def test_open_binary_files_are_streams_even_if_they_are_empty() -> None:
     for content in (b"", b"line\nline\n"):
         stream, pieces = opened(io.BytesIO(content))
         assert (stream, b"".join(pieces)) == (True, content)
+
+
+@pytest.mark.parametrize("content", [b"caf\xe9\n" * 100_000, b""])
+def test_a_temporary_file_is_a_stream_like_the_file_that_it_wraps(content: bytes) -> None:
+    for make in (tempfile.NamedTemporaryFile, tempfile.SpooledTemporaryFile):
+        with make() as file:
+            file.write(content)
+            file.seek(0)
+            stream, pieces = opened(file)
+            assert (stream, b"".join(pieces)) == (True, content)
+
+
+def test_the_lines_of_a_temporary_text_file_are_a_list() -> None:
+    with tempfile.NamedTemporaryFile("w+") as file:
+        file.write("a\nb")
+        file.seek(0)
+        stream, pieces = opened(file)
+        assert (stream, b"".join(pieces)) == (False, b'["a\\n","b"]')
 
 
 def test_lone_surrogates_survive_in_keys_and_long_texts() -> None:

@@ -35,7 +35,11 @@ private[jobserver] object PlainValues {
       made
     case ResultShape.Members(entries, _) =>
       val made = new JLinkedHashMap[Any, Any]()
-      entries.foreach { case (name, value) => made.put(key(name), plain(value, depth + 1)) }
+      entries.foreach { case (name, value) =>
+        val text = key(name)
+        if (made.containsKey(text)) throw new ResultRefused(s"two keys of one map are both $text")
+        made.put(text, plain(value, depth + 1))
+      }
       made
   }
 

@@ -42,7 +42,7 @@ private[jobserver] object ResultShape {
   final case class Text(text: String) extends ResultShape
   final case class Items(items: Iterator[_]) extends ResultShape
 
-  /** Members of an object. `named` means that all keys are distinct strings. */
+  /** Members of an object. `named` means that all keys are distinct strings, as those of a map may not be. */
   final case class Members(entries: Iterator[(Any, Any)], named: Boolean) extends ResultShape
 
   /** The value is converted to another value. */
@@ -59,17 +59,20 @@ private[jobserver] object ResultShape {
   }
 
   private def notIterated(value: Any): ResultShape = value match {
+    case shape: ResultShape => shape // of a part that this table has made, such as the row of a table
     case symbol: Symbol => Text(symbol.name)
     case _: Throwable | _: java.nio.file.Path | _: Enum[_] => Text(value.toString)
     case node: JsonNode => document(node)
     case handle @ (_: Dataset[_] | _: RDD[_] | _: JavaRDDLike[_, _] | _: DStream[_] | _: JavaDStreamLike[_, _, _] |
-        _: RelationalGroupedDataset | _: KeyValueGroupedDataset[_, _]) => throw new ResultRefused(
-      s"a job cannot return a distributed ${handle.getClass.getSimpleName}: return its rows, for example " +
-        "collect() or take(n), or write it somewhere and return the place")
+        _: RelationalGroupedDataset | _: KeyValueGroupedDataset[_, _]) => refuseDistributed(handle)
     case _: java.io.InputStream | _: java.io.Reader => throw new ResultRefused(
       s"a ${value.getClass.getName} inside a result cannot be read: return an InputStream alone, or its content")
     case _ => foreign(value).orElse(ofSpark(value)).orElse(wrapped(value)).getOrElse(collection(value))
   }
+
+  private def refuseDistributed(handle: Any): Nothing = throw new ResultRefused(
+    s"a job cannot return a distributed ${handle.getClass.getSimpleName}: return its rows, for example " +
+      "collect() or take(n), or write it somewhere and return the place")
 
   // -- numbers ---------------------------------------------------------------------------------------------------
 
@@ -122,6 +125,7 @@ private[jobserver] object ResultShape {
     case stage: java.util.concurrent.CompletionStage[_] => awaited(stage.toCompletableFuture)
     case future: java.util.concurrent.Future[_] => awaited(future)
     case reference: java.util.concurrent.atomic.AtomicReference[_] => Stand(reference.get)
+    case reference: java.lang.ref.Reference[_] => Stand(reference.get)
     case flag: java.util.concurrent.atomic.AtomicBoolean => Truth(flag.get)
     case Left(content) => Members(Iterator("left" -> content), named = true)
     case Right(content) => Members(Iterator("right" -> content), named = true)
@@ -131,10 +135,23 @@ private[jobserver] object ResultShape {
       Text(calendar.toInstant.atZone(calendar.getTimeZone.toZoneId).toOffsetDateTime.toString)
     case date: java.util.Date if date.getClass == classOf[java.util.Date] => Text(date.toInstant.toString)
     case entry: JMap.Entry[_, _] => Items(Iterator(entry.getKey, entry.getValue))
-    case buffer: java.nio.ByteBuffer =>
-      val bytes = buffer.duplicate()
-      Items(Iterator.continually(bytes).takeWhile(_.hasRemaining).map(_.get))
+    case values: java.util.concurrent.atomic.AtomicIntegerArray => indexed(0, values.length, values.get)
+    case values: java.util.concurrent.atomic.AtomicLongArray => indexed(0, values.length, values.get)
+    case values: java.util.concurrent.atomic.AtomicReferenceArray[_] => indexed(0, values.length, values.get)
+    case buffer: java.nio.Buffer => ofBuffer(buffer)
   }
+
+  private def indexed(from: Int, until: Int, get: Int => Any): ResultShape = Items((from until until).iterator.map(get))
+
+  /** What is left to read in a buffer, without reading it. A buffer of characters is a text. */
+  private def ofBuffer(buffer: java.nio.Buffer): ResultShape = indexed(buffer.position, buffer.limit, buffer match {
+    case bytes: java.nio.ByteBuffer => bytes.get(_)
+    case shorts: java.nio.ShortBuffer => shorts.get(_)
+    case ints: java.nio.IntBuffer => ints.get(_)
+    case longs: java.nio.LongBuffer => longs.get(_)
+    case floats: java.nio.FloatBuffer => floats.get(_)
+    case doubles: java.nio.DoubleBuffer => doubles.get(_)
+  })
 
   private def awaited(future: java.util.concurrent.Future[_]): ResultShape =
     try Stand(future.get()) catch { case error: java.util.concurrent.ExecutionException => throw error.getCause }
@@ -150,11 +167,9 @@ private[jobserver] object ResultShape {
   // -- collections -----------------------------------------------------------------------------------------------
 
   private def collection(value: Any): ResultShape = value match {
-    case map: scala.collection.Map[_, _] => Members(map.iterator, map.keysIterator.forall(_.isInstanceOf[String]))
+    case map: scala.collection.Map[_, _] => Members(map.iterator, named = false)
     case properties: java.util.Properties => ofProperties(properties)
-    case map: JMap[_, _] => Members(
-      map.entrySet.iterator.asScala.map(e => (e.getKey, e.getValue)),
-      map.keySet.iterator.asScala.forall(_.isInstanceOf[String]))
+    case map: JMap[_, _] => Members(map.entrySet.iterator.asScala.map(e => (e.getKey, e.getValue)), named = false)
     case items: scala.collection.Iterable[_] => Items(items.iterator)
     case items: Iterator[_] => Items(items)
     case items: java.lang.Iterable[_] => Items(items.iterator.asScala)
@@ -176,8 +191,9 @@ private[jobserver] object ResultShape {
 
   private type Rule = AnyRef => ResultShape
   private val jsonText: Rule = value => json(value.toString)
-  private def result(method: String): Rule =
-    value => Stand(ReflectiveJobs.invoke(value, value.getClass.getMethod(method)))
+  private def result(method: String): Rule = value => Stand(called(value, method))
+  private def called(value: AnyRef, method: String): AnyRef =
+    ReflectiveJobs.invoke(value, value.getClass.getMethod(method))
 
   private val rules: Map[String, Rule] = Map(
     "com.fasterxml.jackson.core.TreeNode" -> jsonText, // of a Jackson in the job's own jar
@@ -203,6 +219,11 @@ private[jobserver] object ResultShape {
     "com.typesafe.config.Config" -> result("root"),
     "com.typesafe.config.ConfigValue" -> result("unwrapped"),
     "com.google.common.base.Optional" -> result("orNull"),
+    "org.apache.spark.mllib.linalg.distributed.DistributedMatrix" -> refuseDistributed,
+    "org.apache.spark.graphx.Graph" -> refuseDistributed,
+    "org.apache.arrow.vector.ValueVector" -> (vector => Items(ofArrowVector(vector))), // its own iterator is empty
+    "org.apache.arrow.vector.VectorSchemaRoot" -> ofArrowTable,
+    "scala.collection.MapView" -> (view => Members(view.asInstanceOf[Iterable[(Any, Any)]].iterator, named = false)),
     "scala.xml.NodeSeq" -> (value => Text(value.toString)))
 
   /**
@@ -221,6 +242,19 @@ private[jobserver] object ResultShape {
 
   private def foreign(value: Any): Option[ResultShape] =
     rules.get(ruled.get(value.getClass)).map(_(value.asInstanceOf[AnyRef]))
+
+  private def ofArrowVector(vector: AnyRef): Iterator[Any] = {
+    val get = vector.getClass.getMethod("getObject", classOf[Int])
+    (0 until called(vector, "getValueCount").asInstanceOf[Int]).iterator
+      .map(at => ReflectiveJobs.invoke(vector, get, Int.box(at)))
+  }
+
+  private def ofArrowTable(table: AnyRef): ResultShape = {
+    val columns = called(table, "getFieldVectors").asInstanceOf[java.util.List[AnyRef]].asScala.toSeq
+    val values = columns.map(column => (called(column, "getName"), ofArrowVector(column)))
+    Items((0 until called(table, "getRowCount").asInstanceOf[Int]).iterator
+      .map(_ => Members(values.iterator.map { case (name, column) => (name, column.next()) }, named = false)))
+  }
 
   private def ofJson4s(value: AnyRef): ResultShape = value match {
     case empty: Product if empty.productArity == 0 => Absent // JNull and JNothing
@@ -252,17 +286,25 @@ private[jobserver] object ResultShape {
 
   // -- keys ------------------------------------------------------------------------------------------------------
 
-  /** Converts a key of a map to a string: its JSON value, or the string of a collection. */
-  def keyText(key: Any): String = key match {
-    case text: String => text
-    case array: Array[_] => array.iterator.map(keyText).mkString("[", ", ", "]")
-    case _ => of(key) match {
-      case Absent => "null"
-      case Truth(flag) => flag.toString
-      case Quantity(number) => number.toString
-      case Text(text) => text
-      case Stand(value) if value.asInstanceOf[AnyRef] ne key.asInstanceOf[AnyRef] => keyText(value)
-      case _ => key.toString
+  private val MaxKeyDepth = 100
+
+  /** Converts a key of a map to a string: its JSON value, or the string of a collection. Throws [[ResultRefused]]. */
+  def keyText(key: Any): String = keyText(key, 0)
+
+  private def keyText(key: Any, depth: Int): String = {
+    if (depth > MaxKeyDepth) throw new ResultRefused(
+      s"a key of a map is nested more than $MaxKeyDepth levels deep, or contains itself")
+    key match {
+      case text: String => text
+      case array: Array[_] => array.iterator.map(keyText(_, depth + 1)).mkString("[", ", ", "]")
+      case _ => of(key) match {
+        case Absent => "null"
+        case Truth(flag) => flag.toString
+        case Quantity(number) => number.toString
+        case Text(text) => text
+        case Stand(value) => keyText(value, depth + 1)
+        case _ => key.toString
+      }
     }
   }
 

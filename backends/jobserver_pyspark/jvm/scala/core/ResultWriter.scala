@@ -19,7 +19,7 @@ private[jobserver] final case class WrittenResult(kind: String, bytes: Long, inl
  * memory. Creating and deleting a file would cost more than everything else that a short job does.
  *
  * [[ResultShape]] determines the conversion of each type. The writer holds nothing in memory except the text of values
- * from JSON libraries, and the keys of maps whose keys are not strings.
+ * from JSON libraries, and the keys of maps.
  *
  * @param cancelled checked while the result is written, so that an endless result ends when its job is killed
  */
@@ -138,11 +138,15 @@ private[jobserver] object ResultWriter {
     val buffered = items.buffered
     if (!buffered.hasNext) Json(Nil)
     else buffered.head match {
-      case _: Byte => Chunks(buffered.asInstanceOf[Iterator[Byte]].grouped(1 << 13).map(_.toArray))
-      case _: Array[Byte] => Chunks(buffered.asInstanceOf[Iterator[Array[Byte]]])
+      case _: Byte => Chunks(buffered.map { case byte: Byte => byte; case other => refuseChunk(other) }
+        .grouped(1 << 13).map(_.toArray))
+      case _: Array[Byte] => Chunks(buffered.map { case bytes: Array[Byte] => bytes; case other => refuseChunk(other) })
       case _ => Json(buffered)
     }
   }
+
+  private def refuseChunk(value: Any): Nothing = throw new ResultRefused(
+    s"a streamed result is bytes only, but it contains ${if (value == null) "null" else s"a ${value.getClass.getName}"}")
 
   // Scala 2.12 has no LazyList, so lazy sequences are recognized by name.
   private def isLazy(value: Any): Boolean = Iterator
