@@ -143,7 +143,9 @@ def _arrow_values(slices: Iterable[Any]) -> Iterator[Any]:
 
 # -- Spark -----------------------------------------------------------------------------------------------
 
-_DISTRIBUTED = frozenset({"DataFrame", "RDD", "GroupedData", "DStream", "Series", "Index", "DistributedMatrix"})
+_DISTRIBUTED = frozenset(
+    {"DataFrame", "RDD", "GroupedData", "DStream", "Series", "Index", "DistributedMatrix"}
+)
 
 
 def _from_pyspark(value: Any, simplified: Simplify, key: Key) -> Any:
