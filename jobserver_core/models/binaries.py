@@ -13,12 +13,13 @@ from pathlib import Path
 
 import attrs
 
-from jobserver_core.errors import InvalidRequest, MalformedUrl, UnsupportedMediaType
+from jobserver_core.errors import InvalidName, InvalidRequest, MalformedUrl, UnsupportedMediaType
 from jobserver_core.models.arguments import check_kind, member
 from jobserver_core.models.validation import aware, check_binary_name, non_negative, sha256
 
 __all__ = ["Binary", "BinaryType", "ClassPathEntry", "DataFile", "ResolvedEntry", "parse_class_path"]
 
+_MAX_SHOWN = 255
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):(.*)", re.DOTALL)
 
 
@@ -123,6 +124,12 @@ class ClassPathEntry:
             InvalidName: The name is not allowed.
         """
         found = _URI.fullmatch(text)
+        if not found and "/" in text:
+            rule = (
+                "it looks like a path; upload the file and use the name of the binary, or write "
+                "file:/directory/words.whl for a file of the server's machine"
+            )
+            raise InvalidName(kind="binary", name=text[:_MAX_SHOWN], rule=rule)
         if not found:
             return cls(name=check_binary_name(text))
         if not found[2].strip("/"):

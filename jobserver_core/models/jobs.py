@@ -105,6 +105,8 @@ class JobRequest:
         check_settings(self.context_settings)
         for name in ("context", "context_owner", "callback_url", "idempotency_key"):
             check_kind(name, getattr(self, name), (str, type(None)), "a string or None")
+        if self.context == "":
+            raise InvalidRequest(message="context must not be empty; use None for a context of the job's own")
         check_kind("submitted_by", self.submitted_by, str, "a string, empty without a user")
         check_kind("restartable", self.restartable, bool, "True or False")
         check_kind("priority", self.priority, int, "an integer")

@@ -161,6 +161,13 @@ def test_a_class_path_entry_is_a_name_or_a_uri_and_not_both() -> None:
             ClassPathEntry(**values)
 
 
+@pytest.mark.parametrize("path", ["./dist/words.whl", "dist/words.whl", "/dist/words.whl", "~/words.whl"])
+def test_a_path_in_a_class_path_is_refused_with_what_to_write_instead(path: str) -> None:
+    expected = "it looks like a path; upload the file and use the name of the binary, or write file:/"
+    with pytest.raises(InvalidName, match=expected):
+        ClassPathEntry.parse(path)
+
+
 def test_an_empty_uri_is_malformed() -> None:
     with pytest.raises(MalformedUrl):
         ClassPathEntry.parse("http://")

@@ -380,6 +380,7 @@ def test_packages_that_a_job_cannot_import_from_are_refused(
         ({"packages": parse_class_path("gopher://h/x.whl")}, errors.MalformedUrl),
         ({"class_path": parse_class_path("http://h/missing.jar")}, errors.FetchError),
         ({"context": "nowhere"}, errors.ContextNotFound),
+        ({"context": ""}, errors.InvalidRequest),
         ({"callback_url": "gopher://h/x"}, errors.InvalidCallbackUrl),
     ],
 )
