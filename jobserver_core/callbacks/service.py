@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _repeats = Repeats(_log)
 
+_NO_TRANSPORT = (
+    "the server has no transport for callbacks; pass it transports=[CallableTransport(…)] for functions, or "
+    "jobserver_httpx.HttpxTransport(…) of the extra httpx for URLs"
+)
 _MAX_ERROR = 500
 _RECOVERY_PAGE = 100
 _SLOW_PART = 0.1
@@ -109,10 +113,9 @@ class CallbackService:
         if reason is None and (transport := self._transports.get(scheme_of(url))) is not None:
             transport.check(url)
             return
-        allowed = ", ".join(sorted(self._transports)) or "none, since no transport is configured"
-        raise InvalidCallbackUrl(
-            url=redacted(url[:MAX_URL]), reason=reason or f"its scheme must be one of: {allowed}"
-        )
+        allowed = ", ".join(sorted(self._transports))
+        unserved = f"its scheme must be one of: {allowed}" if allowed else _NO_TRANSPORT
+        raise InvalidCallbackUrl(url=redacted(url[:MAX_URL]), reason=reason or unserved)
 
     def new_delivery(self, job: Job) -> Delivery | None:
         """Return the delivery to store together with the job's final state; None without a callback URL."""
@@ -364,6 +367,8 @@ def _flaw(url: str) -> str | None:
         return "it contains white space or control characters"
     if not scheme_of(url):
         return "it is not an absolute URL such as https://host/path"
+    if not url.partition(":")[2].strip("/"):
+        return "nothing follows its scheme; it needs a receiver, as in https://host/path or call:billing"
     return None
 
 
