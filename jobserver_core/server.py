@@ -711,9 +711,16 @@ class JobServer:
         return self._services.jobs.open_result(job_id)
 
     def deliveries(self, job_id: str) -> list[Delivery]:
-        """Return the callback deliveries of a job, with their attempts and states."""
+        """Return the callback deliveries of a job, with their attempts and states.
+
+        Raises:
+            JobNotFound: No job has this ID.
+        """
         check_job_id(job_id)
-        return self._services.metadata.deliveries_of(job_id)
+        deliveries = self._services.metadata.deliveries_of(job_id)
+        if not deliveries:
+            self._services.jobs.get(job_id)
+        return deliveries
 
     def kill_job(self, job_id: str, *, force: bool = False) -> Waiter[Job]:
         """Begin to kill a job. The waiter returns it once it is final: KILLED, unless it ended first.

@@ -378,6 +378,7 @@ def test_data_files_are_added_listed_and_deleted(play: Play) -> None:
         (lambda facade: facade.job_handle("none"), JobNotFound),
         (lambda facade: facade.job_config("none"), JobNotFound),
         (lambda facade: facade.open_result("none"), JobNotFound),
+        (lambda facade: facade.deliveries("none"), JobNotFound),
         (lambda facade: facade.kill_job("none"), JobNotFound),
         (lambda facade: facade.context("none"), ContextNotFound),
         (lambda facade: facade.binary_versions("none"), BinaryNotFound),
