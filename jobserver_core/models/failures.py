@@ -59,4 +59,4 @@ class FailureKind(str, Enum):
     QUEUE_TIME = "queue-time"
     """The job waited longer than its limit, and was not started."""
     RUN_TIME = "run-time"
-    """The job ran longer than its limit, and was killed."""
+    """The job ran longer than its limit, and was stopped."""

@@ -409,6 +409,6 @@ def _passed(live: LiveJob, now: float) -> bool:
 def _ran_too_long(live: LiveJob) -> ErrorInfo:
     limit = duration_text(live.job.max_run_time or 0.0)
     return ErrorInfo(
-        message=f"job {live.job.id} was killed: it ran longer than its limit of {limit}",
+        message=f"it was stopped because it ran longer than its limit of {limit}",
         error_class="TimeoutError",
     )

@@ -110,10 +110,11 @@ def test_a_job_that_runs_too_long_is_killed_and_ends_with_that_reason(make: Any)
     record = world.job(job)
     assert (record.state, record.failure) == (JobState.ERROR, FailureKind.RUN_TIME)
     assert record.error is not None
-    assert record.error.message == f"job {job.id} was killed: it ran longer than its limit of 1 minute"
+    assert record.error.message == "it was stopped because it ran longer than its limit of 1 minute"
     assert len(world.server.deliveries(job.id)) == 1
-    with pytest.raises(errors.JobFailed, match="longer than its limit"):
+    with pytest.raises(errors.JobFailed) as caught:
         job.result(0)
+    assert str(caught.value) == f"job {job.id}: TimeoutError: {record.error.message}"
 
 
 def test_a_job_that_finishes_while_it_is_killed_for_its_time_has_finished(make: Any) -> None:
