@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import shutil
 import threading
 import time
@@ -11,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from jobserver_core.config.settings import CONTEXT_KEYS
 from jobserver_core.config.units import parse_size
 from jobserver_core.data_directory import create_private
-from jobserver_core.errors import InvalidSetting
+from jobserver_core.errors import InvalidRequest, InvalidSetting
 from jobserver_core.memory.inline_jobs import InlineReports, InlineRun, InlineThreads, JobFunction
+from jobserver_core.models.arguments import check_callable
 from jobserver_core.models.contexts import Resources
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.json_values import JsonMapping
@@ -43,16 +45,28 @@ class InlineLauncher(Launcher):
         start_delay: float = 0.0,
         kill_grace: float = 1.0,
     ) -> None:
-        self.functions: dict[str, JobFunction] = dict(functions or {})
+        self.functions: dict[str, JobFunction] = {}
         self.kill_grace = kill_grace
         self._start_delay = start_delay
         self.threads = InlineThreads()
         self._lock = threading.Lock()
         self._contexts: set[_InlineContext] = set()
         self._left: set[_InlineContext] = set()
+        for class_name, function in (functions or {}).items():
+            self.register(class_name, function)
 
     def register(self, class_name: str, function: JobFunction) -> None:
-        """Register the callable for jobs of this class name."""
+        """Register the callable for jobs of this class name.
+
+        Raises:
+            InvalidRequest: It is not a function, or one that is declared with ``async def``.
+        """
+        what = f"the job {class_name}"
+        check_callable(what, function)
+        if inspect.iscoroutinefunction(function):
+            raise InvalidRequest(
+                message=f"{what} must not be declared with async def; call asyncio.run(…) in a function"
+            )
         self.functions[class_name] = function
 
     def validate(self, settings: JsonMapping) -> None:

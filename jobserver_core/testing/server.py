@@ -34,6 +34,7 @@ class InMemoryJobServer(JobServer):
         Raises:
             TypeError: The server has another launcher than that of :meth:`in_memory`.
             InvalidName: The binary cannot have this name.
+            InvalidRequest: It is not a function, or one that is declared with ``async def``.
         """
         launcher = self._services.launcher
         if not isinstance(launcher, InlineLauncher):

@@ -14,13 +14,14 @@ import pytest
 from conditions import wait_until
 from jobserver_core import (
     InvalidConfig,
+    InvalidRequest,
     InvalidSetting,
     JobFailed,
     JobRequest,
     JobState,
     Settings,
 )
-from jobserver_core.memory import MemoryTransport
+from jobserver_core.memory import InlineJob, MemoryTransport
 from jobserver_core.models.failures import FailureKind
 from jobserver_core.ports import Message
 from jobserver_core.testing.clock import ManualClock
@@ -277,6 +278,24 @@ def test_a_service_runs_functions_as_jobs(job_server: InMemoryJobServer) -> None
     assert [binary.name for binary in job_server.binaries()] == ["more-reports", "reports"]
     assert len(job_server.binary_versions("reports")) == 1
     assert job_server.submit(JobRequest(class_name="Sales", class_path="more-reports")).result(60) == 5
+
+
+async def _awaiting(_job: InlineJob) -> int:
+    return 1
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (3, "the job a.D must be a function, not int"),
+        (_awaiting, r"the job a.D must not be declared with async def; call asyncio.run\(…\) in a function"),
+    ],
+)
+def test_a_job_that_is_no_plain_function_is_refused(
+    job_server: InMemoryJobServer, function: Any, message: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        job_server.define("a.D", function)
 
 
 def test_a_function_receives_the_callbacks_of_a_call_url_through_the_sink(
