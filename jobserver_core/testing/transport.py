@@ -141,6 +141,10 @@ class TransportContract(Contract):
     timeout: ClassVar[float] = 15.0
     """Seconds after which a test fails because a call did not return."""
 
+    def test_its_schemes_are_a_tuple(self, transport: Transport) -> None:
+        schemes: object = transport.schemes
+        assert isinstance(schemes, tuple), f"schemes must be a tuple, not {schemes!r}"
+
     def test_its_schemes_are_in_lower_case(self, transport: Transport) -> None:
         assert transport.schemes
         assert all(scheme == scheme.lower() for scheme in transport.schemes)

@@ -393,6 +393,14 @@ class Shouting(MemoryTransport):
         super().__init__(schemes=("HTTPS", "https"))
 
 
+class Unlisted(MemoryTransport):
+    schemes: Any = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.schemes = "https"
+
+
 class Lettered(MemoryTransport):
     options: ClassVar[Any] = "topic"
 
@@ -429,6 +437,7 @@ FAULTS: dict[type[MemoryTransport], str] = {
     Forgetful: "test_retry_after_is_reported",
     Inventive: "test_no_retry_after_is_none",
     Shouting: "test_its_schemes_are_in_lower_case",
+    Unlisted: "test_its_schemes_are_a_tuple",
     Lettered: "test_its_options_are_a_tuple_of_keys_or_not_known",
     Undead: "test_after_close_nothing_is_sent",
     Brittle: "test_after_close_nothing_is_sent",
