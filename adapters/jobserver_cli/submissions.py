@@ -202,17 +202,18 @@ def run(
     config = config_text(data, strings)  # before anything changes on the server
     code = upload_code(client, terminal, cp, package or [], option="--wheel")
     if context is not None:
-        _ensure_context(client, terminal, context)
+        _ensure_context(client, terminal, context, code)
     record = _submit(client, terminal, main_class, code, context=context, config=config, key=idempotency_key)
     follow_to_result(client, terminal, str(record["jobId"]))
 
 
-def _ensure_context(client: Client, terminal: Terminal, name: str) -> None:
-    """Create a context unless it is live; another client may create it at the same time."""
+def _ensure_context(client: Client, terminal: Terminal, name: str, code: Code) -> None:
+    """Create a context for this code unless it is live; another client may create it at the same time."""
     record = _live_context(client, name)
     if record is not None:
         _note_start(terminal, record)
         return
+    _check_binaries(client, code)
     if similar := similar_context(client, name):
         terminal.note(f"no context {name} is live, so it is started; did you mean {similar}, which is live?")
     try:
@@ -222,6 +223,18 @@ def _ensure_context(client: Client, terminal: Terminal, name: str) -> None:
     except CommandFailed as refused:
         if refused.reason != "context_exists":
             raise
+
+
+def _check_binaries(client: Client, code: Code) -> None:
+    """Raise an error if the server lacks a binary, before a context is started that no job can use."""
+    try:
+        missing = _missing_binary(client, code)
+    except CommandFailed as refused:
+        if refused.code is not ExitCode.DENIED:
+            raise
+        return
+    if missing is not None:
+        raise missing
 
 
 def _live_context(client: Client, name: str) -> ContextFields | None:
@@ -291,13 +304,7 @@ def _explained(client: Client, main_class: str, code: Code, context: str | None)
 
 def _rephrased(client: Client, refused: CommandFailed, main_class: str, code: Code) -> CommandFailed | None:
     if refused.reason == "binary_not_found":
-        names = [*code.class_path, *code.packages]
-        missing = unknown_binaries(client, [name for name in names if ":" not in name])
-        directory = next(filter(os.path.isdir, names), None)
-        if missing and directory is not None and unknown_binaries(client, [directory]):
-            advice = f"{directory} is a directory here. {advice_instead_of(directory)}"
-            return CommandFailed(f"binary {directory!r} not found", missing[0].code, advice)
-        return missing[0] if missing else None
+        return _missing_binary(client, code)
     if refused.reason == "class_not_found":
         advice = "CLASS needs the full name with package and module, such as words.jobs.Count."
         return CommandFailed(_without_class(refused, main_class, code.class_path), refused.code, advice)
@@ -307,6 +314,17 @@ def _rephrased(client: Client, refused: CommandFailed, main_class: str, code: Co
     if refused.reason == "invalid_request" and len(code.class_path) > 1:
         return _several_packages(client, code.class_path)
     return None
+
+
+def _missing_binary(client: Client, code: Code) -> CommandFailed | None:
+    """Return the error for a binary that the server lacks, or None if there is none."""
+    names = [*code.class_path, *code.packages]
+    missing = unknown_binaries(client, [name for name in names if ":" not in name])
+    directory = next(filter(os.path.isdir, names), None)
+    if missing and directory is not None and unknown_binaries(client, [directory]):
+        advice = f"{directory} is a directory here. {advice_instead_of(directory)}"
+        return CommandFailed(f"binary {directory!r} not found", missing[0].code, advice)
+    return missing[0] if missing else None
 
 
 def _without_class(refused: CommandFailed, main_class: str, names: list[str]) -> str:

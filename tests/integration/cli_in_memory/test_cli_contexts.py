@@ -78,7 +78,7 @@ class _UnpackingLauncher(ScriptedLauncher):
 
 
 @pytest.mark.parametrize(
-    "command", [("context", "create", "etl"), ("run", "w.X", "--cp", "w", "--context", "etl")]
+    "command", [("context", "create", "etl"), ("run", "w.X", "--cp", "file:/w.whl", "--context", "etl")]
 )
 def test_a_start_that_takes_long_says_what_is_prepared(
     jobserver: CommandLine, command: tuple[str, ...]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from jobserver_cli.exits import ExitCode
 from jobserver_core import ContextState, JobServer, load_settings
 from jobserver_core.ports import ContextEnd
 from jobserver_http import running
+from jobserver_http.credential_files import hash_token
 from serving import ScriptedLauncher, upload
 
 
@@ -44,6 +47,23 @@ def test_run_mentions_a_live_context_with_a_similar_name(client: CommandLine) ->
     assert (typo.code, other.code) == (0, 0)
     assert "no context wram is live, so it is started; did you mean warm, which is live?" in typo.err
     assert "did you mean" not in other.err
+
+
+def test_run_starts_no_context_for_code_that_the_server_lacks(client: CommandLine, server: JobServer) -> None:
+    done = client("run", "words.Count", "--wheel", "nothere", "-c", "fresh")
+    assert (done.code, "binary 'nothere' not found" in done.err) == (4, True)
+    assert "starting" not in done.err
+    assert [context.name for context in server.contexts()] == ["warm"]
+    assert client("contexts", "--ended").err == "no ended contexts\n"
+
+
+def test_run_starts_the_context_for_a_user_who_may_not_list_binaries(
+    jobserver: CommandLine, start_guarded: Callable[[str, str], AbstractContextManager[str]]
+) -> None:
+    token = "0123456789abcdef" * 2
+    with start_guarded("", f"robot:{hash_token(token)}:jobs,contexts\n") as url:
+        done = jobserver("run", "w.X", "--cp", "words", "-c", "etl", "--server", url, "--token", token)
+    assert "etl is ready" in done.err
 
 
 def test_a_job_for_a_context_that_is_starting_says_that_it_waits_for_it(jobserver: CommandLine) -> None:
