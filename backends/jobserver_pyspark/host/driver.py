@@ -197,7 +197,7 @@ class Driver:
         try:
             sql = self.jvm.org.apache.spark.sql
             session_class = sql.SparkSession if self._spec.spark_version < (4,) else sql.classic.SparkSession
-            builder = session_class.builder()
+            builder = session_class.builder().sparkContext(self.context)
             if self._spec.hive:
                 builder = builder.enableHiveSupport()
             session = builder.getOrCreate()

@@ -90,6 +90,7 @@ def test_a_session_context_has_tables_of_hive_where_the_old_setting_asks_for_the
     settings = {"context-factory": factory, "spark": {"session": {"hive": {"enabled": True}}}}
     context = start(settings).wait_ready()
     assert context.run("work.Tell").value["context"] == "SparkSession"
+    assert "Using an existing SparkContext" not in context.spec.log_path.read_text()
     context.run("work.Sql", {"query": "create table of_hive (n int) using hive"})
     assert context.run("work.Sql", {"query": "select count(*) as n from of_hive"}).value == [{"n": 0}]
     context.handle.kill()
@@ -170,7 +171,7 @@ def test_a_context_that_takes_too_long_to_start_fails_with_the_output_of_spark(t
 
         wait_until(lambda: "Failed to connect to master 127.0.0.1:1" in said(), timeout=60.0)
         clock.advance(60)
-        with pytest.raises(ContextFailed, match=r"not ready after 60 s .*; its log ends with: \S") as caught:
+        with pytest.raises(ContextFailed, match=r"not ready after 60 s: .*; its log ends with: \S") as caught:
             waiter.result(20.0)
         assert "Failed to connect to master 127.0.0.1:1" in caught.value.error.stack
         context_id = server.context("late").id
