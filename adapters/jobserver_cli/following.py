@@ -26,7 +26,10 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 TAKEOVER_TIMEOUT = 60.0
 """For how many seconds a command that follows tries again while another server takes over what it follows."""
 START_PAUSE = 1.0
-"""Seconds between two looks at a context that is being started. The first is not before that either."""
+"""Seconds between two looks at a context that is being started. The first is not before that either.
+
+A start that is refused ends before it, so that nothing says that the context is starting.
+"""
 LOG_TIMEOUT = 10.0
 """How many seconds to wait for the rest of the log after a job has ended."""
 
@@ -34,18 +37,19 @@ LOG_TIMEOUT = 10.0
 @contextmanager
 def showing_start(client: Client, terminal: Terminal, name: str) -> Iterator[None]:
     """Show that a context is being started while the block runs, and if that takes long, what is prepared."""
-    over, first = threading.Event(), f"starting {name} (takes a few seconds)"
+    over, first = threading.Event(), f"starting {name} (this can take a minute)"
 
     def watch(show: Callable[[str], None]) -> None:
         while not over.wait(START_PAUSE):
+            doing = None
             with suppress(CommandFailed):  # such as no permission to read it
                 record: ContextFields = client.get(f"/contexts/{quoted_segment(name)}")
                 doing = record.get("preparing") if record.get("endTime") == "Empty" else None
-                if not over.is_set():
-                    show(f"{first}: {doing}" if doing else first)
+            if not over.is_set():
+                show(f"{first}: {doing}" if doing else first)
 
     _ = client.remote  # created here, before two threads need it
-    with terminal.status(first) as show:
+    with terminal.status(first if terminal.err.is_terminal else "") as show:
         watching = threading.Thread(target=watch, args=(show,), name="start", daemon=True)
         watching.start()
         try:

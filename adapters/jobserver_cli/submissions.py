@@ -248,7 +248,8 @@ def _note_start(terminal: Terminal, record: ContextFields | None) -> None:
     """Say that a job waits until its context has started, if it has to."""
     how = _STARTING.get(str(record.get("state"))) if record else None
     if record and how:
-        terminal.note(f"context {record.get('name')} {how}; the job waits until it is ready")
+        doing = f" ({record['preparing']})" if record.get("preparing") else ""
+        terminal.note(f"context {record.get('name')} {how}{doing}; the job waits until it is ready")
 
 
 def _maybe_accepted(main_class: str) -> str:
@@ -256,7 +257,7 @@ def _maybe_accepted(main_class: str) -> str:
 
 
 def _starting(context: str | None) -> str:
-    return "submitting" if context else "submitting (starting the job's context takes a few seconds)"
+    return "submitting" if context else "submitting (the start of the job's context can take a minute)"
 
 
 def _submit(

@@ -79,6 +79,9 @@ def test_a_job_for_a_context_that_is_starting_says_that_it_waits_for_it(jobserve
         assert done.code == ExitCode.TIMED_OUT
         assert "context slow is still starting; the job waits until it is ready" in done.err
         assert "still starting" not in jobserver(*submit).err, "this one does not wait"
+        launcher.handles[0].preparing = "unpacking env.tar.gz"
+        done = jobserver(*submit, "--sync", "--timeout", "1")
+        assert "context slow is still starting (unpacking env.tar.gz); the job waits" in done.err
         launcher.listeners[0].context_ended(ContextEnd.STOPPED)
 
 
