@@ -141,7 +141,12 @@ def submit(
     if sync and follow:
         raise CommandFailed("--sync and --follow cannot be combined", ExitCode.USAGE)
     config = config_text(data, strings)
-    code = upload_code(client, terminal, cp, package or [])
+
+    def check_context() -> None:
+        if context is not None:
+            _refuse_ended(client, context)
+
+    code = upload_code(client, terminal, cp, package or [], before_upload=check_context)
     options = {
         "priority": priority,
         "maxQueueTime": max_queue_time,
@@ -227,14 +232,18 @@ def _ensure_context(client: Client, terminal: Terminal, name: str, code: Code) -
 
 def _check_binaries(client: Client, code: Code) -> None:
     """Raise an error if the server lacks a binary, before a context is started that no job can use."""
-    try:
+    with _despite_denial():
         missing = _missing_binary(client, code)
-    except CommandFailed as refused:
-        if refused.code is not ExitCode.DENIED:
-            raise
-        return
-    if missing is not None:
-        raise missing
+        if missing is not None:
+            raise missing
+
+
+def _refuse_ended(client: Client, name: str) -> None:
+    """Raise the error for a context in which no job can run, unless the server does not show it."""
+    with _despite_denial(), explained(client, for_job=True, context=name):
+        record: ContextFields = client.get(f"/contexts/{quoted_segment(name)}")
+        if record.get("endTime") != "Empty":
+            raise CommandFailed(f"context {name!r} has ended", ExitCode.REFUSED, reason="context_not_found")
 
 
 def _live_context(client: Client, name: str) -> ContextFields | None:
@@ -290,6 +299,16 @@ def _submit(
             timeout=SUBMIT_TIMEOUT,
         )
     return record
+
+
+@contextmanager
+def _despite_denial() -> Iterator[None]:
+    """Check something in advance, but not what the user may not read: the server checks it anyway."""
+    try:
+        yield
+    except CommandFailed as refused:
+        if refused.code is not ExitCode.DENIED:
+            raise
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -91,12 +91,18 @@ def upload_binary(client: Client, terminal: Terminal, name: str, file: Path, kin
 
 
 def upload_code(
-    client: Client, terminal: Terminal, cp: list[str], packages: list[str], *, option: str = "--cp"
+    client: Client,
+    terminal: Terminal,
+    cp: list[str],
+    packages: list[str],
+    *,
+    option: str = "--cp",
+    before_upload: Callable[[], None] = lambda: None,
 ) -> Code:
     """Upload the local files among the values of ``--cp`` and ``--package``, and return the names of all.
 
     Errors call the first one ``option``. Values may be separated by commas. A file that the server already
-    has under its content-based name is not sent again.
+    has under its content-based name is not sent again; ``before_upload`` is called before each that is sent.
 
     Raises:
         CommandFailed: An entry is not a name, a URI or a code file. Nothing is uploaded in that case.
@@ -105,7 +111,7 @@ def upload_code(
     entries += [("--package", entry) for given in packages for entry in given.split(",")]
     files = {entry: _code_file(name, entry) for name, entry in entries if _names_a_file(client, name, entry)}
     names = [
-        (name, _upload(client, terminal, files[entry]) if entry in files else entry)
+        (name, _upload(client, terminal, files[entry], before_upload) if entry in files else entry)
         for name, entry in entries
     ]
     return Code(
@@ -173,13 +179,14 @@ def _missing(option: str, entry: str, file: Path) -> CommandFailed:
     return CommandFailed(f"{option} {entry}: file not found", ExitCode.USAGE, advice)
 
 
-def _upload(client: Client, terminal: Terminal, file: Path) -> str:
+def _upload(client: Client, terminal: Terminal, file: Path, before: Callable[[], None]) -> str:
     """Upload a file unless the server has it; return its name there."""
     digest = digest_of(file)
     kind = kind_of(file)
     assert kind is not None  # checked by _code_file
     name = f"{_stem(file)}-{digest[:HASH_DIGITS]}"
     if not has(client, name, digest, kind):
+        before()
         upload_binary(client, terminal, name, file, kind)
         terminal.note(f"uploaded {file.name} as {name}")
     return name

@@ -116,6 +116,19 @@ def test_a_file_that_is_not_code_is_refused_before_anything_is_uploaded(
         assert names(server) == {"words"}
 
 
+def test_nothing_is_uploaded_for_a_context_that_does_not_exist_or_has_ended(
+    client: CommandLine, server: JobServer, tmp_path: Path
+) -> None:
+    submit = ("submit", "words.Count", "--cp", wheel(tmp_path), "-c")
+    done = client(*submit, "wram")
+    assert (done.code, "context 'wram' not found" in done.err) == (4, True)
+    assert "Did you mean warm?" in done.err
+    server.stop_context("warm").result(60)
+    done = client(*submit, "warm")
+    assert (done.code, "context 'warm' has already ended" in done.err) == (4, True)
+    assert names(server) == {"words"}
+
+
 def test_a_directory_whose_name_no_binary_has_comes_with_the_wheel_in_it(
     client: CommandLine, tmp_path: Path
 ) -> None:
