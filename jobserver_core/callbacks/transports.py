@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import reprlib
 import threading
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -109,7 +110,9 @@ class CallableTransport(Transport):
             answer = _answer(self._call(message), message)
         except Exception as error:  # noqa: BLE001 - the function is the embedder's
             kind = type(error).__qualname__
-            _log.warning("the function for callback %s raised %s", message.delivery_id, kind)
+            trace = without_secrets("".join(traceback.format_exception(error)), message.url)
+            names = (message.delivery_id, message.job_id)
+            _log.warning("the function for callback %s of job %s raised an exception:\n%s", *names, trace)
             answer = Answer(error=without_secrets(f"the function raised {kind}: {error}", message.url))
         future.set_result(answer)
 

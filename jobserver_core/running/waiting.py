@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
@@ -18,6 +19,8 @@ from jobserver_core.models.redaction import redacted_url
 from jobserver_core.running.results import ResultReader
 
 __all__ = ["JobHandle", "Promise", "Waiter", "all_done"]
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -54,8 +57,18 @@ class Waiter(Generic[T_co]):
             raise ResultTimeout(what=self._what, seconds=timeout) from None
 
     def add_done_callback(self, call: Callable[[Waiter[T_co]], None]) -> None:
-        """Call with this waiter once it is done, on the thread that finishes it; at once if it is done."""
-        self._future.add_done_callback(lambda _future: call(self))
+        """Call with this waiter once it is done, on the thread that finishes it; at once if it is done.
+
+        An exception of the call is logged.
+        """
+
+        def run(_future: Future[T_co]) -> None:
+            try:
+                call(self)
+            except Exception:  # noqa: BLE001 - others also wait for the value
+                _log.exception("a function that was to be called after %s raised an exception", self._what)
+
+        self._future.add_done_callback(run)
 
     def __await__(self) -> Generator[object, None, T_co]:
         import asyncio  # noqa: PLC0415 - only needed to await

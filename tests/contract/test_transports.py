@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
@@ -158,6 +159,21 @@ def test_what_a_function_may_not_return_is_named_as_the_fault(returned: object, 
     answer = transport.send(a_message("call:billing"), timeout=5)
     expected = f"the function returned {shown}; expected None, an HTTP status (int) or an Answer"
     assert (answer.accepted, answer.error) == (False, expected)
+
+
+def test_an_exception_of_a_function_is_logged_with_its_job_and_traceback_and_without_secrets(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(message: Message) -> None:
+        raise ValueError(f"nobody at {message.url}")
+
+    CallableTransport(fail).send(a_message("call:billing?token=secret", job_id="8af2"), timeout=5)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    first, *trace = record.getMessage().splitlines()
+    assert re.fullmatch("the function for callback .* of job 8af2 raised an exception:", first)
+    assert "in fail" in "".join(trace)
+    assert trace[-1] == "ValueError: nobody at call:billing?…"
 
 
 def test_only_what_can_be_called_can_receive_callbacks() -> None:
