@@ -84,6 +84,10 @@ class Authenticator(Backend):
         """Return the identity for valid credentials, or None.
 
         For an unknown user, it must take as long as for a wrong password.
+
+        Raises:
+            Unavailable: Users and passwords cannot be read at the moment. The caller gets 503 with
+                Retry-After, and no failed login is counted.
         """
 
     def current(self, identity: Identity) -> bool:
@@ -92,6 +96,9 @@ class Authenticator(Backend):
         It is asked with each request whose credentials were verified within the last minute, when a request
         has read its body or waited, for which it is then verified again, and while events or logs are
         streamed, which end when it is not.
+
+        Raises:
+            Unavailable: It cannot be checked at the moment. Requests get 503, and streams end.
         """
         return True
 

@@ -12,7 +12,7 @@ import attrs
 from starlette.types import Scope
 
 from jobserver_core.binaries.uploads import ChunkedUpload
-from jobserver_core.errors import FetchError, ResultTimeout, ServerClosed
+from jobserver_core.errors import FetchError, ResultTimeout, ServerClosed, Unavailable
 from jobserver_core.models.jobs import Job
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.running.fetching import Preparation
@@ -132,7 +132,10 @@ class Call:
         authenticator = self.state.authenticator
         if authenticator is None or self.identity is None:
             return False
-        return not authenticator.current(self.identity)
+        try:
+            return not authenticator.current(self.identity)
+        except Unavailable:
+            return True  # a stream ends, and any other call is verified again
 
     async def recheck(self) -> None:
         """Refuse a caller whose credentials have become invalid while the call waited, as a new request.

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from http_site import Site, Start
 
-from jobserver_core import Settings
+from jobserver_core import Settings, Unavailable
 from jobserver_core.events import JobChanged
 from jobserver_core.memory import MemoryBlobStore
 from jobserver_core.ports import JobOutcome
@@ -136,16 +136,23 @@ class _Revocable(Authenticator):
     """Accepts every caller until access is revoked."""
 
     revoked = False
+    failing = False
 
     @classmethod
     def from_settings(cls, settings: Settings, data_dir: Path) -> _Revocable:
         return cls()
 
     def authenticate(self, credentials: Credentials) -> Identity | None:
+        self._check_source()
         return None if self.revoked else Identity(name="u", permissions=frozenset({"*"}))
 
     def current(self, identity: Identity) -> bool:
+        self._check_source()
         return not self.revoked
+
+    def _check_source(self) -> None:
+        if self.failing:
+            raise Unavailable(message="the directory of users does not respond")
 
 
 @pytest.mark.parametrize("path", ["/events", "/jobs/{}/events", "/jobs/{}/logs?follow=true"])
@@ -184,6 +191,23 @@ def test_an_event_after_the_credentials_were_revoked_is_not_sent(start: Start) -
         authenticator.revoked = True
         site.server.create_context("etl")
         assert next(events, None) is None
+
+
+def test_while_users_cannot_be_read_requests_get_503_and_streams_end(start: Start) -> None:
+    authenticator = _Revocable()
+    site = start(authenticator=authenticator, credentials=("u", "p"))
+    with site.client.stream("GET", "/events") as response:
+        events = sent(response.iter_lines())
+        assert next(events)[0] == ""
+        authenticator.failing = True
+        site.server.create_context("etl")
+        assert next(events, None) is None
+    for credentials in (("u", "p"), ("u", "never checked before")):
+        refused = site.client.get("/contexts", auth=credentials)
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
+        assert refused.json()["result"] == "the directory of users does not respond"
+    authenticator.failing = False
+    assert site.client.get("/contexts").status_code == 200
 
 
 def test_a_slow_listener_loses_the_oldest_events_and_learns_how_many() -> None:
