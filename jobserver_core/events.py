@@ -62,7 +62,7 @@ class DeliveryChanged:
 
 
 Event = ContextChanged | JobChanged | JobProgressed | DeliveryChanged
-Subscriber = Callable[[Event], None]
+Subscriber = Callable[[Event], object]
 
 
 class Subscription:

@@ -368,7 +368,7 @@ class JobServer:
         """Like :meth:`check`, for the parts that are needed to record anything: metadata and blobs."""
         return self._services.health.check(STORAGE)
 
-    def subscribe(self, subscriber: Callable[[Event], None]) -> Subscription:
+    def subscribe(self, subscriber: Callable[[Event], object]) -> Subscription:
         """Call ``subscriber`` with every event from now on, until the subscription is closed.
 
         A server that has not been started can be subscribed to, for the events of its start.

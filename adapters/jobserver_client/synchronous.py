@@ -420,7 +420,9 @@ class Client(RemoteServer):
         finally:
             self._thread.run(end())
 
-    def add_data_file(self, prefix: str, data: bytes | BinaryIO, *, ending: str | None = None) -> DataFile:
+    def add_data_file(
+        self, prefix: str, data: bytes | BinaryIO | Iterable[bytes], *, ending: str | None = None
+    ) -> DataFile:
         """Store a data file that jobs can read by its path on the server's machine.
 
         Its name is ``<prefix>-<time><ending>``. The ending, such as ``.csv.gz``, is by default that of

@@ -618,6 +618,16 @@ def test_every_facade_has_the_methods_for_those_who_use_a_server(facade: type) -
     assert set(METHODS.split()) <= set(dir(facade))
 
 
+DIFFERENCES = {"stop_context", "kill_context", "reset_contexts", "data_files", "close"}
+"""The methods whose signatures differ; the guide to the client lists how."""
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS.split()) - DIFFERENCES))
+def test_a_function_for_both_can_be_checked_by_type(method: str) -> None:
+    embedded = inspect.signature(getattr(JobServer, method))
+    assert inspect.signature(getattr(Client, method)) == embedded
+
+
 def test_events_reach_subscribers_from_the_moment_they_subscribe(play: Play) -> None:
     async def scenario(facade: Facade) -> None:
         seen: list[Any] = []
