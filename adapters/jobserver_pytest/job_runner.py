@@ -119,7 +119,7 @@ def _result(job: Any, context: object, runtime: FakeRuntime, config: Any) -> Jso
         stream, chunks = results.opened(await_value(job.run_job(context, runtime, data)))
         content = b"".join(chunks)
     except UnusableResult as error:
-        raise JobFailure.of("result", error) from error
+        raise JobFailure.of_result(job, error) from error
     except BaseException as error:
         raise raised(error, config) from error
     return content if stream else loads(content.decode())

@@ -159,6 +159,9 @@ def test_results_are_converted_as_for_clients(run_job: JobRunner) -> None:
     with pytest.raises(JobFailed, match="contains itself") as caught:
         run_job(returns(lambda *_: value))
     assert caught.value.failure is FailureKind.RESULT
+    error = caught.value.error
+    assert error.message.startswith(f"{__name__}.Job.run_job: the result is nested")
+    assert (error.error_class, error.stack) == ("", "")
 
 
 def test_a_streamed_result_is_bytes(run_job: JobRunner) -> None:

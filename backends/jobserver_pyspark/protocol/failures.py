@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import traceback
+from pathlib import Path
 from types import TracebackType
 
 from jobserver_pyspark.protocol.messages import ErrorDetails, JobFailureKind
@@ -10,6 +12,8 @@ from jobserver_pyspark.protocol.messages import ErrorDetails, JobFailureKind
 _MAX_MESSAGE = 64 * 1024
 _MAX_ERROR_CLASS = 1024
 _MAX_STACK = 256 * 1024
+_RUNNER = f"{Path(__file__).parents[1] / 'runner'}{os.sep}"
+"""Frames of files in this directory are our own, wherever they are in the traceback of a job."""
 
 
 class UnusableResult(Exception):
@@ -23,6 +27,11 @@ class JobFailure(Exception):
         super().__init__(message)
         self.kind = kind
         self.error = bounded(ErrorDetails(message=message, error_class=error_class, stack=stack))
+
+    @classmethod
+    def of_result(cls, job: object, error: UnusableResult) -> JobFailure:
+        """Return the failure that a result of a job's ``run_job`` is."""
+        return cls("result", f"{qualified_name(type(job))}.run_job: {error}")
 
     @classmethod
     def of(
@@ -80,7 +89,10 @@ def _stack(error: BaseException, skip: int) -> str:
             break
         trace = trace.tb_next
     try:
-        return "".join(traceback.format_exception(type(error), error, trace))
+        shown = traceback.TracebackException(type(error), error, trace)
+        if of_the_job := [frame for frame in shown.stack if not frame.filename.startswith(_RUNNER)]:
+            shown.stack[:] = of_the_job
+        return "".join(shown.format())
     except Exception as second:  # noqa: BLE001 - as above
         return f"(the traceback cannot be read: {type(second).__name__})"
 

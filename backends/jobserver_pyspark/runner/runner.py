@@ -189,7 +189,7 @@ class Runner:
             result = await_value(job.run_job(context, runtime, data))
         except BaseException as error:
             raise raised(error, config) from error
-        self._send_result(result)
+        self._send_result(job, result)
 
     @staticmethod
     def _give_way(state: ProcessState, directories: Sequence[str]) -> None:
@@ -206,7 +206,7 @@ class Runner:
             )
             raise JobFailure("loading", message)
 
-    def _send_result(self, result: Any) -> None:
+    def _send_result(self, job: object, result: Any) -> None:
         """Send the result in chunks; a small one only once it is complete."""
         buffered, size = [], 0
         try:
@@ -221,7 +221,7 @@ class Runner:
         except ChannelClosed:
             raise
         except UnusableResult as error:
-            raise JobFailure.of("result", error) from error
+            raise JobFailure.of_result(job, error) from error
         except BaseException as error:
             raise JobFailure.of("raised", error, skip=1) from error
         self._send_chunks(stream, b"".join(buffered), last=True)
