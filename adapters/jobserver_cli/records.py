@@ -18,6 +18,8 @@ FRAMES = 3
 """How many stack frames are shown with an error."""
 _LIBRARIES = ("/site-packages/", "/dist-packages/", "/lib/python3.", "<frozen ")
 """Path fragments of installed libraries, as opposed to the job's own code."""
+_JVM_LIBRARIES = ("java.", "javax.", "jdk.", "sun.", "scala.", "org.apache.", "py4j.")
+"""The same for the names of classes on the JVM."""
 WAITING = "WAITING"
 """What is shown for a job or context that has not begun, in place of STARTED or RESTARTING."""
 CONTEXT_TERMINATED = "ContextTerminated"
@@ -208,7 +210,14 @@ def stack_excerpt(stack: object) -> list[str]:
     if frames:
         return [line for frame in (own or frames)[-FRAMES:] for line in frame]
     lines = [line.strip() for line in str(stack or "").splitlines()]
-    return [f"  {line}" for line in lines if line.startswith("at ")][:FRAMES]
+    calls = [line for line in lines if line.startswith("at ")]
+    own_calls = [line for line in calls if not _jvm_method(line).startswith(_JVM_LIBRARIES)]
+    return [f"  {line}" for line in (own_calls or calls)[:FRAMES]]
+
+
+def _jvm_method(line: str) -> str:
+    """Return the qualified method of a line such as ``at java.base/java.lang.Thread.run(Thread.java:1)``."""
+    return line.removeprefix("at ").partition("(")[0].rpartition("/")[2]
 
 
 def _python_frames(lines: list[str]) -> list[list[str]]:

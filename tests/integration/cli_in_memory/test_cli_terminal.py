@@ -297,6 +297,11 @@ def test_of_a_stack_the_innermost_frames_of_the_jobs_own_code_are_shown() -> Non
         == '  File "/usr/lib/python3.11/site-packages/pyspark/sql.py", line 3, in sql'
     )
     assert stack_excerpt(JAVA) == [f"  at words.Count.f{n}(Count.scala)" for n in range(3)]
+    called = JAVA.replace("at words.Count.f0", "at java.base/java.util.Map.get")
+    called = called.replace("at words.Count.f1", "at org.apache.spark.sql.classic.SparkSession.sql")
+    assert stack_excerpt(called) == [f"  at words.Count.f{n}(Count.scala)" for n in range(2, 5)]
+    of_libraries = JAVA.replace("words.Count", "app//scala.Option")
+    assert stack_excerpt(of_libraries) == [f"  at app//scala.Option.f{n}(Count.scala)" for n in range(3)]
     assert stack_excerpt(None) == stack_excerpt("killed") == []
 
 
