@@ -326,7 +326,10 @@ def _rephrased(client: Client, refused: CommandFailed, main_class: str, code: Co
     if refused.reason == "binary_not_found":
         return _missing_binary(client, code)
     if refused.reason == "class_not_found":
-        advice = "CLASS needs the full name with package and module, such as words.jobs.Count."
+        advice = (
+            "CLASS is a full name: package, module and class in Python (words.jobs.Count), package and class "
+            "on the JVM (words.Count)."
+        )
         return CommandFailed(_without_class(refused, main_class, code.class_path), refused.code, advice)
     if refused.reason == "job_loading_failed":
         hint = missing_code_advice(refused.message)

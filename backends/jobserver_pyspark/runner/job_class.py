@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 import platform
@@ -90,7 +91,9 @@ def _attribute(module: Any, names: list[str], full_name: str) -> Any:
         try:
             found = getattr(found, name)
         except AttributeError:
+            near = difflib.get_close_matches(name, dir(found), n=1)
             stack = f"{getattr(found, '__name__', found)} has no attribute {name!r}"
+            stack += f"; did you mean {near[0]!r}?" if near else ""
             raise JobFailure("class-not-found", f"classPath {full_name} not found", stack=stack) from None
     return found
 
