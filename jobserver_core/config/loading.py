@@ -276,16 +276,17 @@ class Collected:
         return InvalidSetting(key=written, message=message, nearest=self._nearest(written))
 
     def _nearest(self, written: str) -> str | None:
-        known = [*self._types, *_parents(self._types), *ALIASES]
         leaf = written.rpartition(".")[2]
         by_leaf: dict[str, list[str]] = {}
         for key in [*self._types, *(f"spark.context-settings.{key}" for key in CONTEXT_KEYS)]:
             by_leaf.setdefault(key.rpartition(".")[2], []).append(key)
         [near_leaf] = difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.85) or [""]
-        for candidates, cutoff in ((by_leaf.get(near_leaf, []), 0.0), (known, 0.75)):
-            if found := difflib.get_close_matches(written, candidates, n=1, cutoff=cutoff):
-                return ALIASES.get(found[0], found[0])
-        return None
+        if found := difflib.get_close_matches(written, by_leaf.get(near_leaf, []), n=1, cutoff=0.0):
+            return found[0]
+        known = [*self._types, *_parents(self._types), *ALIASES]
+        by_rest = {_without_prefix(key): ALIASES.get(key, key) for key in known}
+        found = difflib.get_close_matches(_without_prefix(written), by_rest, n=1, cutoff=0.7)
+        return by_rest[found[0]] if found else None
 
 
 class Source:
@@ -334,11 +335,18 @@ def _hints(unknown: Iterable[str]) -> Iterable[str]:
     """Return where unknown settings belong, each hint once."""
     hints: dict[str, None] = {}
     for key in unknown:
-        if key.startswith("spark.") and not key.startswith("spark.jobserver."):
+        if key == "spark.python" or key.startswith("spark.python."):
+            hints["python.paths and python.executable belong in spark.context-settings"] = None
+        elif key.startswith("spark.") and not key.startswith("spark.jobserver."):
             hints["Spark's own settings belong in spark.context-settings"] = None
         elif key.partition(".")[0] not in ("spark", "jobserver"):
             hints["configuration for jobs belongs in jobserver.jobs.default-config"] = None
     return hints
+
+
+def _without_prefix(key: str) -> str:
+    """Return the part of a key that tells keys apart, because most begin with the same words."""
+    return key.removeprefix("spark.").removeprefix("jobserver.")
 
 
 def _parents(keys: Iterable[str]) -> set[str]:

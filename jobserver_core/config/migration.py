@@ -85,12 +85,22 @@ class _Migration:
         found = [*self._given(source), *self._ignored(source)]
         found += [_refused(Outcome.UNKNOWN, error) for error in source.unknown]
         found += [_refused(Outcome.INVALID, error) for error in source.invalid]
-        yield from found
-        if not any(one.outcome.refused for one in found):
-            try:
-                self.check(self._load(self.tree).settings())
-            except InvalidSetting as error:
-                yield _refused(Outcome.INVALID, error)
+        problem = self._of_the_whole(source, {one.key for one in found if one.outcome.refused})
+        yield from (one for one in found if problem is None or one.key != problem.key)
+        if problem is not None:
+            yield problem
+
+    def _of_the_whole(self, source: Source, refused: set[str]) -> KeyMigration | None:
+        """Return what a server refuses although each key is right alone, if all settings can be read."""
+        given = dict([*source.given.values(), *source.yarn.values()])
+        if any(key in given or key.startswith(("jobserver", "spark.context")) for key in refused):
+            return None
+        try:
+            self.check(self._load(given).settings())
+        except InvalidSetting as error:
+            written, _ = source.given.get(error.key, (error.key, None))
+            return _refused(Outcome.INVALID, error, key=written)
+        return None
 
     def _load(self, tree: JsonMapping) -> Collected:
         collected = Collected()

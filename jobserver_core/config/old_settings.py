@@ -59,7 +59,13 @@ _TABLE = (
         "it configured actors, and there are none here",
         None,
     ),
-    ("akka spray", "there is no Akka here", "limits of HTTP connections are in jobserver.http"),
+    (
+        "akka spray",
+        "there is no Akka here",
+        "set jobserver.http.idle-timeout for idle-timeout, and jobserver.jobs.sync-timeout, which limits how "
+        "long a request waits for its job, for request-timeout; other limits of connections are in "
+        "jobserver.http",
+    ),
     (
         ".context-per-jvm spark.context-per-jvm deploy .use-spark-launcher",
         "each context has its own processes",

@@ -411,6 +411,7 @@ def test_a_bad_value_in_a_file_is_an_error_with_the_files_name(tmp_path: Path) -
         ("jobserver.contexts.num-cpu-core", "spark.context-settings.num-cpu-cores"),
         ("jobserver.supervise", "spark.context-settings.supervise"),
         ("jobserver.idle-timeout", "jobserver.http.idle-timeout"),
+        ("spark.jobserver.mymistake", None),
         ("nonsense", None),
     ],
 )
@@ -425,6 +426,12 @@ def test_a_misspelled_section_is_refused_with_the_right_one() -> None:
     with pytest.raises(InvalidSetting, match=r"did you mean 'jobserver\.jobs'") as caught:
         Settings.from_mapping({"jobserver": {"job": {"sync-timeout": 1}}})
     assert caught.value.key == "jobserver.job"
+
+
+def test_the_settings_of_python_belong_to_contexts() -> None:
+    with pytest.raises(InvalidSetting, match=r"python\.executable belong in spark\.context") as caught:
+        Settings.from_mapping({"spark": {"python": {"paths": ["/opt/libs"]}}})
+    assert "Spark's own" not in caught.value.message
 
 
 def test_the_error_for_a_misplaced_spark_setting_names_the_right_place() -> None:

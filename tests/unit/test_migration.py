@@ -169,6 +169,7 @@ def test_the_keys_of_a_file_of_version_0_6(tmp_path: Path) -> None:
     )
     assert found["spark.jobserver.job-jar-paths"].setting == "jobserver.job-binary-paths"
     assert outcomes(found, Outcome.GONE) == {"spray"}
+    assert "jobserver.http.idle-timeout for idle-timeout" in found["spray"].explanation
     assert outcomes(found, Outcome.IGNORED) >= {"deploy"}
 
 
@@ -223,16 +224,34 @@ def test_a_context_is_asked_about_each_key_only_if_it_is_refused_as_a_whole(tmp_
     assert sum(one.outcome is Outcome.SAME for one in found.values()) == 3
 
 
-def test_what_the_whole_server_would_refuse_is_the_last_line(tmp_path: Path) -> None:
+def test_what_the_whole_server_would_refuse_is_said_of_its_key_at_the_end(tmp_path: Path) -> None:
     def check(settings: Settings) -> None:
         raise InvalidSetting(key="jobserver.http.host", message=f"{settings.http.host} is open to all")
 
     file = tmp_path / "old.conf"
-    file.write_text("spark.jobserver.bind-address = 0.0.0.0")
+    file.write_text("spark.jobserver { bind-address = 0.0.0.0, port = 8090 }")
     assert [(one.key, one.outcome) for one in migrate(file, check=check)] == [
-        ("spark.jobserver.bind-address", Outcome.RENAMED),
-        ("jobserver.http.host", Outcome.INVALID),
+        ("spark.jobserver.port", Outcome.RENAMED),
+        ("spark.jobserver.bind-address", Outcome.INVALID),
     ]
+
+
+def test_keys_that_change_no_setting_do_not_hide_what_the_whole_server_would_refuse(tmp_path: Path) -> None:
+    def check(settings: Settings) -> None:
+        raise InvalidSetting(key="jobserver.http.host", message=f"{settings.http.host} is open to all")
+
+    file = tmp_path / "old.conf"
+    old = "shiro.authentication = on, spark.jobserver { mymistake = 1, bind-address = 0.0.0.0 }"
+    file.write_text(old)
+    assert {one.key for one in migrate(file, check=check) if one.outcome.refused} == {
+        "shiro",
+        "spark.jobserver.mymistake",
+        "spark.jobserver.bind-address",
+    }
+    file.write_text(f"{old}, jobserver.auth.backend = [1]")
+    assert "spark.jobserver.bind-address" not in {
+        one.key for one in migrate(file, check=check) if one.outcome.refused
+    }
 
 
 def test_a_file_that_is_not_hocon_is_refused_as_a_whole(tmp_path: Path) -> None:

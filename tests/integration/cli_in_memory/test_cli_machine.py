@@ -323,9 +323,12 @@ def test_doctor_migrate_exits_with_2_and_names_what_a_server_refuses(
 def test_doctor_migrate_names_a_file_that_would_expose_the_server(
     jobserver: CommandLine, tmp_path: Path
 ) -> None:
-    done = jobserver("doctor", "--migrate", old_file(tmp_path, "spark.jobserver.bind-address = 0.0.0.0"))
+    text = "shiro.authentication = on, spark.jobserver.bind-address = 0.0.0.0"
+    done = jobserver("doctor", "--migrate", old_file(tmp_path, text))
     assert done.code == 2
-    assert "✗ jobserver.http.host: 0.0.0.0 is reachable from other machines" in done.out
+    assert "✗ shiro: " in done.out
+    assert "✗ spark.jobserver.bind-address: 0.0.0.0 is reachable from other machines" in done.out
+    assert "✓ spark.jobserver.bind-address" not in done.out
 
 
 def test_doctor_migrate_with_json_prints_one_object_for_each_key(
