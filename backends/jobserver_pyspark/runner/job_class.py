@@ -227,8 +227,8 @@ class Runtime:
         path = (self.data_dir / name).resolve()
         if path.parent != self.data_dir.resolve() or not path.is_file():
             raise FileNotFoundError(
-                f"the server of this context has no data file named {name!r}; pass the path that the upload "
-                "returned. If another server received it, let all servers share a directory "
-                "(jobserver.data-files.directory)"
+                f"the server has no data file named {name!r}; upload the file with `jobserver data upload "
+                "PREFIX FILE`, and pass the path that this prints. With several servers, only a shared "
+                "jobserver.data-files.directory has the files of all"
             )
         return path

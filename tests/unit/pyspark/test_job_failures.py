@@ -24,7 +24,7 @@ def test_a_traceback_has_no_frames_of_the_runner(tmp_path: Path) -> None:
     def reads() -> None:
         runtime.data_file("/no/such.csv")
 
-    with pytest.raises(FileNotFoundError) as caught:
+    with pytest.raises(FileNotFoundError, match="upload the file with `jobserver data upload ") as caught:
         reads()
     stack = JobFailure.of("raised", caught.value).error.stack
     assert "in reads" in stack
