@@ -177,7 +177,9 @@ def jvm_api(
         ) from error
     terminal = Terminal()
     with ExitStack() as building:
-        status = terminal.status("building the job API (once per Spark version)")
+        status = terminal.status(
+            "building the job API (once per Spark version; a minute, or several on a slow machine)"
+        )
         announce = functools.cache(lambda: building.enter_context(status))
         class_path = JvmToolchain(on_build=announce).class_path(with_spark=not without_spark)
     terminal.line(class_path)
