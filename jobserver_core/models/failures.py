@@ -36,27 +36,30 @@ class ErrorInfo:
 
 
 class FailureKind(str, Enum):
-    """Why a job ended in the state ERROR. Front ends choose their response by it."""
+    """Why a job ended in the state ERROR. Front ends choose their response by it.
+
+    Attributes:
+        RAISED: The job's own code raised an exception.
+        VALIDATION: The job's own validation rejected its configuration.
+        CLASS_NOT_FOUND: The class path does not contain the class.
+        WRONG_TYPE: The class is not a job, or needs another context type.
+        LOADING: The code could not be fetched, unpacked or imported.
+        CRASHED: The job's process ended unexpectedly: exit, signal, out of memory.
+        RESULT: The result could not be stored, or exceeds a limit.
+        CONTEXT_INIT: The context that was created for this job could not be started.
+        CONTEXT_LOST: The context ended while the job was waiting or running in it.
+        QUEUE_TIME: The job waited longer than its limit, and was not started.
+        RUN_TIME: The job ran longer than its limit, and was stopped.
+    """
 
     RAISED = "raised"
-    """The job's own code raised an exception."""
     VALIDATION = "validation"
-    """The job's own validation rejected its configuration."""
     CLASS_NOT_FOUND = "class-not-found"
-    """The class path does not contain the class."""
     WRONG_TYPE = "wrong-type"
-    """The class is not a job, or needs another context type."""
     LOADING = "loading"
-    """The code could not be fetched, unpacked or imported."""
     CRASHED = "crashed"
-    """The job's process ended unexpectedly: exit, signal, out of memory."""
     RESULT = "result"
-    """The result could not be stored, or exceeds a limit."""
     CONTEXT_INIT = "context-init"
-    """The context that was created for this job could not be started."""
     CONTEXT_LOST = "context-lost"
-    """The context ended while the job was waiting or running in it."""
     QUEUE_TIME = "queue-time"
-    """The job waited longer than its limit, and was not started."""
     RUN_TIME = "run-time"
-    """The job ran longer than its limit, and was stopped."""
