@@ -161,6 +161,12 @@ class WordsLauncher(InlineLauncher):
         return cls(JOBS)
 
 
+class LeavingLauncher(WordsLauncher):
+    """A launcher that says that its contexts outlive the server. They do not, so a test must need none."""
+
+    reattaches = True
+
+
 class StuckLauncher(WordsLauncher):
     """A launcher of whose threads one never ends, and keeps the process alive."""
 

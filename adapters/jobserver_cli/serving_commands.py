@@ -49,7 +49,8 @@ def serve(
 ) -> None:
     """Run a server until SIGTERM or Ctrl-C; then let running jobs finish, stop contexts, and exit with 0.
 
-    A second signal skips waiting for jobs. The shutdown takes at most jobserver.http.drain-timeout plus
+    With jobserver.contexts.on-shutdown = detach, it leaves contexts and their jobs to the next server. A
+    second signal skips waiting for jobs. The shutdown takes at most jobserver.http.drain-timeout plus
     jobserver.stop-timeout, 27 seconds by default. When the server is ready, its address is printed on stdout.
     """
     become_init()
@@ -67,7 +68,10 @@ def serve(
         terminal.note(f"jobserver listens at {url} — API docs: {url}/docs — data: {settings.data_dir}")
 
     def draining() -> None:
-        terminal.note("stopping: waiting for running jobs; send a second signal to stop at once")
+        if server.detaches:
+            terminal.note("stopping: contexts and their jobs go on, and the next server takes them over")
+        else:
+            terminal.note("stopping: waiting for running jobs; send a second signal to stop at once")
 
     closed = threading.Event()
 

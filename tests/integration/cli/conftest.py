@@ -25,6 +25,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: words-launcher\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
         "[jobserver.launcher]\nwords = command_line:WordsLauncher\nstuck = command_line:StuckLauncher\n"
+        "leaving = command_line:LeavingLauncher\n"
     )
     clean = {key: value for key, value in os.environ.items() if not key.startswith("JOBSERVER_")}
     scratch = tmp_path / "tmp"

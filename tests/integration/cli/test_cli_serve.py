@@ -103,6 +103,15 @@ def test_a_signal_lets_running_jobs_end_refuses_new_ones_and_then_stops(
     assert server.wait() is ExitCode.OK
 
 
+def test_a_server_that_leaves_its_contexts_to_the_next_one_says_so(serve: Callable[..., Any]) -> None:
+    contexts = "contexts { reattach-timeout = 1 minute, on-shutdown = detach }"
+    server = serve(config=f"jobserver {{ launcher.backend = leaving, {contexts} }}")
+    server.signal(signal.SIGTERM)
+    assert server.wait() is ExitCode.OK
+    assert "stopping: contexts and their jobs go on, and the next server takes them over" in server.errors
+    assert "waiting for running jobs" not in server.errors
+
+
 def test_a_second_signal_hurries(serve: Callable[..., Any], tmp_path: Path) -> None:
     server = serve(config="jobserver.http.drain-timeout = 1 hour")
     url = uploaded(server.url, tmp_path)
