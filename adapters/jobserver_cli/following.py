@@ -180,29 +180,33 @@ def follow_job(client: Client, job_id: str, terminal: Terminal) -> JobFields:
     """Show a job's state, progress and output on stderr until it has ended. Return its last record."""
     log = _LogPrinter(client, job_id, terminal)
     terminal.interrupt_note = interrupt_note(job_id)
-    with naming_job_in_errors(job_id), terminal.status("submitted") as show, _showing(client, job_id, show):
+    with (
+        naming_job_in_errors(job_id),
+        terminal.status("submitted") as show,
+        _showing(client, job_id, terminal, show),
+    ):
         log.start()
         while_taken_over(lambda: _await_end(client, job_id))
         record: JobFields = client.get(f"/jobs/{quoted_segment(job_id)}", result="false")
-        show(_shown(record))
+        show(_shown(record, terminal))
         log.join(LOG_TIMEOUT)
     terminal.interrupt_note = None
     return record
 
 
 @contextmanager
-def _showing(client: Client, job_id: str, show: Callable[[str], None]) -> Iterator[None]:
+def _showing(client: Client, job_id: str, terminal: Terminal, show: Callable[[str], None]) -> Iterator[None]:
     """Show each change of the job while the block runs."""
     from jobserver_core.events import Event, JobChanged, JobProgressed  # noqa: PLC0415 - not for --help
 
     def receive(event: Event) -> None:
         if isinstance(event, JobChanged | JobProgressed) and event.job.id == job_id:
-            show(_shown(_record_of(event.job)))
+            show(_shown(_record_of(event.job), terminal))
 
     with translated(client.url):
         subscription = client.remote.subscribe(receive)
     with subscription:
-        show(_shown(client.get(f"/jobs/{quoted_segment(job_id)}", result="false")))
+        show(_shown(client.get(f"/jobs/{quoted_segment(job_id)}", result="false"), terminal))
         yield
 
 
@@ -242,6 +246,14 @@ def _record_of(job: Job) -> JobFields:
     )
 
 
-def _shown(record: JobFields) -> str:
+def _shown(record: JobFields, terminal: Terminal) -> str:
+    """Format the state and the progress; without a terminal, only the progress that is worth a line.
+
+    There, numbers of tasks would fill the output, and totals would be wrong soon: Spark learns of stages as
+    it runs.
+    """
     progress = progress_shown(record) if record.get("status") not in FINAL else None
+    if progress and not terminal.err.is_terminal:
+        done = (record.get("progress") or {}).get("stagesDone")
+        progress = f"stages done: {done}" if done else None
     return f"{state_shown(record)} ({progress})" if progress else state_shown(record)
