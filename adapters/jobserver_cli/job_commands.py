@@ -262,7 +262,7 @@ def _advice_for_last(client: Client, job_ids: list[str], force: bool) -> str | N
     except (CommandFailed, ValueError):
         return None
     job_id, state = newest.get("jobId"), job_state(newest)
-    about = f"The newest job is {job_id} ({class_shown(newest.get('classPath'), wide=False)}, {state})."
+    about = f"The newest job is {job_id} ({newest.get('classPath')}, {state})."
     named = " ".join(str(job_id) if given == LAST else given for given in job_ids)
     command = f"jobserver kill {named}{' --force' if force else ''}"
     return about if state in FINAL else f"{about} Kill it with: {command}"

@@ -59,7 +59,7 @@ def test_kill_does_not_accept_last_because_it_may_be_another_users_job(
     job_id = client(*JOB).out.strip()
     done = client("kill", "@last")
     assert (done.code, "@last" in done.err) == (2, True)
-    assert f"The newest job is {job_id} (Sleep, " in done.err
+    assert f"The newest job is {job_id} (words.Sleep, " in done.err
     assert f"Kill it with: jobserver kill {job_id}" in done.err
     assert not server.job(job_id).state.final
 
@@ -76,7 +76,7 @@ def test_kill_does_not_advise_to_kill_a_last_job_that_has_ended(client: CommandL
     assert client("kill", "@last").code == 2
     client("submit", "words.Count", "--cp", "words", "-c", "warm", "-d", "input.string = a", "--sync")
     done = client("kill", "@last")
-    assert "(Count, FINISHED)." in done.err
+    assert "(words.Count, FINISHED)." in done.err
     assert "Kill it" not in done.err
 
 
