@@ -153,7 +153,10 @@ def _details(call: Call, contexts: Iterable[Context]) -> list[JsonObject]:
     permission="contexts:start",
     summary="Start a context, and wait until jobs can run in it",
     parameters=(
-        Parameter(name="num-cpu-cores", doc="how many cores the context may use"),
+        Parameter(
+            name="num-cpu-cores",
+            doc="how many cores the context may use; without effect if the master says it, as local[2] does",
+        ),
         Parameter(name="memory-per-node", doc="memory of each executor, such as 512m"),
         Parameter(
             name="context-factory",
