@@ -93,9 +93,12 @@ class Authenticator(Backend):
     def current(self, identity: Identity) -> bool:
         """Whether an authenticated identity is still valid. Must be cheap.
 
-        It is asked with each request whose credentials were verified within the last minute, when a request
-        has read its body or waited, for which it is then verified again, and while events or logs are
-        streamed, which end when it is not.
+        The server asks:
+
+        - at the start of a request whose credentials were verified within the last minute, instead of
+          verifying them again; False has them verified again
+        - when a request has read its body or has waited; False has its credentials verified again
+        - from time to time while events or logs are streamed; False ends the stream
 
         Raises:
             Unavailable: It cannot be checked at the moment. Requests get 503, and streams end.
