@@ -18,7 +18,7 @@ ON_SPARK = "test_on_spark.py"
 def project(tmp_path: Path) -> Path:
     text = DOCUMENT.read_text(encoding="utf-8")
     files = FILE.findall(text)
-    assert len(files) == text.count("```python") == 9
+    assert len(files) == text.count("```python") == 10
     for name, content in files:
         (tmp_path / name).write_text(content, encoding="utf-8")
     return tmp_path
