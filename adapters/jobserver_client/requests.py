@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Iterable, Mapping
 
 import attrs
 
 from jobserver_core.errors import InvalidRequest
-from jobserver_core.models.arguments import check_kind, config_text
+from jobserver_core.models.arguments import check_idempotency_key, check_kind, config_text
 from jobserver_core.models.binaries import ClassPathEntry
 from jobserver_core.models.jobs import JobQuery, JobRequest
 from jobserver_core.models.json_values import dumps
 
 SUBMIT_TIMEOUT = 600.0
 """Seconds to wait for the response to a submit, before which the server may have to fetch code."""
-_KEY = re.compile(r"[!-~]([ -~]{0,253}[!-~])?")
-"""The idempotency keys that a header carries unchanged."""
 MAX_CONFIG_BYTES = 64 * 1024 * 1024
 """How much configuration is parsed here to add settings to it. The server has a limit of its own."""
 
@@ -68,11 +65,7 @@ def checked_key(key: str | None) -> str:
     """
     if key is None:
         return os.urandom(16).hex()
-    if not _KEY.fullmatch(key):
-        raise InvalidRequest(
-            message="an idempotency key must have 1 to 255 characters of printable ASCII, without spaces "
-            "around them"
-        )
+    check_idempotency_key(key)
     return key
 
 

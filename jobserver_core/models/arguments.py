@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from enum import Enum
@@ -22,6 +23,8 @@ CHUNK = 1024 * 1024
 
 MAX_LIMIT = 10_000
 """The maximum number of jobs or contexts in one list."""
+
+_IDEMPOTENCY_KEY = re.compile(r"[!-~]([ -~]{0,253}[!-~])?")
 
 E = TypeVar("E", bound=Enum)
 
@@ -54,6 +57,19 @@ def check_job_id(value: object) -> None:
     """
     expected = "a string (handle.id or job.id)" if hasattr(value, "id") else "a string"
     check_kind("a job's ID", value, str, expected)
+
+
+def check_idempotency_key(key: str) -> None:
+    """Check an idempotency key. It must be one that a header of HTTP carries unchanged.
+
+    Raises:
+        InvalidRequest: It is empty or too long, or has other characters.
+    """
+    if not _IDEMPOTENCY_KEY.fullmatch(key):
+        raise InvalidRequest(
+            message="an idempotency key must have 1 to 255 characters of printable ASCII, without spaces "
+            "around them"
+        )
 
 
 def check_seconds(what: str, value: object) -> None:

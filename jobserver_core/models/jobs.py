@@ -13,6 +13,7 @@ import attrs
 
 from jobserver_core.errors import InvalidConfig, InvalidRequest, NoSlots
 from jobserver_core.models.arguments import (
+    check_idempotency_key,
     check_kind,
     check_limit,
     check_query_time,
@@ -69,8 +70,9 @@ class JobRequest:
     is HOCON text, or a mapping that is already parsed. Without ``context``, an ad-hoc context is created with
     the server's default settings, overridden by ``context_settings``. If users have separate contexts, its
     name starts with ``<context_owner>~``. With an ``idempotency_key``, a repeated submit returns the first
-    one's job. Keys are unique over all users: a repeat with another ``submitted_by`` or ``context_owner`` is
-    refused, like one with any other difference.
+    one's job. A key has 1 to 255 characters of printable ASCII, perhaps after ``<context_owner>~``. Keys are
+    unique over all users: a repeat with another ``submitted_by`` or ``context_owner`` is refused, like one
+    with any other difference.
 
     ``max_queue_time`` and ``max_run_time`` are in seconds. A job that waits longer for its start, or runs
     longer, ends as ERROR. Without them, the settings of the context apply. Of the jobs that wait, those with
@@ -114,8 +116,9 @@ class JobRequest:
             raise InvalidRequest(
                 message="the class path must not be empty; expected names of binaries or URIs"
             )
-        if self.idempotency_key is not None and not 0 < len(self.idempotency_key) <= 255:
-            raise InvalidRequest(message="an idempotency key must have 1 to 255 characters")
+        if self.idempotency_key is not None:
+            owner = f"{self.context_owner}~" if self.context_owner else ""
+            check_idempotency_key(self.idempotency_key.removeprefix(owner))
         if isinstance(self.priority, bool) or not -MAX_PRIORITY <= self.priority <= MAX_PRIORITY:
             raise InvalidRequest(
                 message=f"priority must be -{MAX_PRIORITY} to {MAX_PRIORITY}, got {self.priority}"

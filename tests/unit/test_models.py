@@ -190,10 +190,18 @@ def test_a_request_without_a_class_path_is_refused(class_path: str | list[str]) 
         JobRequest(class_name="a.B", class_path=class_path)
 
 
-@pytest.mark.parametrize("key", ["", "x" * 256])
-def test_an_idempotency_key_has_a_sensible_length(key: str) -> None:
-    with pytest.raises(InvalidRequest, match="1 to 255"):
-        JobRequest(class_name="a.B", class_path=(ClassPathEntry(name="a"),), idempotency_key=key)
+@pytest.mark.parametrize("key", ["", "x" * 256, "ü", " a", "a ", "a\n"])
+def test_an_idempotency_key_is_one_that_a_header_carries_unchanged(key: str) -> None:
+    with pytest.raises(InvalidRequest, match="1 to 255 characters of printable ASCII"):
+        JobRequest(class_name="a.B", class_path="a", idempotency_key=key)
+    with pytest.raises(InvalidRequest, match="1 to 255 characters of printable ASCII"):
+        JobRequest(class_name="a.B", class_path="a", idempotency_key=f"jö~{key}", context_owner="jö")
+
+
+@pytest.mark.parametrize("key", ["a", "x" * 255, "nightly run ~ 7"])
+def test_the_idempotency_key_of_a_user_follows_the_name(key: str) -> None:
+    request = JobRequest(class_name="a.B", class_path="a", idempotency_key=f"jö~{key}", context_owner="jö")
+    assert request.idempotency_key == f"jö~{key}"
 
 
 @pytest.mark.parametrize(
