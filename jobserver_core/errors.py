@@ -678,8 +678,8 @@ class PluginNotFound(BackendError):
         known = ", ".join(self.available) or "none"
         text = f"no {self.kind} backend named {self.name!r} is installed (installed: {known})"
         if self.extra:
-            text += f"; install it with: pip install 'jobserver-core[{self.extra}]'"
-        return text
+            return f"{text}; install it with: pip install 'jobserver-core[{self.extra}]'"
+        return f"{text}; choose one of these, or install the package that provides it"
 
 
 class PluginFailed(BackendError):

@@ -123,8 +123,11 @@ def test_every_registered_backend_is_a_subclass_of_its_port(port: type[Backend])
 
 
 def test_a_backend_that_is_not_installed_is_named_with_those_that_are() -> None:
-    with pytest.raises(errors.PluginNotFound, match=r"no metadata backend named 'mongo'.*memory, sql"):
+    with pytest.raises(
+        errors.PluginNotFound, match=r"no metadata backend named 'mongo'.*memory, sql"
+    ) as caught:
         plugins.find(MetadataStore, "mongo")
+    assert str(caught.value).endswith("; choose one of these, or install the package that provides it")
 
 
 def test_the_error_for_a_missing_backend_library_names_the_extra(
