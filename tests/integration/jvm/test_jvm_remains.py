@@ -12,7 +12,7 @@ from conditions import wait_until
 pytestmark = pytest.mark.spark
 
 STREAMS = ["query", "query of another session", "stream"]
-THREADS = ["thread", "subclass", "pool", "scheduled", "timer", "future", "common pool", "delayed"]
+THREADS = ["thread", "subclass", "pool", "scheduled", "timer", "future", "common pool"]
 PROCESSES = ["process", "process of a thread", "grandchild"]
 
 

@@ -32,8 +32,7 @@ private[jobserver] final class JobThreads(val jobId: String, val log: JobLog) ex
    *
    * @param loader the job's class loader, which knows the classes in the stacks of its threads
    * @param alone names of classes that no other job uses. A thread outside this group that runs one of them belongs to
-   *   a pool that all jobs share, such as `ExecutionContext.global`, and works for this job now. Likewise for tasks in
-   *   the queue of `CompletableFuture.delayedExecutor`, of which a JVM has only one
+   *   a pool that all jobs share, such as `ExecutionContext.global`, and works for this job now
    */
   def end(loader: ClassLoader, alone: String => Boolean): Boolean = {
     // A task that repeats moves between the queue of its pool and a stack, so the queue is read before and after.
@@ -51,8 +50,7 @@ private[jobserver] final class JobThreads(val jobId: String, val log: JobLog) ex
     }
     own.foreach(JobThreads.drain)
     (own ++ elsewhere).foreach(_.interrupt())
-    val undelayed = JobThreads.undelay(stacks.keys, alone)
-    own.nonEmpty || elsewhere.nonEmpty || undelayed
+    own.nonEmpty || elsewhere.nonEmpty
   }
 }
 
@@ -89,22 +87,6 @@ private[jobserver] object JobThreads {
       }
     }
   }
-
-  /** Removes delayed tasks of a job, which may repeat themselves, and returns whether there were any. */
-  private def undelay(threads: Iterable[Thread], alone: String => Boolean): Boolean =
-    threads.filter(_.getName == "CompletableFutureDelayScheduler").flatMap(thread => poolOf(targetOf(thread)))
-      .flatMap { pool =>
-        val found = pool.getQueue.asScala.filter(task => actionsOf(task).exists(action => alone(writtenIn(action))))
-        found.map(pool.remove)
-      }.exists(identity)
-
-  /** What a delayed task will do: `unwrapped`, and further through the wrappers of `CompletableFuture`. */
-  private def actionsOf(task: AnyRef): Seq[AnyRef] = unwrapped(task).flatMap { outer =>
-    outer +: Seq("action", "fn").flatMap(Fields.get(outer, _)).flatMap(actionsOf)
-  }
-
-  /** The name of an object's class, or of the class that contains it if it is a lambda. */
-  private def writtenIn(value: AnyRef): String = value.getClass.getName.split("\\$\\$Lambda", 2).head
 
   private def isTimer(thread: Thread): Boolean = thread.getClass.getName == "java.util.TimerThread"
 

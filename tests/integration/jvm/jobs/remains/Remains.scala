@@ -50,7 +50,6 @@ object Start {
       case "timer" => new Timer().schedule(new TimerTask { override def run(): Unit = writer.line() }, 0L, 10L)
       case "future" => Future(writer.run())(ExecutionContext.global)
       case "common pool" => CompletableFuture.runAsync(writer)
-      case "delayed" => delayed(writer)
       case "process" => new ProcessBuilder("sh", "-c", script).start()
       case "process of a thread" => new Thread(() => {
         new ProcessBuilder("sh", "-c", script).start()
@@ -68,10 +67,6 @@ object Start {
       case "deaf thread" => new Thread(() => while (System.getProperty("remains.deaf") == null) writer.line()).start()
     }
   }
-
-  /** A task that schedules itself again, and waits for that in the one pool of the JVM. */
-  private def delayed(writer: Writer): Unit = CompletableFuture.runAsync(
-    () => { writer.line(); delayed(writer) }, CompletableFuture.delayedExecutor(10, TimeUnit.MILLISECONDS))
 
   private def query(spark: SparkSession, path: String): Unit = {
     val write: (DataFrame, Long) => Unit = (_, _) => new Writer(path).line()
