@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -67,6 +67,13 @@ class AnsweringReceiver(HangingReceiver):
     @abstractmethod
     def answer(self, *statuses: int, retry_after: int | None = None) -> None:
         """Plan the answers to the next attempts, one each."""
+
+    @abstractmethod
+    def drip(self) -> None:
+        """Send an answer byte by byte, one in at most 0.1 s, that does not end before :meth:`release`.
+
+        Where an answer has no parts, as that of a function, this is :meth:`hang`.
+        """
 
 
 def message(url: str, **changes: Any) -> Message:
@@ -256,10 +263,15 @@ class HangingTransportContract(TransportContract):
         assert not any(answer.accepted for answer in answers)
 
     def _attempts_that_hang(
-        self, transport: Transport, receiver: HangingReceiver, *, count: int
+        self,
+        transport: Transport,
+        receiver: HangingReceiver,
+        *,
+        count: int,
+        hang: Callable[[], None] | None = None,
     ) -> tuple[list[Answer], float]:
         messages = [message(receiver.url, delivery_id=f"d-{number}") for number in range(count)]
-        receiver.hang()
+        (hang or receiver.hang)()
         try:
             began = time.monotonic()
             answers = Sending(transport, messages, timeout=0.3).join(0.3 + self.tolerance)
@@ -270,6 +282,13 @@ class HangingTransportContract(TransportContract):
 
 class AnsweringTransportContract(HangingTransportContract):
     """The behavior of transports whose receivers can refuse or hang; ``receiver`` is an AnsweringReceiver."""
+
+    def test_a_receiver_that_sends_single_bytes_is_an_answer_in_time(
+        self, transport: Transport, receiver: AnsweringReceiver
+    ) -> None:
+        (answer,), _took = self._attempts_that_hang(transport, receiver, count=1, hang=receiver.drip)
+        assert answer.status is None
+        assert answer.error
 
     def test_answers_below_400_are_accepted(self, transport: Transport, receiver: AnsweringReceiver) -> None:
         statuses = (200, 201, 202, 204)

@@ -178,6 +178,7 @@ class SocketReceiver(AnsweringReceiver):
         self.planned: list[dict[str, Any]] = []
         self.open = threading.Event()
         self.open.set()
+        self.drips = False
         receiver = self
 
         class Handler(socketserver.StreamRequestHandler):
@@ -202,7 +203,8 @@ class SocketReceiver(AnsweringReceiver):
         with self.lock:
             self.got.append(Received(delivery_id=head["delivery_id"], body=body, headers=headers))
             answer = self.planned.pop(0) if self.planned else {"status": 200}
-        self.open.wait(20)
+        while not self.open.wait(0.05 if self.drips else 20) and self.drips:
+            handler.wfile.write(b" ")
         handler.wfile.write(json.dumps(answer).encode() + b"\n")
 
     def received(self) -> list[Received]:
@@ -214,6 +216,10 @@ class SocketReceiver(AnsweringReceiver):
 
     def hang(self) -> None:
         self.open.clear()
+
+    def drip(self) -> None:
+        self.drips = True
+        self.hang()
 
     def release(self) -> None:
         self.open.set()
@@ -246,6 +252,14 @@ class TestUnixSocketTransport(AnsweringTransportContract):
         assert transport.send(message(receiver.url), timeout=10) == Answer(
             error="the receiver's answer is not JSON with a status"
         )
+
+    def test_the_contract_finds_a_timeout_for_each_step(
+        self, transport: Transport, receiver: SocketReceiver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(unix_socket_transport, "_left", lambda _deadline: 0.3)
+        monkeypatch.setattr(self, "tolerance", 1.0)
+        with pytest.raises(AssertionError, match="did not return within"):
+            self.test_a_receiver_that_sends_single_bytes_is_an_answer_in_time(transport, receiver)
 
 
 # -- fetcher ----------------------------------------------------------------------------------------
