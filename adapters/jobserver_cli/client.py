@@ -50,7 +50,7 @@ class RequestParts(TypedDict, total=False):
 
 
 @attrs.frozen
-class Connection:
+class ServerOptions:
     """The server's address and the credentials. If only the password is missing, the user is asked for it."""
 
     server: str = DEFAULT_URL
@@ -60,7 +60,7 @@ class Connection:
     ca_file: Path | str | None = None
 
 
-class Client:
+class CommandClient:
     """Talks to one server. Use it in a ``with`` block. Prompts for the password if necessary.
 
     Every method raises CommandFailed: with UNREACHABLE if no server answers, and with the server's message
@@ -69,7 +69,7 @@ class Client:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: ServerOptions,
         *,
         retries: int = RETRIES,
         connect_timeout: float = CONNECT_TIMEOUT,
@@ -82,7 +82,7 @@ class Client:
             self.password = connection.password or _password(connection.user)
         self._remote: jobserver_client.Client | None = None
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> CommandClient:
         return self
 
     def __exit__(self, *_exc: object) -> None:

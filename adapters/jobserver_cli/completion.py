@@ -15,7 +15,7 @@ from typing import Any
 import typer
 
 from jobserver_cli import saved_servers
-from jobserver_cli.client import DEFAULT_URL, PASSWORD_VARIABLE, Client, Connection
+from jobserver_cli.client import DEFAULT_URL, PASSWORD_VARIABLE, CommandClient, ServerOptions
 from jobserver_cli.exits import CommandFailed
 from jobserver_cli.records import FINAL, class_shown, context_state, job_state, time_shown
 from jobserver_cli.terminal import visible
@@ -30,11 +30,11 @@ Described = tuple[str, str]
 
 
 def _complete(
-    context: typer.Context, incomplete: str, names: Callable[[Client], Iterable[Described]]
+    context: typer.Context, incomplete: str, names: Callable[[CommandClient], Iterable[Described]]
 ) -> list[Described]:
     try:
         connection = saved_servers.completed(_connection(context.params))
-        with Client(connection, retries=0, connect_timeout=CONNECT_TIMEOUT, timeout=TIMEOUT) as client:
+        with CommandClient(connection, retries=0, connect_timeout=CONNECT_TIMEOUT, timeout=TIMEOUT) as client:
             found = [(name, about) for name, about in names(client) if name.startswith(incomplete)]
     except CommandFailed:
         return []
@@ -42,14 +42,14 @@ def _complete(
     return [(name, visible(about)) for name, about in found if visible(name) == name]
 
 
-def _connection(given: Mapping[str, Any]) -> Connection:
+def _connection(given: Mapping[str, Any]) -> ServerOptions:
     """Return the connection of the options that precede the cursor, or of the environment."""
 
     def value(option: str, variable: str) -> str | None:
         return given.get(option) or os.environ.get(variable) or None
 
     user = value("user", "JOBSERVER_USER")
-    return Connection(
+    return ServerOptions(
         server=value("server", "JOBSERVER_URL") or DEFAULT_URL,
         user=user if PASSWORD_VARIABLE in os.environ else None,
         token=value("token", "JOBSERVER_TOKEN"),
@@ -57,7 +57,7 @@ def _connection(given: Mapping[str, Any]) -> Connection:
     )
 
 
-def _recent_jobs(client: Client, *, live: bool) -> Iterable[Described]:
+def _recent_jobs(client: CommandClient, *, live: bool) -> Iterable[Described]:
     for record in client.get("/jobs", limit=RECENT):
         if not live or record.get("status") not in FINAL:
             about = [job_state(record), class_shown(record.get("classPath"), wide=False)]
@@ -67,7 +67,7 @@ def _recent_jobs(client: Client, *, live: bool) -> Iterable[Described]:
 def job_ids(context: typer.Context, incomplete: str) -> list[Described]:
     """Return the IDs of recent jobs that start with what was typed."""
 
-    def newest(client: Client) -> list[Described]:
+    def newest(client: CommandClient) -> list[Described]:
         return [("@last", "the newest job"), *_recent_jobs(client, live=False)]
 
     return _complete(context, incomplete, newest)
@@ -81,7 +81,7 @@ def live_job_ids(context: typer.Context, incomplete: str) -> list[Described]:
 def context_names(context: typer.Context, incomplete: str) -> list[Described]:
     """Return the names of live contexts that start with what was typed."""
 
-    def living(client: Client) -> Iterable[Described]:
+    def living(client: CommandClient) -> Iterable[Described]:
         for record in client.get("/contexts", details="true"):
             yield record["name"], f"{context_state(record)} since {time_shown(record.get('startTime'))}"
 
@@ -91,7 +91,7 @@ def context_names(context: typer.Context, incomplete: str) -> list[Described]:
 def binary_names(context: typer.Context, incomplete: str) -> list[Described]:
     """Return the names of binaries that start with what was typed."""
 
-    def uploaded(client: Client) -> Iterable[Described]:
+    def uploaded(client: CommandClient) -> Iterable[Described]:
         for name, about in client.get("/binaries").items():
             yield name, f"{about.get('binary-type')} of {time_shown(about.get('upload-time'))}"
 
@@ -101,7 +101,7 @@ def binary_names(context: typer.Context, incomplete: str) -> list[Described]:
 def data_files(context: typer.Context, incomplete: str) -> list[Described]:
     """Return the names of data files that start with what was typed, or their paths if that is a path."""
 
-    def uploaded(client: Client) -> Iterable[Described]:
+    def uploaded(client: CommandClient) -> Iterable[Described]:
         for path in client.get("/data"):
             yield (path if incomplete.startswith("/") else PurePosixPath(path).name), ""
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from jobserver_cli.client import Client, quoted_segment
+from jobserver_cli.client import CommandClient, quoted_segment
 from jobserver_cli.completion import context_names
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.following import showing_start
@@ -44,7 +44,7 @@ Ended = Annotated[
 ]
 
 
-def contexts(client: Client, terminal: Terminal, spares: Spares = False, ended: Ended = False) -> None:
+def contexts(client: CommandClient, terminal: Terminal, spares: Spares = False, ended: Ended = False) -> None:
     """List the live contexts."""
     if spares and ended:
         raise CommandFailed("--spares and --ended cannot be combined", ExitCode.USAGE)
@@ -75,14 +75,14 @@ def _list(terminal: Terminal, records: list[ContextFields], columns: list[str], 
     terminal.records(records, columns, rows, none=none, optional=["Application", "Spark UI", "Started"])
 
 
-def _list_pools(client: Client, terminal: Terminal) -> None:
+def _list_pools(client: CommandClient, terminal: Terminal) -> None:
     pools = client.get("/contexts", spares="true")
     rows = ([pool["pool"], pool["size"], pool["ready"], pool["starting"]] for pool in pools)
     none = "no pools of spare contexts; set jobserver.contexts.pools"
     terminal.records(pools, ["Pool", "Size", "Ready", "Starting"], rows, none=none)
 
 
-def show(client: Client, terminal: Terminal, name: ContextName) -> None:
+def show(client: CommandClient, terminal: Terminal, name: ContextName) -> None:
     """Show the newest context with a name, or the context with an ID, even after it has ended."""
     name = resolve_context(client, name)
     with explained(client, context=name):
@@ -112,7 +112,7 @@ def show(client: Client, terminal: Terminal, name: ContextName) -> None:
 
 
 def create(
-    client: Client,
+    client: CommandClient,
     terminal: Terminal,
     name: ContextName,
     settings: Annotated[
@@ -151,7 +151,7 @@ def create(
 
 
 def stop(
-    client: Client,
+    client: CommandClient,
     terminal: Terminal,
     name: ContextName,
     force: Annotated[

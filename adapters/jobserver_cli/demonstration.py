@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from jobserver_cli.client import Client, Connection
+from jobserver_cli.client import CommandClient, ServerOptions
 from jobserver_cli.diagnosis import Verdict, java_finding, pyspark_finding
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.following import follow_job
@@ -55,7 +55,7 @@ class Demonstration:
             self._directory = Path(tempfile.mkdtemp(prefix="jobserver-demo-"))
             cleaning.callback(shutil.rmtree, self._directory, ignore_errors=True)
             cleaning.callback(self._terminal.report_done, "stopped, and cleaned up")
-            with self._serving(http) as url, Client(Connection(server=url)) as client:
+            with self._serving(http) as url, CommandClient(ServerOptions(server=url)) as client:
                 run_on_thread(lambda: self._show(client))
                 if self._keep:
                     self._stay(url)
@@ -91,7 +91,7 @@ class Demonstration:
                 with signals_ignored(), self._terminal.status("stopping the context and the server"):
                     serving.close()
 
-    def _show(self, client: Client) -> None:
+    def _show(self, client: CommandClient) -> None:
         wheel = self._wheel()
         client.call(
             "POST",
@@ -116,7 +116,7 @@ class Demonstration:
     def _params(self) -> dict[str, str]:
         return {"appName": APP, "classPath": self._class_name, "context": CONTEXT}
 
-    def _run_and_follow(self, client: Client) -> None:
+    def _run_and_follow(self, client: CommandClient) -> None:
         self._terminal.note(f"→ job {self._class_name} with {CONFIG}")
         started = time.monotonic()
         job = client.call("POST", "/jobs", params=self._params(), content=CONFIG.encode())
@@ -130,7 +130,7 @@ class Demonstration:
         result = client.get(f"/jobs/{job['jobId']}")["result"]
         self._terminal.line(json.dumps(result, sort_keys=True))
 
-    def _run_again(self, client: Client) -> None:
+    def _run_again(self, client: CommandClient) -> None:
         started = time.monotonic()
         client.call(
             "POST",

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from jobserver_cli.client import Client, quoted_segment
+from jobserver_cli.client import CommandClient, quoted_segment
 from jobserver_cli.completion import binary_names, data_files
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.lookups import explained
@@ -35,7 +35,7 @@ LocalFile = Annotated[
 
 
 def upload(
-    client: Client,
+    client: CommandClient,
     terminal: Terminal,
     name: BinaryName,
     file: LocalFile,
@@ -63,7 +63,7 @@ def upload(
         terminal.report_done(f"uploaded {file.name} as {name}")
 
 
-def binaries(client: Client, terminal: Terminal) -> None:
+def binaries(client: CommandClient, terminal: Terminal) -> None:
     """List the binaries, each with its newest version."""
     found = client.get("/binaries")
     rows = (
@@ -74,7 +74,7 @@ def binaries(client: Client, terminal: Terminal) -> None:
     terminal.records(found, columns, rows, none="no binaries", optional=["Uploaded", "Package"])
 
 
-def versions(client: Client, terminal: Terminal, name: BinaryName) -> None:
+def versions(client: CommandClient, terminal: Terminal, name: BinaryName) -> None:
     """List all versions of a binary, newest first.
 
     The column Package has the name and version that the package carries in itself: in the metadata of a wheel
@@ -96,14 +96,14 @@ def versions(client: Client, terminal: Terminal, name: BinaryName) -> None:
     terminal.records(found, ["Uploaded", "Package", "Type", "Bytes", "SHA-256"], rows, fold=True)
 
 
-def delete(client: Client, terminal: Terminal, name: BinaryName) -> None:
+def delete(client: CommandClient, terminal: Terminal, name: BinaryName) -> None:
     """Delete all versions of a binary."""
     with explained(client, binary=name):
         response = client.call("DELETE", f"/binaries/{quoted_segment(name)}")
     terminal.report_deleted(name, response)
 
 
-def data_list(client: Client, terminal: Terminal) -> None:
+def data_list(client: CommandClient, terminal: Terminal) -> None:
     """List the data files, with their paths on the server's machine."""
     files = client.get("/data")
     if terminal.as_json:
@@ -113,7 +113,7 @@ def data_list(client: Client, terminal: Terminal) -> None:
 
 
 def data_upload(
-    client: Client,
+    client: CommandClient,
     terminal: Terminal,
     prefix: Annotated[
         str,
@@ -143,7 +143,7 @@ def data_upload(
 
 
 def data_delete(
-    client: Client,
+    client: CommandClient,
     terminal: Terminal,
     name: Annotated[
         str,

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from jobserver_cli.client import Client, quoted_segment, translated
+from jobserver_cli.client import CommandClient, quoted_segment, translated
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.records import FINAL, ContextFields, JobFields, progress_shown, state_shown
 from jobserver_cli.terminal import Terminal
@@ -35,7 +35,7 @@ LOG_TIMEOUT = 10.0
 
 
 @contextmanager
-def showing_start(client: Client, terminal: Terminal, name: str) -> Iterator[None]:
+def showing_start(client: CommandClient, terminal: Terminal, name: str) -> Iterator[None]:
     """Show that a context is being started while the block runs, and if that takes long, what is prepared."""
     over, first = threading.Event(), f"starting {name} (this can take a minute)"
 
@@ -60,7 +60,7 @@ def showing_start(client: Client, terminal: Terminal, name: str) -> Iterator[Non
 
 
 def wait_for_end(
-    client: Client, job_id: str, terminal: Terminal, *, timeout: float | None = None
+    client: CommandClient, job_id: str, terminal: Terminal, *, timeout: float | None = None
 ) -> JobFields:
     """Wait until a job has ended, and return its last record.
 
@@ -77,7 +77,7 @@ def wait_for_end(
     return record
 
 
-def _await_end(client: Client, job_id: str, timeout: float | None = None) -> None:
+def _await_end(client: CommandClient, job_id: str, timeout: float | None = None) -> None:
     from jobserver_core.errors import ResultTimeout  # noqa: PLC0415 - --help does not need it
 
     with translated(client.url):
@@ -137,7 +137,7 @@ def while_taken_over(call: Callable[[], T]) -> T:
 
 @contextmanager
 def followed_log(
-    client: Client, *, job_id: str | None = None, context: str | None = None
+    client: CommandClient, *, job_id: str | None = None, context: str | None = None
 ) -> Iterator[StreamedResponse]:
     """Open the log of a job or context, which ends when the job or context has ended.
 
@@ -162,7 +162,7 @@ def followed_log(
 class _LogPrinter(threading.Thread):
     """A thread that prints a job's output on stderr while another thread watches its state."""
 
-    def __init__(self, client: Client, job_id: str, terminal: Terminal) -> None:
+    def __init__(self, client: CommandClient, job_id: str, terminal: Terminal) -> None:
         super().__init__(name="job-log", daemon=True)
         self._client, self._job_id, self._terminal = client, job_id, terminal
 
@@ -176,7 +176,7 @@ class _LogPrinter(threading.Thread):
             self._terminal.note(f"cannot show the log: {error.message}", style="yellow")
 
 
-def follow_job(client: Client, job_id: str, terminal: Terminal) -> JobFields:
+def follow_job(client: CommandClient, job_id: str, terminal: Terminal) -> JobFields:
     """Show a job's state, progress and output on stderr until it has ended. Return its last record."""
     log = _LogPrinter(client, job_id, terminal)
     terminal.interrupt_note = interrupt_note(job_id)
@@ -195,7 +195,9 @@ def follow_job(client: Client, job_id: str, terminal: Terminal) -> JobFields:
 
 
 @contextmanager
-def _showing(client: Client, job_id: str, terminal: Terminal, show: Callable[[str], None]) -> Iterator[None]:
+def _showing(
+    client: CommandClient, job_id: str, terminal: Terminal, show: Callable[[str], None]
+) -> Iterator[None]:
     """Show each change of the job while the block runs."""
     from jobserver_core.events import Event, JobChanged, JobProgressed  # noqa: PLC0415 - not for --help
 
@@ -210,7 +212,7 @@ def _showing(client: Client, job_id: str, terminal: Terminal, show: Callable[[st
         yield
 
 
-def show_repeatedly(client: Client, terminal: Terminal, show: Callable[[], None]) -> None:
+def show_repeatedly(client: CommandClient, terminal: Terminal, show: Callable[[], None]) -> None:
     """Call ``show`` now and after each change on the server, forever. A terminal is cleared first.
 
     Raises:

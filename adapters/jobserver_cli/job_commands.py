@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from jobserver_cli.client import Client, quoted_segment
+from jobserver_cli.client import CommandClient, quoted_segment
 from jobserver_cli.completion import job_ids, live_job_ids
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.following import followed_log, show_repeatedly, wait_for_end, while_taken_over
@@ -67,7 +67,7 @@ class JobStatus(str, Enum):
 
 
 def jobs(
-    client: Client,
+    client: CommandClient,
     terminal: Terminal,
     *,
     limit: Annotated[
@@ -118,7 +118,7 @@ def jobs(
         show()
 
 
-def _waiting(client: Client, chosen: Mapping[str, str | None]) -> list[JobFields]:
+def _waiting(client: CommandClient, chosen: Mapping[str, str | None]) -> list[JobFields]:
     """Return the jobs that wait for a slot or a context, newest first. The server has no such state."""
     found = [
         record
@@ -147,7 +147,7 @@ def _row(record: JobFields, terminal: Terminal) -> list[object]:
 
 
 def job(
-    client: Client,
+    client: CommandClient,
     terminal: Terminal,
     job_id: JobId,
     config: Annotated[
@@ -172,7 +172,7 @@ def job(
             _show(client, terminal, job_id)
 
 
-def _show(client: Client, terminal: Terminal, job_id: str) -> None:
+def _show(client: CommandClient, terminal: Terminal, job_id: str) -> None:
     record = client.get(f"/jobs/{quoted_segment(job_id)}", result="false")
     unsuccessful = record.get("status") in ("ERROR", "KILLED")
     terminal.record(
@@ -199,7 +199,7 @@ def _show(client: Client, terminal: Terminal, job_id: str) -> None:
 
 
 def result(
-    client: Client,
+    client: CommandClient,
     terminal: Terminal,
     job_id: JobId,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait until the job has ended.")] = False,
@@ -228,7 +228,7 @@ def result(
 
 
 def kill(
-    client: Client,
+    client: CommandClient,
     terminal: Terminal,
     job_ids: Annotated[
         list[str],
@@ -255,7 +255,7 @@ def kill(
         raise CommandFailed(f"still running: {', '.join(running)}", ExitCode.TIMED_OUT, advice)
 
 
-def _advice_for_last(client: Client, job_ids: list[str], force: bool) -> str | None:
+def _advice_for_last(client: CommandClient, job_ids: list[str], force: bool) -> str | None:
     """Return which job is the newest, and how to kill it; None if there is none, or it cannot be listed."""
     try:
         [newest] = client.get("/jobs", limit=1)
@@ -269,7 +269,7 @@ def _advice_for_last(client: Client, job_ids: list[str], force: bool) -> str | N
 
 
 def _kill(
-    client: Client, terminal: Terminal, job_ids: list[str], force: bool
+    client: CommandClient, terminal: Terminal, job_ids: list[str], force: bool
 ) -> Iterator[tuple[str, JobFields]]:
     for job_id in job_ids:
         with _explained_kill(client, job_id), terminal.status(f"killing {job_id}"):
@@ -282,7 +282,7 @@ def _kill(
 
 
 @contextmanager
-def _explained_kill(client: Client, job_id: str) -> Iterator[None]:
+def _explained_kill(client: CommandClient, job_id: str) -> Iterator[None]:
     try:
         with explained(client, job=job_id):
             yield
@@ -294,7 +294,7 @@ def _explained_kill(client: Client, job_id: str) -> Iterator[None]:
 
 
 def logs(
-    client: Client,
+    client: CommandClient,
     terminal: Terminal,
     job_id: Annotated[
         str | None,

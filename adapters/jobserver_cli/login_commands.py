@@ -8,7 +8,7 @@ import attrs
 import typer
 
 from jobserver_cli import saved_servers
-from jobserver_cli.client import Client
+from jobserver_cli.client import CommandClient
 from jobserver_cli.completion import server_names
 from jobserver_cli.exits import CommandFailed
 from jobserver_cli.terminal import Terminal
@@ -24,7 +24,7 @@ ServerName = Annotated[
 ]
 
 
-def login(client: Client, terminal: Terminal, name: ServerName) -> None:
+def login(client: CommandClient, terminal: Terminal, name: ServerName) -> None:
     """Check the credentials, and save them with the server's address; then use --server NAME."""
     try:
         client.get("/jobs", limit=0)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import attrs
 
-from jobserver_cli.client import Client, quoted_segment
+from jobserver_cli.client import CommandClient, quoted_segment
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.records import ContextFields, context_state, time_shown
 
@@ -34,10 +34,10 @@ class _Kind:
     """A kind of named object: its noun, a function that lists the names, and the command that does."""
 
     noun: str
-    names: Callable[[Client], Iterable[str]]
+    names: Callable[[CommandClient], Iterable[str]]
     listed_by: str
 
-    def not_found(self, client: Client, name: str, *, for_job: bool = False) -> CommandFailed:
+    def not_found(self, client: CommandClient, name: str, *, for_job: bool = False) -> CommandFailed:
         """Return the error for a name that does not exist, with a suggestion."""
         if self is _KINDS["context_not_found"] and (ended := _ended_context(client, name, for_job=for_job)):
             return ended
@@ -50,7 +50,7 @@ class _Kind:
         return CommandFailed(f"{self.noun} {name!r} not found", ExitCode.REFUSED, advice)
 
 
-def _ended_context(client: Client, given: str, *, for_job: bool) -> CommandFailed | None:
+def _ended_context(client: CommandClient, given: str, *, for_job: bool) -> CommandFailed | None:
     """Return the error for the name or ID of a context that has ended.
 
     None if there is none, or if the server does not show it. With ``for_job``, the error says in which
@@ -71,7 +71,7 @@ def _ended_context(client: Client, given: str, *, for_job: bool) -> CommandFaile
     return CommandFailed(f"context {shown} {ended}", ExitCode.REFUSED, advice)
 
 
-def _other_context(client: Client, name: str) -> str:
+def _other_context(client: CommandClient, name: str) -> str:
     """Return in which context a job can run instead of the one with this name, which has ended."""
     live = similar_context(client, name)
     if live == name:
@@ -80,7 +80,7 @@ def _other_context(client: Client, name: str) -> str:
     return f"{hint}Create it again with: jobserver context create {shlex.quote(name)}"
 
 
-def _recent_jobs(client: Client) -> list[str]:
+def _recent_jobs(client: CommandClient) -> list[str]:
     return [record["jobId"] for record in client.get("/jobs", limit=RECENT)]
 
 
@@ -92,12 +92,12 @@ _KINDS = {
 }
 
 
-def _close(client: Client, name: str, names: Callable[[Client], Iterable[str]]) -> list[str]:
+def _close(client: CommandClient, name: str, names: Callable[[CommandClient], Iterable[str]]) -> list[str]:
     """Return the most similar names; none if there are none or the server does not list the names."""
     return similar(name, _listed(client, names))
 
 
-def _listed(client: Client, names: Callable[[Client], Iterable[str]]) -> list[str]:
+def _listed(client: CommandClient, names: Callable[[CommandClient], Iterable[str]]) -> list[str]:
     """Return the names; none if the server does not list them."""
     try:
         return list(names(client))
@@ -113,7 +113,7 @@ def similar(name: str, known: Iterable[str]) -> list[str]:
     return beginning[:SUGGESTED] or ([found] if found else [])
 
 
-def similar_context(client: Client, name: str) -> str | None:
+def similar_context(client: CommandClient, name: str) -> str | None:
     """Return the name of the live context that is most similar to this one, or None."""
     try:
         return nearest(name, _KINDS["context_not_found"].names(client))
@@ -129,7 +129,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 @contextmanager
-def explained(client: Client, *, for_job: bool = False, **named: str | None) -> Iterator[None]:
+def explained(client: CommandClient, *, for_job: bool = False, **named: str | None) -> Iterator[None]:
     """Add a suggestion to errors about names that the server does not know.
 
     ``named`` has the names that the user gave, by kind: ``context="warm"``. With ``for_job``, the context is
@@ -145,13 +145,13 @@ def explained(client: Client, *, for_job: bool = False, **named: str | None) -> 
         raise kind.not_found(client, name, for_job=for_job) from None
 
 
-def unknown_binaries(client: Client, names: Iterable[str]) -> list[CommandFailed]:
+def unknown_binaries(client: CommandClient, names: Iterable[str]) -> list[CommandFailed]:
     """Return an error for each name that is neither the name of a binary nor a version of one."""
     known = client.get("/binaries")
     return [error for name in names if name not in known and (error := _unknown_binary(client, name, known))]
 
 
-def _unknown_binary(client: Client, name: str, known: Iterable[str]) -> CommandFailed | None:
+def _unknown_binary(client: CommandClient, name: str, known: Iterable[str]) -> CommandFailed | None:
     """Return the error for ``name``, or None if it is a version, as in ``words@4517bab2``."""
     base, _, digits = name.rpartition("@")
     if base not in known:
@@ -167,7 +167,7 @@ def _unknown_binary(client: Client, name: str, known: Iterable[str]) -> CommandF
     return CommandFailed(f"binary {base!r} has no version {digits!r}", ExitCode.REFUSED, advice)
 
 
-def resolve_job(client: Client, given: str) -> str:
+def resolve_job(client: CommandClient, given: str) -> str:
     """Return the full ID for an ID, a unique prefix of an ID, or ``@last``.
 
     A string that matches no job is returned unchanged, and the server rejects it.
@@ -203,7 +203,7 @@ def _only(given: str, matching: list[str], noun: str) -> str | None:
     return matching[0] if matching else None
 
 
-def resolve_context(client: Client, given: str) -> str:
+def resolve_context(client: CommandClient, given: str) -> str:
     """Return the name of the live context, or else the ID of the ended one, whose ID begins like this.
 
     A name has precedence. A string that matches no context is returned unchanged, and the server rejects it.

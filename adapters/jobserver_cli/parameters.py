@@ -21,7 +21,7 @@ import typer
 from typer.models import OptionInfo
 
 from jobserver_cli import saved_servers
-from jobserver_cli.client import DEFAULT_URL, UNAUTHENTICATED, Client, Connection
+from jobserver_cli.client import DEFAULT_URL, UNAUTHENTICATED, CommandClient, ServerOptions
 from jobserver_cli.completion import context_names, job_ids, server_names
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.interruption import run_on_thread
@@ -109,9 +109,11 @@ def runnable(function: Function) -> Function:
     Its errors are printed on stderr, and the process ends with their exit code.
     """
     own = _parameters(function)
-    created = {kind: name for name, p in own.items() for kind in (Client, Terminal) if p.annotation is kind}
+    created = {
+        kind: name for name, p in own.items() for kind in (CommandClient, Terminal) if p.annotation is kind
+    }
     options = {name: p for name, p in own.items() if name not in created.values()}
-    connection = _parameters(_connection_options) if Client in created else {}
+    connection = _parameters(_connection_options) if CommandClient in created else {}
     output = _parameters(_json_option) if Terminal in created else {}
     options |= output | connection
 
@@ -121,13 +123,13 @@ def runnable(function: Function) -> Function:
         if Terminal in created:
             given[created[Terminal]] = terminal
         with failures_as_exits(terminal):
-            if Client not in created:
+            if CommandClient not in created:
                 function(**given)
                 return
-            options = Connection(**{key: given.pop(key) for key in connection})
-            client = Client(saved_servers.completed(options))
+            options = ServerOptions(**{key: given.pop(key) for key in connection})
+            client = CommandClient(saved_servers.completed(options))
             with _named_server(options.server):
-                _talk(terminal, client, lambda: function(**{**given, created[Client]: client}))
+                _talk(terminal, client, lambda: function(**{**given, created[CommandClient]: client}))
 
     ordered = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in options.values()]
     run.__dict__["__signature__"] = inspect.Signature(ordered)
@@ -148,7 +150,7 @@ def _named_server(server: str) -> Iterator[None]:
         raise
 
 
-def _talk(terminal: Terminal, client: Client, call: Callable[[], None]) -> None:
+def _talk(terminal: Terminal, client: CommandClient, call: Callable[[], None]) -> None:
     """Run a call that uses the client. Ctrl-C ends the process at once, as there is nothing to clean up."""
 
     def talking() -> None:

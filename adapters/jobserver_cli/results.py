@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from jobserver_cli.client import Client, quoted_segment
+from jobserver_cli.client import CommandClient, quoted_segment
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.records import JobFields, error_text, missing_code_advice, stack_excerpt, stack_of
 from jobserver_cli.terminal import Terminal
@@ -52,7 +52,7 @@ class _Result:
 
 
 @contextmanager
-def _opened(client: Client, job_id: str) -> Iterator[_Result]:
+def _opened(client: CommandClient, job_id: str) -> Iterator[_Result]:
     """Open the result of a finished job.
 
     Raises:
@@ -70,7 +70,7 @@ def _opened(client: Client, job_id: str) -> Iterator[_Result]:
         raise CommandFailed(message, error.code, "The output is incomplete.") from error
 
 
-def print_result(client: Client, terminal: Terminal, job_id: str, *, brief: bool = False) -> None:
+def print_result(client: CommandClient, terminal: Terminal, job_id: str, *, brief: bool = False) -> None:
     """Write the result of a finished job to stdout: JSON, or the bytes of a streamed result.
 
     Results of any size are copied in chunks. On a terminal, JSON is indented. With ``brief``, only a hint is
@@ -97,7 +97,7 @@ def print_result(client: Client, terminal: Terminal, job_id: str, *, brief: bool
             terminal.copy(itertools.chain(result.chunks(), [b"\n"]))
 
 
-def print_result_table(client: Client, terminal: Terminal, job_id: str) -> None:
+def print_result_table(client: CommandClient, terminal: Terminal, job_id: str) -> None:
     """Write the result of a finished job to stdout as a table. It is read as a whole.
 
     Raises:
@@ -153,20 +153,20 @@ def _cell(value: Json) -> str:
     return value if isinstance(value, str) else dumps(value)
 
 
-def copy_record(client: Client, terminal: Terminal, job_id: str) -> None:
+def copy_record(client: CommandClient, terminal: Terminal, job_id: str) -> None:
     """Write a job's record to stdout as JSON, including its result if that is JSON."""
     record = client.get(f"/jobs/{quoted_segment(job_id)}", result="false")
     _copy_with_result(client, terminal, record, record)
 
 
-def copy_response(client: Client, terminal: Terminal, record: JobFields) -> None:
+def copy_response(client: CommandClient, terminal: Terminal, record: JobFields) -> None:
     """Write the body that a synchronous submit would return for this ended job to stdout."""
     kept = ("jobId",) if record.get("status") == "FINISHED" else ("jobId", "status", "result")
     _copy_with_result(client, terminal, record, {key: value for key, value in record.items() if key in kept})
 
 
 def _copy_with_result(
-    client: Client, terminal: Terminal, record: JobFields, members: Mapping[str, Any]
+    client: CommandClient, terminal: Terminal, record: JobFields, members: Mapping[str, Any]
 ) -> None:
     if record.get("status") != "FINISHED":
         terminal.json(members)
@@ -181,7 +181,7 @@ def _copy_with_result(
             terminal.copy(itertools.chain([head.encode()], result.chunks(), [b"}\n"]))
 
 
-def failed(client: Client, record: JobFields) -> CommandFailed:
+def failed(client: CommandClient, record: JobFields) -> CommandFailed:
     """Return the error for a job that ended without a result, with advice where to find the cause."""
     job_id, context = str(record.get("jobId")), str(record.get("context", ""))
     result = record.get("result")
@@ -198,7 +198,7 @@ def failed(client: Client, record: JobFields) -> CommandFailed:
     return CommandFailed(lines, ExitCode.JOB_FAILED, "\n".join(advice) or None)
 
 
-def _has_log(client: Client, path: str) -> bool:
+def _has_log(client: CommandClient, path: str) -> bool:
     """Return whether a log is non-empty, without reading it."""
     response = client.send("HEAD", path, accept_errors=True)
     return not response.is_error and response.headers.get("content-length") != "0"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from jobserver_cli.client import Connection
+from jobserver_cli.client import ServerOptions
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.lookups import nearest
 
@@ -40,7 +40,7 @@ def addresses() -> dict[str, str]:
     return {name: str(saved["server"]) for name, saved in _read().items()}
 
 
-def completed(connection: Connection) -> Connection:
+def completed(connection: ServerOptions) -> ServerOptions:
     """Return the connection with what is saved for its server, if that is the name of a saved one.
 
     Credentials of options and variables take precedence.
@@ -92,7 +92,7 @@ def login_hint(server: str) -> str | None:
 _SAVE_ADVICE = "Save one with: jobserver login NAME --server URL"
 
 
-def save(name: str, connection: Connection) -> Path:
+def save(name: str, connection: ServerOptions) -> Path:
     """Save a connection under a name, and return the file.
 
     Raises:

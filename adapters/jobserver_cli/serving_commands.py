@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobserver_cli.client import Client
+from jobserver_cli.client import CommandClient
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.options import ConfigFile, DataDir, Host, Port, settings_of
 from jobserver_cli.records import time_shown
@@ -110,7 +110,7 @@ def demo(
     Demonstration(Terminal(), keep=keep).run()
 
 
-def servers(client: Client, terminal: Terminal) -> None:
+def servers(client: CommandClient, terminal: Terminal) -> None:
     """List the servers that share the database, with the state of their leases.
 
     A server renews its lease as long as it lives. One that does not share its database has none ("-").
@@ -132,7 +132,7 @@ def servers(client: Client, terminal: Terminal) -> None:
     terminal.records(found, columns, rows, optional=["Version", "ID", "Started", "Lease until"])
 
 
-def storage(client: Client, terminal: Terminal) -> None:
+def storage(client: CommandClient, terminal: Terminal) -> None:
     """Show what uses how much storage on the server, and the settings that limit it."""
     found = client.call("GET", "/storage", timeout=STORAGE_TIMEOUT)
     rows = (
@@ -147,7 +147,7 @@ def storage(client: Client, terminal: Terminal) -> None:
     terminal.records(found, ["Kind", "Number", "Size", "Limits"], rows, fold=True)
 
 
-def prune(client: Client, terminal: Terminal) -> None:
+def prune(client: CommandClient, terminal: Terminal) -> None:
     """Remove jobs, logs and files beyond the limits now, instead of within the hour."""
     with terminal.status("removing what is beyond the limits"):
         response = client.call("POST", "/storage/prune", timeout=STORAGE_TIMEOUT)

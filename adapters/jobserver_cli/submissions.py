@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from jobserver_cli.client import Client, quoted_segment
+from jobserver_cli.client import CommandClient, quoted_segment
 from jobserver_cli.completion import binary_names
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.following import follow_job, interrupt_note, showing_start, wait_for_end
@@ -67,7 +67,7 @@ MainClass = Annotated[
 
 
 def submit(
-    client: Client,
+    client: CommandClient,
     terminal: Terminal,
     main_class: MainClass,
     cp: Annotated[
@@ -173,7 +173,7 @@ def submit(
 
 
 def run(
-    client: Client,
+    client: CommandClient,
     terminal: Terminal,
     main_class: MainClass,
     cp: Annotated[
@@ -212,7 +212,7 @@ def run(
     follow_to_result(client, terminal, str(record["jobId"]))
 
 
-def _ensure_context(client: Client, terminal: Terminal, name: str, code: Code) -> None:
+def _ensure_context(client: CommandClient, terminal: Terminal, name: str, code: Code) -> None:
     """Create a context for this code unless it is live; another client may create it at the same time."""
     record = _live_context(client, name)
     if record is not None:
@@ -230,7 +230,7 @@ def _ensure_context(client: Client, terminal: Terminal, name: str, code: Code) -
             raise
 
 
-def _check_binaries(client: Client, code: Code) -> None:
+def _check_binaries(client: CommandClient, code: Code) -> None:
     """Raise an error if the server lacks a binary, before a context is started that no job can use."""
     with _despite_denial():
         missing = _missing_binary(client, code)
@@ -238,7 +238,7 @@ def _check_binaries(client: Client, code: Code) -> None:
             raise missing
 
 
-def _refuse_ended(client: Client, name: str) -> None:
+def _refuse_ended(client: CommandClient, name: str) -> None:
     """Raise the error for a context in which no job can run, unless the server does not show it."""
     with _despite_denial(), explained(client, for_job=True, context=name):
         record: ContextFields = client.get(f"/contexts/{quoted_segment(name)}")
@@ -246,7 +246,7 @@ def _refuse_ended(client: Client, name: str) -> None:
             raise CommandFailed(f"context {name!r} has ended", ExitCode.REFUSED, reason="context_not_found")
 
 
-def _live_context(client: Client, name: str) -> ContextFields | None:
+def _live_context(client: CommandClient, name: str) -> ContextFields | None:
     """Return the record of a live context, or None if there is none, or it may not be read."""
     found = client.send("GET", f"/contexts/{quoted_segment(name)}", accept_errors=True)
     record: ContextFields | None = None if found.is_error else found.json()
@@ -270,7 +270,7 @@ def _starting(context: str | None) -> str:
 
 
 def _submit(
-    client: Client,
+    client: CommandClient,
     terminal: Terminal,
     main_class: str,
     code: Code,
@@ -312,7 +312,7 @@ def _despite_denial() -> Iterator[None]:
 
 
 @contextmanager
-def _explained(client: Client, main_class: str, code: Code, context: str | None) -> Iterator[None]:
+def _explained(client: CommandClient, main_class: str, code: Code, context: str | None) -> Iterator[None]:
     """Rephrase errors of the server in terms of the command line."""
     try:
         with explained(client, for_job=True, context=context):
@@ -322,7 +322,9 @@ def _explained(client: Client, main_class: str, code: Code, context: str | None)
         raise (rephrased or refused) from None
 
 
-def _rephrased(client: Client, refused: CommandFailed, main_class: str, code: Code) -> CommandFailed | None:
+def _rephrased(
+    client: CommandClient, refused: CommandFailed, main_class: str, code: Code
+) -> CommandFailed | None:
     if refused.reason == "binary_not_found":
         return _missing_binary(client, code)
     if refused.reason == "class_not_found":
@@ -339,7 +341,7 @@ def _rephrased(client: Client, refused: CommandFailed, main_class: str, code: Co
     return None
 
 
-def _missing_binary(client: Client, code: Code) -> CommandFailed | None:
+def _missing_binary(client: CommandClient, code: Code) -> CommandFailed | None:
     """Return the error for a binary that the server lacks, or None if there is none."""
     names = [*code.class_path, *code.packages]
     missing = unknown_binaries(client, [name for name in names if ":" not in name])
@@ -355,7 +357,7 @@ def _without_class(refused: CommandFailed, main_class: str, names: list[str]) ->
     return f"class {main_class} not found in {', '.join(names)}: {reason}"
 
 
-def _several_packages(client: Client, names: list[str]) -> CommandFailed | None:
+def _several_packages(client: CommandClient, names: list[str]) -> CommandFailed | None:
     """Return the error for several packages of a Python job, or None if all binaries are jars."""
     known = client.get("/binaries")
     newest = [known.get(name) or known.get(name.rpartition("@")[0], {}) for name in names]
@@ -371,7 +373,7 @@ def _several_packages(client: Client, names: list[str]) -> CommandFailed | None:
     )
 
 
-def _print_awaited(client: Client, terminal: Terminal, job_id: str, timeout: int) -> None:
+def _print_awaited(client: CommandClient, terminal: Terminal, job_id: str, timeout: int) -> None:
     record = wait_for_end(client, job_id, terminal, timeout=timeout)
     if terminal.as_json:
         copy_response(client, terminal, record)
@@ -381,7 +383,7 @@ def _print_awaited(client: Client, terminal: Terminal, job_id: str, timeout: int
         print_result(client, terminal, job_id)
 
 
-def follow_to_result(client: Client, terminal: Terminal, job_id: str) -> None:
+def follow_to_result(client: CommandClient, terminal: Terminal, job_id: str) -> None:
     """Show a job until it has ended, and print its result.
 
     Raises:

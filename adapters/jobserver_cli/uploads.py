@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import attrs
 
-from jobserver_cli.client import Client, quoted_segment
+from jobserver_cli.client import CommandClient, quoted_segment
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.lookups import nearest
 from jobserver_cli.terminal import Terminal
@@ -68,7 +68,7 @@ def kind_of(file: Path) -> BinaryKind | None:
 
 
 def post_file(
-    client: Client, terminal: Terminal, path: str, file: Path, media_type: str, **params: str
+    client: CommandClient, terminal: Terminal, path: str, file: Path, media_type: str, **params: str
 ) -> Json:
     """Send a file as the body of a POST request, without a timeout; return the JSON response."""
     with _opened(terminal, file) as (content, size):
@@ -85,13 +85,13 @@ def _opened(terminal: Terminal, file: Path) -> Iterator[tuple[BinaryIO, int]]:
         raise CommandFailed(f"cannot read {file}: {error.strerror or error}", ExitCode.USAGE) from error
 
 
-def upload_binary(client: Client, terminal: Terminal, name: str, file: Path, kind: BinaryKind) -> None:
+def upload_binary(client: CommandClient, terminal: Terminal, name: str, file: Path, kind: BinaryKind) -> None:
     """Upload a file as the newest version of a binary."""
     post_file(client, terminal, f"/binaries/{quoted_segment(name)}", file, _MEDIA_TYPES[kind])
 
 
 def upload_code(
-    client: Client,
+    client: CommandClient,
     terminal: Terminal,
     cp: list[str],
     packages: list[str],
@@ -120,7 +120,7 @@ def upload_code(
     )
 
 
-def _names_a_file(client: Client, option: str, entry: str) -> bool:
+def _names_a_file(client: CommandClient, option: str, entry: str) -> bool:
     if not entry.strip():
         raise CommandFailed(f"{option} has an empty entry; expected a name, a URI or a file", ExitCode.USAGE)
     if _SCHEME.match(entry):
@@ -179,7 +179,7 @@ def _missing(option: str, entry: str, file: Path) -> CommandFailed:
     return CommandFailed(f"{option} {entry}: file not found", ExitCode.USAGE, advice)
 
 
-def _upload(client: Client, terminal: Terminal, file: Path, before: Callable[[], None]) -> str:
+def _upload(client: CommandClient, terminal: Terminal, file: Path, before: Callable[[], None]) -> str:
     """Upload a file unless the server has it; return its name there."""
     digest = digest_of(file)
     kind = kind_of(file)
@@ -213,7 +213,7 @@ def digest_of(file: Path) -> str:
         raise CommandFailed(f"cannot read {file}: {error.strerror or error}", ExitCode.USAGE) from error
 
 
-def has(client: Client, name: str, digest: str, kind: BinaryKind) -> bool:
+def has(client: CommandClient, name: str, digest: str, kind: BinaryKind) -> bool:
     """Return whether the newest version of a binary has this content and this kind."""
     response = client.send("GET", f"/binaries/{quoted_segment(name)}/versions", accept_errors=True)
     if response.is_error:

@@ -14,7 +14,7 @@ from jobserver_core.models.json_values import Json
 from jobserver_core.server import JobServer
 from jobserver_http.access import Namespace
 from jobserver_http.calls import Call, wait_for_first
-from jobserver_http.responses import StreamedResponse
+from jobserver_http.responses import ClosingResponse
 from jobserver_http.routing import NO_JOB, RouteResponse, Routes
 from jobserver_http.wire import context_record, delivery_records, encoded, job_record, timestamp
 
@@ -132,7 +132,7 @@ async def follow_job(call: Call) -> Response:
         return not isinstance(event, ContextChanged) and event.delivery.job_id == job.id
 
     listener = Listener(call.server, wanted)
-    return StreamedResponse(
+    return ClosingResponse(
         _one(call, listener, job.id), media_type=EVENT_STREAM, headers=HEADERS, opened=listener
     )
 
@@ -148,7 +148,7 @@ async def follow_job(call: Call) -> Response:
 async def follow_events(call: Call) -> Response:
     """Stream all events from now on, until the client disconnects or is refused, or the server stops."""
     listener = Listener(call.server, _visible(call.names))
-    return StreamedResponse(_all(call, listener), media_type=EVENT_STREAM, headers=HEADERS, opened=listener)
+    return ClosingResponse(_all(call, listener), media_type=EVENT_STREAM, headers=HEADERS, opened=listener)
 
 
 async def _all(call: Call, listener: Listener) -> AsyncIterator[bytes]:

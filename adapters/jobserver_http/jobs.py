@@ -28,8 +28,8 @@ from jobserver_http.errors import Rejected, failed_submission, response_to
 from jobserver_http.parameters import Choice, Flag, Integer, Parameter, Text, Timestamp
 from jobserver_http.responses import (
     JSON,
+    ClosingResponse,
     ResultResponse,
-    StreamedResponse,
     chunks_of_result,
     json_response,
     raw_json_response,
@@ -371,7 +371,7 @@ async def get_job_result(call: Call) -> Response:
     reader = await call.threads.quick.run(call.server.open_result, job.id)
     if reader is None:
         return json_response(None)
-    return StreamedResponse(
+    return ClosingResponse(
         chunks_of_result(reader, call.threads),
         media_type=BYTES if reader.kind is ResultKind.STREAM else JSON,
         headers={"content-length": str(reader.size)},

@@ -12,7 +12,7 @@ from jobserver_core.errors import LogNotFound, LogServerGone, Unavailable
 from jobserver_http.calls import Call
 from jobserver_http.contexts import named_context
 from jobserver_http.parameters import Integer, Parameter
-from jobserver_http.responses import StreamedResponse
+from jobserver_http.responses import ClosingResponse
 from jobserver_http.routing import FOLLOW, NO_CONTEXT, NO_JOB, NO_LOG, RouteResponse, Routes
 
 CHUNK_SIZE = 512 * 1024
@@ -69,7 +69,7 @@ async def _whole(call: Call, log: LogReader) -> Response:
     await call.threads.logs.run(log.open)
     size = log.remaining
     headers = {"content-length": str(size)}
-    return StreamedResponse(_first(call, log, size), media_type=TEXT, headers=headers, opened=log)
+    return ClosingResponse(_first(call, log, size), media_type=TEXT, headers=headers, opened=log)
 
 
 async def _first(call: Call, log: LogReader, size: int) -> AsyncIterator[bytes]:
@@ -93,7 +93,7 @@ async def _growing(call: Call, log: LogReader, ended: Callable[[], bool]) -> Res
                 raise
 
     await call.threads.logs.run(check)
-    return StreamedResponse(_follow(call, log, ended), media_type=TEXT, opened=log)
+    return ClosingResponse(_follow(call, log, ended), media_type=TEXT, opened=log)
 
 
 async def _follow(call: Call, log: LogReader, ended: Callable[[], bool]) -> AsyncIterator[bytes]:

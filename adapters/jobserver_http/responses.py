@@ -41,7 +41,7 @@ def success(text: str | None = None, status: int = 200) -> Response:
     return respond(StatusResponse(status=status, label="SUCCESS", result=text))
 
 
-class StreamedResponse(StreamingResponse):
+class ClosingResponse(StreamingResponse):
     """A response that is sent in chunks. Its resource ``opened`` is always closed."""
 
     def __init__(
@@ -68,7 +68,7 @@ class StreamedResponse(StreamingResponse):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-class ResultResponse(StreamedResponse):
+class ResultResponse(ClosingResponse):
     """A JSON object whose last member is a job's result, copied from storage without decoding it.
 
     It has a Content-Length, except for a streamed result, which the contract sends chunked.

@@ -86,7 +86,7 @@ def _storable(text: str) -> bool:
     return True
 
 
-class Choice(TypeDecorator[E], Generic[E]):
+class EnumMember(TypeDecorator[E], Generic[E]):
     """A member of an enumeration, stored as its value, a string."""
 
     impl = Text

@@ -48,7 +48,7 @@ def notify(connection: DriverConnection, notice: str) -> None:
     connection.driver.execute("SELECT pg_notify(%s, %s)", (CHANNEL, notice))
 
 
-class Listener:
+class NoticeListener:
     """Calls ``receive`` with every notice, until it is closed; ``connect`` returns a new connection.
 
     It is called with None whenever notices may have been lost.

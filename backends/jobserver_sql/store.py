@@ -25,7 +25,7 @@ from jobserver_core.ports.metadata import MetadataStore
 from jobserver_sql import binaries, blobs, contexts, deliveries, jobs, schema, servers
 from jobserver_sql.database import Database
 from jobserver_sql.jobs import newest_excess, usage
-from jobserver_sql.notices import Listener, notify
+from jobserver_sql.notices import NoticeListener, notify
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
@@ -69,7 +69,7 @@ class SqlMetadataStore(MetadataStore):
             url, synchronous=synchronous, pool_size=int(pool_size), lock_timeout=lock_timeout
         )
         self.shared = not self._database.is_file
-        self._listeners: list[Listener] = []
+        self._listeners: list[NoticeListener] = []
         self._receivers: list[Callable[[str | None], None]] = []
         try:
             schema.upgrade(self._database)
@@ -320,7 +320,7 @@ class SqlMetadataStore(MetadataStore):
     def listen(self, receive: Callable[[str | None], None]) -> None:
         """Call ``receive`` with every notice; on PostgreSQL, on a thread that keeps a connection for it."""
         if self.shared:
-            self._listeners.append(Listener(self._database.listening, receive))
+            self._listeners.append(NoticeListener(self._database.listening, receive))
         else:
             self._receivers.append(receive)
 

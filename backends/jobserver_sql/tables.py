@@ -26,7 +26,7 @@ from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job, JobProgress, JobResult, ResultKind
 from jobserver_core.models.lifecycle import CONTEXTS, ContextState, DeliveryState, JobState
 from jobserver_core.models.servers import Server, ServerRequest
-from jobserver_sql.columns import Choice, FreeText, Instant, Json, Seconds
+from jobserver_sql.columns import EnumMember, FreeText, Instant, Json, Seconds
 
 metadata = MetaData()
 
@@ -79,7 +79,7 @@ binaries = Table(
     Column("seq", _SEQUENCE, primary_key=True),
     _required("id", FreeText),
     _required("name", FreeText),
-    _required("type", Choice(BinaryType)),
+    _required("type", EnumMember(BinaryType)),
     _required("uploaded_at", Instant),
     _required("digest", FreeText),
     _required("size", BigInteger),
@@ -96,7 +96,7 @@ contexts = Table(
     Column("seq", _SEQUENCE, primary_key=True),
     _required("id", FreeText),
     _required("name", FreeText),
-    _required("state", Choice(ContextState)),
+    _required("state", EnumMember(ContextState)),
     _required("settings", Json(Mapping[str, Any])),
     _required("ad_hoc", Boolean),
     _required("owner", FreeText),
@@ -131,13 +131,13 @@ jobs = Table(
     _required("class_path", Json(tuple[ResolvedEntry, ...], shared=True)),
     _required("context_id", FreeText),
     _required("context_name", FreeText),
-    _required("state", Choice(JobState)),
+    _required("state", EnumMember(JobState)),
     _required("submitted_at", Instant),
     Column("dispatched_at", Instant),
     Column("running_at", Instant),
     Column("ended_at", Instant),
     _required("kill_requested", Boolean),
-    Column("failure", Choice(FailureKind)),
+    Column("failure", EnumMember(FailureKind)),
     Column("error", Json(ErrorInfo)),
     _required("has_result", Boolean),
     Column("progress", Json(JobProgress)),
@@ -171,7 +171,7 @@ job_results = Table(
     "job_results",
     metadata,
     Column("job_id", FreeText, primary_key=True),
-    _required("kind", Choice(ResultKind)),
+    _required("kind", EnumMember(ResultKind)),
     _required("size", BigInteger),
     Column("text", FreeText),
     Column("digest", FreeText),
@@ -213,7 +213,7 @@ deliveries = Table(
     _required("job_id", FreeText),
     _required("url", FreeText),
     _required("receiver", FreeText),
-    _required("state", Choice(DeliveryState)),
+    _required("state", EnumMember(DeliveryState)),
     _required("attempts", BigInteger),
     _required("created_at", Instant),
     _required("due_at", Instant),

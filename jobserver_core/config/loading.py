@@ -206,17 +206,17 @@ class Collected:
             check_ignored(key, value)
             self._warn(f"{key}: this setting of the old server has no effect: {no_effect(key, value)}")
 
-    def classify(self, tree: JsonMapping) -> Source:
+    def classify(self, tree: JsonMapping) -> GivenSettings:
         """Return which setting each key of a tree means. The values are not read."""
-        source = Source()
+        source = GivenSettings()
         self._read(source, (), tree)
         return source
 
-    def _read(self, source: Source, path: tuple[str, ...], tree: JsonMapping) -> None:
+    def _read(self, source: GivenSettings, path: tuple[str, ...], tree: JsonMapping) -> None:
         for name, value in tree.items():
             self._place(source, len(path) + 1, (*path, *str(name).split(".")), value)
 
-    def _place(self, source: Source, first: int, tokens: tuple[str, ...], value: Json) -> None:
+    def _place(self, source: GivenSettings, first: int, tokens: tuple[str, ...], value: Json) -> None:
         """Classify one dotted key of a source. It can consist of a section, a setting, and keys inside it."""
         for end in range(first, len(tokens) + 1):
             written = ".".join(tokens[:end])
@@ -246,7 +246,7 @@ class Collected:
                 return key
         return None
 
-    def _ignore(self, source: Source, written: str, value: Json) -> None:
+    def _ignore(self, source: GivenSettings, written: str, value: Json) -> None:
         rest = value
         for alias, key in ALIASES.items():
             if alias.startswith(f"{written}."):
@@ -258,7 +258,7 @@ class Collected:
         if rest != {}:
             source.ignored[written] = _laid(written, source.ignored.get(written), rest)
 
-    def _yarn(self, source: Source) -> dict[str, tuple[str, Json]]:
+    def _yarn(self, source: GivenSettings) -> dict[str, tuple[str, Json]]:
         """Return the values of the ``yarn-…`` keys, which take precedence on a YARN master."""
         _, master = source.given.get("spark.master", ("", self.values.get("spark.master")))
         if str(master).startswith("yarn"):
@@ -289,7 +289,7 @@ class Collected:
         return by_rest[found[0]] if found else None
 
 
-class Source:
+class GivenSettings:
     """The settings of one file or mapping, as ``(key as written, value)`` by their keys here; its other keys.
 
     ``yarn`` has the settings that apply only to YARN masters. ``invalid`` has the keys that cannot be read at

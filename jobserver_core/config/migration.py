@@ -14,7 +14,7 @@ from pathlib import Path
 import attrs
 
 from jobserver_core.config import hocon
-from jobserver_core.config.loading import Collected, Source
+from jobserver_core.config.loading import Collected, GivenSettings
 from jobserver_core.config.old_settings import IGNORED_IN_CONTEXTS, NoEffect, check_ignored, no_effect
 from jobserver_core.config.settings import Settings
 from jobserver_core.config.trees import flatten, nested
@@ -108,7 +108,7 @@ class _Migration:
         collected.add(tree, origin=lambda _key: str(self.path), directory=directory, bare_duration="ms")
         return collected
 
-    def _given(self, source: Source) -> Iterator[KeyMigration]:
+    def _given(self, source: GivenSettings) -> Iterator[KeyMigration]:
         for key, (written, value) in source.given.items():
             if key == _DEFAULTS:
                 yield from self._context(source, written, value)
@@ -133,7 +133,7 @@ class _Migration:
         outcome = Outcome.SAME if written == key else Outcome.RENAMED
         return KeyMigration(key=written, outcome=outcome, setting=key, explanation=text)
 
-    def _ignored(self, source: Source) -> Iterator[KeyMigration]:
+    def _ignored(self, source: GivenSettings) -> Iterator[KeyMigration]:
         for key, value in source.ignored.items():
             try:
                 check_ignored(key, value)
@@ -142,7 +142,7 @@ class _Migration:
             else:
                 yield _without_effect(key, no_effect(key, value))
 
-    def _context(self, source: Source, written: str, settings: Json) -> Iterator[KeyMigration]:
+    def _context(self, source: GivenSettings, written: str, settings: Json) -> Iterator[KeyMigration]:
         """Yield what becomes of the settings of one context, or of those of all contexts."""
         if not isinstance(settings, Mapping):
             message = "is a group of settings; expected an object"
@@ -171,7 +171,7 @@ class _Migration:
             return None if error.key == "spark.master" and "spark.master" not in flatten(settings) else error
         return None
 
-    def _server_of_contexts(self, source: Source) -> Settings:
+    def _server_of_contexts(self, source: GivenSettings) -> Settings:
         """Return the settings of the server that its contexts depend on."""
         tree = {
             written: value

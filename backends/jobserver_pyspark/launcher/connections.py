@@ -34,7 +34,7 @@ Arrivals = queue.Queue[HostChannel | ProtocolError]
 _repeats = Repeats(logging.getLogger(__name__))
 
 
-class Connections:
+class HostConnections:
     """Accepts hosts, and passes each connection to the context whose secret it sent.
 
     A connection that sends no secret, or a wrong or used one, is closed after a few seconds. If a host uses

@@ -13,7 +13,7 @@ import attrs
 
 from jobserver_core.data_directory import create_private
 from jobserver_pyspark import processes
-from jobserver_pyspark.launcher.connections import Arrivals, Connections, HostChannel
+from jobserver_pyspark.launcher.connections import Arrivals, HostChannel, HostConnections
 from jobserver_pyspark.launcher.host_plan import HostPlan, properties_file
 from jobserver_pyspark.launcher.kubernetes import TEMPLATE_FILE
 from jobserver_pyspark.launcher.leftovers import LeftoverRecord
@@ -81,7 +81,7 @@ class HostProcess:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def connect(self, connections: Connections, first: StartContext | StartSpare) -> HostChannel:
+    def connect(self, connections: HostConnections, first: StartContext | StartSpare) -> HostChannel:
         """Return the connection of the host after ``first`` was sent to it.
 
         Raises:

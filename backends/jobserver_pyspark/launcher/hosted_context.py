@@ -18,7 +18,7 @@ from jobserver_core.disk_cache import DiskCache
 from jobserver_core.errors import JobServerError, LaunchError
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.ports import ContextEnd, ContextHandle, ContextListener, ContextSpec, JobSpec
-from jobserver_pyspark.launcher.connections import Arrivals, Connections, HostChannel
+from jobserver_pyspark.launcher.connections import Arrivals, HostChannel, HostConnections
 from jobserver_pyspark.launcher.descriptors import check_descriptors, explained, out_of_descriptors
 from jobserver_pyspark.launcher.environments import Unpacking
 from jobserver_pyspark.launcher.host_plan import HostPlan, link_jars
@@ -53,7 +53,7 @@ _POLL = 0.1
 class LauncherResources:
     """Objects that the contexts of one launcher share. ``unpacked`` has packages and Python environments."""
 
-    connections: Connections
+    connections: HostConnections
     leftovers: Leftovers
     unpacked: DiskCache
     spares: SparePools[SpareHost]

@@ -34,7 +34,7 @@ from jobserver_pyspark.installation.java import Java, find_java
 from jobserver_pyspark.installation.libraries import LibrarySource
 from jobserver_pyspark.installation.spark import Installation, SparkInstall, find_installation
 from jobserver_pyspark.installation.training_session import TrainingSession
-from jobserver_pyspark.launcher.connections import Connections
+from jobserver_pyspark.launcher.connections import HostConnections
 from jobserver_pyspark.launcher.context_settings import ContextSettings, read_settings
 from jobserver_pyspark.launcher.descriptors import check_descriptors
 from jobserver_pyspark.launcher.environments import (
@@ -109,7 +109,7 @@ class PySparkLauncher(Launcher):
         self._taken_over: set[str] = set()
         self._archives = ArchiveMaker()
         self._leftovers = Leftovers(directory / "contexts")
-        connections = Connections()
+        connections = HostConnections()
         self._pools = pools
         self._spares = SparePools(
             pools,

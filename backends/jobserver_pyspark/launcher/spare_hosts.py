@@ -16,7 +16,7 @@ from jobserver_core.errors import JobServerError
 from jobserver_core.ports import ContextSpec
 from jobserver_core.repeats import Repeats
 from jobserver_pyspark import processes
-from jobserver_pyspark.launcher.connections import Connections, HostChannel
+from jobserver_pyspark.launcher.connections import HostChannel, HostConnections
 from jobserver_pyspark.launcher.context_settings import ContextSettings
 from jobserver_pyspark.launcher.host_plan import HostPlan
 from jobserver_pyspark.launcher.host_process import HostProcess
@@ -104,7 +104,7 @@ class SpareHosts(SpareStarter[SpareHost]):
     def __init__(
         self,
         directory: Path,
-        connections: Connections,
+        connections: HostConnections,
         leftovers: Leftovers,
         make_plan: Callable[[ContextSpec, ContextSettings], HostPlan],
     ) -> None:

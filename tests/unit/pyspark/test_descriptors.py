@@ -111,11 +111,11 @@ def test_contexts_can_connect_again_once_descriptors_are_free() -> None:
     program = """
         import logging, os, socket, sys
         logging.basicConfig(stream=sys.stdout, format="%(message)s")
-        from jobserver_pyspark.launcher.connections import Connections
+        from jobserver_pyspark.launcher.connections import HostConnections
         from jobserver_pyspark.protocol.frames import Channel
         from jobserver_pyspark.protocol.messages import PROTOCOL_VERSION, Hello, ServerToHost
 
-        connections = Connections()
+        connections = HostConnections()
         token, arrivals = connections.expect()
         # The thread that accepts may hold a descriptor for one connection already, which the first one uses.
         first, client = socket.socket(), socket.socket()

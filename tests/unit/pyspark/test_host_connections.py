@@ -20,7 +20,7 @@ from jobserver_core.ports import ContextEnd, ContextSpec
 from jobserver_core.testing.launcher import RecordingListener
 from jobserver_pyspark.installation.java import Java
 from jobserver_pyspark.installation.spark import Installation
-from jobserver_pyspark.launcher.connections import Connections, HostChannel
+from jobserver_pyspark.launcher.connections import HostChannel, HostConnections
 from jobserver_pyspark.launcher.context_settings import read_settings
 from jobserver_pyspark.launcher.environments import Unpacking
 from jobserver_pyspark.launcher.host_plan import HostPlan, make_plan
@@ -64,18 +64,18 @@ server = Channel(connection, ServerToHost)
 """
 
 
-def connect(connections: Connections) -> Channel[HostToServer, ServerToHost]:
+def connect(connections: HostConnections) -> Channel[HostToServer, ServerToHost]:
     return Channel(socket.create_connection(connections.address), ServerToHost)
 
 
 @pytest.fixture
-def connections() -> Iterator[Connections]:
-    made = Connections()
+def connections() -> Iterator[HostConnections]:
+    made = HostConnections()
     yield made
     made.close()
 
 
-def test_a_connection_without_the_secret_is_closed(connections: Connections) -> None:
+def test_a_connection_without_the_secret_is_closed(connections: HostConnections) -> None:
     token, arrivals = connections.expect()
     for wrong in ("", "wrong", token[:-1]):
         stranger = connect(connections)
@@ -98,7 +98,7 @@ def test_a_connection_without_the_secret_is_closed(connections: Connections) -> 
 
 @pytest.mark.parametrize("version", [PROTOCOL_VERSION - 1, PROTOCOL_VERSION + 1])
 def test_a_host_of_another_version_is_closed_and_its_context_learns_why(
-    connections: Connections, version: int
+    connections: HostConnections, version: int
 ) -> None:
     token, arrivals = connections.expect()
     host = connect(connections)
@@ -148,7 +148,7 @@ def run_context(
     directory: Path, spec: ContextSpec, plan_of: Callable[[HostedContext, Unpacking], HostPlan]
 ) -> tuple[ContextEnd, ErrorInfo]:
     """Start a context whose host ``plan_of`` describes; return how it ended, and why."""
-    connections, leftovers = Connections(), Leftovers(directory / "contexts")
+    connections, leftovers = HostConnections(), Leftovers(directory / "contexts")
     resources = LauncherResources(
         connections=connections,
         leftovers=leftovers,
@@ -332,7 +332,7 @@ def test_a_host_that_is_not_ready_takes_acknowledgements_and_no_other_messages_a
     assert not marked(spec.marker)
 
 
-def test_what_a_returning_host_sends_right_behind_its_proof_arrives(connections: Connections) -> None:
+def test_what_a_returning_host_sends_right_behind_its_proof_arrives(connections: HostConnections) -> None:
     arrivals = connections.expect_again("marker", "secret")
     host, nonce = connect(connections), new_nonce()
     host.send(Reattach(protocol=PROTOCOL_VERSION, marker="marker", nonce=nonce))
