@@ -161,8 +161,8 @@ def _code_file(option: str, entry: str) -> Path:
 def advice_instead_of(directory: str) -> str:
     """Return what to give instead of a directory: a code file in it or its ``dist``, or how to build one."""
     path = Path(directory).expanduser()
-    for place in (path, path / "dist"):
-        found = sorted(file for file in place.glob("*") if kind_of(file) and file.is_file())
+    for parent in (path, path / "dist"):
+        found = sorted(file for file in parent.glob("*") if kind_of(file) and file.is_file())
         if len(found) == 1:
             return f"Did you mean {found[0]}?"
         if found:

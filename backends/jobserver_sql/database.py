@@ -78,7 +78,7 @@ class Database:
         """Whether committing and syncing to the disk are two steps."""
         # Elsewhere a commit is on the disk already, or the operating system decides when it is.
         self.barrier = Barrier(self._sync_sqlite if self.syncs_after_commit else lambda: None)
-        self._unsettled: dict[str, bool] = {}
+        self._unsynced: dict[str, bool] = {}
         """Records that must not be shown before a sync, and whether they are committed."""
         driver: Any = self._engine.dialect.loaded_dbapi
         self._driver_error: type[Exception] = driver.Error
@@ -155,29 +155,29 @@ class Database:
             self.barrier.wait()
 
     def _sync_sqlite(self) -> None:
-        committed = [key for key, written in list(self._unsettled.items()) if written]
+        committed = [key for key, written in list(self._unsynced.items()) if written]
         self._sqlite.sync()
         for key in committed:
-            self._unsettled.pop(key, None)
+            self._unsynced.pop(key, None)
 
     @contextmanager
-    def unsettled(self, key: str) -> Iterator[None]:
-        """Let :meth:`settle` wait for the commits of the block that did not wait for the disk."""
-        self._unsettled[key] = False
+    def unsynced(self, key: str) -> Iterator[None]:
+        """Let :meth:`sync_records` wait for the commits of the block that did not wait for the disk."""
+        self._unsynced[key] = False
         try:
             yield
         except BaseException:
-            self._unsettled.pop(key, None)
+            self._unsynced.pop(key, None)
             raise
-        self._unsettled[key] = True
+        self._unsynced[key] = True
 
-    def settle(self, *keys: str) -> None:
+    def sync_records(self, *keys: str) -> None:
         """Wait for the disk if one of these records is not there yet.
 
         Raises:
             StorageError: The disk failed.
         """
-        if self._unsettled and not self._unsettled.keys().isdisjoint(keys):
+        if self._unsynced and not self._unsynced.keys().isdisjoint(keys):
             self.sync()
 
     def listening(self) -> psycopg.Connection[TupleRow]:

@@ -185,7 +185,7 @@ class SqlMetadataStore(MetadataStore):
     def job(self, job_id: str) -> Job | None:
         job = self._database.record(jobs.by_id, job_id)
         if job is not None and job.state.final:
-            self._database.settle(job_id)
+            self._database.sync_records(job_id)
         return job
 
     def job_with_key(self, idempotency_key: str) -> Job | None:
@@ -197,7 +197,7 @@ class SqlMetadataStore(MetadataStore):
     def job_result(self, job_id: str) -> JobResult | None:
         result = self._database.record(jobs.result, job_id)
         if result is not None:
-            self._database.settle(job_id)
+            self._database.sync_records(job_id)
         return result
 
     def jobs(self, query: JobQuery) -> JobPage:
@@ -210,7 +210,7 @@ class SqlMetadataStore(MetadataStore):
         """
         with self._database.read() as connection:
             page = jobs.page(connection, query)
-        self._database.settle(*(job.id for job in page.jobs))
+        self._database.sync_records(*(job.id for job in page.jobs))
         return page
 
     def advance_job(
@@ -228,7 +228,7 @@ class SqlMetadataStore(MetadataStore):
         conflict = partial(jobs.advance_conflict, job=job, delivery=delivery)
         # Dispatch and running are not guaranteed to survive a power cut; only ends and kills are.
         if self._defers and job.state.final:
-            with self._database.unsettled(job.id):
+            with self._database.unsynced(job.id):
                 self._database.commit(work, conflict=conflict, durable=False)
             return
         durable = not self._defers and (job.state.final or job.kill_requested)

@@ -239,8 +239,6 @@ class Recovery:
     def end_lost(self) -> Lost:
         """End everything that has lost its server and was not taken over; return what to start again.
 
-        The result includes what the failed call has ended.
-
         Raises:
             StorageError: The metadata store failed. This can be called again; the result then includes what
                 the failed call has ended.
