@@ -93,7 +93,7 @@ class FsspecFetcher(Fetcher):
         )
 
     def check(self, uri: str) -> None:
-        """Raise MalformedUrl if the policy does not allow the URI. Addresses are checked by the fetch."""
+        """Check the URI by the policy. Addresses are checked by the fetch."""
         self._check(uri)
 
     @contextmanager

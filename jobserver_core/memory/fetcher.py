@@ -62,7 +62,6 @@ class MemoryFetcher(Fetcher):
         self._files.pop(Uri.parse(uri).canonical, None)
 
     def check(self, uri: str) -> None:
-        """Raise MalformedUrl unless the scheme and the host's name are allowed."""
         self._checked(uri)
 
     @contextmanager

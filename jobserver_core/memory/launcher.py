@@ -70,7 +70,7 @@ class InlineLauncher(Launcher):
         self.functions[class_name] = function
 
     def validate(self, settings: JsonMapping) -> None:
-        """Raise InvalidSetting for unknown settings below ``inline``, slips in names, and invalid resources.
+        """Refuse unknown settings below ``inline``, slips in names, and invalid resources.
 
         Any other setting is accepted, so that settings for Spark can be tried here.
         """

@@ -145,7 +145,7 @@ class PySparkLauncher(Launcher):
         )
 
     def check(self) -> None:
-        """Raise LaunchError with advice if file descriptors, Java or PySpark are missing."""
+        """Check the limit of file descriptors, Java and PySpark."""
         check_descriptors()
         find_java()
         self._find_installation(sys.executable)
