@@ -332,8 +332,7 @@ def _refused(failure: FailureKind, job: Job, names: Namespace) -> StatusResponse
         return StatusResponse(status=404, result=text, detail=reason and names.without_prefix(reason))
     if failure is FailureKind.WRONG_TYPE:
         text = "Invalid job type for this context"
-        reason = error.message if error.message != text else error.stack.strip()
-        detail = names.without_prefix(reason) if reason and "\n" not in reason else None
+        detail = names.without_prefix(error.message) if "\n" not in error.message else None
         return StatusResponse(status=400, result=text, detail=detail)
     if failure is FailureKind.QUEUE_TIME:
         text = names.without_prefix(error.message)

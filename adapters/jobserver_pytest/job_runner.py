@@ -23,7 +23,7 @@ from jobserver_pyspark.protocol.failures import JobFailure, UnusableResult
 from jobserver_pyspark.protocol.messages import ContextType
 from jobserver_pyspark.runner import config_trees, results
 from jobserver_pyspark.runner.attachment import leave_running, sql_context
-from jobserver_pyspark.runner.job_class import WRONG_TYPE, await_value, new_job, raised, validate
+from jobserver_pyspark.runner.job_class import await_value, new_job, raised, validate
 from jobserver_pytest.local_spark import Lazy, LocalSpark
 from jobserver_pytest.runtime import FakeNamedObjects, FakeRuntime
 
@@ -102,7 +102,7 @@ class JobRunner:
             return sql_context(session.sparkContext, session, hive=context_type == "hive")
         raise JobFailure(
             "wrong-type",
-            f"{WRONG_TYPE}: run_job provides no {context_type} context; pass one: run_job(…, context=…)",
+            f"run_job provides no {context_type} context; pass one: run_job(…, context=…)",
         )
 
     def _own_session(self) -> Any:

@@ -231,9 +231,7 @@ class InlineRun:
     def _outcome(self) -> JobOutcome:
         function = self._functions.get(self._spec.class_name)
         if function is None:
-            info = ErrorInfo(
-                message=f"classPath {self._spec.class_name} not found", error_class="LookupError"
-            )
+            info = ErrorInfo(message=f"class {self._spec.class_name} not found", error_class="LookupError")
             return JobOutcome(error=info, failure=FailureKind.CLASS_NOT_FOUND)
         try:
             self._call(function)

@@ -135,7 +135,7 @@ def raise_unless_finished(job: Job) -> None:
 
 
 def _class_not_found(job: Job) -> ErrorInfo:
-    """Return the error in the library's words. The record has the words of the HTTP contract."""
+    """Return the error with the class path that was searched, and with the reason if it is known."""
     names = ", ".join(redacted_url(entry.source) for entry in job.class_path)
     message = f"class {job.class_name} not found" + (f" in {names}" if names else "")
     stack = job.error.stack if job.error else ""

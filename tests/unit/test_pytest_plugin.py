@@ -191,10 +191,10 @@ def test_methods_can_be_asynchronous(run_job: JobRunner) -> None:
 
 
 def test_what_is_no_job_is_refused(run_job: JobRunner) -> None:
-    with pytest.raises(JobFailed, match="Invalid job type") as caught:
+    with pytest.raises(JobFailed, match="has no method validate and no method run_job") as caught:
         run_job(str)
     assert caught.value.failure is FailureKind.WRONG_TYPE
-    with pytest.raises(JobFailed, match="Invalid job type"):
+    with pytest.raises(JobFailed, match="is not a class"):
         run_job(Words())  # type: ignore[arg-type]
 
 

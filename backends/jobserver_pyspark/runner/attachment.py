@@ -13,7 +13,6 @@ from typing import Any
 from jobserver_pyspark.processes import WORKER_POOL_VARIABLE
 from jobserver_pyspark.protocol.failures import JobFailure
 from jobserver_pyspark.protocol.messages import ContextType
-from jobserver_pyspark.runner.job_class import WRONG_TYPE
 from jobserver_pyspark.runner.jvm_commands import Commands
 
 _Attributes = dict[str, object]
@@ -166,10 +165,8 @@ class Attachment:
             made = self._build(job)
             if made is not None:
                 return made
-            raise JobFailure("wrong-type", WRONG_TYPE, stack="build_context returned None")
-        raise JobFailure(
-            "wrong-type", WRONG_TYPE, stack=f"a Python job cannot run in a {context_type} context"
-        )
+            raise JobFailure("wrong-type", "build_context returned None")
+        raise JobFailure("wrong-type", f"a Python job cannot run in a {context_type} context")
 
     def _build(self, job: Any) -> Any:
         """Return the context that the job builds; its own SparkContext replaces the one of this process."""

@@ -19,8 +19,6 @@ from jobserver_pyspark.runner.config_trees import plain
 _MISSING_ERROR = "ConfigMissingException"
 """pyhocon's exception, which need not be the pyhocon of this project."""
 _MISSING_KEY = re.compile(r"'?No configuration setting found for key (.+?)'?")
-WRONG_TYPE = "Invalid job type for this context"
-"""The message for a class that is not a job, or needs another type of context."""
 
 
 def load_job(name: str, directories: Sequence[str] = ()) -> Any:
@@ -42,14 +40,12 @@ def new_job(found: Any, name: str) -> Any:
     """
     missing = [method for method in ("validate", "run_job") if not callable(getattr(found, method, None))]
     if not isinstance(found, type) or missing:
-        what = (
+        message = (
             f"{name} has no method {' and no method '.join(missing)}" if missing else f"{name} is not a class"
         )
-        raise JobFailure("wrong-type", WRONG_TYPE, stack=what)
+        raise JobFailure("wrong-type", message)
     if abstract := getattr(found, "__abstractmethods__", None):
-        raise JobFailure(
-            "wrong-type", WRONG_TYPE, stack=f"{name} does not define {', '.join(sorted(abstract))}"
-        )
+        raise JobFailure("wrong-type", f"{name} does not define {', '.join(sorted(abstract))}")
     try:
         return found()
     except BaseException as error:
@@ -70,7 +66,7 @@ def _find(name: str, directories: Sequence[str]) -> Any:
             raise _not_loaded(error, directories) from error
         return _attribute(module, parts[count:], name)
     raise JobFailure(
-        "class-not-found", f"classPath {name} not found", stack=f"no module {parts[0]!r} on the class path"
+        "class-not-found", f"class {name} not found", stack=f"no module {parts[0]!r} on the class path"
     )
 
 
@@ -94,7 +90,7 @@ def _attribute(module: Any, names: list[str], full_name: str) -> Any:
             near = difflib.get_close_matches(name, dir(found), n=1)
             stack = f"{getattr(found, '__name__', found)} has no attribute {name!r}"
             stack += f"; did you mean {near[0]!r}?" if near else ""
-            raise JobFailure("class-not-found", f"classPath {full_name} not found", stack=stack) from None
+            raise JobFailure("class-not-found", f"class {full_name} not found", stack=stack) from None
     return found
 
 

@@ -105,7 +105,7 @@ def test_a_custom_factory_asks_the_job(start: Start) -> None:
     assert context.run("work.Custom").value == "of-my-own"
     refused = context.run("work.Tell").outcome.error
     assert refused is not None
-    assert refused.message == "Invalid job type for this context"
+    assert refused.message == "build_context returned None"
     context.handle.kill()
     context.wait_end()
 
