@@ -100,7 +100,7 @@ def save(name: str, connection: ServerOptions) -> Path:
     """
     if not _NAME.fullmatch(name):
         raise CommandFailed(
-            f"{name!r} is no name for a server; expected a letter, followed by letters, digits, '-' and '_'",
+            f"{name!r} is not a valid server name; expected a letter, then letters, digits, '-' and '_'",
             ExitCode.USAGE,
         )
     values = {field: getattr(connection, field) for field in _FIELDS}
@@ -128,7 +128,7 @@ def _read() -> JsonObject:
         with path.open(encoding="utf-8") as file:
             if os.fstat(file.fileno()).st_mode & 0o077:
                 raise CommandFailed(
-                    f"others can read {path}, which has credentials",
+                    f"other users can read {path}, which contains credentials",
                     ExitCode.USAGE,
                     f"Change the credentials if necessary, then run: chmod 600 {path}",
                 )

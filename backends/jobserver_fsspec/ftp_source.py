@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ftplib import FTP
 
 _PORT = 21
-_SETTLED_SECONDS = 2
+_STABLE_SECONDS = 2
 _TYPE = re.compile(r";type=[aidAID]$")
 
 
@@ -86,8 +86,8 @@ def _stamp(client: FTP, path: str) -> tuple[dict[str, str], int | None]:
         modified = timegm(time.strptime(changed[:14], "%Y%m%d%H%M%S"))
     except ValueError:
         return {}, total
-    settled = time.time() - modified >= _SETTLED_SECONDS
-    return ({"modified": changed, "size": size} if settled else {}), total
+    stable = time.time() - modified >= _STABLE_SECONDS
+    return ({"modified": changed, "size": size} if stable else {}), total
 
 
 def _ask(client: FTP, command: str) -> str | None:

@@ -118,7 +118,7 @@ class ClassPaths:
         matching = [one for one in versions if one.digest.startswith(found["digits"])]
         if len({one.digest for one in matching}) > 1:
             raise InvalidRequest(
-                message=f"{given} means several versions of {found['name']}; add more digits"
+                message=f"{given} matches several versions of {found['name']}; add more digits"
             )
         return matching[0] if matching else None
 

@@ -228,7 +228,7 @@ class CallbackService:
         began = self._clock.monotonic()
         answer = self._send(message)
         took = self._clock.monotonic() - began
-        self._settle(sending, answer)
+        self._store_outcome(sending, answer)
         if took > self._settings.timeout * _SLOW_PART:
             return ReceiverStatus.SLOW
         return ReceiverStatus.PROMPT if answer.accepted else ReceiverStatus.FAILING
@@ -261,7 +261,7 @@ class CallbackService:
             return Answer(error=f"no transport is configured for {scheme}: URLs")
         try:
             return transport.send(message, timeout=self._settings.timeout)
-        except Exception as error:  # noqa: BLE001 - transports are plugins, the delivery must be settled
+        except Exception as error:  # noqa: BLE001 - transports are plugins, the attempt must get an outcome
             kind = type(error).__qualname__
             _log.error(
                 "the %s transport failed with %s: %s", scheme, kind, without_secrets(str(error), message.url)
@@ -270,7 +270,7 @@ class CallbackService:
 
     # -- its outcome -------------------------------------------------------------------------------
 
-    def _settle(self, sending: Delivery, answer: Answer) -> None:
+    def _store_outcome(self, sending: Delivery, answer: Answer) -> None:
         """Store the outcome of an attempt, repeating it until the store accepts it."""
         now = self._clock.now()
         received = {"last_status": answer.status, "last_error": _error_text(answer, sending.url)}
@@ -353,7 +353,7 @@ def transports_by_scheme(transports: Sequence[Transport]) -> dict[str, Transport
             if scheme in found:
                 raise TransportError(
                     message=f"two transports serve {scheme}: URLs, {type(found[scheme]).__name__} and "
-                    f"{type(transport).__name__}; give only one of them"
+                    f"{type(transport).__name__}; configure only one of them"
                 )
             found[scheme] = transport
     return found

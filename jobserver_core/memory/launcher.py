@@ -81,7 +81,7 @@ class InlineLauncher(Launcher):
         unknown = [key for key in inline if key != "fail"] if isinstance(inline, Mapping) else [""]
         if unknown:
             key = f"inline.{unknown[0]}".rstrip(".")
-            raise InvalidSetting(key=key, message="is not a setting; there is inline.fail")
+            raise InvalidSetting(key=key, message="is not a setting; expected inline.fail")
         self.resources(settings)
 
     def resources(self, settings: JsonMapping) -> Resources:

@@ -246,7 +246,9 @@ class QueueLimits:
             return
         reason = f"the queue is full ({waiting} jobs wait)"
         if free > 0:
-            reason = f"user {user} has the share of one user in the queue, the rest is for others"
+            reason = (
+                f"user {user} already has one user's share of the queue, and the rest is reserved for others"
+            )
         raise NoSlots(context=context, running=running, reason=reason)
 
 

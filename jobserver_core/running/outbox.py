@@ -9,7 +9,7 @@ is on disk, and the disk takes milliseconds. The thread that stores the end must
 hold the context's lock and could not read the launcher's next report, so jobs would end one sync at a time.
 
 The idea: the store writes the record at once. From then on, it survives the end of this process, the order of
-changes is settled, and the job's slot is free. Only the notifications (events, waiters, callbacks) stay in
+changes is fixed, and the job's slot is free. Only the notifications (events, waiters, callbacks) stay in
 the context's outbox until a sync. Each of them remembers the number of the next sync
 (:mod:`~jobserver_core.ports.durability`). Any sync serves all of them, including one by a caller that waits
 for its own write. One thread waits for the syncs on behalf of the outboxes, and then resumes them.

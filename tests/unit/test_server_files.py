@@ -89,7 +89,7 @@ def similar_archives() -> tuple[bytes, bytes]:
 def test_digits_of_several_versions_are_refused(server: JobServer) -> None:
     first, second = (server.upload("words", BinaryType.EGG, data) for data in similar_archives())
     assert first.digest != second.digest
-    with pytest.raises(errors.InvalidRequest, match="means several versions of words; add more digits"):
+    with pytest.raises(errors.InvalidRequest, match="matches several versions of words; add more digits"):
         server.submit(JobRequest(class_name="w.Echo", class_path=f"words@{first.digest[:8]}"))
     job = server.submit(JobRequest(class_name="w.Echo", class_path=f"words@{first.digest}"))
     job.result(WAIT)

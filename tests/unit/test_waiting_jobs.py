@@ -123,7 +123,9 @@ def test_a_flood_of_one_user_leaves_places_for_others() -> None:
                 with suppress(errors.NoSlots):
                     world.submit(user)
                     accepted[user] += 1
-            with pytest.raises(errors.NoSlots, match=f"user {user} has the share of one user"):
+            with pytest.raises(
+                errors.NoSlots, match=f"user {user} already has one user's share of the queue"
+            ):
                 world.submit(user)
         assert accepted == {"ann": 50, "bob": 25, "cid": 12}
     finally:

@@ -361,7 +361,11 @@ class Driver:
         return True
 
     def wait_until_stopped(self) -> None:
-        """Wait until the application has ended. Raises an error of py4j if the JVM ends instead."""
+        """Wait until the application has ended.
+
+        Raises:
+            Py4JError: The JVM ended instead.
+        """
         self._event_loop.join()
 
     @property

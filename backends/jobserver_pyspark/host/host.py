@@ -133,7 +133,7 @@ class Host:
         _log_line("the job server has ended; this context waits for the next one")
         channel = redial(reattachment, self._spec.marker, self._secret)
         if channel is None:
-            _log_line(f"no job server came in {reattachment.timeout_ms} ms: this context ends")
+            _log_line(f"no job server connected within {reattachment.timeout_ms} ms; this context is ending")
             raise ChannelClosed("no server took this context over")
         with self._attaching, contextlib.suppress(ChannelClosed):  # if that server has ended too, dial again
             self._server = channel

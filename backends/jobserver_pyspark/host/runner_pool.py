@@ -158,7 +158,7 @@ class RunnerPool:
                         with self._discarded_on_error(runner):
                             runner.prepare(self._spec.context_type)
                 except Exception as error:  # noqa: BLE001 - jobs then start their own runner, and report its error
-                    self._warn(f"a spare runner could not be made: {describe(error)}")
+                    self._warn(f"a spare runner could not be started: {describe(error)}")
                     break
                 with self._lock:
                     self._spares.append(runner)

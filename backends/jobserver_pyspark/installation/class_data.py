@@ -189,9 +189,9 @@ class ArchiveMaker:
                 )
             return
         if made:
-            _log.info("archive of classes %s: made", data.path)
+            _log.info("created the archive of classes %s", data.path)
         else:
-            _log.debug("archive of classes %s: another process makes it", data.path)
+            _log.debug("another process is creating the archive of classes %s", data.path)
 
     def stop(self) -> None:
         """Start no more archives, and abort the one in progress."""

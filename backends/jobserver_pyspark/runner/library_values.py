@@ -92,7 +92,7 @@ def _frame_records(frame: Any, key: Key) -> Any:
     labels = _index_names(frame.index) if indexed else []
     names = [key(name) for name in (*labels, *frame.columns)]
     if len(set(names)) < len(names):
-        raise UnusableResult(f"two columns of the table have one name: {', '.join(names)}")
+        raise UnusableResult(f"two columns of the table have the same name: {', '.join(names)}")
     rows = frame.itertuples(index=indexed, name=None)
     if indexed and frame.index.nlevels > 1:
         rows = ((*row[0], *row[1:]) for row in rows)
@@ -129,7 +129,7 @@ def _from_arrow(value: Any, simplified: Simplify, key: Key) -> Any:
 
 def _arrow_records(batches: Iterable[Any], schema: Any) -> Iterator[Any]:
     if len(set(schema.names)) < len(schema.names):
-        raise UnusableResult(f"two columns of the table have one name: {', '.join(schema.names)}")
+        raise UnusableResult(f"two columns of the table have the same name: {', '.join(schema.names)}")
     return _arrow_values(part for batch in batches for part in _arrow_slices(batch, batch.num_rows))
 
 
@@ -154,7 +154,7 @@ def _from_pyspark(value: Any, simplified: Simplify, key: Key) -> Any:
         if base.__name__ in _DISTRIBUTED and base.__module__.startswith("pyspark."):
             raise UnusableResult(
                 f"a job cannot return a distributed {base.__name__}: return its rows, for example with "
-                "collect() or take(n), or write it somewhere and return the place"
+                "collect() or take(n), or write it somewhere and return its location"
             )
     if hasattr(kind, "toArray") and kind.__module__.endswith(".linalg"):
         return _from_numpy(value.toArray(), simplified, key)

@@ -128,7 +128,7 @@ class NamedObjects:
             self._table().remove(name, future)
             future.completeExceptionally(
                 self._jvm().java.util.concurrent.CancellationException(
-                    f"named object {name} could not be made"
+                    f"named object {name} could not be created"
                 )
             )
             raise
@@ -143,7 +143,7 @@ class NamedObjects:
         except Py4JJavaError as error:
             if error.java_exception.getClass().getSimpleName() != "TimeoutException":
                 raise
-            message = f"named object {name!r} was not made within {self.timeout:g} seconds"
+            message = f"named object {name!r} was not created within {self.timeout:g} seconds"
             raise NamedObjectTimeout(message=message) from error
 
     def _to_entry(self, made: Any) -> Any:

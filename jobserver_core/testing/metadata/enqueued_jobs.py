@@ -121,7 +121,7 @@ class EnqueuedJobsContract(StoreAccess):
         limits = QueueLimits(slots=0, places=3)
         store.enqueue_job(a_job(context_id=context.id, submitted_by="alice"), config="{}", limits=limits)
         store.enqueue_job(a_job(context_id=context.id, submitted_by="alice"), config="{}", limits=limits)
-        with pytest.raises(NoSlots, match="user alice has the share of one user"):
+        with pytest.raises(NoSlots, match="user alice already has one user's share of the queue"):
             store.enqueue_job(a_job(context_id=context.id, submitted_by="alice"), config="{}", limits=limits)
         store.enqueue_job(a_job(context_id=context.id, submitted_by="bob"), config="{}", limits=limits)
 

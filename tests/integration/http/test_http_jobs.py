@@ -206,7 +206,7 @@ def test_a_context_with_an_unknown_factory_is_never_created(start: Start) -> Non
 
 def test_a_setting_that_prevents_every_start_is_refused_before_creation(start: Start) -> None:
     site = start()
-    wrong = "setting 'inline.fial': is not a setting; there is inline.fail"
+    wrong = "setting 'inline.fial': is not a setting; expected inline.fail"
     error(site.client.post("/contexts/etl?inline.fial=x"), 400, wrong)
     error(site.submit("w.Count", "spark.context-settings.inline.fial = x", sync="true"), 400, wrong)
     assert site.client.get("/jobs").json() == []

@@ -98,7 +98,7 @@ def test_a_caller_waits_for_an_object_that_is_being_created(named: NamedObjects,
         assert begun.wait(60)
         assert other.get_names() == []
         waiter.start()
-        with pytest.raises(NamedObjectTimeout, match=r"'slow' was not made within 0\.1 seconds"):
+        with pytest.raises(NamedObjectTimeout, match=r"'slow' was not created within 0\.1 seconds"):
             NamedObjects(spark, "hasty-job", timeout=0.1).get("slow")
     finally:
         may_finish.set()

@@ -129,7 +129,11 @@ def test_stopping_the_session_in_a_job_does_not_stop_the_context(context: Contex
         ("work.Nobody", FailureKind.CLASS_NOT_FOUND, "launcher_jobs.work.Nobody"),
         ("broken.Job", FailureKind.LOADING, "this module cannot be imported"),
         ("lacking.Lacking", FailureKind.LOADING, "a_library_that_is_not_installed"),
-        ("trouble.NoMethods", FailureKind.WRONG_TYPE, "NoMethods has no method validate and no method run_job"),
+        (
+            "trouble.NoMethods",
+            FailureKind.WRONG_TYPE,
+            "NoMethods has no method validate and no method run_job",
+        ),
         ("trouble.NOT_A_CLASS", FailureKind.WRONG_TYPE, "NOT_A_CLASS has no method validate"),
         ("work.Accepting", FailureKind.WRONG_TYPE, "Accepting does not define run_job"),
         ("trouble.BadConstructor", FailureKind.RAISED, "cannot be made"),

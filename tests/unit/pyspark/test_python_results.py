@@ -367,7 +367,7 @@ def test_tables_with_an_index_keep_it_or_are_refused() -> None:
     frame = pandas.DataFrame({"n": [1, 2]}, index=pandas.Index(["x", "x"], name="k"))
     assert as_json(frame["n"]) == [{"k": "x", "n": 1}, {"k": "x", "n": 2}]
     twice = frame.reset_index().set_index(["k", "n"], drop=False)
-    with pytest.raises(UnusableResult, match="two columns of the table have one name: k, n, k, n"):
+    with pytest.raises(UnusableResult, match="two columns of the table have the same name: k, n, k, n"):
         as_json(twice)
     many = pandas.DataFrame({"n": range(5000)}, index=[f"r{n}" for n in range(5000)])
     assert as_json(many)[4999] == {"index": "r4999", "n": 4999}

@@ -134,7 +134,7 @@ def test_a_spare_that_cannot_be_prepared_is_discarded(world: World) -> None:
     assert world.pool.take(WORDS, fresh=False) is first
     wait_until(lambda: "detach" in spare.calls)
     assert (spare.exited.is_set(), spare.calls) == (True, ["attach", "prepare", "close", "detach"])
-    wait_until(lambda: world.warnings == ["a spare runner could not be made: prepare failed"])
+    wait_until(lambda: world.warnings == ["a spare runner could not be started: prepare failed"])
 
 
 def test_no_more_than_sixteen_runners_are_idle_and_the_oldest_go_first(world: World) -> None:

@@ -72,7 +72,7 @@ private[jobserver] object ResultShape {
 
   private def refuseDistributed(handle: Any): Nothing = throw new ResultRefused(
     s"a job cannot return a distributed ${handle.getClass.getSimpleName}: return its rows, for example " +
-      "collect() or take(n), or write it somewhere and return the place")
+      "collect() or take(n), or write it somewhere and return its location")
 
   // -- numbers ---------------------------------------------------------------------------------------------------
 
