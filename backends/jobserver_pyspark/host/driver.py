@@ -17,13 +17,10 @@ from jobserver_pyspark.gateway_calls import call, construction, results
 from jobserver_pyspark.host.logs import BoundedLog, Output, OutputPump
 from jobserver_pyspark.host.yarn import YarnApplication, YarnStatus, log_states, provide_jars
 from jobserver_pyspark.protocol.failures import ContextFailure, describe
-from jobserver_pyspark.protocol.messages import HostSpec, JvmCommand
+from jobserver_pyspark.protocol.messages import JOB_CLASSES, HostSpec, JvmCommand
 
 JVM_VARIABLE = "_PYSPARK_DRIVER_CONN_INFO_PATH"
 """The environment variable with the file for the address of the JVM's gateway; its children inherit it."""
-
-JOB_CLASSES = "job-classes"
-"""The directory, in the context's temporary one, that :mod:`jobserver_pyspark.jvm` puts on the class path."""
 
 _OWNER = "jobserver.job"
 """The local property with the tag of the job that starts a Spark job; JVM jobs set it as well."""

@@ -14,7 +14,6 @@ from jobserver_core.config.trees import as_objects
 from jobserver_core.models import json_values
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.ports import ContextSpec
-from jobserver_pyspark.host.driver import JOB_CLASSES
 from jobserver_pyspark.installation.driver_jvm import JVM_OPTIONS, class_path, has_hive, spark_defaults
 from jobserver_pyspark.installation.environment import allowed_environment
 from jobserver_pyspark.installation.hadoop import VARIABLES, hadoop_directories
@@ -29,7 +28,13 @@ from jobserver_pyspark.launcher.options import LauncherOptions
 from jobserver_pyspark.launcher.resources import executor_settings
 from jobserver_pyspark.launcher.spark_values import java_options, parse_memory
 from jobserver_pyspark.processes import MARKER
-from jobserver_pyspark.protocol.messages import HostSpec, JvmCommand, JvmToolchainSpec, Reattachment
+from jobserver_pyspark.protocol.messages import (
+    JOB_CLASSES,
+    HostSpec,
+    JvmCommand,
+    JvmToolchainSpec,
+    Reattachment,
+)
 from jobserver_pyspark.runner.config_trees import FALLBACK_PATH
 
 _GATEWAY = "org.apache.spark.api.python.PythonGatewayServer"

@@ -67,6 +67,9 @@ from jobserver_pyspark.protocol.converter import Message, Payload
 PROTOCOL_VERSION = 4
 """The version of this module's messages; server and host must have the same one."""
 
+JOB_CLASSES = "job-classes"
+"""The directory in ``tmp_dir`` of a host for classes that are added to its JVM's class path later."""
+
 ContextType = Literal["any", "spark", "session", "sql", "hive", "streaming", "custom"]
 """The type of the jobs' context; with ``any``, the class of each job decides."""
 
