@@ -17,7 +17,7 @@ from jobserver_core.ports import ContextEnd, ContextSpec
 from jobserver_core.testing.launcher import RecordingListener
 from jobserver_pyspark.installation.java import Java
 from jobserver_pyspark.installation.spark import Installation
-from jobserver_pyspark.launcher.connections import Connections
+from jobserver_pyspark.launcher.connections import HostConnections
 from jobserver_pyspark.launcher.context_settings import ContextSettings, read_settings
 from jobserver_pyspark.launcher.environments import Unpacking
 from jobserver_pyspark.launcher.host_plan import HostPlan, make_plan
@@ -63,7 +63,7 @@ class Site:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.connections = Connections()
+        self.connections = HostConnections()
         self.command = [sys.executable, "-c", HOST]
         self.pool = Pool(name="a", size=2, settings=read_settings({}, default_master="local[1]"))
         (directory / "jars").mkdir()
