@@ -13,7 +13,7 @@ from jobserver_pyspark.runner.job_class import Runtime, load_job
 def test_a_misspelled_class_gets_the_nearest_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sales_of_may.py").write_text("class Summary: pass\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(JobFailure, match=r"classPath sales_of_may\.Summry not found") as caught:
+    with pytest.raises(JobFailure, match=r"class sales_of_may\.Summry not found") as caught:
         load_job("sales_of_may.Summry")
     assert caught.value.error.stack == ("sales_of_may has no attribute 'Summry'; did you mean 'Summary'?")
 
