@@ -90,7 +90,7 @@ class _Migration:
         if problem is not None:
             yield problem
 
-    def _of_the_whole(self, source: Source, refused: set[str]) -> KeyMigration | None:
+    def _of_the_whole(self, source: GivenSettings, refused: set[str]) -> KeyMigration | None:
         """Return what a server refuses although each key is right alone, if all settings can be read."""
         given = dict([*source.given.values(), *source.yarn.values()])
         if any(key in given or key.startswith(("jobserver", "spark.context")) for key in refused):
