@@ -85,8 +85,12 @@ def test_several_jars_are_one_class_path(bench: Any, shapes_jar: Any, version_ja
     assert bench.value("shapes.WordCount", version_jars[0], shapes_jar, config=config) == {"x": 1, "y": 1}
 
 
-def test_a_failure_in_a_task_is_the_jobs_error(bench: Any, shapes_jar: Any) -> None:
-    outcome = bench.run("shapes.TaskFailure", shapes_jar)
+def test_a_failure_in_a_task_is_the_jobs_error_and_not_in_its_log(bench: Any, shapes_jar: Any) -> None:
+    request = bench.request("shapes.TaskFailure", shapes_jar)
+    outcome = bench.jobs.run(request)
+    log = request.log_path.read_text() if request.log_path.exists() else ""
+    assert "INFO" not in log
+    assert "at shapes.TaskFailure" not in log
     assert outcome.failure == FailureKind.RAISED
     assert outcome.error.error_class == "org.apache.spark.SparkException"
     assert "java.lang.IllegalStateException: in a task" in outcome.error.message

@@ -5,12 +5,13 @@ import java.nio.charset.StandardCharsets.UTF_8
 import java.nio.file.Path
 
 import org.apache.logging.log4j.LogManager
-import org.apache.logging.log4j.core.{LogEvent, LoggerContext}
+import org.apache.logging.log4j.core.{Filter, LogEvent, LoggerContext}
 import org.apache.logging.log4j.core.appender.AbstractAppender
 import org.apache.logging.log4j.core.config.Property
 import org.apache.logging.log4j.core.layout.PatternLayout
 
 import org.apache.spark.SparkContext
+import org.apache.spark.internal.Logging.SparkShellLoggingFilter
 
 /**
  * A job's log file of limited size, which the first output creates. Output beyond the limit is dropped, and the file says
@@ -100,10 +101,19 @@ private[jobserver] object JobOutput {
         .withPattern("%d{yy/MM/dd HH:mm:ss} %p %c{1}: %m%n%ex")
         .withConfiguration(context.getConfiguration).build(), true, Property.EMPTY_ARRAY) {
 
+    /** Spark gives this filter to its console only, whose level is WARN unless a logger is configured. */
+    private val asOnConsole = new SparkShellLoggingFilter
+
     override def append(event: LogEvent): Unit = JobThreads.current.foreach { job =>
-      val bytes = getLayout.toByteArray(event)
-      job.log.write(bytes, 0, bytes.length)
-      job.log.flush()
+      if (!ofSpark(event) || asOnConsole.filter(event) != Filter.Result.DENY) {
+        val bytes = getLayout.toByteArray(event)
+        job.log.write(bytes, 0, bytes.length)
+        job.log.flush()
+      }
     }
+
+    /** Whether Spark or one of its libraries logs, and not the job itself. */
+    private def ofSpark(event: LogEvent): Boolean =
+      Seq("org.apache.", "org.sparkproject.").exists(prefix => String.valueOf(event.getLoggerName).startsWith(prefix))
   }
 }

@@ -182,7 +182,6 @@ private[jobserver] final class RunningJob(
     }
 
   private def report(error: Throwable): Outcome = {
-    if (!cancelled) error.printStackTrace()
     if (!spark.isStopped) spark.cancelJobsWithTag(request.jobId) // Spark jobs of its other threads
     Outcome.failed("raised", error)
   }
