@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import difflib
 import json
 import re
 import threading
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -64,6 +67,27 @@ class _Job:
         self.refused: str | None = None
         self.unsent: list[HostToServer] = []
         self.begun = processes.boot_ticks()
+
+
+def nearest_class(name: str, jars: Iterable[Path]) -> str | None:
+    """Return the class in these jars that a missing class may mean.
+
+    It has the same name in another package, or a similar name in the same package.
+    """
+    package, _, simple = name.rpartition(".")
+    neighbours = []
+    for jar in jars:
+        with contextlib.suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(jar) as archive:
+            for entry in archive.namelist():
+                if entry.endswith(".class") and "$" not in entry:
+                    found = entry.removesuffix(".class").replace("/", ".")
+                    its_package, _, its_simple = found.rpartition(".")
+                    if its_simple.lower() == simple.lower():
+                        return found
+                    if its_package == package:
+                        neighbours.append(its_simple)
+    near = difflib.get_close_matches(simple, neighbours, n=1)
+    return ".".join(filter(None, (package, near[0]))) if near else None
 
 
 class HostedJvmJobs:
@@ -162,6 +186,9 @@ class HostedJvmJobs:
             if end.status == "finished":
                 self._send_result(job, end, result)
             error = None if end.error is None else bounded(explained(end.error, end.failure, request.config))
+            if error is not None and end.failure == "class-not-found":
+                near = nearest_class(request.main_class, [jar.path for jar in job.request.jars])
+                error = replace(error, stack=f"{error.stack}; did you mean {near!r}?") if near else error
             return JobEnded(job_id=job.id, killed=end.status == "killed", failure=end.failure, error=error)
         finally:
             result.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ import pytest
 
 from jobserver_core.models.failures import FailureKind
 from jobserver_pyspark.jvm import LibrarySource
+from jobserver_pyspark.protocol.messages import ErrorDetails
 
 pytestmark = pytest.mark.spark
 
@@ -51,13 +52,18 @@ def test_a_plain_application_runs_in_the_warm_session_and_cannot_stop_it(bench: 
 
 @pytest.mark.parametrize("name", ["shapes.Nothing", "nothing"])
 def test_an_unknown_class_is_not_found(bench: Any, shapes_jar: Any, name: str) -> None:
-    assert bench.run(name, shapes_jar).failure == FailureKind.CLASS_NOT_FOUND
+    outcome = bench.run(name, shapes_jar)
+    assert outcome.failure == FailureKind.CLASS_NOT_FOUND
+    assert outcome.error == ErrorDetails(
+        message=f"classPath {name} not found", stack=f"no class {name} on the job's class path"
+    )
 
 
 def test_the_error_for_a_class_that_is_not_a_job_says_what_is_missing(bench: Any, shapes_jar: Any) -> None:
     outcome = bench.run("shapes.NotAJob", shapes_jar)
     assert outcome.failure == FailureKind.WRONG_TYPE
     assert "shapes.NotAJob is not a job: it needs runJob" in outcome.error.message
+    assert (outcome.error.error_class, outcome.error.stack) == ("", "")
 
 
 def test_a_constructor_that_throws_is_a_loading_failure(bench: Any, shapes_jar: Any) -> None:
@@ -133,6 +139,7 @@ def test_a_distributed_result_is_refused_with_advice(bench: Any, shapes_jar: Any
     outcome = bench.run("shapes.Results", shapes_jar, config={"what": what})
     assert outcome.failure == FailureKind.RESULT
     assert "collect() or take(n)" in outcome.error.message
+    assert (outcome.error.error_class, outcome.error.stack) == ("", "")
 
 
 def test_a_result_that_is_nested_too_deeply_is_refused(bench: Any, shapes_jar: Any) -> None:

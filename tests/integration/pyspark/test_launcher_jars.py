@@ -43,7 +43,13 @@ def test_a_jar_job_that_throws_fails_with_its_exception(context: Context, jar: J
 
 
 def test_a_class_missing_from_the_jar_is_reported(context: Context, jar: JobCode) -> None:
-    assert _run(context, jar, "Nobody").outcome.failure is FailureKind.CLASS_NOT_FOUND
+    outcome = _run(context, jar, "Cuont").outcome
+    assert outcome.failure is FailureKind.CLASS_NOT_FOUND
+    assert outcome.error is not None
+    assert outcome.error.message == "classPath launcherjobs.Cuont not found"
+    assert outcome.error.stack == (
+        "no class launcherjobs.Cuont on the job's class path; did you mean 'launcherjobs.Count'?"
+    )
 
 
 def test_a_kill_ends_a_jar_job_and_frees_its_cores(context: Context, jar: JobCode) -> None:

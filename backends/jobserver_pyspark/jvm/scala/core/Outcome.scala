@@ -36,8 +36,11 @@ private[jobserver] object Outcome {
 
   def finished(written: WrittenResult): Outcome =
     Outcome("finished", result = written.kind, bytes = written.bytes, inline = written.inline.orNull)
-  def failed(kind: String, error: Failure): Outcome = Outcome("failed", kind, error)
-  def failed(kind: String, error: Throwable): Outcome = failed(kind, Failure.of(error))
+  def failed(kind: String, error: Throwable): Outcome = Outcome("failed", kind, Failure.of(error))
+
+  /** The server's own reason: the exceptions of this package mean nothing to the job's author. */
+  def refused(kind: String, message: String, detail: String = ""): Outcome =
+    Outcome("failed", kind, Failure(message, "", detail))
 }
 
 /** An exception as data: message, Java class, Java stack. */
@@ -61,4 +64,4 @@ private[jobserver] final class ValidationRefused(val shown: Throwable) extends E
 final class ClassPathConflict(message: String) extends Exception(message)
 
 /** A job's result that cannot be converted to JSON, or exceeds a limit. */
-final class ResultRefused(message: String, cause: Throwable = null) extends Exception(message, cause)
+final class ResultRefused(message: String) extends Exception(message)

@@ -162,8 +162,9 @@ private[jobserver] final class RunningJob(
         run(shaped, data)
       }
     } catch {
-      case error: ClassMissing => Outcome.failed("class-not-found", error)
-      case error: WrongKindOfJob => Outcome.failed("wrong-type", error)
+      case error: ClassMissing =>
+        Outcome.refused("class-not-found", s"classPath ${request.mainClass} not found", error.getMessage)
+      case error: WrongKindOfJob => Outcome.refused("wrong-type", error.getMessage)
       case error: LoadingFailed => Outcome.failed("loading", error.getCause)
       case refusal: ValidationRefused => Outcome.failed("validation", refusal.shown)
       case error: Throwable => report(error)
@@ -177,7 +178,7 @@ private[jobserver] final class RunningJob(
       val writer = new ResultWriter(request.resultPath, request.maxResultBytes, () => cancelled)
       Outcome.finished(writer.write(() => box.getAndSet(null)))
     } catch {
-      case refused: ResultRefused => Outcome.failed("result", refused)
+      case refused: ResultRefused => Outcome.refused("result", refused.getMessage)
       case error: Throwable => report(error)
     }
 
