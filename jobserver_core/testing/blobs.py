@@ -10,7 +10,7 @@ import time
 import tracemalloc
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -36,6 +36,19 @@ def _now() -> datetime:
 
 class _StopHereError(Exception):
     """Raised on purpose."""
+
+
+@contextmanager
+def replaced_by_a_file(directory: Path) -> Iterator[None]:
+    """Replace a directory with a file, which even root cannot use as a directory."""
+    away = directory.with_name(f"{directory.name}-away")
+    directory.rename(away)
+    directory.touch()
+    try:
+        yield
+    finally:
+        directory.unlink()
+        away.rename(directory)
 
 
 class BlobStoreContract(Contract):

@@ -8,6 +8,7 @@ import os
 import pickle
 import threading
 from abc import abstractmethod
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -21,6 +22,11 @@ _CONTENT = b"the content of a file " * 50
 
 class _StopHereError(Exception):
     """Raised on purpose."""
+
+
+def files_in(directory: Path) -> set[str]:
+    """Return the relative paths of all files below a directory."""
+    return {str(path.relative_to(directory)) for path in directory.rglob("*") if not path.is_dir()}
 
 
 class FetcherContract(Contract):

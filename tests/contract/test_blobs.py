@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta, timezone
 from importlib.metadata import distribution
 from pathlib import Path
@@ -14,7 +14,7 @@ import pytest
 
 from jobserver_core.memory import MemoryBlobStore
 from jobserver_core.ports.blobs import BlobStore
-from jobserver_core.testing.blobs import BlobStoreContract, PersistentBlobStoreContract
+from jobserver_core.testing.blobs import BlobStoreContract, PersistentBlobStoreContract, replaced_by_a_file
 from jobserver_fsspec import FsspecBlobStore
 
 
@@ -43,19 +43,6 @@ class TestMemoryBlobStore(BlobStoreContract):
         assert isinstance(blobs, MemoryBlobStore)
         content, _ = blobs._blobs[digest]
         blobs._blobs[digest] = (content, _now() - age)
-
-
-@contextmanager
-def replaced_by_a_file(directory: Path) -> Iterator[None]:
-    """Replace a directory with a file, which even root cannot use as a directory."""
-    away = directory.with_name(f"{directory.name}-away")
-    directory.rename(away)
-    directory.touch()
-    try:
-        yield
-    finally:
-        directory.unlink()
-        away.rename(directory)
 
 
 @pytest.mark.real

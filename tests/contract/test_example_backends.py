@@ -21,18 +21,15 @@ from urllib.parse import quote, unquote, urlsplit
 from uuid import uuid4
 
 import pytest
-from test_blobs import replaced_by_a_file
-from test_fetcher import files_in
-from test_metadata import renamed
 
 from jobserver_core.errors import MalformedUrl
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.models.callbacks import Answer
 from jobserver_core.ports import BlobStore, Fetcher, JobCode, Launcher, MetadataStore, Transport
-from jobserver_core.testing.blobs import PersistentBlobStoreContract
-from jobserver_core.testing.fetcher import FetcherContract
+from jobserver_core.testing.blobs import PersistentBlobStoreContract, replaced_by_a_file
+from jobserver_core.testing.fetcher import FetcherContract, files_in
 from jobserver_core.testing.launcher import LauncherContract
-from jobserver_core.testing.metadata import PersistentMetadataStoreContract
+from jobserver_core.testing.metadata import PersistentMetadataStoreContract, renamed
 from jobserver_core.testing.transport import AnsweringReceiver, AnsweringTransportContract, Received, message
 from jobserver_http import Authenticator, Credentials
 from jobserver_http.testing import AuthenticatorContract

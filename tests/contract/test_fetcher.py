@@ -16,16 +16,12 @@ from file_servers import FtpServer, HttpServer, Route
 from jobserver_core.config.settings import Settings
 from jobserver_core.memory import MemoryFetcher
 from jobserver_core.ports.fetcher import Fetcher
-from jobserver_core.testing.fetcher import FetcherContract
+from jobserver_core.testing.fetcher import FetcherContract, files_in
 from jobserver_fsspec import FsspecFetcher
 from jobserver_net import AddressPolicy
 
 DENIED_HOST = "sub.denied.example"
 DENIED = AddressPolicy(schemes=["http", "https", "ftp"], denied_hosts=["*.denied.example", "203.0.113.0/24"])
-
-
-def files_in(directory: Path) -> set[str]:
-    return {str(path.relative_to(directory)) for path in directory.rglob("*") if not path.is_dir()}
 
 
 class TestMemoryFetcher(FetcherContract):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ import pytest
 
 from jobserver_core.memory import MemoryMetadataStore
 from jobserver_core.ports import MetadataStore
-from jobserver_core.testing.metadata import MetadataStoreContract, PersistentMetadataStoreContract
+from jobserver_core.testing.metadata import MetadataStoreContract, PersistentMetadataStoreContract, renamed
 
 if TYPE_CHECKING:  # the in-memory suite needs no database, and importing SQLAlchemy takes long
     from jobserver_sql.testing import PostgresqlServer
@@ -42,18 +42,6 @@ class TestMemoryMetadataStore(MetadataStoreContract):
         assert isinstance(store, MemoryMetadataStore)
         stored = store._jobs.get(job_id)
         return stored.state.value if stored else None
-
-
-@contextmanager
-def renamed(tables: Iterable[str], execute: Callable[[str], object]) -> Iterator[None]:
-    """Rename tables for a while, so that nothing finds them."""
-    for table in tables:
-        execute(f"ALTER TABLE {table} RENAME TO {table}_away")
-    try:
-        yield
-    finally:
-        for table in tables:
-            execute(f"ALTER TABLE {table}_away RENAME TO {table}")
 
 
 def sql_store(url: str) -> MetadataStore:

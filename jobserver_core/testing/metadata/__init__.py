@@ -15,6 +15,9 @@ For a store that keeps nothing when the process ends, inherit :class:`MetadataSt
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.metadata.binaries import BinariesContract
 from jobserver_core.testing.metadata.contexts import ContextsContract
@@ -29,7 +32,19 @@ from jobserver_core.testing.metadata.races import RacesContract
 from jobserver_core.testing.metadata.retention import RetentionContract
 from jobserver_core.testing.metadata.servers import ServersContract
 
-__all__ = ["MetadataStoreContract", "PersistentMetadataStoreContract"]
+__all__ = ["MetadataStoreContract", "PersistentMetadataStoreContract", "renamed"]
+
+
+@contextmanager
+def renamed(tables: Iterable[str], execute: Callable[[str], object]) -> Iterator[None]:
+    """Rename tables for a while, so that nothing finds them; ``execute`` runs a statement of SQL."""
+    for table in tables:
+        execute(f"ALTER TABLE {table} RENAME TO {table}_away")
+    try:
+        yield
+    finally:
+        for table in tables:
+            execute(f"ALTER TABLE {table}_away RENAME TO {table}")
 
 
 class MetadataStoreContract(
