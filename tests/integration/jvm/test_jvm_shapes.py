@@ -55,7 +55,7 @@ def test_an_unknown_class_is_not_found(bench: Any, shapes_jar: Any, name: str) -
     outcome = bench.run(name, shapes_jar)
     assert outcome.failure == FailureKind.CLASS_NOT_FOUND
     assert outcome.error == ErrorDetails(
-        message=f"classPath {name} not found", stack=f"no class {name} on the job's class path"
+        message=f"class {name} not found", stack=f"no class {name} on the job's class path"
     )
 
 

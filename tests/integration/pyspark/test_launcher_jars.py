@@ -46,7 +46,7 @@ def test_a_class_missing_from_the_jar_is_reported(context: Context, jar: JobCode
     outcome = _run(context, jar, "Cuont").outcome
     assert outcome.failure is FailureKind.CLASS_NOT_FOUND
     assert outcome.error is not None
-    assert outcome.error.message == "classPath launcherjobs.Cuont not found"
+    assert outcome.error.message == "class launcherjobs.Cuont not found"
     assert outcome.error.stack == (
         "no class launcherjobs.Cuont on the job's class path; did you mean 'launcherjobs.Count'?"
     )

@@ -163,7 +163,7 @@ private[jobserver] final class RunningJob(
       }
     } catch {
       case error: ClassMissing =>
-        Outcome.refused("class-not-found", s"classPath ${request.mainClass} not found", error.getMessage)
+        Outcome.refused("class-not-found", s"class ${request.mainClass} not found", error.getMessage)
       case error: WrongKindOfJob => Outcome.refused("wrong-type", error.getMessage)
       case error: LoadingFailed => Outcome.failed("loading", error.getCause)
       case refusal: ValidationRefused => Outcome.failed("validation", refusal.shown)
