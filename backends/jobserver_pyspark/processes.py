@@ -111,16 +111,19 @@ def boot_ticks() -> int:
 
 
 def adopted(variable: str) -> dict[int, set[str]]:
-    """Return the children of this process that have an environment variable, each with the names of all its
-    variables.
+    """Return the children of this process that have an environment variable, or lost their environment.
 
-    If only one child was started with the variable, these are that child, and its descendants whose parent
-    has ended.
+    Each comes with the names of all its variables. If only one child was started with the variable, these are
+    that child, and its descendants whose parent has ended. Those that were started with an environment of
+    their own lack even :data:`MARKER`, which every child that this process starts itself has.
     """
-    found = {
-        child: {entry.partition("=")[0] for entry in environment(child)} for child in children(os.getpid())
-    }
-    return {child: variables for child, variables in found.items() if variable in variables}
+    found = {}
+    for child in children(os.getpid()):
+        entries = environment(child)  # empty if it cannot be read, otherwise with at least an empty string
+        names = {entry.partition("=")[0] for entry in entries}
+        if variable in names or (entries and MARKER not in names):
+            found[child] = names
+    return found
 
 
 def is_python_worker(pid: int) -> bool:
@@ -151,6 +154,28 @@ def kill_leaderless() -> None:
             if group != os.getpgrp() and (start_time(group) is None or start_time(child) is None):
                 kill(child)
                 os.waitpid(child, 0)
+
+
+def kill_unmarked() -> None:
+    """Kill descendants that lost their environment, and so cannot be found by :func:`kill_marked`."""
+    deadline = time.monotonic() + 5.0
+    while (found := _unmarked(os.getpid())) and time.monotonic() < deadline:
+        for pid in found:
+            kill(pid)
+        with contextlib.suppress(ChildProcessError):  # their own children become children of this process
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        time.sleep(0.002)
+
+
+def _unmarked(pid: int) -> list[int]:
+    found = []
+    for child in children(pid):
+        entries = environment(child)
+        if entries and not any(entry.startswith(f"{MARKER}=") for entry in entries):
+            found.append(child)
+        found += _unmarked(child)
+    return found
 
 
 def reap_children() -> None:

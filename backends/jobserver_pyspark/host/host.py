@@ -348,6 +348,7 @@ class Host:
         if last is not None and not self._reports.send_last(last):
             clean = True  # the server has ended and cannot remove them
         processes.kill_marked(self._spec.marker)
+        processes.kill_unmarked()
         processes.reap_children()
         if clean:
             for directory in self._directories:

@@ -85,7 +85,7 @@ def test_killing_a_job_stops_its_structured_stream(caller: Caller, context: str)
     assert caller.client.delete(f"/jobs/{again}").json() == {"status": "KILLED"}
 
 
-@pytest.mark.parametrize("kind", ["stream", "pool", "process", "orphan"])
+@pytest.mark.parametrize("kind", ["stream", "pool", "process", "orphan", "orphan without environment"])
 def test_killing_a_job_ends_everything_it_has_started(
     caller: Caller, context: str, tmp_path: Path, kind: str
 ) -> None:
@@ -98,6 +98,25 @@ def test_killing_a_job_ends_everything_it_has_started(
         written.unlink()
         assert caller.result("shapes.WordCount", "words = a", "shapes", context=context) == {"a": 1}
         assert not written.exists()
+
+
+@pytest.mark.parametrize("kind", ["orphan", "orphan without environment"])
+def test_an_orphan_that_belongs_to_no_job_ends_with_the_context(
+    caller: Caller, tmp_path: Path, kind: str
+) -> None:
+    paths = [tmp_path / name for name in ("neighbor", "orphan")]
+    with caller.context("orphans") as context:
+        for path, started in zip(paths, ("thread", kind), strict=True):
+            config = f'kind = {started}, path = "{path}"'
+            job_id = caller.running("remains.Start", config, "remains", context=context)
+            caller.until(path.exists, "a line")
+        assert caller.client.delete(f"/jobs/{job_id}").json() == {"status": "KILLED"}
+        paths[1].unlink()
+        caller.until(paths[1].exists, "another line: a neighbor could have started the orphan")
+    paths[1].unlink()
+    with caller.context("orphans") as context:
+        assert caller.result("shapes.WordCount", "words = a", "shapes", context=context) == {"a": 1}
+    assert not paths[1].exists()
 
 
 def test_a_broadcast_is_shared_by_two_jobs_and_destroyed_by_one(caller: Caller, context: str) -> None:

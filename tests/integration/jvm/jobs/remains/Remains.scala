@@ -57,6 +57,8 @@ object Start {
       }).start()
       case "grandchild" => new ProcessBuilder("sh", "-c", s"setsid sh -c '$script' & wait").start()
       case "orphan" => new ProcessBuilder("sh", "-c", s"setsid sh -c '$script' & exit 0").start()
+      case "orphan without environment" =>
+        new ProcessBuilder("sh", "-c", s"env -i setsid sh -c '$script' & exit 0").start().waitFor()
       case "spark job" => new Thread(() => {
         spark.sparkContext.setJobGroup("mine", "mine")
         spark.sparkContext.parallelize(1 to 1, 1).foreach(_ => writer.run())
