@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import sys
 
-from jobserver_pyspark import processes
-from jobserver_pyspark.host.host import run
-from jobserver_pyspark.protocol.converter import decode
-from jobserver_pyspark.protocol.messages import Connect, ServerToHost
 from jobserver_pyspark.runner import config_trees
+
+config_trees.add_fallback()  # what follows imports the core, which other interpreters find only there
+
+from jobserver_pyspark import processes  # noqa: E402
+from jobserver_pyspark.host.host import run  # noqa: E402
+from jobserver_pyspark.protocol.converter import decode  # noqa: E402
+from jobserver_pyspark.protocol.messages import Connect, ServerToHost  # noqa: E402
 
 
 def _read_line() -> bytes:
@@ -31,5 +34,4 @@ if __name__ == "__main__":
         sys.exit(f"expected Connect on the standard input, got {type(connect).__name__}")
     processes.adopt_orphans()
     processes.limit_descriptors()
-    config_trees.add_fallback()
     run(connect)

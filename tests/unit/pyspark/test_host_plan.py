@@ -241,6 +241,16 @@ def test_the_host_and_the_runners_import_the_standard_library_only(
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.real
+def test_a_host_starts_in_an_interpreter_that_has_nothing_of_the_server(
+    spec: ContextSpec, installation: Installation, tmp_path: Path
+) -> None:
+    environment = plan_of(spec, installation, tmp_path, {}).environment
+    command = [sys.executable, "-S", "-c", "import jobserver_pyspark.host.__main__"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_properties_file_is_read_back_as_it_was() -> None:
     conf = {"spark.a": "x=y: z#\\n", "spark.b": "line\nline\ttab", "spark.c": "ünï€𝄞", "spark.d": " lead"}
     text = properties_file(conf)
