@@ -224,20 +224,20 @@ def test_the_environment_is_an_allow_list(
     assert sorted(entry.name for entry in Path(view).iterdir()) == ["jobserver_pyspark", "sparkjobserver"]
 
 
-def test_the_host_and_the_runners_import_the_standard_library_only(
+def test_the_host_and_the_runners_import_no_library_but_the_core(
     spec: ContextSpec, installation: Installation, tmp_path: Path
 ) -> None:
     plan = plan_of(spec, installation, tmp_path, {})
-    environment = {"PYTHONPATH": plan.environment["PYTHONPATH"]}
+    found = (plan.environment["PYTHONPATH"], plan.environment["JOBSERVER_FALLBACK_PATH"])
+    environment = {"PYTHONPATH": ":".join(found)}
     code = (
         "import jobserver_pyspark.host.host\n"
         "import jobserver_pyspark.runner.zygote, jobserver_pyspark.runner.runner\n"
         "import sparkjobserver.api, sys\n"
         "print(sorted({'attr', 'attrs', 'pyspark', 'py4j', 'pyhocon', 'cattrs'} & set(sys.modules)))"
     )
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-S", "-c", code]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
