@@ -119,20 +119,38 @@ def adopted(variable: str) -> dict[int, set[str]]:
     """
     found = {}
     for child in children(os.getpid()):
-        entries = environment(child)  # empty if it cannot be read, otherwise with at least an empty string
+        entries = _environment_of_child(child)
         names = {entry.partition("=")[0] for entry in entries}
         if variable in names or (entries and MARKER not in names):
             found[child] = names
     return found
 
 
+def _environment_of_child(pid: int) -> set[str]:
+    """Return what :func:`environment` does for a process that may have just begun to run another program.
+
+    For a moment, such a process has neither an environment nor a command line. Without this, it would look
+    like one that lost its environment. The set is empty only if it cannot be read.
+    """
+    deadline = time.monotonic() + 1.0
+    while (found := environment(pid)) == {""} and not _command_line(pid) and time.monotonic() < deadline:
+        if start_time(pid) is None:
+            return set()
+        time.sleep(0.0005)
+    return environment(pid) if found == {""} else found
+
+
 def is_python_worker(pid: int) -> bool:
     """Return whether a process is one of Spark's own Python processes, not one that a task started."""
+    return b"pyspark." in _command_line(pid)
+
+
+def _command_line(pid: int) -> bytes:
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return b"pyspark." in file.read()
+            return file.read()
     except OSError:
-        return False
+        return b""
 
 
 def kill_all(pids: Iterable[int]) -> None:
@@ -171,7 +189,7 @@ def kill_unmarked() -> None:
 def _unmarked(pid: int) -> list[int]:
     found = []
     for child in children(pid):
-        entries = environment(child)
+        entries = _environment_of_child(child)
         if entries and not any(entry.startswith(f"{MARKER}=") for entry in entries):
             found.append(child)
         found += _unmarked(child)

@@ -16,11 +16,15 @@ from jobserver_pyspark.host.driver import JVM_VARIABLE
 from jobserver_pyspark.host.orphans import end_orphans
 
 processes.adopt_orphans()
+os.environ[processes.MARKER] = "x"  # as in a host
 
 def orphan(**environment):
     'Start a process whose parent ends at once; return its id once this process has adopted it.'
+    return orphan_in({**os.environ, **environment})
+
+def orphan_in(environment):
     known = set(processes.children(os.getpid()))
-    subprocess.run(["sh", "-c", "setsid sleep 600 & exit 0"], env={**os.environ, **environment}, check=True)
+    subprocess.run(["sh", "-c", "setsid sleep 600 & exit 0"], env=environment, check=True)
     deadline = time.monotonic() + 10
     while not (found := set(processes.children(os.getpid())) - known):
         assert time.monotonic() < deadline
@@ -69,6 +73,19 @@ def test_an_orphan_of_a_task_ends_with_a_python_job() -> None:
 mine, tasks, own = orphan(**jvm), orphan(**worker), orphan()
 end_orphans(begun, [], of_tasks=True)
 assert [lives(pid) for pid in (before, mine, tasks, own)] == [True, True, False, True]
+""")
+
+
+@pytest.mark.parametrize("of_tasks", [False, True])
+def test_an_orphan_without_the_environment_of_the_context_ends_with_any_job(of_tasks: bool) -> None:
+    run(f"""
+early = orphan_in({{}})
+begun = tick()
+mine = orphan_in({{}})
+end_orphans(begun, [], of_tasks={of_tasks})
+assert [lives(pid) for pid in (early, mine)] == [True, False]
+processes.kill_unmarked()
+assert [lives(pid) for pid in (before, early)] == [True, False]
 """)
 
 
