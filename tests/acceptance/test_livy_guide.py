@@ -26,7 +26,13 @@ pytestmark = pytest.mark.real
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "howto" / "migrate-from-livy.md"
 TEXT = GUIDE.read_text(encoding="utf-8")
-VALUES = {"idle-timeout": "10 minutes", "max-lifetime": "1 day", "spark.executor.memory": "2g"}
+VALUES = {
+    "idle-timeout": "10 minutes",
+    "max-lifetime": "1 day",
+    "spark.archives": "hdfs://cluster/environment.tar.gz",
+    "spark.executor.memory": "2g",
+    "spark.files": "hdfs://cluster/file",
+}
 
 
 @pytest.fixture(scope="module")
