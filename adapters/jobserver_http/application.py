@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import secrets
@@ -18,7 +19,7 @@ from starlette.routing import Router
 from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
-from jobserver_core.errors import BackendError, JobServerError
+from jobserver_core.errors import BackendError, JobServerError, ServerClosed
 from jobserver_core.server import JobServer
 from jobserver_http.access import Namespace, allows
 from jobserver_http.addresses import BrowserGuard, without_password_dialog
@@ -93,6 +94,12 @@ def create_app(
         CredentialVerifier(authenticator, state.threads.passwords) if authenticator is not None else None
     )
     return HttpApplication(state, selected, verifier, browsers or BrowserGuard())
+
+
+_UNFINISHED = (
+    "the job server is shutting down and could not finish this request in time; it may have been carried "
+    "out, so check before you repeat it"
+)
 
 
 class HttpApplication:
@@ -241,6 +248,11 @@ class _Endpoint:
             return await route.handler(call)
         except (Disconnected, ClientDisconnect):
             raise
+        except asyncio.CancelledError:
+            if not self._state.closing.is_set():
+                raise
+            # uvicorn cancels what still waits, such as for a database that hangs, and would send plain text.
+            return respond(response_to(ServerClosed(message=_UNFINISHED), operation, names))
         except (Rejected, JobServerError) as error:
             if isinstance(error, BackendError):
                 _log.warning("%s: %s", operation, error)

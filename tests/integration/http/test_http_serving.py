@@ -246,6 +246,34 @@ def test_a_server_that_cannot_start_says_why_and_leaves_no_thread() -> None:
     wait_until(lambda: threading.active_count() <= before, threading.enumerate)
 
 
+def test_a_request_that_a_hanging_store_keeps_from_ending_is_answered_when_the_server_stops() -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    class Hanging(MemoryMetadataStore):
+        def job(self, job_id: str) -> Any:
+            if job_id == "hangs":
+                entered.set()
+                go_on.wait(WAIT)
+            return super().job(job_id)
+
+    responses: list[httpx.Response] = []
+
+    def ask(url: str) -> None:
+        responses.append(httpx.delete(f"{url}/jobs/hangs", timeout=WAIT))
+        go_on.set()
+
+    settings = in_http(port=0, **{"drain-timeout": "0 s"})
+    with running(a_server(metadata=Hanging(), settings=settings)) as url:
+        asking = threading.Thread(target=ask, args=(url,))
+        asking.start()
+        assert entered.wait(WAIT)
+    asking.join()
+    assert responses[0].status_code == 503
+    assert responses[0].json()["code"] == "server_closed"
+    assert "it may have been carried out" in responses[0].json()["result"]
+    assert responses[0].headers["Retry-After"]
+
+
 def test_ipv6_loopback_is_served() -> None:
     with running(a_server(settings=in_http(host="::1", port=0))) as url:
         assert url.startswith("http://[::1]:")
