@@ -117,7 +117,7 @@ def submit(
         typer.Option(
             "--max-run-time",
             metavar="DURATION",
-            help="The job is killed and fails if it runs longer, for example 90s or 2h.",
+            help="The job is stopped, and ends as ERROR, if it runs longer, for example 90s or 2h.",
             parser=whole_seconds,
         ),
     ] = None,

@@ -168,7 +168,7 @@ class JobQueue:
         for live in self._running.values():
             if live.overdue is None and _passed(live, now):
                 live.overdue = _ran_too_long(live)
-                _log.warning("%s", live.overdue.message)
+                _log.warning("job %s: %s", live.job.id, live.overdue.message)
                 self._ending.kill_job(live, force=self._context.current.ad_hoc)
         ahead = [live for live in (*self._running.values(), *self._waiting) if live.overdue is None]
         return min((live.deadline for live in ahead if live.deadline is not None), default=None)
