@@ -135,7 +135,7 @@ def test_a_training_without_an_archive_is_an_error(tmp_path: Path) -> None:
 
 
 class Trained(ContextHandle):
-    """A context that ends when it is told to, and reports what the test says about its job."""
+    """A context that ends when the test ends it, and reports the outcome of its job that the test gave it."""
 
     def __init__(self, session: TrainingSession, outcome: JobOutcome) -> None:
         self._session = session
