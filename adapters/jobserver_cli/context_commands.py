@@ -22,7 +22,7 @@ from jobserver_cli.records import (
     settings_shown,
     time_shown,
 )
-from jobserver_cli.terminal import Terminal
+from jobserver_cli.terminal import REFUSAL_DELAY, Terminal
 
 NO_TIMEOUT = None
 """For starting and stopping contexts, which the server limits with its own settings."""
@@ -160,7 +160,7 @@ def stop(
 ) -> None:
     """Stop a context and its jobs, and wait until it has ended."""
     name = resolve_context(client, name)
-    with explained(client, context=name), terminal.status(f"stopping {name}"):
+    with explained(client, context=name), terminal.status(f"stopping {name}", delay=REFUSAL_DELAY):
         response = client.send(
             "DELETE",
             f"/contexts/{quoted_segment(name)}",

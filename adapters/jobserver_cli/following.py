@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from jobserver_cli.client import CommandClient, quoted_segment, translated
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.records import FINAL, ContextFields, JobFields, progress_shown, state_shown
-from jobserver_cli.terminal import Terminal
+from jobserver_cli.terminal import REFUSAL_DELAY, Terminal
 
 if TYPE_CHECKING:
     from jobserver_client.synchronous import StreamedResponse
@@ -25,11 +25,8 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 """Seconds between two lists of ``--watch``: the shorter one when jobs change all the time."""
 TAKEOVER_TIMEOUT = 60.0
 """For how many seconds a command that follows tries again while another server takes over what it follows."""
-START_PAUSE = 1.0
-"""Seconds between two looks at a context that is being started. The first is not before that either.
-
-A start that is refused ends before it, so that nothing says that the context is starting.
-"""
+START_PAUSE = REFUSAL_DELAY
+"""Seconds between two looks at a context that is being started. The first is not before that either."""
 LOG_TIMEOUT = 10.0
 """How many seconds to wait for the rest of the log after a job has ended."""
 
@@ -87,7 +84,7 @@ def _await_end(client: CommandClient, job_id: str, timeout: float | None = None)
         except ResultTimeout as error:
             if timeout is None:
                 raise
-            message = f"job {job_id} is still running after {timeout:g} seconds"
+            message = f"job {job_id} is still running after {timeout:g} s"
             raise CommandFailed(message, ExitCode.TIMED_OUT, _next_commands(job_id)) from error
 
 

@@ -31,7 +31,7 @@ from jobserver_cli.records import (
 )
 from jobserver_cli.results import copy_record, failed, print_result, print_result_table
 from jobserver_cli.submissions import follow_to_result
-from jobserver_cli.terminal import Terminal
+from jobserver_cli.terminal import REFUSAL_DELAY, Terminal
 
 MAX_LISTED = 10_000
 """How many jobs the server lists at most."""
@@ -272,7 +272,7 @@ def _kill(
     client: CommandClient, terminal: Terminal, job_ids: list[str], force: bool
 ) -> Iterator[tuple[str, JobFields]]:
     for job_id in job_ids:
-        with _explained_kill(client, job_id), terminal.status(f"killing {job_id}"):
+        with _explained_kill(client, job_id), terminal.status(f"killing {job_id}", delay=REFUSAL_DELAY):
             response = client.call(
                 "DELETE", f"/jobs/{quoted_segment(job_id)}", params={"force": "true" if force else None}
             )

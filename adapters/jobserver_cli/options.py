@@ -13,6 +13,8 @@ import typer
 from jobserver_cli.exits import CommandFailed, ExitCode
 
 if TYPE_CHECKING:
+    from typer.models import OptionInfo
+
     from jobserver_core.config.settings import Settings
     from jobserver_core.models.json_values import JsonObject
 
@@ -82,17 +84,29 @@ def settings_of(config: Path | None, host: str | None, port: int | None, data_di
         raise CommandFailed(f"cannot read {config}: {error.strerror or error}", ExitCode.USAGE) from error
 
 
-def whole_seconds(text: str) -> int:
-    """Parse a duration of at least a second. Fractions are rounded up; a number without a unit is seconds."""
-    from jobserver_core.config.units import parse_duration  # noqa: PLC0415 - few commands need it
+def duration_option(name: str, help: str, *, most: int | None = None) -> OptionInfo:
+    """Return an option that takes a duration, at least a second and at most ``most`` seconds.
 
-    try:
-        seconds = math.ceil(parse_duration(text))
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-    if seconds < 1:
-        raise typer.BadParameter(f"must be at least one second, got {text!r}")
-    return seconds
+    Its value is whole seconds: fractions are rounded up. A number without a unit is seconds.
+    """
+
+    def whole_seconds(text: str) -> int:
+        from jobserver_core.config.units import parse_duration  # noqa: PLC0415 - few commands need it
+
+        try:
+            seconds = math.ceil(parse_duration(text))
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+        if seconds < 1:
+            raise typer.BadParameter(f"must be at least one second, got {text!r}")
+        if most is not None and seconds > most:
+            raise typer.BadParameter(f"must be at most {most} s, got {text!r}")
+        return seconds
+
+    option: OptionInfo = typer.Option(
+        name, metavar="DURATION", help=help, show_default=False, parser=whole_seconds
+    )
+    return option
 
 
 def config_text(texts: list[str] | None, strings: list[str] | None = None) -> str:

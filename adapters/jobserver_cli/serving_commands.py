@@ -22,7 +22,7 @@ from jobserver_cli.server_process import (
     raise_descriptor_limit,
     url_of,
 )
-from jobserver_cli.terminal import Terminal
+from jobserver_cli.terminal import REFUSAL_DELAY, Terminal
 
 if TYPE_CHECKING:
     from jobserver_core.errors import InvalidSetting
@@ -149,7 +149,7 @@ def storage(client: CommandClient, terminal: Terminal) -> None:
 
 def prune(client: CommandClient, terminal: Terminal) -> None:
     """Remove jobs, logs and files beyond the limits now, instead of within the hour."""
-    with terminal.status("removing what is beyond the limits"):
+    with terminal.status("removing what is beyond the limits", delay=REFUSAL_DELAY):
         response = client.call("POST", "/storage/prune", timeout=STORAGE_TIMEOUT)
     if terminal.as_json:
         terminal.json(response)

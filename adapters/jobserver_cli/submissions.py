@@ -14,11 +14,11 @@ from jobserver_cli.completion import binary_names
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.following import follow_job, interrupt_note, showing_start, wait_for_end
 from jobserver_cli.lookups import explained, similar_context, unknown_binaries
-from jobserver_cli.options import ConfigStrings, ConfigTexts, config_text, whole_seconds
+from jobserver_cli.options import ConfigStrings, ConfigTexts, config_text, duration_option
 from jobserver_cli.parameters import context_option
 from jobserver_cli.records import ContextFields, JobFields, duration_shown, missing_code_advice
 from jobserver_cli.results import copy_record, copy_response, failed, print_result
-from jobserver_cli.terminal import Terminal
+from jobserver_cli.terminal import REFUSAL_DELAY, Terminal
 from jobserver_cli.uploads import Code, advice_instead_of, upload_code
 
 SYNC_TIMEOUT = 300
@@ -92,7 +92,12 @@ def submit(
         bool, typer.Option("--follow", "-f", help="Show state, progress and output, then print the result.")
     ] = False,
     timeout: Annotated[
-        int, typer.Option("--timeout", min=1, max=86400, help="How many seconds --sync waits.")
+        int,
+        duration_option(
+            "--timeout",
+            "How long --sync waits, for example 90s or 2h. A number without a unit is seconds.",
+            most=86400,
+        ),
     ] = SYNC_TIMEOUT,
     priority: Annotated[
         int | None,
@@ -105,20 +110,15 @@ def submit(
     ] = None,
     max_queue_time: Annotated[
         int | None,
-        typer.Option(
-            "--max-queue-time",
-            metavar="DURATION",
-            help="The job fails if it waits longer for its start, for example 90s or 2h.",
-            parser=whole_seconds,
+        duration_option(
+            "--max-queue-time", "The job fails if it waits longer for its start, for example 90s or 2h."
         ),
     ] = None,
     max_run_time: Annotated[
         int | None,
-        typer.Option(
+        duration_option(
             "--max-run-time",
-            metavar="DURATION",
-            help="The job is stopped, and ends as ERROR, if it runs longer, for example 90s or 2h.",
-            parser=whole_seconds,
+            "The job is stopped, and ends as ERROR, if it runs longer, for example 90s or 2h.",
         ),
     ] = None,
     restartable: Annotated[
@@ -283,7 +283,8 @@ def _submit(
     from jobserver_client.requests import SUBMIT_TIMEOUT, checked_key  # noqa: PLC0415 - --help does not need it
 
     terminal.interrupt_note = _maybe_accepted(main_class)
-    with _explained(client, main_class, code, context), terminal.status(_starting(context)):
+    submitting = terminal.status(_starting(context), delay=REFUSAL_DELAY)
+    with _explained(client, main_class, code, context), submitting:
         record: JobFields = client.call(
             "POST",
             "/jobs",

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, BinaryIO, NoReturn, TextIO
@@ -33,6 +34,8 @@ NARROW = 80
 """Terminals below this width show the first characters of an ID, which are enough to name a job."""
 ID_DIGITS = 8
 """How many characters of an ID a narrow terminal shows."""
+REFUSAL_DELAY = 1.0
+"""Seconds after which a request that the server may refuse has most likely begun to do its work."""
 WIDE = 110
 """Terminals of at least this width show all columns of a table."""
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -211,13 +214,16 @@ class Terminal:
             sys.stdout.buffer.write(chunk)
             sys.stdout.buffer.flush()
 
-    def status(self, text: str) -> AbstractContextManager[Callable[[str], None]]:
+    def status(self, text: str, *, delay: float = 0.0) -> AbstractContextManager[Callable[[str], None]]:
         """Show a status message while the block runs. The block gets a function that changes it.
 
         Without a terminal, each new message is printed as a line, so that logs of unattended runs have it
-        too.
+        too. A line cannot be removed again, so ``delay`` is for what may be refused: a block that ends within
+        this many seconds announces nothing.
         """
-        return _Lines(self, text) if isinstance(self.err, Pipe) else _Spinner(self.err, self.remember, text)
+        if isinstance(self.err, Pipe):
+            return _Lines(self, text, delay)
+        return _Spinner(self.err, self.remember, text)
 
     @contextmanager
     def opened(self, file: Path) -> Iterator[BinaryIO]:
@@ -277,17 +283,24 @@ class _Spinner:
 class _Lines:
     """A status message without a terminal: one line for each new message."""
 
-    def __init__(self, terminal: Terminal, text: str) -> None:
+    def __init__(self, terminal: Terminal, text: str, delay: float) -> None:
         self._terminal = terminal
         self._shown = ""
-        self._first = text
+        self._first, self._delay = text, delay
+        self._later = threading.Timer(delay, self._show, (text,))
+        self._later.daemon = True
 
     def __enter__(self) -> Callable[[str], None]:
-        self._show(self._first)
+        if self._delay:
+            self._later.start()
+        else:
+            self._show(self._first)
         return self._show
 
     def __exit__(self, *_exc: object) -> None:
-        return
+        if self._delay:
+            self._later.cancel()
+            self._later.join()
 
     def _show(self, text: str) -> None:
         if text != self._shown:

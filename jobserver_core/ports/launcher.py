@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from enum import Enum
@@ -18,6 +19,14 @@ from jobserver_core.models.jobs import JobProgress
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.models.redaction import redacted_repr
 from jobserver_core.plugins import Backend
+
+_HARMLESS = re.compile(
+    r"NativeCodeLoader: |WARN Utils: (Your hostname, |Set SPARK_LOCAL_IP )|"
+    r"Using Spark's default log4j profile|Setting default log level to |To adjust logging level use |"
+    r"WARNING: Using incubator modules|"
+    r"Picked up \w+_OPTIONS: |(?:SLF4J|log4j:WARN)\b"
+)
+"""Lines that Spark and Java write at every start on many machines, and that are never why a start fails."""
 
 
 @attrs.frozen(kw_only=True)
@@ -72,10 +81,12 @@ class ContextSpec:
     def last_message(self) -> str:
         """Return the last line of the log that says something by itself; empty if there is none.
 
-        Blank and indented lines do not, nor does the line with a colon at its end that introduces them.
+        Blank and indented lines do not, nor does the line with a colon at its end that introduces them, nor
+        do warnings that Spark writes at every start.
         """
         lines = [line.rstrip() for line in self.log_tail().splitlines() if line[:1].strip()]
-        return next((line for line in reversed(lines) if not line.endswith(":")), "")
+        telling = (line for line in reversed(lines) if not line.endswith(":") and not _HARMLESS.search(line))
+        return next(telling, "")
 
 
 @attrs.frozen(kw_only=True)

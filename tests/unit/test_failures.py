@@ -52,6 +52,22 @@ def test_a_log_that_is_not_there_has_an_empty_tail(tmp_path: Path) -> None:
     assert spec(tmp_path / "none").log_tail() == ""
 
 
+_START_UP = (
+    "WARN NativeCodeLoader: Unable to load native-hadoop library for your platform... using "
+    "builtin-java classes where applicable",
+    "WARN Utils: Your hostname, here, resolves to a loopback address",
+    "WARN Utils: Set SPARK_LOCAL_IP if you need to bind to another address",
+    "Using Spark's default log4j profile: org/apache/spark/log4j2-defaults.properties",
+    'Setting default log level to "WARN".',
+    "To adjust logging level use sc.setLogLevel(newLevel). For SparkR, use setLogLevel(newLevel).",
+    "WARNING: Using incubator modules: jdk.incubator.vector",
+    "Picked up JAVA_TOOL_OPTIONS: -Xmx1g",
+    "SLF4J: Class path contains multiple SLF4J bindings.",
+    "log4j:WARN No appenders could be found for logger (org.apache.hadoop.util.Shell).",
+)
+"""What Spark and Java write at every start on many machines, also if it succeeds."""
+
+
 @pytest.mark.parametrize(
     ("log", "message"),
     [
@@ -60,6 +76,8 @@ def test_a_log_that_is_not_there_has_an_empty_tail(tmp_path: Path) -> None:
         ("WARN none of the nodes\n\n\tat Client.scala\n", "WARN none of the nodes"),
         ("INFO Client: state: RUNNING\nINFO Client: \n\t queue: default\n", "INFO Client: state: RUNNING"),
         ("INFO Client:\n", ""),
+        *((f"{line}\n", "") for line in _START_UP),
+        *((f"ERROR no such master\n{line}\n", "ERROR no such master") for line in _START_UP),
     ],
 )
 def test_the_last_message_of_a_log_says_something_by_itself(tmp_path: Path, log: str, message: str) -> None:

@@ -273,6 +273,46 @@ def test_limits_of_time_are_durations_and_a_bare_number_is_seconds(
     assert told.count("expected") == 1
 
 
+@pytest.mark.parametrize("timeout", ["1", "1s", "0.5 s", "900ms"])
+def test_the_timeout_of_a_wait_is_a_duration_too(
+    client: CommandLine, server: JobServer, timeout: str
+) -> None:
+    done = client("submit", "words.Sleep", "--cp", "words", "-c", "warm", "--sync", "--timeout", timeout)
+    [job] = server.jobs().jobs
+    assert (done.code, f"job {job.id} is still running after 1 s" in done.err) == (5, True)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "words"),
+    [
+        ("soon", "expected a duration such as 10 s, 500ms or 2 minutes, got 'soon'"),
+        ("3 weeks", "unknown unit of time 'weeks'; expected ns, us, ms, s, m, h or d, as in 10 s"),
+        ("0", "must be at least one second, got '0'"),
+        ("2d", "must be at most 86400 s, got '2d'"),
+    ],
+)
+def test_a_wrong_timeout_of_a_wait_is_refused_with_what_is_right(
+    client: CommandLine, server: JobServer, timeout: str, words: str
+) -> None:
+    done = client("submit", *COUNT, "--sync", "--timeout", timeout)
+    assert (done.code, server.jobs().jobs) == (2, ())
+    assert words in " ".join(done.err.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("kill", "nope"),
+        ("submit", "words.Count", "--cp", "wrods"),
+        ("run", "words.Count", "--wheel", "wrods"),
+        ("context", "stop", "wram"),
+    ],
+)
+def test_what_is_refused_is_not_announced(client: CommandLine, arguments: tuple[str, ...]) -> None:
+    done = client(*arguments)
+    assert (done.code, done.err[0]) == (4, "✗")
+
+
 def test_sync_and_follow_exclude_each_other(client: CommandLine) -> None:
     assert client("submit", *COUNT, "--sync", "--follow").code == 2
 

@@ -14,7 +14,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from command_line import HOSTILE, LONG, CommandLine, wheel
-from jobserver_cli.exits import ExitCode
+from conditions import wait_until
+from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.records import (
     class_shown,
     duration_shown,
@@ -173,6 +174,24 @@ def test_without_a_terminal_progress_is_a_line_for_each_new_text(capsys: pytest.
         show("two")
         show("three")
     assert capsys.readouterr().err == "one\ntwo\nthree\n"
+
+
+def test_without_a_terminal_what_may_be_refused_is_announced_only_if_it_takes_long(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(CommandFailed), Terminal().status("killing nope", delay=60.0):
+        raise CommandFailed("job 'nope' not found", ExitCode.REFUSED)
+    assert capfd.readouterr().err == ""
+    shown = ""
+
+    def announced() -> bool:
+        nonlocal shown
+        shown += capfd.readouterr().err
+        return bool(shown)
+
+    with Terminal().status("killing it", delay=0.01):
+        wait_until(announced)
+    assert shown == "killing it\n"
 
 
 def test_a_closed_pipe_ends_the_command_quietly() -> None:
