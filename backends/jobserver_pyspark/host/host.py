@@ -34,7 +34,7 @@ from jobserver_pyspark.protocol.messages import (
     AcknowledgeJob,
     AdoptContext,
     Connect,
-    ContextFailed,
+    ContextDied,
     ContextReady,
     ContextResumed,
     ContextStopped,
@@ -72,7 +72,7 @@ def run(connect: Connect) -> NoReturn:
     except ChannelClosed:
         sys.exit(0)  # the server has ended, or uses another version of the protocol and reports that
     except ProtocolError as error:
-        server.send(ContextFailed(error=details_of(error)))
+        server.send(ContextDied(error=details_of(error)))
         sys.exit(1)
     Host(server, first.spec, secret=connect.token, spare=isinstance(first, StartSpare)).serve()
 
@@ -114,7 +114,7 @@ class Host:
         except ChannelClosed:
             self._end(clean=True)
         except ProtocolError as error:
-            self._end(ContextFailed(error=details_of(error)))
+            self._end(ContextDied(error=details_of(error)))
 
     def _serve_one_server(self) -> None:
         """Serve a server until it ends, and wait for the next one.
@@ -237,9 +237,9 @@ class Host:
             else:
                 self._report_ready()
         except ContextFailure as failure:
-            self._end(ContextFailed(error=failure.error))
+            self._end(ContextDied(error=failure.error))
         except Exception as error:  # noqa: BLE001 - any error means that the context cannot start
-            self._end(ContextFailed(error=details_of(error)))
+            self._end(ContextDied(error=details_of(error)))
         threading.Thread(target=self._warm_session, name="session", daemon=True).start()
         threading.Thread(target=self._observe, args=(jobs, progress), name="observer", daemon=True).start()
         self._watch_application()
@@ -337,7 +337,7 @@ class Host:
 
     def _lose(self, message: str, *, killed_outside: bool = False) -> NoReturn:
         error = ErrorDetails(message=message, stack=self._log.tail())
-        self._end(ContextFailed(error=error, killed_outside=killed_outside))
+        self._end(ContextDied(error=error, killed_outside=killed_outside))
 
     def _end(self, last: HostToServer | None = None, *, clean: bool = False) -> NoReturn:
         """End everything of this context, send the last message, exit. ``clean`` removes its files too."""

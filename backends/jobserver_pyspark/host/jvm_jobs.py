@@ -57,7 +57,7 @@ _DRAIN_TIMEOUT = 3600.0
 """Seconds that streams have to finish when their context is stopped; the server may end it earlier."""
 
 
-class _Job:
+class _JvmJob:
     """One running job, the reason if its result was refused, and reports that go with the next one."""
 
     def __init__(self, request: SubmitJob) -> None:
@@ -102,14 +102,14 @@ class HostedJvmJobs:
         self._reports = reports
         self._jars = jars
         self._lock = threading.Lock()
-        self._jobs: dict[str, _Job] = {}
+        self._jobs: dict[str, _JvmJob] = {}
         self._threads = JobThreads("JVM job")
         self._runner: JvmJobs | None = None
         self._directory = spec.work_dir / "jvm-jobs"
 
     def submit(self, request: SubmitJob) -> None:
         """Run a job; it has a thread of its own until it has ended."""
-        job = _Job(request)
+        job = _JvmJob(request)
         with self._lock:
             self._jobs[job.id] = job
         self._threads.submit(partial(self._run, job))
@@ -141,7 +141,7 @@ class HostedJvmJobs:
         """Whether any job runs."""
         return bool(self._jobs)
 
-    def _run(self, job: _Job) -> None:
+    def _run(self, job: _JvmJob) -> None:
         try:
             outcome = self._perform(job)
         except Exception as error:  # noqa: BLE001 - any error means that the job has ended
@@ -154,7 +154,7 @@ class HostedJvmJobs:
             del self._jobs[job.id]
         self._reports.end(outcome, job.unsent)
 
-    def _perform(self, job: _Job) -> JobEnded:
+    def _perform(self, job: _JvmJob) -> JobEnded:
         from jobserver_pyspark.jvm import JvmJobRequest  # noqa: PLC0415 - few contexts need it
 
         self._jars.check_jvm_job(job.request.jars)
@@ -193,7 +193,7 @@ class HostedJvmJobs:
         finally:
             result.unlink(missing_ok=True)
 
-    def _send_result(self, job: _Job, end: JvmJobState, path: Path) -> None:
+    def _send_result(self, job: _JvmJob, end: JvmJobState, path: Path) -> None:
         """Send a large result; a small one goes with the end of the job."""
         stream = end.result == "stream"
         if end.inline is not None:

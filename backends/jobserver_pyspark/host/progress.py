@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from jobserver_pyspark.host.reports import JobReports
 from jobserver_pyspark.protocol.converter import JsonObject
-from jobserver_pyspark.protocol.messages import JobProgressed
+from jobserver_pyspark.protocol.messages import ProgressReport
 
 
 class Progress(NamedTuple):
@@ -92,7 +92,7 @@ class ProgressReporter:
         now = self._board.read(set(running.values())) if running else {}
         for job_id, tag in running.items():
             if now[tag] != self._reported.get(job_id) and any(now[tag]):
-                self._reports.send(JobProgressed(job_id=job_id, **now[tag]._asdict()))
+                self._reports.send(ProgressReport(job_id=job_id, **now[tag]._asdict()))
         self._reported = {job_id: now[tag] for job_id, tag in running.items()}
 
 

@@ -39,15 +39,15 @@ from jobserver_pyspark.protocol.messages import (
     HostToServer,
     JobAccepted,
     JobEnded,
-    JobFailed,
     JobFailureKind,
-    JobFinished,
     JobRunning,
     JobValidated,
     NotReady,
     QueryStarted,
     ResultChunk,
     ResultPart,
+    RunFailed,
+    RunFinished,
     RunJob,
     RunnerToHost,
     SubmitJob,
@@ -58,7 +58,7 @@ _IDLE_TIMEOUT = 8.0
 _RESTORE_TIMEOUT = 30.0
 
 
-class _Job:
+class _PythonJob:
     """One job, from its request to the end of its last process. The fields follow its life.
 
     If its runner ends before it has ``accepted`` the job, another one gets it: that is the next attempt. The
@@ -123,7 +123,7 @@ class PythonJobs:
         self._reports = reports
         self._class_paths = TaskClassPaths(driver, spec)
         self._worker_pools = WorkerPools(driver.process.pid)
-        self._jobs: dict[str, _Job] = {}
+        self._jobs: dict[str, _PythonJob] = {}
         self._fresh_only: set[tuple[str, ...]] = set()  # class paths, each with a class
         self._reuse = spec.reuse and spec.context_type != "custom"
         self._lock = threading.Lock()
@@ -154,7 +154,7 @@ class PythonJobs:
 
     def submit(self, request: SubmitJob) -> None:
         """Run a job on a thread of its own."""
-        job = _Job(request, BoundedLog(request.log_path, self._spec.log_limit))
+        job = _PythonJob(request, BoundedLog(request.log_path, self._spec.log_limit))
         with self._lock:
             self._jobs[job.id] = job
         self._threads.submit(partial(self._run, job))
@@ -208,7 +208,7 @@ class PythonJobs:
         """Whether any job runs."""
         return bool(self._jobs)
 
-    def _run(self, job: _Job) -> None:
+    def _run(self, job: _PythonJob) -> None:
         try:
             outcome = self._perform(job)
         except Exception as error:  # noqa: BLE001 - any error means that this job cannot run
@@ -226,7 +226,7 @@ class PythonJobs:
                 self._driver.cancel(job.runner.tag)  # Spark jobs that reached the JVM after the process ended
                 job.runner.detach()
 
-    def _perform(self, job: _Job) -> JobEnded:
+    def _perform(self, job: _PythonJob) -> JobEnded:
         """Run the job in a runner, or in another one if that died while idle or the job needs a fresh one."""
         job.fresh = (*job.class_path, job.request.class_name) in self._fresh_only
         while True:
@@ -243,7 +243,7 @@ class PythonJobs:
             if job.accepted or job.killed or job.outcome is not None or job.attempts >= _ATTEMPTS:
                 return self._outcome(job, runner)
 
-    def _recycle(self, job: _Job, runner: RunnerProcess) -> None:
+    def _recycle(self, job: _PythonJob, runner: RunnerProcess) -> None:
         """Keep a runner for the next job of its class path if it is fit for it."""
         reason: str | None = "its process ended"
         with self._cleaning(job):
@@ -259,7 +259,7 @@ class PythonJobs:
             runner.idle_write(line.encode(errors="replace"))
             self.runners.discard(runner)
 
-    def _retire(self, job: _Job, runner: RunnerProcess) -> None:
+    def _retire(self, job: _PythonJob, runner: RunnerProcess) -> None:
         """End a runner that must not serve another job."""
         if job.used_spark:
             self._end(job, runner)
@@ -269,7 +269,7 @@ class PythonJobs:
         else:
             self.runners.discard(runner)
 
-    def _serve(self, job: _Job, runner: RunnerProcess) -> None:
+    def _serve(self, job: _PythonJob, runner: RunnerProcess) -> None:
         """Send the job to the runner, and handle its messages until it sends the outcome, or ends."""
         with job.lock:
             job.runner = runner
@@ -308,7 +308,7 @@ class PythonJobs:
             with job.lock:
                 job.outcome = _failed(job, "loading", describe(error))
 
-    def _handle(self, job: _Job, message: RunnerToHost) -> None:
+    def _handle(self, job: _PythonJob, message: RunnerToHost) -> None:
         match message:
             case JobAccepted():
                 job.accepted = True
@@ -327,10 +327,10 @@ class PythonJobs:
                 job.accepted, job.fresh = False, True
                 self._fresh_only.add((*job.class_path, job.request.class_name))
                 raise ChannelClosed("the job needs a process that has served no other one")
-            case JobFailed():
+            case RunFailed():
                 error = bounded(message.error)
                 self._set_outcome(job, JobEnded(job_id=job.id, failure=message.failure, error=error))
-            case JobFinished() if job.running:
+            case RunFinished() if job.running:
                 self._set_outcome(job, JobEnded(job_id=job.id))
                 job.used_spark = message.used_spark
                 job.clean = message.clean and not job.queries
@@ -338,19 +338,19 @@ class PythonJobs:
             case _:
                 raise ProtocolError(f"the job's process sent {type(message).__name__} out of turn")
 
-    def _send_reports(self, job: _Job) -> None:
+    def _send_reports(self, job: _PythonJob) -> None:
         """Send what is not sent yet, unless the end of the job follows at once."""
         if job.unsent and not job.clean:
             self._reports.send(*job.unsent)
             job.unsent.clear()
 
-    def _set_outcome(self, job: _Job, outcome: JobEnded) -> None:
+    def _set_outcome(self, job: _PythonJob, outcome: JobEnded) -> None:
         with job.lock:
             if job.killed or job.refused is not None:
                 raise ChannelClosed("the job was ended by the server")
             job.outcome = outcome
 
-    def _end(self, job: _Job, runner: RunnerProcess) -> None:
+    def _end(self, job: _PythonJob, runner: RunnerProcess) -> None:
         """End the process, its descendants and its Spark jobs; wait until its cores are free."""
         runner.kill()
         if job.finished:  # while the process ends
@@ -368,7 +368,7 @@ class PythonJobs:
         end_orphans(job.begun, others, of_tasks=True)
         runner.close(self._pump)
 
-    def _release(self, job: _Job, runner: RunnerProcess) -> None:
+    def _release(self, job: _PythonJob, runner: RunnerProcess) -> None:
         """Cancel what the job left in Spark, and wake waiters for its unfinished named objects."""
         if job.finished:
             self._driver.cancel(runner.tag)  # only those of its threads
@@ -377,7 +377,7 @@ class PythonJobs:
         self._abandon(job.id)
 
     @contextlib.contextmanager
-    def _cleaning(self, job: _Job) -> Iterator[None]:
+    def _cleaning(self, job: _PythonJob) -> Iterator[None]:
         """Report errors inside the block, and continue."""
         try:
             yield
@@ -400,7 +400,7 @@ class PythonJobs:
 
             abandon(self._driver.jvm, job_id)
 
-    def _outcome(self, job: _Job, runner: RunnerProcess) -> JobEnded:
+    def _outcome(self, job: _PythonJob, runner: RunnerProcess) -> JobEnded:
         if job.outcome is not None:
             return job.outcome
         if job.refused is not None:
@@ -410,7 +410,7 @@ class PythonJobs:
         return _failed(job, "crashed", job.broken or _crash(runner.exit_status), stack=job.log.tail())
 
 
-def _failed(job: _Job, kind: JobFailureKind, message: str, *, stack: str = "") -> JobEnded:
+def _failed(job: _PythonJob, kind: JobFailureKind, message: str, *, stack: str = "") -> JobEnded:
     return JobEnded(job_id=job.id, failure=kind, error=bounded(ErrorDetails(message=message, stack=stack)))
 
 

@@ -17,9 +17,9 @@ from jobserver_pyspark.protocol.messages import (
     HostSpec,
     HostToServer,
     JobEnded,
-    JobProgressed,
     JobRunning,
     LogWarning,
+    ProgressReport,
     ResultChunk,
     ServerToHost,
 )
@@ -52,7 +52,7 @@ class _KeptJob:
         self._directory = directory
         self._limit = limit
         self._running: JobRunning | None = None
-        self._progress: JobProgressed | None = None
+        self._progress: ProgressReport | None = None
         self._ended: JobEnded | None = None
         self._stream: bool | None = None
         self._size = 0
@@ -70,7 +70,7 @@ class _KeptJob:
         match message:
             case JobRunning():
                 self._running = message
-            case JobProgressed():
+            case ProgressReport():
                 self._progress = message
             case ResultChunk():
                 self._keep_chunk(message)
@@ -214,7 +214,7 @@ class JobReports:
             self._server.send(*messages)
 
     def _kept_job(self, message: HostToServer) -> _KeptJob | None:
-        if isinstance(message, JobRunning | JobProgressed | ResultChunk | JobEnded):
+        if isinstance(message, JobRunning | ProgressReport | ResultChunk | JobEnded):
             with self._lock:
                 return self._kept.get(message.job_id)
         return None

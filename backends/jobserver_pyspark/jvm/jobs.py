@@ -13,7 +13,7 @@ import attrs
 from jobserver_core.errors import LaunchError
 from jobserver_pyspark.installation.compiler import JvmToolchain
 from jobserver_pyspark.installation.libraries import LibrariesUnavailable, digest_of
-from jobserver_pyspark.protocol.converter import Message, ProtocolError, decode, encode
+from jobserver_pyspark.protocol.converter import ProtocolError, ProtocolMessage, decode, encode
 from jobserver_pyspark.protocol.failures import qualified_name
 from jobserver_pyspark.protocol.jvm_messages import (
     JvmJar,
@@ -206,7 +206,7 @@ def _jar(path: Path) -> JvmJar:
     return JvmJar(path=path, sha256=digest_of(path))
 
 
-def _written(message: Message) -> str:
+def _written(message: ProtocolMessage) -> str:
     header, _ = encode(message)
     return header.decode("utf-8", "surrogatepass")
 

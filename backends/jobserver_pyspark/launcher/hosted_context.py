@@ -33,7 +33,7 @@ from jobserver_pyspark.protocol.converter import ProtocolError
 from jobserver_pyspark.protocol.frames import ChannelClosed
 from jobserver_pyspark.protocol.messages import (
     AcknowledgeJob,
-    ContextFailed,
+    ContextDied,
     ContextReady,
     ContextResumed,
     ContextStopped,
@@ -413,7 +413,7 @@ class HostedContext(ContextHandle):
         match message:
             case ContextReady():
                 self._report_ready(message)
-            case ContextFailed():
+            case ContextDied():
                 end = ContextEnd.KILLED_OUTSIDE if message.killed_outside else ContextEnd.FAILED
                 self._fail(reported_error(message.error), end)
             case ContextStopped():

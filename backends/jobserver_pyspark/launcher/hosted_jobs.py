@@ -21,10 +21,10 @@ from jobserver_pyspark.protocol.messages import (
     HostToServer,
     Jar,
     JobEnded,
-    JobProgressed,
     JobRunning,
     KillJob,
     Package,
+    ProgressReport,
     RefuseResult,
     ResultChunk,
     ServerToHost,
@@ -33,7 +33,7 @@ from jobserver_pyspark.protocol.messages import (
 
 
 @attrs.define(eq=False)
-class _Job:
+class _HostedJob:
     """A submitted job: the sink for its result, and the reason if that was refused."""
 
     spec: JobSpec
@@ -57,7 +57,7 @@ class HostedJobs:
     _send: Callable[[ServerToHost], None]
     _listener_lock: threading.Lock
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
-    _jobs: dict[str, _Job] = attrs.field(factory=dict, init=False)
+    _jobs: dict[str, _HostedJob] = attrs.field(factory=dict, init=False)
     _closed: bool = attrs.field(default=False, init=False)
     _resuming: bool = attrs.field(default=False, init=False)
 
@@ -72,7 +72,7 @@ class HostedJobs:
         Packages that are on the disk are kept from now on: running jobs may import from them at any time.
         """
         self._resuming = True
-        self._jobs = {job.id: _Job(job) for job in jobs}
+        self._jobs = {job.id: _HostedJob(job) for job in jobs}
         for class_path in (self._spec.class_path_of(job.spec) for job in self._jobs.values()):
             if self._packages.ready(class_path):
                 with contextlib.suppress(JobServerError):  # the host has what it needs if the job runs
@@ -103,7 +103,7 @@ class HostedJobs:
         with self._lock:
             if self._closed:
                 return
-            self._jobs[job.id] = _Job(job)
+            self._jobs[job.id] = _HostedJob(job)
             if self._resuming:
                 return
         self._prepare_and_send(job)
@@ -175,7 +175,7 @@ class HostedJobs:
                 with self._listener_lock:
                     if message.job_id in self._jobs:
                         self._listener.job_running(message.job_id)
-            case JobProgressed():
+            case ProgressReport():
                 with self._listener_lock:
                     if message.job_id in self._jobs:
                         self._listener.job_progress(message.job_id, _progress(message))
@@ -190,7 +190,7 @@ class HostedJobs:
             case _:
                 raise ProtocolError(f"the context's host sent {type(message).__name__} out of turn")
 
-    def _take_result(self, job: _Job, chunk: ResultChunk) -> None:
+    def _take_result(self, job: _HostedJob, chunk: ResultChunk) -> None:
         try:
             with self._listener_lock:
                 if self._closed:
@@ -224,7 +224,7 @@ def _request(spec: JobSpec, packages: tuple[Package, ...]) -> SubmitJob:
     )
 
 
-def _progress(message: JobProgressed) -> JobProgress:
+def _progress(message: ProgressReport) -> JobProgress:
     return JobProgress(
         stages_done=message.stages_done,
         stages_total=message.stages_total,
@@ -233,7 +233,7 @@ def _progress(message: JobProgressed) -> JobProgress:
     )
 
 
-def _outcome(job: _Job, end: JobEnded) -> JobOutcome:
+def _outcome(job: _HostedJob, end: JobEnded) -> JobOutcome:
     if job.refused is not None:
         return JobOutcome(error=job.refused, failure=FailureKind.RESULT)
     if end.killed:

@@ -26,7 +26,7 @@ from jobserver_pyspark.protocol.converter import ProtocolError, encode
 from jobserver_pyspark.protocol.frames import ChannelClosed
 from jobserver_pyspark.protocol.messages import (
     AdoptContext,
-    ContextFailed,
+    ContextDied,
     ContextReady,
     HostSpec,
     LogWarning,
@@ -200,7 +200,7 @@ class SpareHosts(SpareStarter[SpareHost]):
 
 def _await_ready(channel: HostChannel) -> None:
     while not isinstance(message := channel.receive(), SpareReady):
-        if isinstance(message, ContextFailed):
+        if isinstance(message, ContextDied):
             raise SpareFailed(message.error.message)
         if not isinstance(message, LogWarning):
             raise ProtocolError(f"a spare sent {type(message).__name__} before SpareReady")

@@ -1,7 +1,7 @@
 """Convert messages to JSON and back.
 
-A message is a frozen dataclass. On the wire it is a JSON object with the name of its class as ``kind`` and
-its fields by name; a field of type ``bytes`` is sent unchanged as the payload of the frame.
+A message is a frozen dataclass. On the wire it is a JSON object with its ``kind``, usually the name of its
+class, and its fields by name; a field of type ``bytes`` is sent unchanged as the payload of the frame.
 
 The peers do not trust each other: a runner executes job code, which can write anything to its connection. So
 reading is strict. Each direction accepts only its own kinds; all fields must be present with exactly the
@@ -46,30 +46,33 @@ class ProtocolError(Exception):
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
-class Message:
+class ProtocolMessage:
     """Base class of all messages.
 
     A direct subclass is a direction: it names sender and receiver. Its subclasses are the kinds of messages
-    in that direction. Being below a direction makes a class a frozen dataclass with keyword arguments.
+    in that direction. Being below a direction makes a class a frozen dataclass with keyword arguments. Its
+    ``kind`` on the wire is its name, unless it was renamed later.
     """
 
     sender: ClassVar[str]
     receiver: ClassVar[str]
-    kinds: ClassVar[dict[str, type[Message]]]
+    kind: ClassVar[str]
+    kinds: ClassVar[dict[str, type[ProtocolMessage]]]
 
-    def __init_subclass__(cls) -> None:
-        if Message in cls.__bases__:
+    def __init_subclass__(cls, kind: str | None = None) -> None:
+        if ProtocolMessage in cls.__bases__:
             cls.kinds = {}
         else:
-            cls.kinds[cls.__name__] = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+            cls.kind = kind or cls.__name__
+            cls.kinds[cls.kind] = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
 
 
-_R = TypeVar("_R", bound=Message)
+_R = TypeVar("_R", bound=ProtocolMessage)
 
 
-def encode(message: Message) -> tuple[bytes, Payload]:
+def encode(message: ProtocolMessage) -> tuple[bytes, Payload]:
     """Return the header and the payload of a message."""
-    fields: JsonObject = {"kind": type(message).__name__, **vars(message)}
+    fields: JsonObject = {"kind": message.kind, **vars(message)}
     payload: Payload = b""
     if (name := _shape(type(message)).payload) is not None:
         payload = fields.pop(name)
@@ -102,12 +105,12 @@ def decode(direction: type[_R], header: bytes, payload: bytes = b"") -> _R:
             raise _Mismatch("no payload", payload)
         message: _R = _structure(message_class, tree)
     except _Mismatch as error:
-        where = ".".join([message_class.__name__, *error.path])
+        where = ".".join([message_class.kind, *error.path])
         raise ProtocolError(f"{direction.sender} sent a malformed {kind}: {where} {error}") from None
     return message
 
 
-def prepare(*directions: type[Message]) -> None:
+def prepare(*directions: type[ProtocolMessage]) -> None:
     """Inspect the messages of these directions now, so that the first of each kind is not slower."""
     for direction in directions:
         for message_class in direction.kinds.values():

@@ -15,7 +15,7 @@ import struct
 import threading
 from typing import Generic, Literal, TypeVar
 
-from jobserver_pyspark.protocol.converter import Message, Payload, ProtocolError, decode, encode
+from jobserver_pyspark.protocol.converter import Payload, ProtocolError, ProtocolMessage, decode, encode
 
 _LENGTHS = struct.Struct(">II")
 _READ_SIZE = 64 * 1024
@@ -27,8 +27,8 @@ CHUNK_SIZE = 256 * 1024
 MAX_HEADER = 2 * 1024 * 1024
 MAX_PAYLOAD = 64 * 1024 * 1024
 
-_Sent = TypeVar("_Sent", bound=Message)
-_Received = TypeVar("_Received", bound=Message)
+_Sent = TypeVar("_Sent", bound=ProtocolMessage)
+_Received = TypeVar("_Received", bound=ProtocolMessage)
 
 
 class ChannelClosed(Exception):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from jobserver_pyspark.protocol.converter import Message
+from jobserver_pyspark.protocol.converter import ProtocolMessage
 from jobserver_pyspark.protocol.messages import ErrorDetails, JobFailureKind
 
 JvmContextType = Literal["any", "spark", "session", "sql", "hive", "streaming"]
@@ -28,7 +28,7 @@ class JvmJar:
     sha256: str
 
 
-class HostToJvm(Message):
+class HostToJvm(ProtocolMessage):
     """Messages from the host to the JVM."""
 
     sender, receiver = "the context's host", "the JVM"
@@ -63,7 +63,7 @@ class JvmJobRequest(HostToJvm):
     data_dir: Path | None = None
 
 
-class JvmToHost(Message):
+class JvmToHost(ProtocolMessage):
     """Messages from the JVM to the host."""
 
     sender, receiver = "the JVM", "the context's host"

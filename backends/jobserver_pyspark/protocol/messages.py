@@ -12,17 +12,17 @@ the messages in such calls are in :mod:`jobserver_pyspark.protocol.jvm_messages`
 
 Order. A connection delivers messages in the order in which they were sent. Between connections there is no
 order. The server receives the messages about one job in this order: ``JobRunning`` at most once, then any
-number of ``JobProgressed`` and ``ResultChunk``, then ``JobEnded`` exactly once. After that it receives none,
+number of ``ProgressReport`` and ``ResultChunk``, then ``JobEnded`` exactly once. After that it receives none,
 and messages to the host about the job have no effect: a kill may cross the end. ``ContextReady``, or a
 ``ContextResumed`` with it, comes before all messages about jobs in both directions, except for
 ``AcknowledgeJob``: a job may have ended before the context was ready, without being submitted.
-``StopContext`` may come at any time. ``ContextFailed`` or ``ContextStopped`` is the last message of all.
+``StopContext`` may come at any time. ``ContextDied`` or ``ContextStopped`` is the last message of all.
 
 End of stream. Each process notices the end of another one by the closed connection. If the server ends, the
 host waits for the next one (see below), or ends the whole context, without a report. If the host ends, the
 server ends the rest of the context, and reports it as lost, and a runner ends itself. If a runner ends, or
 sends something that is not a message of this module, the host ends the job as crashed. The server
-ends a host that breaks the protocol. A host that gets a malformed message reports ``ContextFailed`` and ends
+ends a host that breaks the protocol. A host that gets a malformed message reports ``ContextDied`` and ends
 its context. The reason is the text of the :class:`~jobserver_pyspark.protocol.converter.ProtocolError`.
 
 Versions. The host is started from the package as it is on disk, which may have been upgraded since the
@@ -43,13 +43,14 @@ sides::
     host      ReattachProof(proof)
     host      ContextResumed(ready, jobs), and then all reports about jobs that are not acknowledged
 
-So the host keeps ``JobRunning``, the last ``JobProgressed``, ``ResultChunk`` and ``JobEnded`` of each job,
+So the host keeps ``JobRunning``, the last ``ProgressReport``, ``ResultChunk`` and ``JobEnded`` of each job,
 in a file if they are large, until the server sends ``AcknowledgeJob``: it has stored the end of the job. The
 id of the job makes repeated reports recognizable, so there are no sequence numbers. The new server submits
 the jobs that the host does not list, since they have not arrived; it kills those that it does not know, and
 acknowledges their end.
 
-A new message is a new class below its direction; its name is its ``kind``. The page about the architecture
+A new message is a new class below its direction; its name is its ``kind``. A class that is renamed keeps its
+``kind``, so that the version stays. The page about the architecture
 (``docs/explanation/architecture.md``) says where messages are sent and handled. The first ones of a
 connection are handled where it is opened: in ``launcher/connections.py``, ``launcher/spare_hosts.py``,
 ``launcher/hosted_context.py`` (``_reattach``), ``host/host.py`` (``run`` and ``_adopt``), ``host/redial.py``
@@ -62,7 +63,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from jobserver_pyspark.protocol.converter import Message, Payload
+from jobserver_pyspark.protocol.converter import Payload, ProtocolMessage
 
 PROTOCOL_VERSION = 4
 """The version of this module's messages; server and host must have the same one."""
@@ -183,7 +184,7 @@ class HostSpec:
 # -- server to host ------------------------------------------------------------------------------------
 
 
-class ServerToHost(Message):
+class ServerToHost(ProtocolMessage):
     """Messages from a server to the host of a context."""
 
     sender, receiver = "the server", "the context's host"
@@ -272,7 +273,7 @@ class StopContext(ServerToHost):
 # -- host to server ------------------------------------------------------------------------------------
 
 
-class HostToServer(Message):
+class HostToServer(ProtocolMessage):
     """Messages from the host of a context to its server."""
 
     sender, receiver = "the context's host", "the server"
@@ -323,7 +324,7 @@ class ContextResumed(HostToServer):
     jobs: tuple[str, ...]
 
 
-class ContextFailed(HostToServer):
+class ContextDied(HostToServer, kind="ContextFailed"):
     """The context could not start, or ended; ``killed_outside`` if others killed it or its processes."""
 
     error: ErrorDetails
@@ -340,7 +341,7 @@ class JobRunning(HostToServer):
     job_id: str
 
 
-class JobProgressed(HostToServer):
+class ProgressReport(HostToServer, kind="JobProgressed"):
     """The numbers of stages and tasks of a job's Spark jobs: completed ones, and all so far."""
 
     job_id: str
@@ -376,7 +377,7 @@ class LogWarning(HostToServer):
 # -- host to runner ------------------------------------------------------------------------------------
 
 
-class HostToRunner(Message):
+class HostToRunner(ProtocolMessage):
     """Messages from the host to a runner, one request at a time."""
 
     sender, receiver = "the context's host", "a runner"
@@ -417,7 +418,7 @@ class RenameApplication(HostToRunner):
 
 
 class RunJob(HostToRunner):
-    """Run a job. ``JobAccepted`` follows, and in the end ``JobFinished``, ``JobFailed`` or
+    """Run a job. ``JobAccepted`` follows, and in the end ``RunFinished``, ``RunFailed`` or
     ``FreshProcessNeeded``.
 
     ``sys_path`` is where the job's modules are, ``includes`` the same for its tasks. ``worker_pool`` names
@@ -440,7 +441,7 @@ class RunJob(HostToRunner):
 # -- runner to host ------------------------------------------------------------------------------------
 
 
-class RunnerToHost(Message):
+class RunnerToHost(ProtocolMessage):
     """What a runner sends to the host. Job code can forge all of it, so the host trusts none of it."""
 
     sender, receiver = "the job's process", "the context's host"
@@ -500,7 +501,7 @@ class ResultPart(RunnerToHost):
     data: Payload
 
 
-class JobFinished(RunnerToHost):
+class RunFinished(RunnerToHost):
     """The job finished. ``used_spark``: it called the JVM. ``clean``: it left neither threads nor processes.
 
     With ``reuse``, ``Restored`` follows once the runner has restored its state.
@@ -510,7 +511,7 @@ class JobFinished(RunnerToHost):
     clean: bool
 
 
-class JobFailed(RunnerToHost):
+class RunFailed(RunnerToHost):
     """The job failed; its runner serves no other job."""
 
     failure: JobFailureKind
@@ -526,7 +527,7 @@ class Restored(RunnerToHost):
 # -- host and zygote -----------------------------------------------------------------------------------
 
 
-class HostToZygote(Message):
+class HostToZygote(ProtocolMessage):
     """Messages from the host to the zygote: packets without payload."""
 
     sender, receiver = "the context's host", "the zygote"
@@ -547,7 +548,7 @@ class Preload(HostToZygote):
     modules: tuple[str, ...]
 
 
-class ZygoteToHost(Message):
+class ZygoteToHost(ProtocolMessage):
     """Messages from the zygote to the host: packets without payload."""
 
     sender, receiver = "the zygote", "the context's host"

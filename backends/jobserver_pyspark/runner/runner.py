@@ -30,8 +30,6 @@ from jobserver_pyspark.protocol.messages import (
     FreshProcessNeeded,
     HostToRunner,
     JobAccepted,
-    JobFailed,
-    JobFinished,
     JobValidated,
     NotReady,
     Prepare,
@@ -40,6 +38,8 @@ from jobserver_pyspark.protocol.messages import (
     RenameApplication,
     Restored,
     ResultPart,
+    RunFailed,
+    RunFinished,
     RunJob,
     RunnerToHost,
     WarmedUp,
@@ -246,9 +246,9 @@ class Runner:
                     2, f"an exit handler raised {type(error).__name__}: {error}\n".encode(errors="replace")
                 )
         if failure is None:
-            self._channel.send(JobFinished(used_spark=used, clean=self._state.nothing_left()))
+            self._channel.send(RunFinished(used_spark=used, clean=self._state.nothing_left()))
         else:
-            self._channel.send(JobFailed(failure=failure.kind, error=failure.error))
+            self._channel.send(RunFailed(failure=failure.kind, error=failure.error))
 
 
 def _prepare_process(request: RunJob) -> None:

@@ -37,7 +37,7 @@ from jobserver_pyspark.protocol.messages import (
     PROTOCOL_VERSION,
     AcknowledgeJob,
     Connect,
-    ContextFailed,
+    ContextDied,
     ContextResumed,
     Hello,
     HostToServer,
@@ -292,7 +292,7 @@ def test_a_host_reports_that_its_server_breaks_the_protocol(
     assert isinstance(channel.receive(), Hello)
     connection.sendall(sent)
     failed = channel.receive()
-    assert isinstance(failed, ContextFailed)
+    assert isinstance(failed, ContextDied)
     assert failed.error.message.startswith(reason)
     assert process.wait(60.0) == 1
 
@@ -326,7 +326,7 @@ def test_a_host_that_is_not_ready_takes_acknowledgements_and_no_other_messages_a
     never_ready = JvmCommand(command=("sleep", "600"), environment={MARKER: spec.marker})
     channel.send(StartContext(spec=replace(spec, jvm=never_ready)), AcknowledgeJob(job_id="killed"), message)
     failed = channel.receive()
-    assert isinstance(failed, ContextFailed)
+    assert isinstance(failed, ContextDied)
     assert failed.error.message == f"the server sent {type(message).__name__} before ContextReady"
     assert process.wait(60.0) == 0
     assert not marked(spec.marker)

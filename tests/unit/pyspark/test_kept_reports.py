@@ -15,9 +15,9 @@ from jobserver_pyspark.protocol.messages import (
     ErrorDetails,
     HostToServer,
     JobEnded,
-    JobProgressed,
     JobRunning,
     LogWarning,
+    ProgressReport,
     Reattachment,
     ResultChunk,
     ServerToHost,
@@ -135,7 +135,7 @@ def test_the_last_progress_is_sent_again(world: World) -> None:
     reports = world.reports(first)
     reports.begin("j")
     for done in (1, 2):
-        progress = JobProgressed(job_id="j", stages_done=0, stages_total=1, tasks_done=done, tasks_total=2)
+        progress = ProgressReport(job_id="j", stages_done=0, stages_total=1, tasks_done=done, tasks_total=2)
         reports.send(progress)
     reports.resume(second.host)
     assert second.received(1) == [progress]

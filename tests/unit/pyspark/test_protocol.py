@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from jobserver_core.models.failures import FailureKind
 from jobserver_pyspark.protocol import jvm_messages, messages
-from jobserver_pyspark.protocol.converter import Message, Payload, ProtocolError, decode, encode
+from jobserver_pyspark.protocol.converter import Payload, ProtocolError, ProtocolMessage, decode, encode
 from jobserver_pyspark.protocol.failures import JobFailure, bounded
 from jobserver_pyspark.protocol.frames import MAX_HEADER
 
-DIRECTIONS: list[type[Message]] = [
+DIRECTIONS: list[type[ProtocolMessage]] = [
     messages.ServerToHost,
     messages.HostToServer,
     messages.HostToRunner,
@@ -70,7 +70,7 @@ EVERY_KIND = pytest.mark.parametrize(("direction", "kind"), KINDS, ids=[kind.__n
 @given(data=st.data())
 @settings(max_examples=15, deadline=None)
 def test_every_message_is_read_back_as_it_was_written(
-    direction: type[Message], kind: type[Any], data: st.DataObject
+    direction: type[ProtocolMessage], kind: type[Any], data: st.DataObject
 ) -> None:
     message = data.draw(instances(kind))
     header, payload = encode(message)
@@ -79,7 +79,7 @@ def test_every_message_is_read_back_as_it_was_written(
 
 
 @EVERY_KIND
-def test_every_message_is_frozen(direction: type[Message], kind: type[Any]) -> None:
+def test_every_message_is_frozen(direction: type[ProtocolMessage], kind: type[Any]) -> None:
     assert kind.__dataclass_params__.frozen
     assert kind.__doc__
     assert direction.sender != direction.receiver
@@ -94,14 +94,16 @@ JSON = st.recursive(
 
 @given(direction=st.sampled_from(DIRECTIONS), header=st.binary(max_size=200), payload=st.binary(max_size=10))
 def test_random_bytes_are_never_anything_but_a_protocol_error(
-    direction: type[Message], header: bytes, payload: bytes
+    direction: type[ProtocolMessage], header: bytes, payload: bytes
 ) -> None:
     with pytest.raises(ProtocolError):
         decode(direction, header, payload)
 
 
 @given(direction=st.sampled_from(DIRECTIONS), tree=JSON, kind=st.data())
-def test_random_json_is_read_or_refused(direction: type[Message], tree: Any, kind: st.DataObject) -> None:
+def test_random_json_is_read_or_refused(
+    direction: type[ProtocolMessage], tree: Any, kind: st.DataObject
+) -> None:
     if isinstance(tree, dict):
         tree["kind"] = kind.draw(st.sampled_from(sorted(direction.kinds)) | TEXT)
     read_or_refuse(direction, json.dumps(tree).encode(), b"")
@@ -116,7 +118,7 @@ def test_a_message_with_one_field_replaced_is_read_or_refused(data: st.DataObjec
     read_or_refuse(direction, json.dumps(tree).encode(), bytes(payload))
 
 
-def read_or_refuse(direction: type[Message], header: bytes, payload: bytes) -> None:
+def read_or_refuse(direction: type[ProtocolMessage], header: bytes, payload: bytes) -> None:
     try:
         read = decode(direction, header, payload)
     except ProtocolError as error:
@@ -148,6 +150,7 @@ def read_or_refuse(direction: type[Message], header: bytes, payload: bytes) -> N
             b'"killed_outside": false}',
             "ContextFailed.error.message must be a string, got 1",
         ),
+        (b'{"kind": "JobProgressed"}', "a malformed JobProgressed: JobProgressed lacks job_id"),
     ],
 )
 def test_an_error_names_the_sender_and_the_field(header: bytes, problem: str) -> None:

@@ -38,9 +38,9 @@ from jobserver_pyspark.protocol.frames import Channel
 from jobserver_pyspark.protocol.messages import (
     HostToServer,
     JobEnded,
-    JobProgressed,
     JobRunning,
     KillJob,
+    ProgressReport,
     Reattach,
     ReattachChallenge,
     ResultChunk,
@@ -507,7 +507,7 @@ class LateLock:
     "message",
     [
         JobRunning(job_id="j"),
-        JobProgressed(job_id="j", stages_done=0, stages_total=1, tasks_done=0, tasks_total=1),
+        ProgressReport(job_id="j", stages_done=0, stages_total=1, tasks_done=0, tasks_total=1),
         ResultChunk(job_id="j", stream=False, data=b"1"),
         JobEnded(job_id="j", killed=True),
     ],

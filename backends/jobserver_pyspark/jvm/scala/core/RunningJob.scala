@@ -29,7 +29,7 @@ private[jobserver] final class RunningJob(
   private val thread = new Thread(threads, () => main(), s"job-${request.jobId}")
   private val interruption = new Object
   private var windingUp = false
-  private var settled = false
+  private var outcomeDecided = false
   @volatile private var cancelled = false
   @volatile private var jobContext: Option[JobContext] = None
 
@@ -47,7 +47,7 @@ private[jobserver] final class RunningJob(
 
   def cancel(waitMs: Long, drainMs: Long): Boolean = {
     val again = cancelled
-    interruption.synchronized { if (!settled) cancelled = true }
+    interruption.synchronized { if (!outcomeDecided) cancelled = true }
     if (!again) drain(drainMs)
     val deadline = System.nanoTime + TimeUnit.MILLISECONDS.toNanos(waitMs)
     var pause = 200L // grows, because Spark logs a line for every tag without anything to cancel
@@ -202,13 +202,13 @@ private[jobserver] final class RunningJob(
         pause(wait)
         wait = math.min(wait * 3 / 2, 2000L)
       }
-    } while (!settle(killed))
+    } while (!decideOutcome(killed))
   }
 
   /** Decides whether the job counts as killed. A kill request after this has no effect. */
-  private def settle(killed: Boolean): Boolean = interruption.synchronized {
-    settled = cancelled == killed
-    settled
+  private def decideOutcome(killed: Boolean): Boolean = interruption.synchronized {
+    outcomeDecided = cancelled == killed
+    outcomeDecided
   }
 
   private def endOnce(home: CodeHome, killed: Boolean): Boolean = {
