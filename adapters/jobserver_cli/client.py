@@ -17,6 +17,7 @@ from urllib.parse import quote, urlsplit
 import attrs
 
 from jobserver_cli.exits import CommandFailed, ExitCode
+from jobserver_cli.records import times_shown
 
 if TYPE_CHECKING:
     import httpx
@@ -276,7 +277,9 @@ def refusal(response: httpx.Response, url: str) -> CommandFailed:
     reason = body.get("code")
     code = _EXITS.get(str(reason), ExitCode.REFUSED)
     advice = _LOGIN_ADVICE if reason == UNAUTHENTICATED else None
-    return CommandFailed(message_of(body), code, advice, reason=reason, detail=body.get("detail"))
+    return CommandFailed(
+        times_shown(message_of(body)), code, advice, reason=reason, detail=body.get("detail")
+    )
 
 
 def _unlike_a_server(url: str, status: int, reason: str) -> CommandFailed:

@@ -98,6 +98,7 @@ def show(client: CommandClient, terminal: Terminal, name: ContextName) -> None:
             "Preparing": record.get("preparing"),
             "Started": time_shown(record.get("startTime")),
             "Ended": time_shown(ended) if ended != "Empty" else None,
+            "Ended because": record.get("endReason"),
             "ID": record.get("id"),
             "Server": record.get("server"),
             "Application": record.get("applicationId"),

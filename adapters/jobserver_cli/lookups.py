@@ -12,7 +12,7 @@ import attrs
 
 from jobserver_cli.client import CommandClient, quoted_segment
 from jobserver_cli.exits import CommandFailed, ExitCode
-from jobserver_cli.records import ContextFields, context_state, time_shown
+from jobserver_cli.records import ContextFields, context_state, time_shown, why_ended
 
 LAST = "@last"
 """Means the newest job."""
@@ -68,7 +68,8 @@ def _ended_context(client: CommandClient, given: str, *, for_job: bool) -> Comma
     if for_job:
         advice = f"{_other_context(client, name)}\n{advice}"
     ended = f"has already ended ({context_state(record)}, {time_shown(record.get('endTime'))})"
-    return CommandFailed(f"context {shown} {ended}", ExitCode.REFUSED, advice)
+    why = why_ended(record)
+    return CommandFailed(f"context {shown} {ended}{f': {why}' if why else ''}", ExitCode.REFUSED, advice)
 
 
 def _other_context(client: CommandClient, name: str) -> str:

@@ -66,11 +66,21 @@ class ContextFields(TypedDict, total=False):
     applicationId: str
     url: str
     error: Mapping[str, str]
+    endReason: str
     restarts: int
     lastRestart: JsonMapping
     server: str
     load: Mapping[str, int]
     settings: JsonMapping
+
+
+_MOMENT = re.compile(r"\b\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?(\+00:00|Z)")
+"""A timestamp in UTC, as the server writes it in its messages."""
+
+
+def times_shown(message: str) -> str:
+    """Format the timestamps in a message of the server as :func:`time_shown` does."""
+    return _MOMENT.sub(lambda found: time_shown(found[0]), message)
 
 
 def time_shown(text: object, now: datetime | None = None) -> str:
@@ -130,6 +140,11 @@ def progress_shown(record: JobFields) -> str | None:
         return None
     stages = f"stage {progress.get('stagesDone', 0)}/{progress.get('stagesTotal', 0)}"
     return f"{stages}, task {progress.get('tasksDone', 0)}/{progress.get('tasksTotal', 0)}"
+
+
+def why_ended(record: ContextFields) -> str | None:
+    """Return why a context has ended, or None if that is not known."""
+    return error_text(record["error"]) if record.get("error") else record.get("endReason")
 
 
 def load_shown(record: ContextFields) -> str | None:

@@ -62,6 +62,7 @@ def context_of(record: JsonMapping) -> Context:
         application_id=record.get("applicationId"),
         url=record.get("url"),
         error=_error(record.get("error")),
+        end_reason=record.get("endReason", ""),
         restarts=record.get("restarts", 0),
         server=record.get("server", ""),
     )

@@ -87,8 +87,9 @@ def pool_object(pool: SparePool) -> JsonObject:
 def context_record(context: Context, names: Namespace = NO_NAMESPACE, *, waiting: bool = False) -> JsonObject:
     """Return a context as ``GET /contexts/<name>`` shows it.
 
-    As extensions, it has ``waiting`` if the context waits until fewer others start, ``restarts`` if it
-    was started again, and the address of its ``server`` if several servers may share their database.
+    As extensions, it has ``waiting`` if the context waits until fewer others start, ``endReason`` if a user
+    or a limit has ended it, ``restarts`` if it was started again, and the address of its ``server`` if
+    several servers may share their database.
     """
     record: JsonObject = {
         "id": context.id,
@@ -105,6 +106,8 @@ def context_record(context: Context, names: Namespace = NO_NAMESPACE, *, waiting
         record["url"] = context.url
     if context.error is not None:
         record["error"] = error_object(context.error, names)
+    if context.end_reason:
+        record["endReason"] = context.end_reason
     if context.restarts:
         record["restarts"] = context.restarts
     if context.server:

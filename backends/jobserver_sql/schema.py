@@ -24,7 +24,7 @@ from jobserver_sql.database import Database
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0011"
+HEAD = "0012"
 """The revision that this release works with."""
 COMPATIBLE = "0009"
 """The oldest revision whose releases can work with a database of this one."""

@@ -113,6 +113,7 @@ contexts = Table(
     Column("server_id", FreeText, nullable=False, server_default=""),
     Column("server", FreeText, nullable=False, server_default=""),
     Column("left_to_others", Boolean, nullable=False, server_default=false()),
+    Column("end_reason", FreeText, nullable=False, server_default=""),
     Index("ux_contexts_id", "id", unique=True),
     Index("ix_contexts_name", "name", "started_at", "seq"),
     Index("ix_contexts_name_state", "name", "state", "started_at", "seq"),

@@ -37,9 +37,10 @@ class Context:
     have no address here. ``left_to_others`` says that this server was stopped in an orderly way, and left the
     context to another one. An ad-hoc context was created for one job, and ends with it. ``stop_requested``
     distinguishes a requested end from an unexpected one. ``error`` is the reason for the state ERROR; of a
-    context that is RESTARTING, it is the reason why the one before it died. ``restarts`` is how often
-    supervision has started a context of this name again, and ``consecutive_restarts`` how often since one of
-    them last lived long enough.
+    context that is RESTARTING, it is the reason why the one before it died. ``end_reason`` says in words
+    which user or limit ended a context that did not fail; it is empty if neither did, or it is not known.
+    ``restarts`` is how often supervision has started a context of this name again, and
+    ``consecutive_restarts`` how often since one of them last lived long enough.
     """
 
     id: str
@@ -56,6 +57,7 @@ class Context:
     application_id: str | None = None
     url: str | None = None
     error: ErrorInfo | None = None
+    end_reason: str = ""
     restarts: int = attrs.field(default=0, validator=non_negative)
     consecutive_restarts: int = attrs.field(default=0, validator=non_negative)
     server_id: str = ""

@@ -107,7 +107,9 @@ class ContextRecord:
 
     def end(self, event: ContextEvent, error: ErrorInfo | None) -> None:
         """Store the end as :meth:`Records.end_context` does, and publish it later."""
-        context = self.current = self._records.end_context(self.current, event, error, ended_at=self.ended_at)
+        context = self.current = self._records.end_context(
+            self.current, event, error, ended_at=self.ended_at, reason=self.reason_of_end
+        )
         if context.state is ContextState.ERROR and context.error is not None:
             _log.warning("context %s ended as ERROR: %s", context.name, context.error.message)
         self.outbox.put(lambda: self._records.publish_context(context))

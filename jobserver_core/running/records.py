@@ -189,10 +189,11 @@ class Records:
         error: ErrorInfo | None,
         *,
         ended_at: datetime | None = None,
+        reason: str = "",
     ) -> Context:
         """Store the end of a context, or adopt one that another writer stored.
 
-        ``ended_at`` defaults to now.
+        ``ended_at`` defaults to now. ``reason`` is what ended a context that has not failed.
 
         Raises:
             StorageError: The end could not be recorded.
@@ -200,7 +201,13 @@ class Records:
         if error is None and CONTEXTS.next(context.state, event) is ContextState.ERROR:
             error = ErrorInfo(message="the context ended by itself")
         try:
-            return self.advance_context(context, event, error=error, ended_at=ended_at or self._clock.now())
+            return self.advance_context(
+                context,
+                event,
+                error=error,
+                ended_at=ended_at or self._clock.now(),
+                end_reason="" if error else reason,
+            )
         except StaleState as stale:
             _log.warning("context %s was ended by another writer: %s", context.name, stale)
             return self._metadata.context(context.id) or context

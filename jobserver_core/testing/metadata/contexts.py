@@ -37,6 +37,7 @@ def _full() -> Context:
         application_id="local-1",
         url="http://127.0.0.1:4040",
         error=ErrorInfo(message="no \0 \ud800 🙂", error_class="java.lang.Error", stack="at x\n" * 1000),
+        end_reason="stopped by user Zoë",
         restarts=7,
         consecutive_restarts=3,
     )

@@ -10,7 +10,7 @@ from command_line import CommandLine
 from conditions import wait_until
 from jobserver_cli import following
 from jobserver_cli.records import time_shown
-from jobserver_core import ContextState, JobServer, SparePool, load_settings
+from jobserver_core import ContextFailed, ContextState, JobServer, SparePool, load_settings
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.ports import ContextEnd, ContextHandle, ContextListener, ContextSpec
 from jobserver_http import running
@@ -234,8 +234,28 @@ def test_a_context_that_has_ended_already_exits_with_4_and_the_time(
     client("context", "stop", "warm")
     ended = time_shown(client("context", "show", "warm", "--json").json["endTime"])
     done = client(*arguments)
-    assert (done.code, f"context 'warm' has already ended (FINISHED, {ended})" in done.err) == (4, True)
+    assert done.code == 4
+    assert f"context 'warm' has already ended (FINISHED, {ended}): stopped on request\n" in done.err
     assert "Show it with: jobserver context show warm\n" in done.err
+
+
+@pytest.mark.parametrize(
+    "arguments", [("context", "stop", "bad"), ("submit", "words.Count", "--cp", "words", "-c", "bad")]
+)
+def test_the_error_about_a_context_that_has_failed_says_why(
+    client: CommandLine, server: JobServer, arguments: tuple[str, ...]
+) -> None:
+    with pytest.raises(ContextFailed):
+        server.create_context("bad", {"inline.fail": "no cores left"}).result(10)
+    done = client(*arguments)
+    assert (done.code, "no cores left\n" in done.err) == (4, True)
+
+
+def test_an_ended_context_says_who_ended_it(client: CommandLine, server: JobServer) -> None:
+    server.stop_context("warm", user="ann").result(10)
+    shown = " ".join(client("context", "show", "warm").out.split())
+    assert "Ended because stopped by user ann" in shown
+    assert client("context", "show", "warm", "--json").json["endReason"] == "stopped by user ann"
 
 
 def test_a_job_for_a_context_that_has_ended_is_refused_with_how_to_create_it_or_a_similar_one(

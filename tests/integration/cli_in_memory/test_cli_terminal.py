@@ -9,12 +9,14 @@ import sys
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import httpx
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
 from command_line import HOSTILE, LONG, CommandLine, wheel
 from conditions import wait_until
+from jobserver_cli.client import refusal
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.records import (
     class_shown,
@@ -192,6 +194,15 @@ def test_without_a_terminal_what_may_be_refused_is_announced_only_if_it_takes_lo
     with Terminal().status("killing it", delay=0.01):
         wait_until(announced)
     assert shown == "killing it\n"
+
+
+def test_times_in_messages_of_the_server_are_shown_like_all_others() -> None:
+    ended = datetime.now(timezone.utc)
+    detail = f"it failed at {ended.isoformat(' ', 'seconds')}: no cores left"
+    body = {"status": "ERROR", "result": "context warm not found", "detail": detail}
+    shown = refusal(httpx.Response(404, json=body), "http://here").message
+    local = ended.astimezone()
+    assert shown == f"context warm not found: it failed at {local:%H:%M:%S}: no cores left"
 
 
 def test_a_closed_pipe_ends_the_command_quietly() -> None:

@@ -54,6 +54,7 @@ function summary(page, record) {
     ["Memory", element("bdi", {}, memory(record))],
     ["Started", moment(record.startTime)],
     ["Ended", ended ? moment(record.endTime) : null],
+    ["Ended because", record.endReason && element("bdi", {}, record.endReason)],
     ["Server", record.server && element("bdi", {}, record.server)],
     ["Application", record.applicationId && element("bdi", {}, record.applicationId)],
     ["Spark UI", record.url && externalLink(record.url, record.url)],
