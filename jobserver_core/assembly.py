@@ -42,6 +42,7 @@ from jobserver_core.running.health import Health
 from jobserver_core.running.intake import Intake
 from jobserver_core.running.job_configs import JobConfigs
 from jobserver_core.running.jobs import JobService
+from jobserver_core.running.jobs_without_room import JobsWithoutRoom
 from jobserver_core.running.live_context import LiveContext
 from jobserver_core.running.live_job import LiveJob
 from jobserver_core.running.logs import LogService
@@ -213,11 +214,19 @@ class Services:
         self.supervisor = supervisor = Supervisor(
             registry=registry, jobs=jobs, fetching=fetching, clock=clock
         )
+        self.without_room = JobsWithoutRoom(
+            metadata=metadata,
+            records=records,
+            clock=clock,
+            notices=notices,
+            heirs=membership.heirs,
+            restart=self._run_again,
+        )
+        notices.on(Topic.PASSED_ON, membership.search_given)
         self.recovery = Recovery(
             others=membership.others,
             metadata=metadata,
             launcher=launcher,
-            clock=clock,
             records=records,
             jobs=jobs,
             registry=registry,
@@ -226,6 +235,7 @@ class Services:
             class_paths=class_paths,
             settings=settings.spark,
             restart_context=lambda context: supervisor.restart(context, ()),
+            without_room=self.without_room,
         )
         record_sweep = RecordSweep(
             metadata=metadata,

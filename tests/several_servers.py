@@ -93,6 +93,11 @@ class Member:
     def recovery(self) -> Recovery:
         return self.server._services.recovery
 
+    @property
+    def waits_for_room(self) -> int:
+        """The number of jobs of lost contexts for which this server has no room."""
+        return len(self.server._services.without_room._kept)
+
     def renew(self) -> None:
         """Let the time of one renewal pass."""
         self.clock.advance(RENEWAL)

@@ -53,6 +53,8 @@ class Topic(str, Enum):
     """There are requests to these servers."""
     LEFT = "left"
     """These servers have ended, and what they left can be taken over."""
+    PASSED_ON = "passed-on"
+    """These servers were given jobs of lost contexts for which another one has no room."""
     ANSWERED = "answered"
     """These requests have an answer."""
 

@@ -28,9 +28,9 @@ A server scans for lost records while it runs, so what it reads about its own co
 date. It leaves alone every context that was living here before or after the records were read, and reads a
 job again before it changes it. If storage fails in the middle of a scan, some contexts may already have
 ended, and the next scan would no longer find their names and leftovers. So these are remembered until a scan
-succeeds. A closing server claims nothing, because its own contexts may be detached. On a shared store, a job
-that cannot run for a temporary reason is left to the next scan. On any other store, there is no next scan, so
-jobs for which there is no room are tried again after a while.
+succeeds. A closing server claims nothing, because its own contexts may be detached. A job that cannot run for
+a temporary reason is tried again after a while, here or on another server
+(:mod:`~jobserver_core.running.jobs_without_room`).
 
 A context that is taken over may still turn out to be dead. None of its waiting jobs is given to it until the
 launcher has reported that it is ready. So if it ends before that, these jobs can run elsewhere, like those of
@@ -68,13 +68,14 @@ from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.jobs import Job, JobQuery
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.models.lifecycle import CONTEXTS, JOBS, ContextEvent
-from jobserver_core.ports import Clock, ContextSpec, Fetched, Launcher, MetadataStore
+from jobserver_core.ports import ContextSpec, Fetched, Launcher, MetadataStore
 from jobserver_core.repeats import Repeats
 from jobserver_core.running.context_registry import ContextRegistry
 from jobserver_core.running.context_settings import check_settings, effective_settings
 from jobserver_core.running.contexts import ContextService
 from jobserver_core.running.fetching import FetchService, Preparation
 from jobserver_core.running.jobs import JobService
+from jobserver_core.running.jobs_without_room import JobsWithoutRoom
 from jobserver_core.running.live_context import LiveContext
 from jobserver_core.running.live_job import LiveJob
 from jobserver_core.running.records import FinalOutcome, Records
@@ -88,8 +89,6 @@ _repeats = Repeats(_log)
 
 PAUSE = 1.0
 """Seconds between two attempts to move a job while storage is failing or there is no room."""
-RETRY_INTERVAL = 5.0
-"""Seconds between two attempts to rerun jobs for which there is no room."""
 PAGE = 200
 """The number of jobs to read at a time."""
 _TEMPORARY = (ContextExists, OnAnotherServer, StorageError, Unavailable)
@@ -117,7 +116,6 @@ class Recovery:
     _others: Callable[[], frozenset[str]]
     _metadata: MetadataStore
     _launcher: Launcher
-    _clock: Clock
     _records: Records
     _jobs: JobService
     _registry: ContextRegistry
@@ -126,11 +124,13 @@ class Recovery:
     _class_paths: ClassPaths
     _settings: SparkSettings
     _restart_context: Callable[[LiveContext], None]
+    _without_room: JobsWithoutRoom
     _taken: set[str] = attrs.field(factory=set, init=False)
     _failed: dict[str, ErrorInfo] = attrs.field(factory=dict, init=False)
     _lost_names: set[str] = attrs.field(factory=set, init=False)
     _to_sweep: set[str] = attrs.field(factory=set, init=False)
-    _postponed: list[Job] = attrs.field(factory=list, init=False)
+    _restarting: set[str] = attrs.field(factory=set, init=False)
+    _restarting_lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
     _reconciled: threading.Event = attrs.field(factory=threading.Event, init=False)
     _closed: threading.Event = attrs.field(factory=threading.Event, init=False)
 
@@ -176,6 +176,7 @@ class Recovery:
         """Postpone jobs that cannot be moved because storage is failing. Idempotent."""
         self._closed.set()
         self._reconciled.set()
+        self._without_room.close()
 
     def _run_elsewhere(self, record: Context, jobs: list[LiveJob]) -> None:
         """Run the jobs that were waiting in a context that ended before it was taken over."""
@@ -415,23 +416,31 @@ class Recovery:
 
     def restart(self, jobs: list[Job]) -> None:
         """Rerun the jobs that :meth:`end_lost` returned, in their old order."""
-        begun: list[tuple[Job, Preparation[None]]] = []
-        for job in jobs:
-            with self._ending_if_impossible(job):
-                begun.append((job, self._prepare(job, partial(self._restart, job))))
-        for job, preparation in begun:
-            with preparation, self._ending_if_impossible(job):
-                preparation.finish()
-        postponed, self._postponed = self._postponed, []
-        if postponed:
-            self._clock.call_later(RETRY_INTERVAL, lambda: self._restart_later(postponed))
+        refused: list[Job] = []
+        with self._claim_restarts(jobs) as claimed:
+            begun: list[tuple[Job, Preparation[None]]] = []
+            for job in claimed:
+                with self._ending_if_impossible(job, refused):
+                    begun.append((job, self._prepare(job, partial(self._restart, job))))
+            for job, preparation in begun:
+                with preparation, self._ending_if_impossible(job, refused):
+                    preparation.finish()
+        self._without_room.keep(refused)
 
-    def _restart_later(self, jobs: list[Job]) -> None:
-        # Not on the clock's thread: fetching files may be slow.
-        if not self._closed.is_set():
-            threading.Thread(
-                target=self.restart, args=(jobs,), name="jobserver-recovery", daemon=True
-            ).start()
+    @contextmanager
+    def _claim_restarts(self, jobs: list[Job]) -> Iterator[list[Job]]:
+        """Keep other threads from rerunning jobs inside the block.
+
+        Yields the jobs that no other thread is rerunning or has rerun here.
+        """
+        with self._restarting_lock:
+            claimed = [job for job in jobs if job.id not in self._restarting]
+            self._restarting.update(job.id for job in claimed)
+        try:
+            yield [job for job in claimed if not self._jobs.lives(job.id)]
+        finally:
+            with self._restarting_lock:
+                self._restarting.difference_update(job.id for job in claimed)
 
     def _prepare(self, job: Job, run: Callable[[Mapping[str, Fetched]], None]) -> Preparation[None]:
         """Prepare to run a job that had not begun, in a context like the one it was waiting for."""
@@ -450,7 +459,8 @@ class Recovery:
         self._jobs.hand_over(live, context, spec, lambda: context.adopt(live))
 
     @contextmanager
-    def _ending_if_impossible(self, job: Job) -> Iterator[None]:
+    def _ending_if_impossible(self, job: Job, refused: list[Job]) -> Iterator[None]:
+        """End a job for which the block fails, or add it to ``refused`` if the reason is temporary."""
         try:
             yield
         except ServerClosed:
@@ -463,30 +473,18 @@ class Recovery:
             ):
                 self._end_lost_job(current)  # its server dispatched it just before the server ended
         except JobServerError as error:
-            if self._metadata.shared and isinstance(error, _TEMPORARY):
+            if isinstance(error, Unavailable) or (self._metadata.shared and isinstance(error, _TEMPORARY)):
                 _repeats.warning("room", "job %s cannot be run again yet: %s", job.id, error)
-                self._hand_over(job)
-                return
-            if isinstance(error, Unavailable):
-                _repeats.warning("room", "job %s cannot be run again yet: %s", job.id, error)
-                self._postponed.append(job)
-                return
-            self._end_impossible(job, error)
+                refused.append(job)
+                if isinstance(error, (ContextExists, OnAnotherServer)):
+                    self._without_room.pass_to_namesake(job)
+            else:
+                self._end_impossible(job, error)
         except Exception as error:  # noqa: BLE001 - one job must not prevent the others from running again
             self._end_impossible(job, error)
 
     def _end_impossible(self, job: Job, error: Exception) -> None:
         self._end_lost_job(self._metadata.job(job.id) or job, reason=str(error))
-
-    def _hand_over(self, job: Job) -> None:
-        """Leave the jobs of a lost context to another server that runs a context with the same name."""
-        lost = self._metadata.context(job.context_id)
-        same_name = self._metadata.context_named(job.context_name)
-        if lost is None or same_name is None or same_name.state.final or not lost.state.final:
-            return
-        others = self._others()
-        if same_name.owner in others and lost.owner not in others:
-            self._records.claim_context(lost, owner=same_name.owner)
 
     def _live_contexts(self) -> dict[str, Context]:
         return {c.id: c for c in self._metadata.contexts(ContextQuery(states=CONTEXTS.live_states))}

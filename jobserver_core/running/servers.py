@@ -178,13 +178,21 @@ class Membership:
     @property
     def has_heirs(self) -> bool:
         """Whether another server would take over what this one leaves. A guess if the store fails."""
-        if not self._metadata.shared:
-            return False
         try:
-            servers = self._metadata.servers(expired=False)
+            return bool(self.heirs())
         except StorageError:
             return self.has_peers
-        return any(server.id != self._id and not server.draining for server in servers)
+
+    def heirs(self) -> list[str]:
+        """Return the ids of the other servers that are alive and accept work.
+
+        Raises:
+            StorageError: The metadata store failed.
+        """
+        if not self._metadata.shared:
+            return []
+        servers = self._metadata.servers(expired=False)
+        return [server.id for server in servers if server.id != self._id and not server.draining]
 
     def search_now(self, ids: frozenset[str] | None) -> None:
         """Look at once for what these servers have left.
@@ -198,6 +206,15 @@ class Membership:
             if not self._closed:
                 self._scan_wanted = True
                 self._renew()
+
+    def search_given(self, ids: frozenset[str] | None) -> None:
+        """Look at once for what was given to these servers, if this is one of them.
+
+        Raises:
+            StorageError: The metadata store failed.
+        """
+        if ids and self._id in ids:
+            self.search_now(ids)
 
     @property
     def has_peers(self) -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import pytest
 
+from conditions import wait_until
 from jobserver_core import (
+    ContextQuery,
     ContextState,
     DeliveryState,
     FailureKind,
@@ -16,6 +19,7 @@ from jobserver_core import (
     Unavailable,
 )
 from jobserver_core.ports import ContextEnd
+from jobserver_core.running.jobs_without_room import RETRY_INTERVAL
 from jobserver_core.running.servers import FULL_CHECK_EVERY
 from serving import WAIT, a_request, upload
 from several_servers import RECEIVER, Fleet, Member, finish, wait_for_delivery
@@ -166,6 +170,87 @@ class DeadServers(Fleet):
             staying.renew()
         assert staying.server.job(job).state is JobState.KILLED
         assert len(staying.launcher.listeners) == 1
+
+    def test_a_job_for_which_a_server_has_no_room_runs_on_another_one_that_has(
+        self, members: list[Member]
+    ) -> None:
+        leaving, full, roomy = self.boot(), self._full(), self.boot()
+        job = self._left_by(leaving, None)
+        full.renew()
+        roomy.renew()
+        assert roomy.launcher.handles == []  # the full server has claimed the job
+        full.clock.advance(RETRY_INTERVAL)
+        wait_until(lambda: len(roomy.launcher.handles) == 1, "a context on the server with room", WAIT)
+        roomy.ready()
+        assert roomy.launcher.handles[0].calls == [("submit", job)]
+        assert len(full.launcher.handles) == 1
+        full.launcher.listeners[0].context_ended(ContextEnd.STOPPED)
+        full.clock.advance(2 * RETRY_INTERVAL)
+        assert len(full.launcher.handles) == 1  # although it has room now
+
+    def test_full_servers_pass_a_job_on_no_more_often_than_they_retry(self, members: list[Member]) -> None:
+        leaving, first, second = self.boot(), self._full(), self._full()
+        job = self._left_by(leaving, None)
+        first.renew()
+        lost = first.server.job(job).context_id
+        for giver, taker in [(first, second), (second, first), (first, second)]:
+            assert self._owner(lost) == giver.id
+            giver.clock.advance(RETRY_INTERVAL)
+            wait_until(partial(self._waits_at, taker, giver), "the other server to own the job", WAIT)
+            giver.clock.advance(4 * RETRY_INTERVAL)
+            assert self._owner(lost) == taker.id  # which keeps it until its own time has passed
+        second.launcher.listeners[0].context_ended(ContextEnd.STOPPED)
+        second.clock.advance(RETRY_INTERVAL)
+        wait_until(lambda: len(second.launcher.handles) == 2, "a context on the server with room", WAIT)
+        second.ready(1)
+        assert second.launcher.handles[1].calls == [("submit", job)]
+        assert len(first.launcher.handles) == 1
+
+    def test_a_server_that_drains_is_given_no_jobs_of_others(self, members: list[Member]) -> None:
+        leaving, full, draining = self.boot(), self._full(), self.boot()
+        job = self._left_by(leaving, None)
+        full.renew()
+        draining.server.drain()
+        full.clock.advance(RETRY_INTERVAL)
+        wait_until(lambda: full.waits_for_room == 1, "the second refusal", WAIT)
+        assert self._owner(full.server.job(job).context_id) == full.id
+        full.launcher.listeners[0].context_ended(ContextEnd.STOPPED)
+        full.clock.advance(RETRY_INTERVAL)
+        wait_until(lambda: len(full.launcher.handles) == 2, "a context for the job", WAIT)
+
+    def test_a_paused_server_does_not_retry_what_another_one_has_taken_over(
+        self, members: list[Member]
+    ) -> None:
+        leaving, paused, alive = self.boot(), self._full(), self.boot()
+        job = self._left_by(leaving, None)
+        paused.renew()
+        assert paused.waits_for_room == 1
+        self.expire(paused.id)
+        alive.renew()
+        taken = alive.server.job(job)
+        assert alive.server.context(taken.context_name).owner == alive.id
+        paused.launcher.listeners[0].context_ended(ContextEnd.STOPPED)
+        stored = alive.server._services.metadata.contexts(ContextQuery())
+        paused.server._services.without_room._retry()  # as its timer does when it wakes up
+        assert alive.server._services.metadata.contexts(ContextQuery()) == stored
+        assert paused.waits_for_room == 0
+        assert alive.server.job(job) == taken
+        alive.ready()
+        assert alive.launcher.handles[0].calls == [("submit", job)]
+
+    def _full(self) -> Member:
+        """Start a server that has no room for another context."""
+        member = self.boot(settings=Settings.from_mapping({"jobserver.contexts.max-contexts": 1}))
+        member.server.create_context(f"full-{member.id}")
+        member.ready()
+        return member
+
+    @staticmethod
+    def _waits_at(taker: Member, giver: Member) -> bool:
+        return (taker.waits_for_room, giver.waits_for_room) == (1, 0)
+
+    def _owner(self, context_id: str) -> str:
+        return self.members[-1].server.context(context_id).owner
 
     def _left_by(self, leaving: Member, context: str | None) -> str:
         """Return a job that waits for a context of a server that has closed."""

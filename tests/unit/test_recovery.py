@@ -20,7 +20,7 @@ from jobserver_core import (
 )
 from jobserver_core.events import JobChanged
 from jobserver_core.ports import ContextEnd, JobOutcome
-from jobserver_core.running.recovery import RETRY_INTERVAL
+from jobserver_core.running.jobs_without_room import RETRY_INTERVAL
 from jobserver_core.running.retention import GRACE
 from jobserver_core.testing.clock import ManualClock
 from serving import WAIT, Successors, a_request, archive, report_result, shut_down_before_handover, upload
