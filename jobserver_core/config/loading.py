@@ -67,7 +67,7 @@ def load_settings(
     collected = Collected()
     if path is not None:
         origins: dict[str, str] = {}
-        tree = hocon.parse_file(path, env=env, origins=origins)
+        tree = hocon.parse_file(path, env=env, origins=origins, defaults=_default_lists())
         origin = partial(_files, origins, os.fspath(path))
         with _located(origin):
             collected.add(tree, origin=origin, directory=Path(path).absolute().parent, bare_duration="ms")
@@ -79,6 +79,17 @@ def load_settings(
     for warning in collected.warnings:
         _log.warning("%s", warning)
     return collected.settings()
+
+
+def _default_lists() -> dict[str, Json]:
+    """Return the lists to which ``key += value`` in a file appends."""
+    parts: list[Section] = [Settings(), *(section() for section in sections().values())]
+    return {
+        setting_key(part.prefix, name): kind.show(value)
+        for part in parts
+        for name, kind in part.setting_types().items()
+        if (value := getattr(part, name)) and isinstance(value, tuple)
+    }
 
 
 def _files(origins: Mapping[str, str], main: str, written: str) -> str:

@@ -50,7 +50,8 @@ attribute `settings.jobs.sync_timeout`. `load_settings(path, overrides={"jobserv
   1024; `kB`, `MB`, `GB`, `TB` are powers of 1000. A number without a unit is in bytes, as in
   Python.
 - **Path**: relative to the directory of the configuration file; `~` is the home directory.
-- **List**: `[a, b]`, or one string with commas: `"a, b"`.
+- **List**: `[a, b]`, or one string with commas: `"a, b"`. In a file, `key += c` appends to what the file said
+  before, or else to the default.
 - **Object**: keys that you choose; those of a file and of overrides are merged.
 - **Secret**: a string that is redacted in logs and by `jobserver config show`.
 

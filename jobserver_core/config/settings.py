@@ -133,7 +133,8 @@ class SparkSettings(Section):
         "local[*]", "The Spark master of every context: local[n], spark://…, yarn, k8s://…"
     )
     context_settings: JsonObject = kinds.tree(
-        "Default settings of all contexts: num-cpu-cores, memory-per-node, spark.*, …"
+        "Default settings of all contexts: num-cpu-cores (without effect if the master says it, as local[2] "
+        "does), memory-per-node, spark.*, …"
     )
     contexts: dict[str, JsonObject] = kinds.named_trees(
         "Contexts that start with the server: name { settings }"

@@ -261,6 +261,33 @@ def test_a_file_overrides_the_defaults_and_overrides_win_over_the_file(tmp_path:
     }
 
 
+_SCHEMES = ("http", "https", "ftp", "file", "local")
+
+
+@pytest.mark.parametrize(
+    ("text", "schemes", "origin"),
+    [
+        ("allowed-schemes += s3", (*_SCHEMES, "s3"), True),
+        ("allowed-schemes += s3\nallowed-schemes += hdfs", (*_SCHEMES, "s3", "hdfs"), True),
+        ("allowed-schemes = ${jobserver.fetcher.allowed-schemes} [s3]", (*_SCHEMES, "s3"), True),
+        ("allowed-schemes = [https]\nallowed-schemes += s3", ("https", "s3"), True),
+        ("allowed-schemes = [s3]", ("s3",), True),
+        ("allowed-schemes = []", (), True),
+        ("allowed-schemes = [http, https, ftp, file, local]", _SCHEMES, True),
+        ("denied-hosts += example.com", _SCHEMES, False),
+    ],
+)
+def test_a_file_appends_to_the_default_of_a_list(
+    tmp_path: Path, text: str, schemes: tuple[str, ...], origin: bool
+) -> None:
+    path = tmp_path / "jobserver.conf"
+    path.write_text(f"jobserver.fetcher {{\n{text}\n}}", encoding="utf-8")
+    settings = load_settings(path)
+    assert settings.fetcher.allowed_schemes == schemes
+    assert settings.callbacks.transports == ("httpx",)
+    assert ("jobserver.fetcher.allowed-schemes" in settings.origins) == origin
+
+
 def test_the_origin_of_a_value_is_the_file_that_defined_it_last(tmp_path: Path) -> None:
     (tmp_path / "site").mkdir()
     included = tmp_path / "site" / "http.conf"

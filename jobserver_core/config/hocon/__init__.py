@@ -86,6 +86,7 @@ def parse_file(
     *,
     env: Mapping[str, str] | None = None,
     origins: dict[str, str] | None = None,
+    defaults: Mapping[str, Json] | None = None,
 ) -> JsonObject:
     """Return the object of a trusted HOCON file.
 
@@ -95,19 +96,30 @@ def parse_file(
     If no key is named ``NAME``, ``${NAME}`` is looked up in ``env``, by default the environment of this
     process. Settings of Spark below settings are all included, see
     :func:`~jobserver_core.config.trees.all_settings`. ``origins`` gets the file that each value is from, by
-    the dotted path of its key.
+    the dotted path of its key. ``defaults`` has values by dotted paths of keys; the file begins with those of
+    the keys that it sets, so ``key += value`` appends to a default list.
 
     Raises:
         InvalidConfig: A file is invalid or cannot be read.
     """
     settings: _Settings = {}
+    origins = {} if origins is None else origins
     root = _parse_source(Path(path), _Collected(settings, origins))
+    if extended := {key: value for key, value in (defaults or {}).items() if key in origins}:
+        root = _laid_on(extended, root)
     environment = os.environ if env is None else env
     resolver = Resolver(root, max_size=_TRUSTED_SIZE, max_depth=_TRUSTED_DEPTH, env=environment)
     try:
         return dict(all_settings(_with_hidden(resolver.resolve(), settings, resolver)))
     except RecursionError:
         raise _too_deep(_TRUSTED_DEPTH) from None
+
+
+def _laid_on(defaults: Mapping[str, Json], upper: Object) -> Object:
+    text = "\n".join(f"{key} = {json.dumps(value)}" for key, value in defaults.items())
+    root = Parser(Source(text), max_depth=_TRUSTED_DEPTH, include=lambda _statement: None).parse()
+    merge_into(root, upper)
+    return root
 
 
 def _with_hidden(tree: JsonObject, settings: _Settings, resolver: Resolver) -> JsonObject:
