@@ -57,7 +57,11 @@ class DataDirectory:
         return server_id
 
     def verify(self) -> None:
-        """Raise StorageError unless the data directory is the one that the server started with."""
+        """Check that the data directory is the one that the server started with.
+
+        Raises:
+            StorageError: It is not.
+        """
         try:
             found = self._identify()
         except OSError as error:

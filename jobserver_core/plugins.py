@@ -145,7 +145,11 @@ def check_options(port: type[B], name: str, settings: Settings) -> None:
 
 @contextmanager
 def _failures_named(port: type[Backend], point: EntryPoint) -> Iterator[None]:
-    """Raise PluginFailed for an unexpected exception of a backend of another package."""
+    """Name the backend of another package in which an unexpected exception is raised.
+
+    Raises:
+        PluginFailed: Such an exception was raised.
+    """
     try:
         yield
     except JobServerError:

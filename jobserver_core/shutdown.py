@@ -56,13 +56,21 @@ class Admission:
         self._open, self._ended = False, True
 
     def check(self) -> None:
-        """Raise ServerClosed when the server accepts no new work."""
+        """Check that the server accepts new work.
+
+        Raises:
+            ServerClosed: It does not.
+        """
         self.check_not_ended()
         if not self._open:
             raise ServerClosed()
 
     def check_not_ended(self) -> None:
-        """Raise ServerClosed when the server has closed."""
+        """Check that the server has not closed.
+
+        Raises:
+            ServerClosed: It has.
+        """
         if self._ended:
             raise ServerClosed(message="the job server is closed; create a new one")
 

@@ -214,7 +214,11 @@ class AsyncClient(RemoteServer):
         return sorted(live, key=lambda context: context.started_at, reverse=True)
 
     async def context(self, name: str) -> Context:
-        """Return the newest context of a name, or the one with an id, or raise ContextNotFound."""
+        """Return the newest context of a name, or the one with an id.
+
+        Raises:
+            ContextNotFound: There is none.
+        """
         return context_of(await self.connection.get(path_to("contexts", name)))
 
     async def ended_contexts(self, limit: int = 50) -> list[Context]:

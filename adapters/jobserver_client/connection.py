@@ -86,9 +86,12 @@ def decoded(response: httpx.Response) -> Json:
 
 @contextmanager
 def _proxies_checked() -> Iterator[None]:
-    """Raise InvalidProxy for a proxy of the environment that httpx refuses. Its address is not shown.
+    """Check the proxies of the environment.
 
-    A proxy's address may contain a password.
+    A proxy's address may contain a password, so it is not shown.
+
+    Raises:
+        InvalidProxy: httpx refuses one of them.
     """
     try:
         yield

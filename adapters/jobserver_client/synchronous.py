@@ -293,7 +293,11 @@ class Client(RemoteServer):
         return self._thread.run(self._remote.contexts(query))
 
     def context(self, name: str) -> Context:
-        """Return the newest context of a name, or the one with an id, or raise ContextNotFound."""
+        """Return the newest context of a name, or the one with an id.
+
+        Raises:
+            ContextNotFound: There is none.
+        """
         return self._thread.run(self._remote.context(name))
 
     def ended_contexts(self, limit: int = 50) -> list[Context]:

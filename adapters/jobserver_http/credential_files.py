@@ -120,7 +120,11 @@ class _File:
             return self._entries
 
     def _check_access(self, status: os.stat_result) -> None:
-        """Raise InvalidSetting if others can change the file. Warn once if everyone can read it."""
+        """Check who can access the file. Warn once if everyone can read it.
+
+        Raises:
+            InvalidSetting: Others can change it.
+        """
         mode, directory = stat.S_IMODE(status.st_mode), self._path.resolve().parent
         if mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise self._invalid(f"others may write to it (mode {mode:04o}); run: chmod go-w {self._path}")

@@ -105,7 +105,11 @@ class DirectoryBlobStore(BlobStore):
         return self._root.joinpath(digest[:2], digest[2:4], digest)
 
     def _verify(self) -> None:
-        """Raise StorageError unless the directory is the one that this store has used before, if any."""
+        """Check that the directory is the one that this store has used before, if any.
+
+        Raises:
+            StorageError: It is another one.
+        """
         if self._inode is None:
             _make_directory(self._root)
             self._inode = self._root.stat().st_ino

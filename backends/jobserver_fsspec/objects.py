@@ -184,7 +184,11 @@ class ObjectBlobStore(BlobStore):
         return info if info.get("type") == "file" else None
 
     def _check_bucket(self) -> None:
-        """Raise StorageError if it is not an object that is missing, but its bucket."""
+        """Check that the bucket exists, after an object was not found.
+
+        Raises:
+            StorageError: It does not, or cannot be listed.
+        """
         if self._bucket is None:
             return
         self._files.invalidate_cache(self._bucket)

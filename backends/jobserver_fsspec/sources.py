@@ -77,7 +77,11 @@ class FileSource(Source):
         self._directories = tuple(Path(os.path.abspath(directory)) for directory in directories)
 
     def check(self, uri: Uri) -> None:
-        """Raise MalformedUrl if the path, before resolving links, is not in an allowed directory."""
+        """Check that the path, before resolving links, is in an allowed directory.
+
+        Raises:
+            MalformedUrl: It is not.
+        """
         _check_directory(uri, os.path.normpath(uri.file), self._directories)
 
     @contextmanager

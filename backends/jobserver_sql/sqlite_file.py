@@ -143,7 +143,11 @@ class DatabaseFile:
         self._identity = (opened.st_dev, opened.st_ino)
 
     def verify(self) -> None:
-        """Raise StorageError unless the path still leads to the file that was opened."""
+        """Check that the path still leads to the file that was opened.
+
+        Raises:
+            StorageError: It does not.
+        """
         try:
             found = os.stat(self.path)
         except OSError as error:
@@ -152,7 +156,11 @@ class DatabaseFile:
             raise self._lost("was replaced")
 
     def verify_commit(self) -> None:
-        """Raise StorageError unless the last commit is in files that are still in place."""
+        """Check that the last commit is in files that are still in place.
+
+        Raises:
+            StorageError: It is not.
+        """
         self.verify()
         if not os.path.exists(self._log):
             raise self._lost("has lost its write-ahead log")

@@ -49,7 +49,11 @@ _DATA = re.compile(r"[^/]+\.data/")
 
 
 def check_archive(file: BinaryIO, kind: BinaryType | None = None) -> None:
-    """Raise NotAnArchive, with the reason, unless :func:`open_archive` would open the file."""
+    """Check that :func:`open_archive` would open the file.
+
+    Raises:
+        NotAnArchive: It would not; the error says why.
+    """
     open_archive(file, kind).close()
 
 

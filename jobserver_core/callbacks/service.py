@@ -108,7 +108,11 @@ class CallbackService:
     # -- called by the job services ----------------------------------------------------------------
 
     def check(self, url: str) -> None:
-        """Raise InvalidCallbackUrl if callbacks can never be sent to this URL."""
+        """Check that callbacks can be sent to this URL.
+
+        Raises:
+            InvalidCallbackUrl: They never can.
+        """
         reason = _flaw(url)
         if reason is None and (transport := self._transports.get(scheme_of(url))) is not None:
             transport.check(url)

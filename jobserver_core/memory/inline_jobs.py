@@ -294,6 +294,10 @@ class _Result:
                 self._refused = error
 
     def check(self) -> None:
-        """Raise TooLarge if the sink refused the result."""
+        """Check that the sink has accepted the result so far.
+
+        Raises:
+            TooLarge: It has refused it.
+        """
         if self._refused is not None:
             raise self._refused

@@ -69,10 +69,13 @@ def _check(kind: str, name: str, pattern: re.Pattern[str], rule: str) -> str:
 
 
 def check_binary_name(name: str) -> str:
-    """Return the name if it is valid, otherwise raise InvalidName.
+    """Return the name if it is valid.
 
     Commas and colons are not allowed, because class paths are comma-separated lists of names and URIs.
     Neither are trailing spaces, which are not part of a name in such a list.
+
+    Raises:
+        InvalidName: It is not valid.
     """
     rule = (
         "it may contain letters, digits, spaces and _ . - ~ + @, must start with a letter, digit or _, "
@@ -82,16 +85,24 @@ def check_binary_name(name: str) -> str:
 
 
 def check_context_name(name: str) -> str:
-    """Return the name if it is valid, otherwise raise InvalidName or InvalidFirstLetter."""
+    """Return the name if it is valid.
+
+    Raises:
+        InvalidName: It has characters that are not allowed, or the wrong length.
+        InvalidFirstLetter: Its first character is not allowed.
+    """
     if isinstance(name, str) and (not name[:1].isascii() or not name[:1].isalpha()):
         raise InvalidFirstLetter(kind="context", name=name[:32], rule="it must start with a letter")
     return _check("context", name, _CONTEXT, "it may contain letters, digits and _ . - ~ + @ $")
 
 
 def data_file_name(prefix: str, ending: str | None = None) -> tuple[str, str]:
-    """Return the parts of a data file's name before and after its time, or raise InvalidName.
+    """Return the parts of a data file's name before and after its time.
 
     Without ``ending``, the extensions of ``prefix`` move to the end.
+
+    Raises:
+        InvalidName: One of them is not valid.
     """
     rule = "it may contain letters, digits and _ . - ~ + @, and must start with a letter, digit or _"
     _check("data file", prefix, _PREFIX, rule)
@@ -119,5 +130,9 @@ def split_ending(file_name: str) -> tuple[str, str]:
 
 
 def check_class_name(name: str) -> str:
-    """Return the name of a Python, Scala or Java class if it is valid, otherwise raise InvalidName."""
+    """Return the name of a Python, Scala or Java class if it is valid.
+
+    Raises:
+        InvalidName: It is not valid.
+    """
     return _check("class", name, _CLASS, "it must consist of identifiers separated by '.' or '$'")

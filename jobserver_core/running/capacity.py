@@ -35,7 +35,11 @@ class Capacity:
     """The limits of a server, and how much of them its pools of spares reserve. Immutable."""
 
     def __init__(self, limits: ContextLimits, pools: Collection[SparePool]) -> None:
-        """Raise InvalidSetting if the pools leave no room for contexts."""
+        """Add up what the pools reserve.
+
+        Raises:
+            InvalidSetting: They leave no room for contexts.
+        """
         self._limits: Amounts = {
             "contexts": limits.max_contexts,
             "cores": limits.max_cores,
@@ -55,7 +59,11 @@ class Capacity:
                 )
 
     def check_fits(self, wanted: Resources) -> None:
-        """Raise ContextTooLarge for a context that would exceed a limit even if it were the only one."""
+        """Check that a context could start if it were the only one.
+
+        Raises:
+            ContextTooLarge: Alone, it exceeds a limit already.
+        """
         for resource, requested in _amounts(wanted).items():
             limit, reserved = self._limits[resource], self._reserved[resource] or 0
             if limit is not None and (requested is None or reserved + requested > limit):
@@ -68,7 +76,11 @@ class Capacity:
                 )
 
     def check_room(self, wanted: Resources, living: Collection[Resources]) -> None:
-        """Raise CapacityReached if the context, in addition to the living ones, would exceed a limit."""
+        """Check that there is room for a context in addition to the living ones.
+
+        Raises:
+            CapacityReached: It would exceed a limit.
+        """
         for usage in self.usage(living):
             requested = _amounts(wanted)[usage.resource]
             if usage.limit is None or requested is None:

@@ -71,7 +71,11 @@ class JobQueue:
         return self._idle_since if self.empty else None
 
     def check_room(self, user: str) -> None:
-        """Raise NoSlots if no more jobs may run or wait, or no more jobs of this user."""
+        """Check that another job of this user may run or wait.
+
+        Raises:
+            NoSlots: No more jobs may, or no more jobs of this user.
+        """
         QueueLimits(slots=self._limits.max_jobs_per_context, places=self._limits.max_queued_jobs).check(
             self._context.current.name,
             user,

@@ -173,7 +173,11 @@ class Requests:
             return None
 
     def _check_alive(self, server_id: str, what: str) -> datetime:
-        """Return when another server's lease expires, by the store's clock, or raise Unavailable."""
+        """Return when another server's lease expires, by the store's clock.
+
+        Raises:
+            Unavailable: The server is no longer registered.
+        """
         leased_until = self._leased_until(server_id)
         if leased_until is None:
             raise Unavailable(message=f"{what} is being taken over by another server; try again")

@@ -146,7 +146,11 @@ class Withdrawals:
         self._scheduled = False
 
     def check_room(self) -> None:
-        """Raise StorageError while too many records are in doubt."""
+        """Check that not too many records are in doubt.
+
+        Raises:
+            StorageError: Too many are.
+        """
         if len(self._doubtful) >= MAX_DOUBTFUL:
             raise StorageError(message="storage has been failing for a while; try again later")
 

@@ -126,7 +126,12 @@ def all_done(waiters: Iterable[Waiter[object]]) -> Waiter[None]:
 
 
 def raise_unless_finished(job: Job) -> None:
-    """Raise the error of a job that has ended without a result."""
+    """Check that a final job has finished.
+
+    Raises:
+        JobKilled: It was killed.
+        JobFailed: It ended as ERROR.
+    """
     if job.state is JobState.KILLED:
         raise JobKilled(job_id=job.id, error=job.error or ErrorInfo(message=f"Job {job.id} killed"))
     if job.state is JobState.ERROR:

@@ -18,7 +18,7 @@ from typing import NoReturn
 from jobserver_pyspark import processes
 from jobserver_pyspark.host.driver import Driver
 from jobserver_pyspark.host.job_jars import JobJars
-from jobserver_pyspark.host.jvm_jobs import HostedJvmJobs
+from jobserver_pyspark.host.jvm_jobs import JvmJobs
 from jobserver_pyspark.host.logs import BoundedLog, OutputPump
 from jobserver_pyspark.host.progress import ProgressBoard, ProgressReporter
 from jobserver_pyspark.host.python_jobs import PythonJobs
@@ -101,7 +101,7 @@ class Host:
         self._attaching = threading.Lock()
         self._jobs: PythonJobs | None = None
         self._jars = JobJars(self._driver, spec)
-        self._jvm_jobs = HostedJvmJobs(spec, self._driver, self._reports, self._jars)
+        self._jvm_jobs = JvmJobs(spec, self._driver, self._reports, self._jars)
         self._job_came = threading.Event()
 
     def serve(self) -> NoReturn:
@@ -159,7 +159,7 @@ class Host:
         self._driver.adopt(spec, self._log)
         self._zygote.write_log_to(self._log.write)
         self._jars = JobJars(self._driver, spec)
-        self._jvm_jobs = HostedJvmJobs(spec, self._driver, self._reports, self._jars)
+        self._jvm_jobs = JvmJobs(spec, self._driver, self._reports, self._jars)
         jobs.adopt(spec, self._jars, self._log.write)
         log.close()
         self._report_ready()

@@ -38,7 +38,7 @@ from jobserver_pyspark.protocol.messages import (
 )
 
 if TYPE_CHECKING:
-    from jobserver_pyspark.jvm import JvmJobs, JvmJobState
+    from jobserver_pyspark.jvm import JvmJobRunner, JvmJobState
     from jobserver_pyspark.protocol.jvm_messages import JvmJar
 
 _Hint = Callable[[Mapping[str, Any], str], str]
@@ -90,7 +90,7 @@ def nearest_class(name: str, jars: Iterable[Path]) -> str | None:
     return ".".join(filter(None, (package, near[0]))) if near else None
 
 
-class HostedJvmJobs:
+class JvmJobs:
     """Runs JVM jobs, each watched by a thread of its own, and reports them to the server.
 
     :mod:`jobserver_pyspark.jvm` is imported only for the first JVM job of the context.
@@ -104,7 +104,7 @@ class HostedJvmJobs:
         self._lock = threading.Lock()
         self._jobs: dict[str, _JvmJob] = {}
         self._threads = JobThreads("JVM job")
-        self._runner: JvmJobs | None = None
+        self._runner: JvmJobRunner | None = None
         self._directory = spec.work_dir / "jvm-jobs"
 
     def submit(self, request: SubmitJob) -> None:
@@ -216,9 +216,9 @@ class HostedJvmJobs:
                 link.symlink_to(jar.path)
         return JvmJar(path=link, sha256=jar.digest)
 
-    def _load(self) -> JvmJobs:
+    def _load(self) -> JvmJobRunner:
         from jobserver_pyspark.jvm import (  # noqa: PLC0415 - few contexts need it
-            JvmJobs,
+            JvmJobRunner,
             JvmSession,
             JvmToolchain,
             LibrarySource,
@@ -237,7 +237,7 @@ class HostedJvmJobs:
                 )
                 if self._driver.session is None:
                     self._driver.start_session()
-                self._runner = JvmJobs(
+                self._runner = JvmJobRunner(
                     JvmSession(self._driver.gateway, self._driver.session),
                     toolchain,
                     self._driver.job_classes,

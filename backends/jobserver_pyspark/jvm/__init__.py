@@ -2,11 +2,11 @@
 
 For the context host, which owns the gateway of the context's JVM and a live session::
 
-    from jobserver_pyspark.jvm import JvmJobs, JvmSession, JvmToolchain, context_settings, isolation_for
+    from jobserver_pyspark.jvm import JvmJobRunner, JvmSession, JvmToolchain, context_settings, isolation_for
 
     conf.update(context_settings("spark"))             # before the SparkContext is made; costs nothing
     session = JvmSession(gateway, java_session)
-    jobs = JvmJobs(session, JvmToolchain(java="java"), job_classes, isolation=isolation_for("spark"))
+    jobs = JvmJobRunner(session, JvmToolchain(java="java"), job_classes, isolation=isolation_for("spark"))
     state = jobs.run(request, on_running=...)          # blocks its thread until the job has ended
     jobs.cancel(job_id, wait=2.0)                      # from any other thread
     jobs.close(wait=5.0)                               # before the context is stopped
@@ -53,7 +53,7 @@ Python jobs use it through any gateway connection to the context's JVM, whether 
 from jobserver_pyspark.installation.compiler import CompilationFailed, JvmToolchain
 from jobserver_pyspark.installation.libraries import LibrariesUnavailable, LibrarySource
 from jobserver_pyspark.installation.spark import SparkInstall
-from jobserver_pyspark.jvm.jobs import JvmJobs, JvmSession, context_settings, isolation_for
+from jobserver_pyspark.jvm.jobs import JvmJobRunner, JvmSession, context_settings, isolation_for
 from jobserver_pyspark.protocol.jvm_messages import JvmJar, JvmJobRequest, JvmJobState
 from jobserver_pyspark.runner.named_objects import NamedObjects
 
@@ -61,7 +61,7 @@ __all__ = [
     "CompilationFailed",
     "JvmJar",
     "JvmJobRequest",
-    "JvmJobs",
+    "JvmJobRunner",
     "JvmJobState",
     "JvmSession",
     "JvmToolchain",

@@ -64,7 +64,7 @@ class JvmSession:
 
 
 @attrs.define
-class JvmJobs:
+class JvmJobRunner:
     """The JVM jobs of one context.
 
     ``session`` is the context's own. ``job_classes`` is a directory that the JVM has had on its class path

@@ -24,7 +24,11 @@ _SIGN = "Too many open files"
 
 
 def check_descriptors() -> None:
-    """Raise LaunchError if the limit of descriptors is too low to start a context."""
+    """Check that the limit of descriptors is high enough to start a context.
+
+    Raises:
+        LaunchError: It is too low.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < MIN_DESCRIPTORS:
         raise LaunchError(

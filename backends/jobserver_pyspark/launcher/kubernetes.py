@@ -82,7 +82,11 @@ class ClusterFiles:
         return cls(frozenset(pair for tree in trees for pair in _files(spark_settings(tree))))
 
     def check(self, conf: Mapping[str, str]) -> None:
-        """Raise InvalidSetting if the SparkConf of a context names another file."""
+        """Check that the SparkConf of a context names no other file.
+
+        Raises:
+            InvalidSetting: It names another one.
+        """
         for key, path in _files(conf):
             if (key, path) not in self.named:
                 advice = "; give the pod itself in pod-template" if key == TEMPLATE_FILE else ""

@@ -410,7 +410,11 @@ class PySparkLauncher(Launcher):
 
 
 def _check_versions(driver: Installation, executors: Installation, pythons: Pythons) -> None:
-    """Raise LaunchError if tasks cannot run in the same version of Python as jobs."""
+    """Check that tasks can run in the same version of Python as jobs.
+
+    Raises:
+        LaunchError: They cannot.
+    """
     if executors.python_version != driver.python_version:
         versions = (executors.python_version, driver.python_version)
         theirs, ours = (".".join(map(str, version)) for version in versions)

@@ -27,7 +27,7 @@ pytest.importorskip("pyspark", reason="PySpark is not installed")
 from jobserver_pyspark.jvm import (
     JvmJar,
     JvmJobRequest,
-    JvmJobs,
+    JvmJobRunner,
     JvmJobState,
     JvmSession,
     JvmToolchain,
@@ -42,7 +42,7 @@ DEADLINE = 60.0
 class JobBench:
     """Runs jobs and reads their results and logs."""
 
-    jobs: JvmJobs
+    jobs: JvmJobRunner
     directory: Path
     count: int = 0
 
@@ -89,14 +89,14 @@ class JobBench:
 class StartedJob:
     """A job that runs on a thread of this test."""
 
-    def __init__(self, jobs: JvmJobs, request: JvmJobRequest) -> None:
+    def __init__(self, jobs: JvmJobRunner, request: JvmJobRequest) -> None:
         self.request = request
         self.validated = threading.Event()
         self._outcome: list[JvmJobState] = []
         self._thread = threading.Thread(target=self._run, args=(jobs,), daemon=True)
         self._thread.start()
 
-    def _run(self, jobs: JvmJobs) -> None:
+    def _run(self, jobs: JvmJobRunner) -> None:
         outcome = jobs.run(self.request, on_running=self.validated.set)
         if outcome.validated:
             self.validated.set()
@@ -334,7 +334,7 @@ def bench(
     isolation: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[JobBench]:
-    jobs = JvmJobs(JvmSession.of(spark), toolchain, job_classes, isolation=isolation)
+    jobs = JvmJobRunner(JvmSession.of(spark), toolchain, job_classes, isolation=isolation)
     yield JobBench(jobs, tmp_path_factory.mktemp("jobs"))
     jobs.close(wait=10.0)
     assert jobs.running() == []
