@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import functools
+import hashlib
 import json
 import types
 import typing
@@ -184,3 +186,57 @@ def test_the_longest_error_fits_into_a_frame_and_stays_as_it_is(letter: str) -> 
     assert len(header) <= MAX_HEADER
     assert bounded(failure.error) == failure.error
     assert "characters left out" in failure.error.stack
+
+
+PACKAGE = Path(messages.__file__).parents[1]
+PLACES = {
+    messages.ServerToHost: ("launcher", "host"),
+    messages.HostToServer: ("host", "launcher"),
+    messages.HostToRunner: ("host", "runner"),
+    messages.RunnerToHost: ("runner", "host"),
+    messages.HostToZygote: ("host", "runner"),
+    messages.ZygoteToHost: ("runner", "host"),
+}
+"""The packages that send and receive the messages of a direction; the zygote is in ``runner`` too."""
+
+
+@functools.cache
+def names_used_in(package: str) -> frozenset[str]:
+    """The names in the code of a package, apart from its imports."""
+    trees = (ast.parse(path.read_text()) for path in (PACKAGE / package).glob("*.py"))
+    return frozenset(node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name))
+
+
+@pytest.mark.parametrize(
+    ("direction", "kind"),
+    [(direction, kind) for direction, kind in KINDS if direction in PLACES],
+    ids=[kind.__name__ for direction, kind in KINDS if direction in PLACES],
+)
+def test_every_message_is_sent_by_one_process_and_handled_by_the_other(
+    direction: type[ProtocolMessage], kind: type[Any]
+) -> None:
+    sender, receiver = PLACES[direction]
+    assert kind.__name__ in names_used_in(sender), f"nothing in {sender}/ sends it"
+    assert kind.__name__ in names_used_in(receiver), f"nothing in {receiver}/ handles it"
+
+
+def described(wanted: Any) -> Any:
+    """What decides the wire form of a type: the fields of a class, and the values of a literal."""
+    if dataclasses.is_dataclass(wanted):
+        hints = typing.get_type_hints(wanted)
+        return [
+            (field.name, field.type, described(hints[field.name])) for field in dataclasses.fields(wanted)
+        ]
+    return [part if isinstance(part, str) else described(part) for part in typing.get_args(wanted)]
+
+
+def test_messages_between_server_and_host_change_only_together_with_the_version() -> None:
+    wire = [
+        (kind, described(message_class))
+        for direction in (messages.ServerToHost, messages.HostToServer)
+        for kind, message_class in sorted(direction.kinds.items())
+    ]
+    digest = hashlib.sha256(repr(wire).encode()).hexdigest()[:16]
+    assert (messages.PROTOCOL_VERSION, digest) == (4, "60885a48d64d59c8"), (
+        "a message between server and host has changed: raise PROTOCOL_VERSION, and write the new pair here"
+    )
