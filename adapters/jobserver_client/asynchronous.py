@@ -364,14 +364,7 @@ class AsyncClient(RemoteServer):
         return deliveries_of(job_id, (await self._record(job_id)).get("callbacks", ()))
 
     async def kill_job(self, job_id: str, *, force: bool = False) -> AsyncWaiter[Job]:
-        """Begin to end a job; the waiter has it once it is final: KILLED, unless it ended before that.
-
-        With ``force``, the server kills the job's context if the job cannot be killed alone.
-
-        Raises:
-            JobNotFound: No job has this ID.
-            JobAlreadyFinal: The job had already ended.
-        """
+        """Begin to end a job, as :meth:`Client.kill_job` does."""
         job = await self.job(job_id)
         path = path_to("jobs", job_id)
         if job.state.final:
@@ -395,13 +388,7 @@ class AsyncClient(RemoteServer):
     # -- logs and data files -----------------------------------------------------------------------
 
     async def logs(self, job_id: str, *, follow: bool = False) -> AsyncGenerator[str, None]:
-        """Yield the lines of a job's output; with ``follow``, new ones until the job has ended.
-
-        Following goes on if the server restarts meanwhile.
-
-        Raises:
-            JobNotFound: No job has this ID.
-        """
+        """Yield the lines of a job's output, as :meth:`Client.logs` does."""
         opened = self.followed_job_log(job_id) if follow else self._log(path_to("jobs", job_id, "logs"))
         async with opened as response:
             async for line in response.aiter_lines():
@@ -416,12 +403,7 @@ class AsyncClient(RemoteServer):
         return followed_log(self.connection, path_to("jobs", job_id, "logs"), has_ended)
 
     async def context_logs(self, name: str, *, follow: bool = False) -> AsyncGenerator[str, None]:
-        """Yield the lines of the log of a context's driver.
-
-        Raises:
-            ContextNotFound: No context has this name or ID.
-            LogNotFound: Nothing was written to it, or it was removed.
-        """
+        """Yield the lines of the log of a context's driver, as :meth:`Client.context_logs` does."""
         path = path_to("contexts", name, "logs")
         async with self.followed_context_log(name) if follow else self._log(path) as response:
             async for line in response.aiter_lines():
@@ -445,11 +427,7 @@ class AsyncClient(RemoteServer):
     async def add_data_file(
         self, prefix: str, data: bytes | BinaryIO | Iterable[bytes], *, ending: str | None = None
     ) -> DataFile:
-        """Store a data file that jobs can read by its path on the server's machine.
-
-        Its name is ``<prefix>-<time><ending>``. The ending, such as ``.csv.gz``, is by default that of
-        ``prefix``.
-        """
+        """Store a data file, as :meth:`Client.add_data_file` does."""
         body = body_of(data)
         prefix, ending = data_file_name(prefix, ending)
         to, params = path_to("data", prefix), {"ending": ending}

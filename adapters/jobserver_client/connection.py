@@ -91,7 +91,7 @@ def _proxies_checked() -> Iterator[None]:
     A proxy's address may contain a password, so it is not shown.
 
     Raises:
-        InvalidProxy: httpx refuses one of them.
+        InvalidProxy: One of them is refused by httpx.
     """
     try:
         yield

@@ -204,7 +204,7 @@ async def submit_job(call: Call) -> Response:
 def _naming(handle: JobHandle) -> Iterator[None]:
     """Name the job to a caller who may not wait for it any more, because a token expired or was revoked.
 
-    An authenticator does not say which of the two it was, so the outcome is not told. The job goes on.
+    An authenticator does not say which of the two it was, so the outcome is not revealed. The job goes on.
     """
     try:
         yield

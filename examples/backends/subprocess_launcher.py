@@ -250,10 +250,10 @@ class _Job:
             if self._killed:
                 os.killpg(process.pid, signal.SIGKILL)
         paths = [str(code.path) for code in self._context.spec.class_path_of(self._spec)]
-        order = {"class": self._spec.class_name, "path": paths, "config": self._spec.config}
+        request = {"class": self._spec.class_name, "path": paths, "config": self._spec.config}
         assert process.stdin is not None
         with suppress(BrokenPipeError):  # it was killed already
-            process.stdin.write(json.dumps(order).encode() + b"\n")
+            process.stdin.write(json.dumps(request).encode() + b"\n")
             process.stdin.flush()
         return process
 
@@ -317,9 +317,9 @@ def _copy(pipe: IO[bytes], log: IO[bytes]) -> None:
 
 
 def _run_job(pipe: IO[bytes]) -> None:
-    order = json.loads(sys.stdin.buffer.readline())
+    request = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_the_server, daemon=True).start()
-    sys.path[:0] = order["path"]
+    sys.path[:0] = request["path"]
 
     def send(kind: bytes, payload: bytes = b"") -> None:
         pipe.write(_HEAD.pack(kind, len(payload)) + payload)
@@ -327,7 +327,7 @@ def _run_job(pipe: IO[bytes]) -> None:
 
     failure = FailureKind.CLASS_NOT_FOUND
     try:
-        job, config = _job_class(order["class"])(), json.loads(order["config"])
+        job, config = _job_class(request["class"])(), json.loads(request["config"])
         failure = FailureKind.VALIDATION
         if hasattr(job, "validate"):
             job.validate(config)

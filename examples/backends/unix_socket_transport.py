@@ -65,12 +65,13 @@ def _exchange(message: Message, deadline: float) -> Answer:
         "length": len(message.body),
     }
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(_left(deadline))
+        connection.settimeout(_remaining(deadline))
         connection.connect(urlsplit(message.url).path)
+        connection.settimeout(_remaining(deadline))
         connection.sendall(json.dumps(head).encode() + b"\n" + message.body)
         reply = b""
         while not reply.endswith(b"\n") and len(reply) < _LONGEST_REPLY:
-            connection.settimeout(_left(deadline))
+            connection.settimeout(_remaining(deadline))
             if not (data := connection.recv(_LONGEST_REPLY)):
                 raise ConnectionResetError(None, "the receiver closed the connection without an answer")
             reply += data
@@ -78,8 +79,12 @@ def _exchange(message: Message, deadline: float) -> Answer:
     return Answer(status=int(answer["status"]), retry_after=answer.get("retry_after"))
 
 
-def _left(deadline: float) -> float:
-    """Return the seconds up to the deadline. Raises TimeoutError when there are none."""
-    if (left := deadline - time.monotonic()) <= 0:
+def _remaining(deadline: float) -> float:
+    """Return the seconds until the deadline.
+
+    Raises:
+        TimeoutError: It has passed.
+    """
+    if (seconds := deadline - time.monotonic()) <= 0:
         raise TimeoutError
-    return left
+    return seconds

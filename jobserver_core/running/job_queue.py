@@ -103,7 +103,7 @@ class JobQueue:
     def add(self, live: LiveJob) -> None:
         """Run a recorded job as soon as a slot is free."""
         self._publish(live)
-        live.wait_until()
+        live.limit_wait()
         self._waiting.add(live)
         self._not_notified.append(live)
         self.dispatch()
@@ -113,10 +113,10 @@ class JobQueue:
     def resume(self, live: LiveJob) -> None:
         """Continue with a job of an earlier server: it has its slot, or waits behind earlier ones."""
         if live.job.waiting:
-            live.wait_until()
+            live.limit_wait()
             self._waiting.add(live)
         else:
-            live.run_until()
+            live.limit_run()
             self._running[live.job.id] = live
         if live.deadline is not None:
             self._deadlines.watch(live.deadline)
@@ -326,7 +326,7 @@ class JobQueue:
     def _run(self, live: LiveJob) -> None:
         """Give a slot to a job whose dispatch is recorded."""
         self._running[live.job.id] = live
-        live.run_until()
+        live.limit_run()
         if live.deadline is not None:
             self._deadlines.watch(live.deadline)
         self._publish(live)

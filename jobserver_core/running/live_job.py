@@ -87,7 +87,7 @@ class LiveJob:
         state = JOBS.next(self.job.state, JobEvent.RUN)
         self.job = attrs.evolve(self.job, state=state, running_at=running_at)
 
-    def wait_until(self) -> None:
+    def limit_wait(self) -> None:
         """Set the deadline of a job that waits for its dispatch.
 
         Time that passed under an earlier server counts, as far as the clocks of both servers agree. If
@@ -100,7 +100,7 @@ class LiveJob:
             waited = (self._clock.now() - self.waits_since).total_seconds()
             self.deadline = self._clock.monotonic() + min(limit, max(0.0, limit - waited))
 
-    def run_until(self) -> None:
+    def limit_run(self) -> None:
         """Set the deadline of a job that is dispatched, from the time of its dispatch."""
         limit, dispatched_at = self.job.max_run_time, self.job.dispatched_at
         self.deadline = None

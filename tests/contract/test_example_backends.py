@@ -253,7 +253,7 @@ class TestUnixSocketTransport(AnsweringTransportContract):
     def test_the_contract_finds_a_timeout_for_each_step(
         self, transport: Transport, receiver: SocketReceiver, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(unix_socket_transport, "_left", lambda _deadline: 0.3)
+        monkeypatch.setattr(unix_socket_transport, "_remaining", lambda _deadline: 0.3)
         monkeypatch.setattr(self, "tolerance", 1.0)
         with pytest.raises(AssertionError, match="did not return within"):
             self.test_a_receiver_that_sends_single_bytes_is_an_answer_in_time(transport, receiver)

@@ -34,7 +34,7 @@ def _orphans(begun: int, others: Collection[int], *, of_tasks: bool) -> list[int
         start = processes.start_time(pid)
         if start is None or start < begun or any(other <= start for other in others):
             continue
-        cleared = processes.MARKER not in environment  # so what started it cannot be told
+        cleared = processes.MARKER not in environment  # so what started it is unknown
         if (cleared or (_WORKER_VARIABLE in environment) == of_tasks) and not processes.is_python_worker(pid):
             found.append(pid)
     return found

@@ -1,4 +1,4 @@
-"""The page about the architecture names only code that exists."""
+"""The pages that explain the code name only code that exists."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "explanation" / "architecture.md").read_text()
-NAMED = sorted(set(re.findall(r"`([A-Za-z_][\w./]*)`", PAGE)))
+PAGES = [
+    *ROOT.glob("docs/explanation/*.md"),
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "docs/howto/write-a-backend.md",
+]
+NAMED = sorted({name for page in PAGES for name in re.findall(r"`([A-Za-z_][\w./]*)`", page.read_text())})
 SOURCES = {
     path.relative_to(ROOT).as_posix(): path.read_text()
     for directory in ("jobserver_core", "backends", "adapters", "tests", "benchmarks", "examples")
@@ -21,8 +26,10 @@ PACKAGES = {
     if name.startswith(("jobserver_core/", "backends/", "adapters/"))
 }
 CODE = "\n".join(PACKAGES.values())
-EXAMPLES = {"Truestory", "ConfigTree"}
-"""What the page quotes that is no name in the code, or one of a library."""
+SCALA = {path.stem: path.read_text() for path in (ROOT / "backends/jobserver_pyspark/jvm").rglob("*.scala")}
+FOREIGN = {"Truestory", "ConfigTree", "OrderedDict", "PythonRDD", "StreamingContext", "Thread", "TypeError"}
+FOREIGN |= {"Changelog", "Documentation", "Issues", "Link", "None", "Repository"}
+"""What the pages quote that is a name of a library, or none in the code."""
 
 
 DEFINED = {
@@ -31,6 +38,7 @@ DEFINED = {
     for name in names
 }
 """The names of classes, functions and variables."""
+DEFINED |= {name for text in SCALA.values() for name in re.findall(r"\b(?:class|object|trait) (\w+)", text)}
 
 
 @pytest.mark.parametrize("file", [name for name in NAMED if name.endswith(".py")])
@@ -39,18 +47,29 @@ def test_every_file_exists(file: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in NAMED if re.fullmatch(r"_?[A-Z]\w*", name) and name not in EXAMPLES]
+    "name", [name for name in NAMED if re.fullmatch(r"_?[A-Z]\w*[a-z]\w*", name) and name not in FOREIGN]
 )
 def test_every_name_is_defined(name: str) -> None:
     assert name in DEFINED
 
 
-@pytest.mark.parametrize("name", [name for name in NAMED if re.fullmatch(r"_?[A-Z]\w*\.\w+", name)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name in NAMED
+        if re.fullmatch(r"_?[A-Z]\w*[a-z]\w*\.\w+", name) and name.partition(".")[0] not in FOREIGN
+    ],
+)
 def test_every_member_is_defined_in_its_class(name: str) -> None:
     owner, member = name.split(".")
+    if re.search(rf"\bdef {member}\b", SCALA.get(owner, "")):
+        return
     body = re.search(rf"^class {owner}\b.*?(?=^\S|\Z)", CODE, re.DOTALL | re.MULTILINE)
     assert body is not None
-    assert re.search(rf"\bdef {member}\b|^    {member}: |\bself\.{member}\b.* = ", body[0], re.MULTILINE)
+    assert re.search(
+        rf"\bdef {member}\b|^    {member}(?:: | = )|\bself\.{member}\b.* = ", body[0], re.MULTILINE
+    )
 
 
 LOCKS = re.compile(r"threading\.(?:R?Lock|Condition)\b")
