@@ -39,7 +39,7 @@ from jobserver_pyspark.protocol.messages import (
 
 _FORK_TIMEOUT = 30.0
 _MAX_PACKET = 65536
-_PATIENCE = 5.0
+_QUIET_TIMEOUT = 5.0
 """Seconds that the first runner waits for modules to be imported before the context's log says so."""
 _EXIT_TIMEOUT = 5.0
 
@@ -247,7 +247,7 @@ class ZygoteProcess:
 
     def _await_preloaded(self) -> None:
         """Wait for the import of modules: as long as the context may take to start."""
-        if not self._preloaded.wait(_PATIENCE):
+        if not self._preloaded.wait(_QUIET_TIMEOUT):
             self._log(f"python.preload: waiting for the import of {self._importing!r}\n".encode())
             self._preloaded.wait()
 

@@ -54,16 +54,16 @@ class HostConnections:
 
     def expect(self) -> tuple[str, Arrivals]:
         """Return a new secret, and the queue in which its host's connection arrives."""
-        token = secrets.token_hex(32)
+        secret = secrets.token_hex(32)
         arrivals: Arrivals = queue.Queue(1)
         with self._lock:
-            self._expected[token] = arrivals
-        return token, arrivals
+            self._expected[secret] = arrivals
+        return secret, arrivals
 
-    def forget(self, token: str) -> None:
+    def forget(self, secret: str) -> None:
         """Revoke a secret."""
         with self._lock:
-            self._expected.pop(token, None)
+            self._expected.pop(secret, None)
 
     def expect_again(self, marker: str, secret: str) -> Arrivals:
         """Return the queue in which the connection of a host that outlived its server arrives."""
@@ -133,9 +133,9 @@ class HostConnections:
 
     def _claim(self, candidate: str) -> Arrivals | None:
         with self._lock:
-            for token in self._expected:
-                if hmac.compare_digest(token.encode(), candidate.encode(errors="replace")):
-                    return self._expected.pop(token)
+            for secret in self._expected:
+                if hmac.compare_digest(secret.encode(), candidate.encode(errors="replace")):
+                    return self._expected.pop(secret)
         return None
 
     def close(self) -> None:

@@ -88,15 +88,14 @@ class HostProcess:
             ChannelClosed: The host ended instead.
             ProtocolError: The host speaks another version of the protocol.
         """
-        token, arrivals = connections.expect()
-        self.secret = token
+        self.secret, arrivals = connections.expect()
         try:
             address, port = connections.address
-            line, _ = encode(Connect(host=address, port=port, token=token))
+            line, _ = encode(Connect(host=address, port=port, token=self.secret))
             self._write(line + b"\n")
             channel = self._await(arrivals)
         finally:
-            connections.forget(token)
+            connections.forget(self.secret)
         channel.send(first)
         return channel
 

@@ -153,7 +153,8 @@ def test_the_zygote_forks_after_imports_that_change_what_it_needs(world: World) 
     """
     zygote = world.start(["noisy", "colorsys"], noisy=source)
     assert [world.ended(zygote.fork()) for _ in range(2)] == [-9, -9]
-    assert world.log == b"imported with noise\n"
+    output = [line for line in world.log.splitlines() if not line.startswith(b"python.preload: waiting")]
+    assert output == [b"imported with noise"]  # on a busy machine, the log says what a runner waits for
     assert world.losses == []
 
 
@@ -182,7 +183,7 @@ def test_an_import_that_ends_the_process_is_the_reason_of_its_end(
 def test_the_log_names_a_module_that_takes_long_when_a_runner_waits_for_it(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobserver_pyspark.host.runners._PATIENCE", 0.05)
+    monkeypatch.setattr("jobserver_pyspark.host.runners._QUIET_TIMEOUT", 0.05)
     gate = world.directory / "gate"
     source = f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)"
     zygote = world.start(["slow"], slow=source)
