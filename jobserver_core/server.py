@@ -595,6 +595,14 @@ class JobServer:
             for live in living
         }
 
+    def failed_contexts(self) -> dict[str, str]:
+        """Return why contexts of ``spark.contexts`` have failed, by name, unless they live again.
+
+        Raises:
+            StorageError: The metadata store failed.
+        """
+        return self._services.contexts.failed_configured()
+
     def start_queue(self) -> StartQueueStatus:
         """Return how many contexts are starting, and which ones are waiting to start."""
         return self._services.registry.start_queue

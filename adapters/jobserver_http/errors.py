@@ -23,7 +23,8 @@ class StatusResponse:
     ``result`` is a string, an error object, or None. As an extension, failures have a machine-readable
     ``code``, a ``detail`` if the contract prescribes the message, and the ``fields`` of the error, from which
     a client creates an equal one. ``job_id`` is the job of a submit that was accepted, and then failed before
-    its code ran, or whose caller may not see its outcome any more.
+    its code ran, or whose caller may not see its outcome any more. ``warnings``, another extension, are about
+    what is wrong although the operation has succeeded.
     """
 
     status: int
@@ -33,6 +34,7 @@ class StatusResponse:
     code: str | None = None
     fields: JsonMapping = attrs.field(factory=dict)
     job_id: str | None = None
+    warnings: tuple[str, ...] = ()
     headers: Mapping[str, str] = attrs.field(factory=dict)
 
     @property
@@ -49,6 +51,8 @@ class StatusResponse:
             body["fields"] = self.fields
         if self.job_id is not None:
             body["jobId"] = self.job_id
+        if self.warnings:
+            body["warnings"] = list(self.warnings)
         return body
 
 

@@ -123,7 +123,7 @@ async def get_readiness(call: Call) -> Response:
     """Report whether the server accepts jobs: storage and launcher work, and it is not shutting down.
 
     A server that refuses submits because a queue is full is still ready: other contexts have room, and
-    without the server there is less. The response says so.
+    without the server there is less. So is one whose configured contexts have failed. The response says so.
 
     This call needs no credentials. So with authentication, details are only logged.
     """
@@ -131,7 +131,13 @@ async def get_readiness(call: Call) -> Response:
         return respond(StatusResponse(status=503, result="the server is shutting down", code=NOT_READY))
     if problem := await _failures(call, call.server.check):
         return respond(StatusResponse(status=503, result=problem, code=NOT_READY))
-    return success(SHEDDING if call.server.load.shedding else None)
+    failed = await call.threads.quick.run(call.server.failed_contexts)
+    warnings = [f"configured context {name} failed: {reason}" for name, reason in failed.items()]
+    if failed and call.state.guarded:
+        warnings = [
+            f"configured contexts that failed: {len(failed)}; the log of the server says which and why"
+        ]
+    return success(SHEDDING if call.server.load.shedding else None, warnings=warnings)
 
 
 async def _failures(call: Call, check: Callable[[], dict[str, str | None]]) -> str:

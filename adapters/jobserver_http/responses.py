@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 
 from starlette.responses import Response, StreamingResponse
@@ -36,9 +36,9 @@ def respond(response: StatusResponse) -> Response:
     return json_response(response.body, response.status, response.headers)
 
 
-def success(text: str | None = None, status: int = 200) -> Response:
+def success(text: str | None = None, status: int = 200, warnings: Iterable[str] = ()) -> Response:
     """Return the contract's response for an operation that has succeeded."""
-    return respond(StatusResponse(status=status, label="SUCCESS", result=text))
+    return respond(StatusResponse(status=status, label="SUCCESS", result=text, warnings=tuple(warnings)))
 
 
 class ClosingResponse(StreamingResponse):

@@ -92,7 +92,9 @@ _JOB_OPTIONAL = (
 
 SCHEMAS: dict[str, Schema] = {
     "ErrorObject": _object({"message": _TEXT, "errorClass": _TEXT, "stack": _TEXT}),
-    "Success": _object({"status": {"const": "SUCCESS"}, "result": _TEXT}, ("result",)),
+    "Success": _object(
+        {"status": {"const": "SUCCESS"}, "result": _TEXT, "warnings": _TEXTS}, ("result", "warnings")
+    ),
     "Failure": _object(
         {
             "status": _TEXT,

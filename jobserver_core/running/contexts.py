@@ -13,7 +13,7 @@ from jobserver_core.errors import ContextExists, ContextNotFound, JobServerError
 from jobserver_core.models.arguments import check_settings
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.json_values import JsonMapping, JsonObject
-from jobserver_core.models.lifecycle import CONTEXTS
+from jobserver_core.models.lifecycle import CONTEXTS, ContextState
 from jobserver_core.models.validation import check_context_name
 from jobserver_core.ports import ContextSpec, Fetched, MetadataStore
 from jobserver_core.running.context_registry import ContextRegistry
@@ -56,6 +56,8 @@ class ContextService:
         self._fetching = fetching
         self._metadata = metadata
         self._settings = settings
+        self._refused: dict[str, str] = {}
+        """Why configured contexts could not even be recorded, by name."""
 
     # -- creating ----------------------------------------------------------------------------------
 
@@ -114,9 +116,9 @@ class ContextService:
                 started.append(preparation.finish())
         return started
 
-    @staticmethod
     @contextmanager
-    def _logging_failure(name: str) -> Iterator[None]:
+    def _logging_failure(self, name: str) -> Iterator[None]:
+        self._refused.pop(name, None)
         try:
             yield
         except ServerClosed:
@@ -124,7 +126,19 @@ class ContextService:
         except ContextExists:
             _log.info("the configured context %s is already running", name)
         except JobServerError as error:
+            self._refused[name] = str(error)
             _log.error("the configured context %s could not be started: %s", name, error)
+
+    def failed_configured(self) -> dict[str, str]:
+        """Return why contexts of the configuration file have failed and not been replaced, by name."""
+        failed = {}
+        for name in self._settings.spark.contexts:
+            last = self._metadata.context_named(name)
+            if last is not None and last.state is ContextState.ERROR and last.error is not None:
+                failed[name] = last.error.message
+            if name in self._refused and (last is None or last.state.final):
+                failed[name] = self._refused[name]
+        return failed
 
     # -- queries -----------------------------------------------------------------------------------
 

@@ -26,12 +26,13 @@ def start() -> Iterator[Start]:
             authenticator: Authenticator | None = None,
             credentials: tuple[str, str] | None = None,
             functions: Mapping[str, Any] | None = None,
+            spark: Mapping[str, Any] | None = None,
             **rest: Any,
         ) -> Site:
             given = dict(settings or {})
             # No test waits for jobs that it left running.
             http = {"port": 0, "drain-timeout": "0 s", **given.pop("http", {})}
-            mapping = {"jobserver": {**given, "http": http}}
+            mapping = {"jobserver": {**given, "http": http}, "spark": dict(spark or {})}
             server = a_server(settings=Settings.from_mapping(mapping), **rest)
             for name, function in (functions or {}).items():
                 server._services.launcher.register(name, function)

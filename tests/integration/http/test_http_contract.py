@@ -12,6 +12,7 @@ import httpx
 import pytest
 from http_site import JAR, TIME, WHEEL, Site, Start, error, error_object, ok
 
+from conditions import WAIT, wait_until
 from jobserver_core import SparePool
 from jobserver_core.memory import MemoryMetadataStore
 from serving import ScriptedLauncher, archive, packaged
@@ -307,6 +308,22 @@ def test_names_that_lead_elsewhere_are_refused_everywhere(site: Site, name: str)
 def test_health_and_readiness(site: Site) -> None:
     ok(site.client.get("/healthz"), 200, {"status": "SUCCESS"})
     ok(site.client.get("/readyz"), 200, {"status": "SUCCESS"})
+
+
+def test_a_ready_server_warns_of_configured_contexts_that_have_failed(start: Start) -> None:
+    contexts = {"good": {}, "bad": {"inline.fail": "no cores left"}, "worse": {"cp": "nowhere"}}
+    site = start(spark={"contexts": contexts})
+    wait_until(lambda: site.server.context("bad").state.final)
+    assert site.client.get("/readyz").json() == {
+        "status": "SUCCESS",
+        "warnings": [
+            "configured context bad failed: no cores left",
+            "configured context worse failed: binary 'nowhere' not found",
+        ],
+    }
+    site.server.create_context("bad").result(WAIT)
+    [warning] = site.client.get("/readyz").json()["warnings"]
+    assert "worse" in warning
 
 
 def test_a_server_whose_storage_fails_is_neither_healthy_nor_ready(start: Start) -> None:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from http_site import WHEEL, Site, Start
 
+from conditions import wait_until
 from jobserver_http.credential_files import hash_password, hash_token
 from jobserver_http.routes import ROUTES, Route
 from serving import archive
@@ -149,6 +150,18 @@ def test_health_and_readiness_hide_reasons_from_unauthenticated_callers(
     assert (response.status_code, response.json()["result"]) == (503, "metadata")
     response = httpx.get(f"{site.url}/healthz")
     assert (response.status_code, response.json()["result"]) == (500, "cannot write to storage: metadata")
+
+
+def test_readiness_hides_the_names_of_failed_contexts_from_unauthenticated_callers(
+    start: Start, auth: dict[str, Any]
+) -> None:
+    contexts = {"secret": {"inline.fail": "no cores left"}}
+    site = start({"auth": auth}, credentials=("admin", PASSWORD), spark={"contexts": contexts})
+    wait_until(lambda: site.server.context("secret").state.final)
+    assert httpx.get(f"{site.url}/readyz").json() == {
+        "status": "SUCCESS",
+        "warnings": ["configured contexts that failed: 1; the log of the server says which and why"],
+    }
 
 
 # -- proxy users -----------------------------------------------------------------------------------
