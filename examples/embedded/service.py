@@ -1,7 +1,8 @@
 """A service that embeds the job server: teams submit named reports, and ask for what came of them.
 
 Without Spark it runs Python callables in this process, as here; give ``Reports`` a server made by
-``JobServer.from_settings(load_settings("jobserver.conf"))`` and the same lines run on Spark.
+``JobServer.from_settings(load_settings("jobserver.conf"))`` and the same lines run on Spark. All reports run
+in the context ``warm``, which is there before them: without one, each would start a Spark application.
 """
 
 from jobserver_core import BinaryType, JobRequest, JobServer, JobState
@@ -20,6 +21,7 @@ class Reports:
             JobRequest(
                 class_name=f"reports.{report}",
                 class_path="reports",
+                context="warm",
                 config={"day": day},
                 idempotency_key=f"{report}/{day}",
             )

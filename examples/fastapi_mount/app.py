@@ -31,6 +31,7 @@ def build(server: JobServer) -> FastAPI:
         request = JobRequest(
             class_name="wordcount.WordCount",
             class_path="wordcount",
+            context="warm",
             config={"input": {"string": text}},
         )
         try:
@@ -42,5 +43,6 @@ def build(server: JobServer) -> FastAPI:
 
 
 def main() -> FastAPI:
-    """Return the service over the backends that the settings name."""
-    return build(JobServer.from_settings(Settings()))
+    """Return the service; the context of its jobs starts with it."""
+    settings = Settings.from_mapping({"spark": {"contexts": {"warm": {}}}})
+    return build(JobServer.from_settings(settings))

@@ -24,6 +24,7 @@ def build(server: JobServer, *, timeout: float = 2.0) -> Flask:
             JobRequest(
                 class_name="wordcount.WordCount",
                 class_path="wordcount",
+                context="warm",
                 config={"input": {"string": request.get_data(as_text=True)}},
             )
         )
@@ -51,7 +52,8 @@ def build(server: JobServer, *, timeout: float = 2.0) -> Flask:
 
 
 def main() -> Flask:
-    """Return the service over the backends that the settings name."""
-    server = JobServer.from_settings(Settings()).start()
+    """Return the service; the context of its jobs starts with it."""
+    settings = Settings.from_mapping({"spark": {"contexts": {"warm": {}}}})
+    server = JobServer.from_settings(settings).start()
     atexit.register(server.close)
     return build(server)

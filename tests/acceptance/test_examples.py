@@ -22,7 +22,7 @@ from jobserver_core.memory import InlineJob
 from jobserver_core.testing.server import InMemoryJobServer, empty_wheel
 from jobserver_http import running
 from jobserver_pyspark.demo import CLASS_NAME, build_wheel
-from serving import count
+from serving import WAIT, count
 from spark_server import spark_server
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -51,6 +51,7 @@ def sales(job: InlineJob) -> dict[str, Any]:
 
 
 def test_a_service_embeds_the_library(job_server: InMemoryJobServer) -> None:
+    job_server.create_context("warm").result(WAIT)
     job_server.define("reports.Sales", sales)
     names = runpy.run_path(str(EXAMPLES / "embedded" / "service.py"))
     reports = names["Reports"](job_server, empty_wheel())
@@ -62,6 +63,7 @@ def test_a_service_embeds_the_library(job_server: InMemoryJobServer) -> None:
     holiday = reports.request("Sales", "holiday")
     with pytest.raises(errors.JobFailed, match="no sales on a holiday"):
         asyncio.run(reports.outcome(holiday))
+    assert {job.context_name for job in job_server.jobs().jobs} == {"warm"}
     assert reports.failed() == [f"{holiday}: no sales on a holiday"]
 
 

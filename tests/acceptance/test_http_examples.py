@@ -33,7 +33,8 @@ def slow(job: Any) -> Any:
 
 
 def words_server() -> InMemoryJobServer:
-    server = InMemoryJobServer.in_memory()
+    settings = Settings.from_mapping({"spark": {"contexts": {"warm": {}}}})
+    server = InMemoryJobServer.in_memory(settings=settings)
     server.define("wordcount.WordCount", slow)
     return server
 
@@ -57,10 +58,12 @@ def served(app: Any) -> Iterator[str]:
 
 
 def test_the_job_server_is_mounted_below_a_path_of_a_fastapi_service() -> None:
-    service = example("fastapi_mount")["build"](words_server())
+    server = words_server()
+    service = example("fastapi_mount")["build"](server)
     with served(service) as url, httpx.Client(base_url=url, timeout=WAIT) as client:
         assert client.get("/words", params={"text": "a b a"}).json() == {"a": 2, "b": 1}
         assert client.get("/words", params={"text": "wrong"}).status_code == 502
+        assert {job.context_name for job in server.jobs().jobs} == {"warm"}
         assert client.get("/openapi.json").json()["info"]["title"] == "Reports"
         spark = "/spark"
         assert set(client.get(f"{spark}/binaries").json()) == {"wordcount"}
@@ -130,3 +133,4 @@ def test_a_flask_service_runs_jobs_through_the_library() -> None:
         failed = client.post("/words", data="wrong")
         assert (failed.status_code, failed.get_json()) == (502, {"error": "no such word"})
         assert client.get("/words/none").status_code == 404
+        assert {job.context_name for job in server.jobs().jobs} == {"warm"}
