@@ -18,7 +18,7 @@ import pytest
 
 from jobserver_core.errors import BlobNotFound, StorageError
 from jobserver_core.ports.blobs import Blob, BlobStore, BlobWriter
-from jobserver_core.testing.contract import Contract, raised_by, threads_and_processes
+from jobserver_core.testing.contract import Contract, assert_none_left, raised_by, threads_and_processes
 
 _HOUR = timedelta(hours=1)
 _MIB = 1024 * 1024
@@ -409,7 +409,9 @@ class BlobStoreContract(Contract):
             with store.local_path(_DIGEST):
                 pass
             store.close()
-        assert threads_and_processes() <= before
+        assert_none_left(
+            before, "close() has to end the threads and processes of the store, and wait for them"
+        )
 
     def test_many_threads_can_store_the_same_and_other_content_at_once(self, blobs: BlobStore) -> None:
         common = os.urandom(300_000)

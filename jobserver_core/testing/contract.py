@@ -58,6 +58,12 @@ def threads_and_processes() -> set[str]:
     return found
 
 
+def assert_none_left(before: set[str], duty: str) -> None:
+    """Check that no thread or process was added to those of ``before``. ``duty`` says what would be right."""
+    left = sorted(threads_and_processes() - before)
+    assert not left, f"still running: {'; '.join(left)}; {duty}"
+
+
 class Contract:
     """The root of every contract suite: a class of ``test_*`` methods that a backend's tests inherit.
 

@@ -203,7 +203,7 @@ class FetcherContract(Contract):
         before = self.files(fetcher)
         with pytest.raises(FetchError) as caught, fetcher.fetch(self.missing()):
             pytest.fail("the block was entered")
-        assert caught.value.reason
+        assert caught.value.reason, "the error has to say why in `reason`"
         assert self.files(fetcher) == before
 
     def test_a_file_that_was_withdrawn_is_not_served_from_a_cache(self, fetcher: Fetcher) -> None:
@@ -254,7 +254,7 @@ class FetcherContract(Contract):
         before = self.files(fetcher)
         with pytest.raises(MalformedUrl) as caught:
             fetcher.check(uri)
-        assert caught.value.reason
+        assert caught.value.reason, "the error has to say why in `reason`"
         with pytest.raises(MalformedUrl), fetcher.fetch(uri):
             pytest.fail("the block was entered")
         assert self.files(fetcher) == before
@@ -264,7 +264,7 @@ class FetcherContract(Contract):
         for uri in self.refused():
             with pytest.raises(MalformedUrl) as caught:
                 fetcher.check(uri)
-            assert caught.value.reason
+            assert caught.value.reason, "the error has to say why in `reason`"
             with pytest.raises(MalformedUrl), fetcher.fetch(uri):
                 pytest.fail("the block was entered")
 

@@ -22,7 +22,7 @@ from jobserver_core.ports import (
     JobSpec,
     Launcher,
 )
-from jobserver_core.testing.contract import Contract, threads_and_processes, wait_until
+from jobserver_core.testing.contract import Contract, assert_none_left, threads_and_processes, wait_until
 from jobserver_core.testing.recording import RecordingListener, is_locked
 
 
@@ -36,6 +36,10 @@ class RunningContext:
 
 
 _EARLIER = "written by an earlier run\n"
+_WORK_DIR_LEFT = (
+    "the context was reported as ended, but its work_dir is still there; remove it before context_ended"
+)
+_NOT_KILLED = "a job that kill_job ended has to be reported with JobOutcome(killed=True)"
 
 
 class LauncherContract(Contract):
@@ -188,7 +192,7 @@ class LauncherContract(Contract):
         assert ended[1:] == (ContextEnd.STOPPED, None)
         assert [event[0] for event in context.listener.events] == ["ready", "context-ended"]
         assert context.listener.faults == []
-        assert not context.spec.work_dir.exists()
+        assert not context.spec.work_dir.exists(), _WORK_DIR_LEFT
         assert context.spec.log_path.read_text(encoding="utf-8").startswith(_EARLIER)
 
     def test_settings_that_may_work_pass_validation(self, launcher: Launcher) -> None:
@@ -221,7 +225,7 @@ class LauncherContract(Contract):
         context.handle.kill()
         ended = context.listener.wait_for("context-ended", timeout=self.timeout)
         assert ended[1] is ContextEnd.KILLED
-        assert not context.spec.work_dir.exists()
+        assert not context.spec.work_dir.exists(), _WORK_DIR_LEFT
         assert context.listener.faults == []
 
     def test_killing_a_starting_context_ends_it(self, launcher: Launcher, tmp_path: Path) -> None:
@@ -229,7 +233,7 @@ class LauncherContract(Contract):
         context.handle.kill()
         ended = context.listener.wait_for("context-ended", timeout=self.timeout)
         assert ended[1] is ContextEnd.KILLED
-        assert not context.spec.work_dir.exists()
+        assert not context.spec.work_dir.exists(), _WORK_DIR_LEFT
 
     def test_stopping_a_starting_context_ends_it(self, launcher: Launcher, tmp_path: Path) -> None:
         context = self.start(launcher, tmp_path, self.settings())
@@ -246,7 +250,7 @@ class LauncherContract(Contract):
         assert end is ContextEnd.FAILED
         assert reason in error.message
         assert [event[0] for event in context.listener.events] == ["context-ended"]
-        assert not context.spec.work_dir.exists()
+        assert not context.spec.work_dir.exists(), _WORK_DIR_LEFT
 
     def test_closing_the_launcher_kills_what_is_left_and_waits_for_it(
         self, launcher: Launcher, tmp_path: Path
@@ -271,7 +275,11 @@ class LauncherContract(Contract):
         assert ended[1] is ContextEnd.STOPPED
         assert context.listener.faults == []
         launcher.close()
-        assert threads_and_processes() <= before
+        assert_none_left(
+            before,
+            "report context_ended only once the context's jobs are gone, with their threads and processes; "
+            "close() has to end those of the launcher, and wait for them",
+        )
 
     def test_a_job_for_a_context_that_ended_is_ignored(self, context: RunningContext) -> None:
         context.handle.kill()
@@ -326,7 +334,7 @@ class LauncherContract(Contract):
             again.handle.stop(30.0)
             assert listener.wait_for("context-ended", timeout=self.timeout)[1] is ContextEnd.STOPPED
             assert listener.faults == []
-            assert not spec.work_dir.exists()
+            assert not spec.work_dir.exists(), _WORK_DIR_LEFT
             assert context.listener.events == before, "events were reported after the launcher was detached"
         finally:
             following.close()
@@ -383,7 +391,7 @@ class LauncherContract(Contract):
         outcome = context.listener.outcome(job.id, timeout=self.timeout)
         assert outcome.failure is FailureKind.CRASHED
         assert outcome.error is not None
-        assert outcome.error.message
+        assert outcome.error.message, "the error of a job has to say why it failed"
         assert context.listener.of_job(job.id) == ["running", "job-ended"]
         assert self.value(context, self.submit(context, "echo", '{"value": 7}')) == 7
 
@@ -411,7 +419,7 @@ class LauncherContract(Contract):
         assert outcome.failure is FailureKind.RAISED
         assert outcome.error is not None
         assert "no such table" in outcome.error.message
-        assert outcome.error.error_class
+        assert outcome.error.error_class, "the error has to name the class of the exception that was raised"
         assert "no such table" in outcome.error.stack
         assert context.listener.of_job(job.id) == ["running", "job-ended"]
 
@@ -473,13 +481,13 @@ class LauncherContract(Contract):
             context.listener.wait_for("running", job.id, timeout=self.timeout)
         for job in jobs:
             context.handle.kill_job(job.id)
-            assert context.listener.outcome(job.id, timeout=self.timeout).killed
+            assert context.listener.outcome(job.id, timeout=self.timeout).killed, _NOT_KILLED
 
     def test_a_kill_ends_a_job_and_disturbs_no_other(self, context: RunningContext) -> None:
         victim, neighbour = self.hold(context), self.submit(context, "endless")
         context.listener.wait_for("running", neighbour.id, timeout=self.timeout)
         context.handle.kill_job(victim.id)
-        assert context.listener.outcome(victim.id, timeout=self.timeout).killed
+        assert context.listener.outcome(victim.id, timeout=self.timeout).killed, _NOT_KILLED
         assert context.listener.faults == []
         assert context.listener.of_job(neighbour.id) == ["running"]
         later = self.submit(context, "echo", '{"value": 7}')
@@ -501,5 +509,5 @@ class LauncherContract(Contract):
         for _ in range(5):
             job = self.submit(context, "endless")
             context.handle.kill_job(job.id)
-            assert context.listener.outcome(job.id, timeout=self.timeout).killed
+            assert context.listener.outcome(job.id, timeout=self.timeout).killed, _NOT_KILLED
             assert context.listener.of_job(job.id).count("job-ended") == 1

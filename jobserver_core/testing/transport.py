@@ -153,7 +153,7 @@ class TransportContract(Contract):
         assert isinstance(schemes, tuple), f"schemes must be a tuple, not {schemes!r}"
 
     def test_its_schemes_are_in_lower_case(self, transport: Transport) -> None:
-        assert transport.schemes
+        assert transport.schemes, "`schemes` has to name the schemes of the URLs that it sends to"
         assert all(scheme == scheme.lower() for scheme in transport.schemes)
 
     def test_its_options_are_a_tuple_of_keys_or_not_known(self, transport: Transport) -> None:
@@ -217,14 +217,16 @@ class TransportContract(Contract):
         url = with_secrets(receiver.url)
         with logged() as lines:
             transport.check(url)
-            assert transport.send(message(url), timeout=_TIMEOUT).accepted
+            assert transport.send(message(url), timeout=_TIMEOUT).accepted, (
+                "a message that the receiver took has to be accepted"
+            )
         assert [line for line in lines if _SECRET in line] == []
 
     def test_a_receiver_that_is_gone_is_an_answer(self, transport: Transport, receiver: Receiver) -> None:
         receiver.vanish()
         answer = transport.send(message(receiver.url), timeout=_TIMEOUT)
-        assert not answer.accepted
-        assert answer.error
+        assert not answer.accepted, "nothing was received, so the answer must not be accepted"
+        assert answer.error, "the answer has to say in `error` why nothing was delivered"
 
     def test_what_went_wrong_is_reported_without_secrets(
         self, transport: Transport, receiver: Receiver
@@ -239,8 +241,8 @@ class TransportContract(Contract):
         transport.close()
         transport.close()
         answer = transport.send(message(receiver.url), timeout=_TIMEOUT)
-        assert not answer.accepted
-        assert answer.error
+        assert not answer.accepted, "nothing was received, so the answer must not be accepted"
+        assert answer.error, "the answer has to say in `error` why nothing was delivered"
         assert receiver.received() == []
 
 
@@ -254,9 +256,9 @@ class HangingTransportContract(TransportContract):
         self, transport: Transport, receiver: HangingReceiver
     ) -> None:
         (answer,), took = self._attempts_that_hang(transport, receiver, count=1)
-        assert answer.status is None
-        assert answer.error
-        assert took > 0.25
+        assert answer.status is None, "only a response of the receiver has a status"
+        assert answer.error, "the answer has to say in `error` why nothing was delivered"
+        assert took > 0.25, "the attempt ended before its timeout, although the receiver was still silent"
 
     def test_attempts_that_hang_do_not_add_up(self, transport: Transport, receiver: HangingReceiver) -> None:
         answers, _took = self._attempts_that_hang(transport, receiver, count=24)
@@ -287,8 +289,8 @@ class AnsweringTransportContract(HangingTransportContract):
         self, transport: Transport, receiver: AnsweringReceiver
     ) -> None:
         (answer,), _took = self._attempts_that_hang(transport, receiver, count=1, hang=receiver.drip)
-        assert answer.status is None
-        assert answer.error
+        assert answer.status is None, "only a response of the receiver has a status"
+        assert answer.error, "the answer has to say in `error` why nothing was delivered"
 
     def test_answers_below_400_are_accepted(self, transport: Transport, receiver: AnsweringReceiver) -> None:
         statuses = (200, 201, 202, 204)

@@ -93,7 +93,7 @@ class CloseDoesNotWait(Fault):
 
 class LeavesAThread(Fault):
     caught_by = ("test_a_context_stops_with_its_running_jobs",)
-    because = "left behind"
+    because = "left behind; report context_ended only once"
 
     class Context(_InlineContext):
         def stop(self, timeout: float) -> None:
@@ -120,7 +120,7 @@ class LeavesTheWorkDirectory(Fault):
         "test_a_context_is_ready_once_and_stops_with_nothing_left",
         "test_a_killed_context_ends_killed_with_nothing_left",
     )
-    because = "exists()"
+    because = "remove it before context_ended"
 
     class Context(_InlineContext):
         def _finish(self, end: ContextEnd, error: ErrorInfo | None) -> None:

@@ -25,7 +25,7 @@ from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobStat
 from jobserver_core.models.servers import ServerRequest
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.builders import a_binary, a_context, a_delivery, a_job, a_result, at, digest_of
-from jobserver_core.testing.contract import raised_by, threads_and_processes, wait_until
+from jobserver_core.testing.contract import assert_none_left, raised_by, threads_and_processes, wait_until
 from jobserver_core.testing.metadata.access import StoreAccess
 from jobserver_core.testing.metadata.jobs import full_job
 from jobserver_core.testing.metadata.pins import pinned_and_removed
@@ -252,7 +252,9 @@ class PersistenceContract(StoreAccess):
         other.listen(lambda _notice: None)
         other.add_job(a_job(), config="{}")
         other.close()
-        assert threads_and_processes() <= before
+        assert_none_left(
+            before, "close() has to end the threads and processes of the store, and wait for them"
+        )
 
     def test_of_writers_through_two_stores_one_wins(self, store: MetadataStore) -> None:
         with closing(self.open_again(store)) as other:
