@@ -215,7 +215,9 @@ class Collected:
                 self.directories |= {f"{key}.{name}": directory for name in typed}
         for key, value in source.ignored.items():
             check_ignored(key, value)
-            self._warn(f"{key}: this setting of the old server has no effect: {no_effect(key, value)}")
+            about = f"{key}: this setting of the old server has no effect: "
+            if not any(warning.startswith(about) for warning in self.warnings):
+                self._warn(f"{about}{no_effect(key, value)}")
 
     def classify(self, tree: JsonMapping) -> GivenSettings:
         """Return which setting each key of a tree means. The values are not read."""

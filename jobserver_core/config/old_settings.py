@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import attrs
 
+from jobserver_core.config.trees import flatten
 from jobserver_core.errors import InvalidSetting
 from jobserver_core.models.json_values import Json
 
@@ -174,12 +175,38 @@ def inside(tree: Json, path: str) -> Json:
     return tree
 
 
+_CONNECTIONS = {
+    "idle-timeout": "set jobserver.http.idle-timeout",
+    "request-timeout": "set jobserver.jobs.sync-timeout, which limits how long a request waits for its job",
+}
+"""What to set instead of a limit of the connections of Akka or Spray."""
+
+
+def _connections(why: str, section: str, value: Json) -> NoEffect:
+    """Return what becomes of each limit of connections that a section of Akka or Spray sets."""
+    found = flatten(value, f"{section}.") if isinstance(value, Mapping) else {}
+    known = {
+        key: instead
+        for key in found
+        if key.startswith((f"{section}.can.server.", f"{section}.http.server."))
+        and (instead := _CONNECTIONS.get(key.rpartition(".")[2]))
+    }
+    if not known:
+        return IGNORED[section]
+    parts = [f"for {key} = {found[key]}, {instead}" for key, instead in known.items()]
+    if rest := len(found.keys() - known.keys() - ALIASES.keys()):
+        parts.append(f"its other keys ({rest}) have no effect")
+    return NoEffect(why, "; ".join(parts))
+
+
 def no_effect(key: str, value: Json) -> NoEffect:
     """Return why a key that :func:`check_ignored` accepts has no effect.
 
     Nothing is to do instead if its value asked for nothing.
     """
     reason = IGNORED[key]
+    if key in ("akka", "spray"):
+        return _connections(reason.why, key, value)
     if key in _LOCAL_DRIVERS:
         return NoEffect(reason.why) if value in ("client", *_OFF) else reason
     if key in _ACCESS:  # or check_ignored would have refused it

@@ -111,7 +111,7 @@ def test_the_keys_of_a_file_for_yarn(tmp_path: Path) -> None:
     found = migrated(tmp_path, ON_YARN)
     assert found["spark.jobserver.yarn-context-creation-timeout"].outcome is Outcome.RENAMED
     assert found["akka.http.server.parsing.max-content-length"].setting == "jobserver.limits.upload-size"
-    assert "jobserver.http" in found["akka"].explanation
+    assert "for akka.http.server.request-timeout = 90 s, set jobserver.jobs.sync" in found["akka"].explanation
     assert outcomes(found, Outcome.INVALID) == {"shiro"}
     assert "set jobserver.auth" in found["shiro"].explanation
     assert "hush" not in str(found)
@@ -169,7 +169,10 @@ def test_the_keys_of_a_file_of_version_0_6(tmp_path: Path) -> None:
     )
     assert found["spark.jobserver.job-jar-paths"].setting == "jobserver.job-binary-paths"
     assert outcomes(found, Outcome.GONE) == {"spray"}
-    assert "jobserver.http.idle-timeout for idle-timeout" in found["spray"].explanation
+    assert found["spray"].explanation == (
+        "there is no Akka here; for spray.can.server.idle-timeout = 60 s, set jobserver.http.idle-timeout; "
+        "its other keys (1) have no effect"
+    )
     assert outcomes(found, Outcome.IGNORED) >= {"deploy"}
 
 
