@@ -730,10 +730,11 @@ class JobServer:
             self._services.jobs.get(job_id)
         return deliveries
 
-    def kill_job(self, job_id: str, *, force: bool = False) -> Waiter[Job]:
+    def kill_job(self, job_id: str, *, force: bool = False, user: str = "") -> Waiter[Job]:
         """Begin to kill a job. The waiter returns it once it is final: KILLED, unless it ended first.
 
         With ``force``, the context is killed if the job has not ended after the configured ``kill-timeout``.
+        The log of this server names the ``user`` who killed it.
 
         If the job is on another server, this blocks for up to 10 seconds until that server has accepted.
 
@@ -745,7 +746,7 @@ class JobServer:
             StorageError: The metadata store failed.
         """
         check_job_id(job_id)
-        return self._running.jobs.kill(job_id, force=force)
+        return self._running.jobs.kill(job_id, force=force, user=user)
 
     # -- logs and data files -----------------------------------------------------------------------
 

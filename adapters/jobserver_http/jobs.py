@@ -327,7 +327,7 @@ async def kill_job(call: Call) -> Response:
     job = await call.job()
     force = bool(call.params["force"])
     try:
-        waiter = await call.threads.ending.run(call.server.kill_job, job.id, force=force)
+        waiter = await call.threads.ending.run(call.server.kill_job, job.id, force=force, user=call.user)
     except JobAlreadyFinal:
         return _too_late(call, await call.job())
     timeout = call.server.settings.jobs.kill_timeout + KILL_MARGIN

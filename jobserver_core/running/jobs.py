@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -29,6 +30,8 @@ from jobserver_core.running.result_storage import ResultStore
 from jobserver_core.running.results import ResultReader
 from jobserver_core.running.waiting import JobHandle, Promise, Waiter
 from jobserver_core.running.watching import Watch
+
+_log = logging.getLogger(__name__)
 
 SHEDDING = 60.0
 """Seconds for which the server counts as shedding load after it refused a submit."""
@@ -261,8 +264,8 @@ class JobService:
         """Notify those who wait for jobs of other servers that this server is closing. Idempotent."""
         self.watch.close()
 
-    def kill(self, job_id: str, *, force: bool) -> Waiter[Job]:
-        """Begin to end a job, wherever it runs.
+    def kill(self, job_id: str, *, force: bool, user: str | None = None) -> Waiter[Job]:
+        """Begin to end a job, wherever it runs. The log says which user asked for it; None: none did.
 
         Raises:
             JobNotFound: No job has this id.
@@ -270,7 +273,9 @@ class JobService:
             Unavailable: Its server is gone, and no other server has taken the job over yet.
         """
         try:
-            return self._kill_here(job_id, force=force)
+            waiter = self._kill_here(job_id, force=force)
+            _log_kill(job_id, user)
+            return waiter
         except OnAnotherServer:
             job = self.get(job_id)
             context = self._metadata.context(job.context_id)
@@ -278,6 +283,7 @@ class JobService:
                 raise
         arguments: JsonObject = {"id": job_id, "force": force}
         self._requests.ask(context.owner, Action.KILL_JOB, arguments, f"job {job_id}")
+        _log_kill(job_id, user)
         return self.watched(job).finished
 
     def _kill_here(self, job_id: str, *, force: bool) -> Waiter[Job]:
@@ -317,3 +323,8 @@ class JobService:
     def _kill_for_another(self, arguments: JsonMapping) -> JsonObject:
         self._kill_here(arguments["id"], force=arguments["force"])
         return {}
+
+
+def _log_kill(job_id: str, user: str | None) -> None:
+    if user is not None:
+        _log.info("job %s is killed %s", job_id, f"by user {user}" if user else "on request")

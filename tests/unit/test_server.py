@@ -179,6 +179,16 @@ def test_a_handle_can_be_obtained_again_before_and_after_the_job_ends(server: Jo
         server.job_handle("nobody")
 
 
+@pytest.mark.parametrize(("user", "by"), [("ann", "by user ann"), ("", "on request")])
+def test_the_log_says_who_killed_a_job(
+    server: JobServer, caplog: pytest.LogCaptureFixture, user: str, by: str
+) -> None:
+    job = server.submit(a_request("w.Sleep"))
+    with caplog.at_level("INFO", "jobserver_core.running.jobs"):
+        server.kill_job(job.id, user=user)
+    assert f"job {job.id} is killed {by}" in caplog.messages
+
+
 def test_a_killed_job_is_killed_once(server: JobServer) -> None:
     job = running(server)
     assert server.kill_job(job.id).result(WAIT).state is JobState.KILLED
