@@ -83,8 +83,8 @@ as `30 minutes`, or `off`, which is the default of all but one.
 `jobserver.http.idle-timeout` is something else: it is about connections.
 
 A request can set its own `maxQueueTime` and `maxRunTime`, which take precedence. Callbacks are sent, and
-the error of the job has the reason. Why a context was stopped is in the errors of jobs that ended with it,
-and in the server's log.
+the error of the job has the reason. Why a context was stopped is in its record (`endReason`), in the errors
+of jobs that ended with it, and in the server's log.
 
 A job that cannot be ended alone (a busy thread of a JVM job) keeps its slot until it ends by itself, or until
 you kill it with `force`. If its context was created for it, the context is killed instead.
