@@ -17,7 +17,7 @@ two libraries and compiles that API (about 8 s more). Both are kept in the toolc
 ``JvmToolchain.prepare()`` does both in advance.
 
 **Threads.** ``run`` blocks; call it on a separate thread for each job. PySpark's gateway gives each Python
-thread its own connection. ``cancel`` and ``running`` may be called from any thread at any time.
+thread its own connection. ``cancel`` may be called from any thread at any time.
 
 **Messages.** A job is a :class:`JvmJobRequest`, and its outcome is a :class:`JvmJobState`: ``finished``,
 ``failed`` or ``killed``. A result is one JSON value or the bytes of a streamed result (``state.result`` says

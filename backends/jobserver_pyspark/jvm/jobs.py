@@ -6,14 +6,14 @@ import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 
 from jobserver_core.errors import LaunchError
 from jobserver_pyspark.installation.compiler import JvmToolchain
 from jobserver_pyspark.installation.libraries import LibrariesUnavailable, digest_of
-from jobserver_pyspark.protocol.converter import ProtocolError, ProtocolMessage, decode, encode
+from jobserver_pyspark.protocol.converter import ProtocolMessage, decode, encode
 from jobserver_pyspark.protocol.failures import qualified_name
 from jobserver_pyspark.protocol.jvm_messages import (
     JvmJar,
@@ -21,7 +21,6 @@ from jobserver_pyspark.protocol.jvm_messages import (
     JvmJobRequest,
     JvmJobState,
     JvmToHost,
-    RunningJvmJobs,
 )
 from jobserver_pyspark.protocol.messages import ContextType, ErrorDetails
 
@@ -110,12 +109,6 @@ class JvmJobRunner:
             return True
         return bool(runner.cancel(job_id, int(wait * 1000), int(drain * 1000)))
 
-    def running(self) -> list[str]:
-        """Return the ids of the jobs that run, in their order."""
-        if self._runner is None:
-            return []
-        return list(_read(RunningJvmJobs, self._runner.running()).job_ids)
-
     def close(self, wait: float, *, drain: float = 0.0) -> None:
         """Kill all jobs, waiting at most ``wait`` seconds for each; call it before the context is stopped.
 
@@ -128,12 +121,12 @@ class JvmJobRunner:
         runner = self._prepare_runner(request)
         if request.job_id in self._cancelled:
             return JvmJobState(status="killed")
-        state = _read(JvmJobState, runner.start(_written(request)))
+        state = _read(runner.start(_written(request)))
         if state.status != "running":
             return state
         if on_running is not None:
             on_running()
-        return _read(JvmJobState, runner.awaitEnded(request.job_id))
+        return _read(runner.awaitEnded(request.job_id))
 
     def _prepare_runner(self, request: JvmJobRequest) -> Any:
         """Return the runner, with the job API if the job may need it."""
@@ -211,11 +204,7 @@ def _written(message: ProtocolMessage) -> str:
     return header.decode("utf-8", "surrogatepass")
 
 
-_Reply = TypeVar("_Reply", bound=JvmToHost)
-
-
-def _read(wanted: type[_Reply], text: str) -> _Reply:
+def _read(text: str) -> JvmJobState:
     reply = decode(JvmToHost, text.encode("utf-8", "surrogatepass"))
-    if not isinstance(reply, wanted):
-        raise ProtocolError(f"the JVM replied with {type(reply).__name__} instead of {wanted.__name__}")
+    assert isinstance(reply, JvmJobState)  # the only kind of reply
     return reply

@@ -85,9 +85,3 @@ class JvmJobState(JvmToHost):
     size: int = 0
     inline: str | None = None
     validated: bool = False
-
-
-class RunningJvmJobs(JvmToHost):
-    """The jobs that run, in the order of their ids: the reply of ``JobRunner.running``."""
-
-    job_ids: tuple[str, ...]

@@ -45,6 +45,7 @@ class JobBench:
     jobs: JvmJobRunner
     directory: Path
     count: int = 0
+    started: list[StartedJob] = attrs.field(factory=list)
 
     def request(self, main_class: str, *jars: Path, kind: str = "spark", **more: Any) -> JvmJobRequest:
         self.count += 1
@@ -83,7 +84,9 @@ class JobBench:
         return base64.b64decode(outcome.inline)
 
     def start(self, request: JvmJobRequest) -> StartedJob:
-        return StartedJob(self.jobs, request)
+        job = StartedJob(self.jobs, request)
+        self.started.append(job)
+        return job
 
 
 class StartedJob:
@@ -101,6 +104,10 @@ class StartedJob:
         if outcome.validated:
             self.validated.set()
         self._outcome.append(outcome)
+
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
 
     def outcome(self, timeout: float = DEADLINE) -> JvmJobState:
         self._thread.join(timeout)
@@ -335,6 +342,7 @@ def bench(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[JobBench]:
     jobs = JvmJobRunner(JvmSession.of(spark), toolchain, job_classes, isolation=isolation)
-    yield JobBench(jobs, tmp_path_factory.mktemp("jobs"))
+    bench = JobBench(jobs, tmp_path_factory.mktemp("jobs"))
+    yield bench
     jobs.close(wait=10.0)
-    assert jobs.running() == []
+    wait_until(lambda: not any(job.running for job in bench.started), "the end of all jobs")

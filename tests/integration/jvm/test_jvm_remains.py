@@ -93,7 +93,7 @@ def test_a_job_is_not_killed_while_one_of_its_threads_is_running(
 ) -> None:
     job = started(bench, jar, "deaf thread", written)
     assert not bench.jobs.cancel(job.request.job_id, wait=1.0)
-    assert job.request.job_id in bench.jobs.running()
+    assert job.running
     spark.sparkContext._jvm.java.lang.System.setProperty("remains.deaf", "over")
     assert job.outcome().status == "killed"
     assert_nothing_writes(bench, shapes_jar, written)

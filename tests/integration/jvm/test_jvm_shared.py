@@ -26,7 +26,7 @@ def test_a_streaming_job_runs_until_it_is_killed_and_the_context_outlives_it(
     )
     assert job.validated.wait(60), turn
     job.wait_for_log("batch of 3")
-    assert job.request.job_id in bench.jobs.running()
+    assert job.running
     assert bench.jobs.cancel(job.request.job_id, wait=20.0)
     assert job.outcome().status == "killed"
     assert spark.range(3).count() == 3

@@ -95,15 +95,6 @@ final class JobRunner(root: SparkSession, isolation: String, maxSessions: Int) {
     }
   }
 
-  /** The IDs of the running jobs. */
-  def running(): String = {
-    val ids = jobs.asScala.collect { case (id, job) if !job.ended.isDone => id }
-    val node = Outcome.mapper.createObjectNode().put("kind", "RunningJvmJobs")
-    val list = node.putArray("job_ids")
-    ids.toSeq.sorted.foreach(id => list.add(id))
-    node.toString
-  }
-
   /** Kills all jobs, as [[cancel]] does, and releases all sessions, but does not stop the Spark context. */
   def close(waitMs: Long, drainMs: Long): Unit = {
     jobs.values.asScala.toSeq.map(job => new Thread(() => job.cancel(waitMs, drainMs)))
