@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Mapping
@@ -16,8 +17,15 @@ FINAL = ("FINISHED", "ERROR", "KILLED")
 """The states of jobs that have ended."""
 FRAMES = 3
 """How many stack frames are shown with an error."""
-_LIBRARIES = ("/site-packages/", "/dist-packages/", "/lib/python3.", "<frozen ")
-"""Path fragments of installed libraries, as opposed to the job's own code."""
+_LIBRARIES = (
+    "/site-packages/",
+    "/dist-packages/",
+    "/lib/python3.",
+    "<frozen ",
+    "/pyspark.zip/",
+    "/jobserver_pyspark/runner/",
+)
+"""Path fragments of installed libraries and of the runner, as opposed to the job's own code."""
 _JVM_LIBRARIES = ("java.", "javax.", "jdk.", "sun.", "scala.", "org.apache.", "py4j.")
 """The same for the names of classes on the JVM."""
 WAITING = "WAITING"
@@ -32,7 +40,9 @@ _CLASS_ERROR = re.compile(r"(?:ClassNotFoundException|NoClassDefFoundError): (.*
 _CLASS_NAME = re.compile(r"[\w.$/]+")
 """The whole message if a class is missing. Messages about other problems have more words."""
 MESSAGE_LINES = 12
-"""How many lines of an error message are shown. Messages from the JVM can contain a whole stack trace."""
+"""How many lines of an error message are shown. Messages from the JVM can contain whole stack traces."""
+VERDICT_LINES = 5
+"""How many of them are the last line that names an exception, and the lines before it."""
 
 
 class JobFields(TypedDict, total=False):
@@ -74,6 +84,8 @@ class ContextFields(TypedDict, total=False):
     settings: JsonMapping
 
 
+_LEFT_OUT = "  …"
+"""Stands for the stack frames that are left out of a message."""
 _MOMENT = re.compile(r"\b\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?(\+00:00|Z)")
 """A timestamp in UTC, as the server writes it in its messages."""
 
@@ -183,11 +195,50 @@ def error_text(result: object) -> str:
     kind, message = result.get("errorClass"), result.get("message", "unknown reason")
     if kind == CONTEXT_TERMINATED and (reason := result.get("stack")):
         message = f"{message}: {reason}"
-    lines = str(message).splitlines() or [""]
-    if len(lines) > MESSAGE_LINES:
-        lines = [*lines[:MESSAGE_LINES], "…"]
-    message = "\n".join(lines)
+    message = "\n".join(_message_excerpt(str(message).splitlines() or [""]))
     return f"{kind}: {message}" if kind else message
+
+
+def _message_excerpt(lines: list[str]) -> list[str]:
+    """Return the lines of a message, or the first ones and the exception that was the cause."""
+    if len(lines) > MESSAGE_LINES:
+        lines = _without_libraries(lines)
+    if len(lines) <= MESSAGE_LINES:
+        return lines
+    verdict = _verdict(lines)
+    if verdict < MESSAGE_LINES:
+        return [*lines[:MESSAGE_LINES], "…"]
+    last = lines[verdict - VERDICT_LINES + 1 : verdict + 1]
+    return [*lines[: MESSAGE_LINES - VERDICT_LINES], "…", *last, *(["…"] if lines[verdict + 1 :] else [])]
+
+
+def _without_libraries(lines: list[str]) -> list[str]:
+    """Replace each row of stack frames that are not of the job's own code by one line."""
+    kept: list[str] = []
+    in_library = False
+    for line in lines:
+        if _is_frame(line):
+            in_library = any(part in line for part in _LIBRARIES)
+        elif line.startswith(("\tat ", "\t... ")):
+            in_library = _jvm_method(line.strip()).startswith(_JVM_LIBRARIES) or line.startswith("\t... ")
+        elif not line.startswith("    "):
+            in_library = False
+        if not in_library:
+            kept.append(line)
+        elif kept[-1:] != [_LEFT_OUT]:
+            kept.append(_LEFT_OUT)
+    return kept
+
+
+def _verdict(lines: list[str]) -> int:
+    """Return the index of the last line that names an exception: below a traceback, or a cause on the JVM."""
+    found, in_traceback = 0, False
+    for index, line in enumerate(lines):
+        if "Traceback (most recent call last)" in line:
+            in_traceback = True
+        elif (in_traceback and line[:1].strip()) or line.startswith("Caused by: "):
+            found, in_traceback = index, False
+    return found
 
 
 def missing_code_advice(error: object) -> str | None:
@@ -215,10 +266,11 @@ def stack_of(error: object) -> str | None:
     return str(error.get("stack") or "") or None
 
 
-def stack_excerpt(stack: object) -> list[str]:
+def stack_excerpt(stack: object, job_class: str = "") -> list[str]:
     """Return the most useful lines of a stack: the innermost frames, preferably of the job's own code.
 
-    Python puts the innermost frame last, the JVM puts it first.
+    Python puts the innermost frame last, the JVM puts it first. On the JVM, nothing but its package tells the
+    job's own code from that of the libraries in its jar.
     """
     frames = _python_frames(str(stack or "").splitlines())
     own = [frame for frame in frames if not any(part in frame[0] for part in _LIBRARIES)]
@@ -226,8 +278,19 @@ def stack_excerpt(stack: object) -> list[str]:
         return [line for frame in (own or frames)[-FRAMES:] for line in frame]
     lines = [line.strip() for line in str(stack or "").splitlines()]
     calls = [line for line in lines if line.startswith("at ")]
-    own_calls = [line for line in calls if not _jvm_method(line).startswith(_JVM_LIBRARIES)]
-    return [f"  {line}" for line in (own_calls or calls)[:FRAMES]]
+    outside = [line for line in calls if not _jvm_method(line).startswith(_JVM_LIBRARIES)]
+    own_calls = [line for line in calls if job_class and _jvm_method(line).startswith(_own_prefix(job_class))]
+    return [f"  {line}" for line in (own_calls or outside or calls)[:FRAMES]]
+
+
+def _own_prefix(job_class: str) -> str:
+    """Return how the names of a job's own classes begin: the first two parts of its package, or the class."""
+    package = job_class.split(".")[:-1]
+    return ".".join([*package[:2], ""]) if package else job_class
+
+
+def _is_frame(line: str) -> bool:
+    return line.startswith('  File "')
 
 
 def _jvm_method(line: str) -> str:
@@ -236,12 +299,14 @@ def _jvm_method(line: str) -> str:
 
 
 def _python_frames(lines: list[str]) -> list[list[str]]:
-    """Return the frames of the last traceback, each as a list of its lines."""
+    """Return the frames of the last traceback or of a crash, each as a list of its lines, innermost last."""
     frames: list[list[str]] = []
+    if crash := next((n for n, line in enumerate(lines) if line.startswith("Current thread ")), None):
+        return [[line] for line in itertools.takewhile(_is_frame, lines[crash + 1 :])][::-1]
     for line in lines:
         if line.startswith("Traceback "):
             frames = []
-        elif line.startswith('  File "'):
+        elif _is_frame(line):
             frames.append([line])
         elif frames and line.startswith("    "):
             frames[-1].append(line)

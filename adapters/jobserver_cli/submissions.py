@@ -205,7 +205,7 @@ def run(
 ) -> None:
     """Upload code, create the context, run a job, show its output, and print its result: in one step."""
     config = config_text(data, strings)  # before anything changes on the server
-    code = upload_code(client, terminal, cp, package or [], option="--wheel")
+    code = upload_code(client, terminal, cp, package or [], option="code")
     if context is not None:
         _ensure_context(client, terminal, context, code)
     record = _submit(client, terminal, main_class, code, context=context, config=config, key=idempotency_key)

@@ -101,8 +101,9 @@ def upload_code(
 ) -> Code:
     """Upload the local files among the values of ``--cp`` and ``--package``, and return the names of all.
 
-    Errors call the first one ``option``. Values may be separated by commas. A file that the server already
-    has under its content-based name is not sent again; ``before_upload`` is called before each that is sent.
+    Errors call the first one ``option``, which need not be its name. Values may be separated by commas. A
+    file that the server already has under its content-based name is not sent again; ``before_upload`` is
+    called before each that is sent.
 
     Raises:
         CommandFailed: An entry is not a name, a URI or a code file. Nothing is uploaded in that case.
@@ -138,7 +139,7 @@ def _check_uri(option: str, entry: str) -> None:
         raise CommandFailed(
             f"{option} {entry}: a {scheme} URI needs the absolute path of a file on the server's machine",
             ExitCode.USAGE,
-            f"To upload a file from this machine, give its path: {option} ./{rest.lstrip('./')}",
+            f"To upload a file from this machine, give its path: ./{rest.lstrip('./')}",
         )
 
 
@@ -161,7 +162,8 @@ def _code_file(option: str, entry: str) -> Path:
 def advice_instead_of(directory: str) -> str:
     """Return what to give instead of a directory: a code file in it or its ``dist``, or how to build one."""
     path = Path(directory).expanduser()
-    for parent in (path, path / "dist"):
+    project = _project_of(path)
+    for parent in (path, path / "dist", *([project / "dist"] if project else [])):
         found = sorted(file for file in parent.glob("*") if kind_of(file) and file.is_file())
         if len(found) == 1:
             return f"Did you mean {found[0]}?"
@@ -169,7 +171,24 @@ def advice_instead_of(directory: str) -> str:
             return f"Give one of its files: {', '.join(map(str, found[:MAX_NAMED]))}" + (
                 f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
             )
-    return f"Build a wheel with: pip wheel --no-deps {shlex.quote(directory)} — and give its path."
+    if project is None:
+        where = "in the directory of its pyproject.toml"
+        return f"Build a wheel {where} with: pip wheel --no-deps . — and give its path."
+    return f"Build a wheel with: pip wheel --no-deps {_for_pip(project)} — and give its path."
+
+
+def _project_of(directory: Path) -> Path | None:
+    """Return the directory that pip can build: this one, or the one of this package, also below ``src``."""
+    for project in (directory, directory / "..", directory / ".." / ".."):
+        if any((project / name).is_file() for name in ("pyproject.toml", "setup.py")):
+            return Path(os.path.normpath(project))
+    return None
+
+
+def _for_pip(directory: Path) -> str:
+    """Return a directory as pip cannot take it for an option or a name on its index."""
+    path = str(directory)
+    return shlex.quote(path if path.startswith((".", "/")) else f"./{path}")
 
 
 def _missing(option: str, entry: str, file: Path) -> CommandFailed:

@@ -85,13 +85,18 @@ def test_a_file_in_the_home_directory_is_found(client: CommandLine, tmp_path: Pa
         ("./wrods-0.1-py3-none-any.whl", "Did you mean words-0.1-py3-none-any.whl?"),
         ("./project", "--cp ./project: is a directory"),
         ("./project", "Build a wheel with: pip wheel --no-deps ./project — and give its path."),
+        (
+            "./package",
+            "Build a wheel in the directory of its pyproject.toml with: pip wheel --no-deps . — and",
+        ),
+        ("./project/src/words/", "Build a wheel with: pip wheel --no-deps ./project — and give its path."),
         ("./one", "Did you mean one/words-0.1-py3-none-any.whl?"),
         ("./built", "Did you mean built/dist/words-0.1-py3-none-any.whl?"),
         ("./several", "Give one of its files: several/0.whl, several/1.whl, several/2.whl, several/3.whl, "),
         ("./several", "several/4.whl and 2 more"),
         ("./job.py", "--cp ./job.py: the file does not end in .jar, .egg, .zip or .whl"),
-        ("file:words.whl", "give its path: --cp ./words.whl"),
-        ("file:./words.whl", "give its path: --cp ./words.whl"),
+        ("file:words.whl", "give its path: ./words.whl"),
+        ("file:./words.whl", "give its path: ./words.whl"),
         ("./text.whl", "Binary is not of the right format"),
         ("missing.whl", "binary 'missing.whl' not found"),
     ],
@@ -101,8 +106,9 @@ def test_a_file_that_is_not_code_is_refused_before_anything_is_uploaded(
 ) -> None:
     client.environment.chdir(tmp_path)
     good = wheel(tmp_path)
-    for directory in ("project", "one", "built/dist", "several"):
+    for directory in ("project/src/words", "package", "one", "built/dist", "several"):
         (tmp_path / directory).mkdir(parents=True)
+    (tmp_path / "project" / "pyproject.toml").touch()
     shutil.copy(good, tmp_path / "one")
     shutil.copy(good, tmp_path / "built" / "dist")
     for number in range(7):
@@ -114,6 +120,45 @@ def test_a_file_that_is_not_code_is_refused_before_anything_is_uploaded(
     assert words in done.err
     if entry != "missing.whl":
         assert names(server) == {"words"}
+
+
+@pytest.mark.parametrize(
+    ("project", "argument"), [(".", "."), ("sales", "./sales"), ("my sales", "'./my sales'")]
+)
+def test_the_advice_to_build_a_wheel_never_names_what_pip_would_look_up_in_its_index(
+    client: CommandLine, tmp_path: Path, project: str, argument: str
+) -> None:
+    client.environment.chdir(tmp_path)
+    package = "sales" if project == "." else project
+    (tmp_path / package).mkdir()
+    (tmp_path / project / "setup.py").touch()
+    for command in ("run", "submit"):
+        done = client(command, "sales.ByRegion", f"--cp={package}", "-c", "warm")
+        assert (
+            f"{package} is a directory here. Build a wheel with: pip wheel --no-deps {argument} — and"
+            in " ".join(done.err.split())
+        )
+
+
+def test_the_advice_to_build_a_wheel_has_the_whole_path_of_a_directory_at_home(
+    client: CommandLine, tmp_path: Path
+) -> None:
+    client.environment.setenv("HOME", str(tmp_path))
+    (tmp_path / "sales").mkdir()
+    (tmp_path / "sales" / "pyproject.toml").touch()
+    done = client("submit", "sales.ByRegion", "--cp", "~/sales", *REST)
+    assert f"pip wheel --no-deps {tmp_path}/sales" in "".join(done.err.split("\n  "))
+
+
+def test_the_wheel_that_a_project_has_in_dist_is_suggested_instead_of_its_package(
+    client: CommandLine, tmp_path: Path
+) -> None:
+    client.environment.chdir(tmp_path)
+    for directory in ("sales", "dist"):
+        (tmp_path / directory).mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    shutil.copy(wheel(tmp_path), tmp_path / "dist")
+    assert "Did you mean dist/words-0.1" in client("submit", "sales.ByRegion", "--cp", "./sales", *REST).err
 
 
 def test_nothing_is_uploaded_for_a_context_that_does_not_exist_or_has_ended(

@@ -126,9 +126,11 @@ def test_a_binary_is_uploaded_with_the_noun_first(client: CommandLine, tmp_path:
     assert "code" in client("binary", "list").out
 
 
-def test_a_missing_file_is_named_with_the_option_of_the_command(client: CommandLine) -> None:
-    done = client("run", "words.Count", "--wheel", "./gone.whl", "-c", "warm")
-    assert (done.code, "--wheel ./gone.whl: file not found" in done.err) == (2, True)
+@pytest.mark.parametrize("option", ["--wheel", "--egg", "--jar", "--cp"])
+def test_a_missing_file_is_named_and_no_option_that_was_not_given(client: CommandLine, option: str) -> None:
+    done = client("run", "words.Count", option, "./gone.whl", "-c", "warm")
+    assert (done.code, "✗ code ./gone.whl: file not found" in done.err) == (2, True)
+    assert "--" not in done.err
 
 
 def test_a_file_that_is_no_package_is_not_taken_for_the_name_of_a_binary(
@@ -140,7 +142,7 @@ def test_a_file_that_is_no_package_is_not_taken_for_the_name_of_a_binary(
     done = client("run", "words.Count", "--wheel", "words.csv")
     message = " ".join(done.err.split())
     assert done.code == 2
-    assert "--wheel words.csv: the file does not end in .jar, .egg, .zip or .whl, and no binary" in message
+    assert "code words.csv: the file does not end in .jar, .egg, .zip or .whl, and no binary" in message
     assert client("run", "words.Count", "--cp", "words", "-d", "input.string = a").code == 0
 
 

@@ -335,6 +335,96 @@ def test_of_a_stack_the_innermost_frames_of_the_jobs_own_code_are_shown() -> Non
     assert stack_excerpt(None) == stack_excerpt("killed") == []
 
 
+def test_of_a_java_stack_the_frames_of_the_jobs_package_are_shown_and_not_those_of_its_libraries() -> None:
+    config = "".join(
+        f"\tat com.typesafe.config.impl.SimpleConfig.find{n}(SimpleConfig.java)\n" for n in range(6)
+    )
+    stack = f"com.typesafe.config.ConfigException$Missing: no\n{config}"
+    stack += "\tat app//com.acme.rows.Keys.first(Keys.java:8)\n\tat com.acme.jobs.Count.run(Count.java:18)\n"
+    own = ["  at app//com.acme.rows.Keys.first(Keys.java:8)", "  at com.acme.jobs.Count.run(Count.java:18)"]
+    assert stack_excerpt(stack, "com.acme.jobs.Count") == own
+    assert stack_excerpt(stack.replace("com.acme.", ""), "jobs.Count") == [
+        "  at jobs.Count.run(Count.java:18)"
+    ]
+    assert stack_excerpt(stack.replace("com.acme.jobs.", ""), "Count")[-1] == "  at Count.run(Count.java:18)"
+    assert stack_excerpt(stack, "other.Job") == [
+        f"  at com.typesafe.config.impl.SimpleConfig.find{n}(SimpleConfig.java)" for n in range(3)
+    ]
+
+
+CRASHED = """Fatal Python error: Segmentation fault
+
+Thread 0x0000000000000001 (most recent call first):
+  File "/jobs/other.py", line 9 in waits
+
+Current thread 0x0000000000000002 (most recent call first):
+  File "/usr/lib/python3.11/ctypes/__init__.py", line 519 in string_at
+  File "/jobs/words.py", line 4 in three
+  File "/jobs/words.py", line 3 in two
+  File "/jobs/words.py", line 2 in one
+  File "/jobs/words.py", line 1 in run_job
+  File "/src/jobserver_pyspark/runner/runner.py", line 189 in _perform
+  File "/src/jobserver_pyspark/runner/zygote.py", line 94 in main
+
+Extension modules: numpy._core (total: 1)
+"""
+
+
+def test_of_a_crash_the_innermost_frames_of_the_jobs_own_code_are_shown() -> None:
+    assert stack_excerpt(CRASHED) == [
+        '  File "/jobs/words.py", line 2 in one',
+        '  File "/jobs/words.py", line 3 in two',
+        '  File "/jobs/words.py", line 4 in three',
+    ]
+
+
+WORKER = "".join(
+    f'  File "/spark/python/lib/pyspark.zip/pyspark/worker.py", line {n}, in main\n    process()\n    ~~~^^\n'
+    for n in range(9)
+)
+TRACEBACK = f"""Traceback (most recent call last):
+{WORKER}  File "/jobs/words.py", line 5, in <lambda>
+    1 / x
+    ~~^~~
+ZeroDivisionError: division by zero
+"""
+CALLS = "".join(f"\tat org.apache.spark.api.python.BasePythonRunner.f{n}(Runner.scala)\n" for n in range(30))
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        "",
+        f"\n{CALLS}\nDriver stack:\n{CALLS}Caused by: a.PythonException: {TRACEBACK}\n{CALLS}\t... 1 more",
+    ],
+)
+@pytest.mark.parametrize("line", ["", "    1 / x\n" * 40])
+def test_the_exception_of_a_task_is_kept_when_its_message_is_cut(after: str, line: str) -> None:
+    traceback = TRACEBACK.replace("    1 / x\n", line or "    1 / x\n")
+    message = f"An exception was thrown from the Python worker:\n{traceback}{after}"
+    shown = error_text({"errorClass": "PythonException", "message": message}).splitlines()
+    assert shown[0] == "PythonException: An exception was thrown from the Python worker:"
+    assert "ZeroDivisionError: division by zero" in shown
+    assert "    ~~^~~" in shown
+    assert not [line for line in shown if "worker.py" in line or "BasePythonRunner" in line]
+    assert len(shown) <= 14
+
+
+def test_the_cause_of_an_exception_on_the_jvm_is_kept_when_its_message_is_cut() -> None:
+    message = f"Job aborted\n{CALLS}Caused by: java.io.IOException: no space\n{CALLS}"
+    assert error_text({"message": message}).splitlines() == [
+        "Job aborted",
+        "  …",
+        "Caused by: java.io.IOException: no space",
+        "  …",
+    ]
+    many = "\n".join(map(str, range(100)))
+    assert error_text({"message": f"{many}\nCaused by: a.B: no\n{many}"}).splitlines()[-2:] == [
+        "Caused by: a.B: no",
+        "…",
+    ]
+
+
 def test_a_message_that_carries_a_whole_stack_is_cut() -> None:
     shown = error_text({"errorClass": "E", "message": "\n".join(map(str, range(100)))})
     assert shown.splitlines()[0] == "E: 0"
