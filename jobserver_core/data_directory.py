@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from jobserver_core.errors import DataDirLocked, StorageError
+from jobserver_core.errors import DataDirLocked, InvalidSetting, StorageError
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class DataDirectory:
             create_private(root)
             self._identity = self._identify()
         except OSError as error:
-            raise StorageError(message=f"data directory {root}: {error.strerror or error}") from error
+            raise _unusable(root, error) from error
         for name in (_JOB_LOGS, _CONTEXT_LOGS, _CONTEXTS, _DATA_FILES):
             self._ensure(name)
 
@@ -101,8 +101,9 @@ class DataDirectory:
         if self._data_files is None:
             return self._verified(_DATA_FILES)
         if not self._data_files.is_dir():
+            problem = "is not a directory" if self._data_files.exists() else "does not exist"
             raise StorageError(
-                message=f"the directory of the data files, {self._data_files}, does not exist "
+                message=f"the directory of the data files, {self._data_files}, {problem} "
                 "(jobserver.data-files.directory); create it, or mount it"
             )
         return self._data_files
@@ -170,6 +171,7 @@ def lock_data_dir(path: Path, until: ExitStack) -> Path:
 
     Raises:
         DataDirLocked: Another server uses the directory; names its process.
+        InvalidSetting: It is not a directory, or is in something that is not one.
         StorageError: The directory cannot be created or written to.
     """
     import fcntl  # noqa: PLC0415 - not on every platform that can embed the in-memory server
@@ -178,7 +180,7 @@ def lock_data_dir(path: Path, until: ExitStack) -> Path:
         create_private(path)
         file = until.enter_context((path / "server.lock").open("a+"))
     except OSError as error:
-        raise StorageError(message=f"data directory {path}: {error.strerror or error}") from error
+        raise _unusable(path, error) from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -190,6 +192,15 @@ def lock_data_dir(path: Path, until: ExitStack) -> Path:
     file.flush()
     _warn_if_accessible(path)
     return path.resolve()
+
+
+def _unusable(path: Path, error: OSError) -> InvalidSetting | StorageError:
+    """Return the error of a data directory that cannot be created or written to."""
+    first = next((place for place in (path, *path.parents) if os.path.lexists(place)), path)
+    if not first.is_dir():
+        message = f"{first} is not a directory" if first == path else f"{path}: {first} is not a directory"
+        return InvalidSetting(key="jobserver.data-dir", message=message)
+    return StorageError(message=f"data directory {path}: {error.strerror or error}")
 
 
 def server_process(path: Path) -> int | None:

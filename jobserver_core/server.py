@@ -24,6 +24,7 @@ from jobserver_core.models.arguments import (
     check_kind,
     check_limit,
     check_seconds,
+    check_several,
 )
 from jobserver_core.models.binaries import Binary, BinaryType, DataFile
 from jobserver_core.models.callbacks import Delivery
@@ -65,7 +66,27 @@ __all__ = ["JobServer"]
 
 _Server = TypeVar("_Server", bound="JobServer")
 Part = TypeVar("Part", MetadataStore, BlobStore, Fetcher, Launcher, Transport)
+_PORTS: dict[str, type] = {
+    "metadata": MetadataStore,
+    "blobs": BlobStore,
+    "fetcher": Fetcher,
+    "launcher": Launcher,
+    "clock": Clock,
+    "ids": Ids,
+}
 _SETTINGS = "Settings (use Settings.from_mapping or load_settings)"
+
+
+def _check_parts(transports: object, **parts: object) -> None:
+    """Check the backends, the clock and the ids of a server, by the names of its arguments.
+
+    Raises:
+        InvalidRequest: One of them is something else, such as the class of a backend.
+    """
+    for name, part in parts.items():
+        port = _PORTS[name]
+        check_kind(name, part, port, f"an object of a subclass of {port.__name__}")
+    check_several("transports", transports, Transport, "objects of subclasses of Transport")
 
 
 class JobServer:
@@ -92,13 +113,24 @@ class JobServer:
         settings: Settings | None = None,
         clock: Clock | None = None,
         ids: Ids | None = None,
-        data_dir: Path | None = None,
+        data_dir: str | PathLike[str] | None = None,
         resources: ExitStack | None = None,
     ) -> None:
         from jobserver_core.config.settings import Settings  # noqa: PLC0415 - keeps the import of core light
 
         if settings is not None:
             check_kind("settings", settings, Settings, _SETTINGS)
+        _check_parts(
+            transports,
+            metadata=metadata,
+            blobs=blobs,
+            fetcher=fetcher,
+            launcher=launcher,
+            clock=SystemClock() if clock is None else clock,
+            ids=UuidIds() if ids is None else ids,
+        )
+        check_kind("data_dir", data_dir, (str, PathLike, type(None)), "the path of a directory")
+        check_kind("resources", resources, (ExitStack, type(None)), "an ExitStack")
         self.settings = settings or Settings()
         self._starting = threading.Lock()
         self._started = False
@@ -116,7 +148,7 @@ class JobServer:
                 settings=self.settings,
                 clock=clock or SystemClock(),
                 ids=ids or UuidIds(),
-                data_dir=data_dir,
+                data_dir=None if data_dir is None else Path(data_dir),
                 resources=resources,
             )
             refused.pop_all()
@@ -133,7 +165,7 @@ class JobServer:
         transports: Sequence[Transport] = (),
         clock: Clock | None = None,
         ids: Ids | None = None,
-        data_dir: Path | None = None,
+        data_dir: str | PathLike[str] | None = None,
     ) -> _Server:
         """Return a server that keeps everything in memory and runs Python callables in this process.
 
@@ -174,8 +206,8 @@ class JobServer:
         Raises:
             PluginNotFound: A selected backend is not installed.
             PluginFailed: A selected backend of another package cannot be imported or created.
-            InvalidSetting: A backend refuses its settings, no transport has an option of
-                ``jobserver.callbacks.options``, or ``spark.context-settings`` has a mistake.
+            InvalidSetting: ``data-dir`` is not a directory, a backend refuses its settings, no transport has
+                an option of ``jobserver.callbacks.options``, or ``spark.context-settings`` has a mistake.
             DataDirLocked: Another server uses the data directory.
             StorageError: The data directory or a store cannot be opened.
             TransportError: Two transports serve the same URL scheme.
@@ -184,6 +216,15 @@ class JobServer:
         from jobserver_core.config.settings import Settings  # noqa: PLC0415 - as above
 
         check_kind("settings", settings, Settings, _SETTINGS)
+        given = {
+            "metadata": metadata,
+            "blobs": blobs,
+            "fetcher": fetcher,
+            "launcher": launcher,
+            "clock": clock,
+            "ids": ids,
+        }
+        _check_parts(transports, **{name: part for name, part in given.items() if part is not None})
         owned = ExitStack()
         with ExitStack() as lock, ExitStack() as parts:
             data_dir = lock_data_dir(settings.data_dir, lock)

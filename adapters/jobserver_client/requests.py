@@ -84,8 +84,7 @@ def _whole(seconds: float | None) -> int | None:
 def _config(request: JobRequest) -> str:
     """Return the configuration as text. The API takes the settings of an ad-hoc context from it."""
     config = request.config
-    if request.context is None and request.context_settings:
-        settings = request.context_settings
+    if settings := request.context_settings:
         if isinstance(config, str) and not config.lstrip().startswith("{"):
             return f"{config}\nspark.context-settings = {dumps(settings)}"
         from jobserver_core.config.hocon import parse_untrusted  # noqa: PLC0415 - few requests need it

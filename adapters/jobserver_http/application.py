@@ -20,6 +20,7 @@ from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 from jobserver_core.errors import BackendError, JobServerError, ServerClosed
+from jobserver_core.models.arguments import check_kind
 from jobserver_core.server import JobServer
 from jobserver_http.access import Namespace, allows
 from jobserver_http.addresses import BrowserGuard, without_password_dialog
@@ -76,10 +77,14 @@ def create_app(
         browsers: Refuses requests of web pages from other sites.
 
     Raises:
-        InvalidRequest: A route or group is unknown.
+        InvalidRequest: A route or group is unknown, or an argument has the wrong type.
         InvalidSetting: The authenticator's settings are invalid.
         PluginNotFound: The authenticator is not installed.
     """
+    check_kind("the server", server, JobServer, "a JobServer")
+    check_kind("browsers", browsers, (BrowserGuard, type(None)), "a BrowserGuard")
+    expected = "an object of a subclass of Authenticator"
+    check_kind("authenticator", authenticator, (Authenticator, type(None)), expected)
     if authenticator is None:
         authenticator = authenticator_from_settings(server.settings)
     guarded, selected = authenticator is not None, chosen(routes)

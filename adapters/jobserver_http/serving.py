@@ -19,6 +19,7 @@ import uvicorn
 
 from jobserver_core.config.settings import HttpSettings
 from jobserver_core.errors import InvalidSetting, JobServerError
+from jobserver_core.models.arguments import check_kind
 from jobserver_core.server import JobServer
 from jobserver_http.addresses import BrowserGuard, check_exposure, is_loopback
 from jobserver_http.application import HttpApplication, create_app
@@ -160,6 +161,7 @@ class ServerRun:
         on_draining: Callable[[], None] | None = None,
         on_overdue: Callable[[], None] | None = None,
     ) -> None:
+        check_kind("the server", server, JobServer, "a JobServer")
         self._server = server
         self._http: HttpSettings = server.settings.http
         self._authenticator = authenticator or authenticator_from_settings(server.settings)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 
-from jobserver_core.models.arguments import check_callable
+from jobserver_core.models.arguments import check_callable, check_kind, check_several
 from jobserver_core.models.callbacks import Answer
 from jobserver_core.ports.transport import Message, Transport
 from jobserver_core.uris import redacted, without_secrets
@@ -33,6 +33,8 @@ class LoggingTransport(Transport):
     options = ()
 
     def __init__(self, *, logger: str = "jobserver.callbacks", schemes: tuple[str, ...] = ("log",)) -> None:
+        check_several("schemes", schemes, str, "strings")
+        check_kind("logger", logger, str, "the name of a logger")
         self.schemes = schemes
         self._logger = logging.getLogger(logger)
         self._closed = False
@@ -72,6 +74,8 @@ class CallableTransport(Transport):
         max_overdue: int = 16,
     ) -> None:
         check_callable("the call of a CallableTransport", call)
+        check_several("schemes", schemes, str, "strings")
+        check_kind("max_overdue", max_overdue, int, "an integer")
         self.schemes = schemes
         self._call = call
         self._max_overdue = max_overdue

@@ -25,6 +25,7 @@ from jobserver_core.config.settings import CONTEXT_KEYS, Settings, default_data_
 from jobserver_core.config.trees import merged, overlaid
 from jobserver_core.config.units import lacks_unit
 from jobserver_core.errors import InvalidSetting
+from jobserver_core.models.arguments import check_kind
 from jobserver_core.models.json_values import Json, JsonMapping, JsonObject
 
 __all__ = ["Described", "describe", "load_settings", "sections", "setting_types"]
@@ -61,9 +62,13 @@ def load_settings(
     directory.
 
     Raises:
+        InvalidRequest: An argument has the wrong type.
         InvalidConfig: The file is not valid HOCON.
         InvalidSetting: A key is unknown, or a value is invalid.
     """
+    check_kind("path", path, (str, os.PathLike, type(None)), "the path of a configuration file")
+    check_kind("overrides", overrides, (Mapping, type(None)), "a mapping of settings")
+    check_kind("env", env, (Mapping, type(None)), "a mapping of environment variables")
     collected = Collected()
     if path is not None:
         origins: dict[str, str] = {}

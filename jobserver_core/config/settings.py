@@ -23,6 +23,7 @@ import attrs
 from jobserver_core.config import setting_types as kinds
 from jobserver_core.config.setting_types import Section, bind
 from jobserver_core.errors import InvalidSetting
+from jobserver_core.models.arguments import check_kind
 from jobserver_core.models.json_values import JsonMapping, JsonObject
 from jobserver_core.models.redaction import Secret, redacted_url
 
@@ -549,6 +550,12 @@ class Settings(Section):
     origins: Mapping[str, str] = attrs.field(factory=dict, eq=False)
     directories: Mapping[str, Path] = attrs.field(factory=dict, eq=False, repr=False)
 
+    def __attrs_post_init__(self) -> None:
+        for field in attrs.fields(type(self)):
+            section = getattr(field.default, "factory", None)
+            if isinstance(section, type) and issubclass(section, Section):
+                check_kind(field.name, getattr(self, field.name), section, f"{section.__name__}(…)")
+
     def option_path(self, key: str, default: Path) -> Path:
         """Return an option of a backend that is a path, by its whole key: ``jobserver.blobs.options.path``.
 
@@ -573,8 +580,10 @@ class Settings(Section):
         """Create settings from a mapping and the defaults. Keys can be nested or dotted.
 
         Raises:
+            InvalidRequest: It is not a mapping.
             InvalidSetting: A key is unknown, or a value is invalid.
         """
         from jobserver_core.config.loading import load_settings  # noqa: PLC0415 - config builds on this module
 
+        check_kind("the settings", mapping, Mapping, "a mapping, as the sections of a configuration file are")
         return load_settings(overrides=mapping, env=env)

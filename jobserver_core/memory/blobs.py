@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from jobserver_core.errors import BlobNotFound, StorageError
+from jobserver_core.models.arguments import check_kind
 from jobserver_core.ports.blobs import Blob, BlobStore, BlobWriter
 from jobserver_core.ports.clock import Clock, SystemClock
 
@@ -21,6 +22,7 @@ class MemoryBlobStore(BlobStore):
     """Blobs in the memory of the process, for tests and small embedded servers."""
 
     def __init__(self, *, clock: Clock | None = None) -> None:
+        check_kind("clock", clock, (Clock, type(None)), "an object of a subclass of Clock")
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._blobs: dict[str, tuple[bytes, datetime]] = {}

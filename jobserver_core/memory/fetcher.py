@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobserver_core.errors import FetchError, MalformedUrl, TooLarge
+from jobserver_core.models.arguments import check_kind, check_several
 from jobserver_core.ports.fetcher import Cancellation, Fetched, Fetcher, ProgressCallback
 from jobserver_core.uris import FILE_SCHEMES, HOST_SCHEMES, Uri
 
@@ -28,10 +29,13 @@ class MemoryFetcher(Fetcher):
         self,
         files: Mapping[str, bytes] | None = None,
         *,
-        schemes: Iterable[str] = (*HOST_SCHEMES, *FILE_SCHEMES),
-        denied_hosts: Iterable[str] = (),
+        schemes: Collection[str] = (*HOST_SCHEMES, *FILE_SCHEMES),
+        denied_hosts: Collection[str] = (),
         max_size: int = 2 * 1024**3,
     ) -> None:
+        check_kind("files", files, (Mapping, type(None)), "a mapping of URIs to bytes")
+        check_several("schemes", schemes, str, "strings")
+        check_several("denied_hosts", denied_hosts, str, "strings")
         self._schemes = tuple(schemes)
         self._denied_hosts = frozenset(denied_hosts)
         self._max_size = max_size
@@ -53,8 +57,10 @@ class MemoryFetcher(Fetcher):
         """Publish content under a URI, replacing earlier content.
 
         Raises:
+            InvalidRequest: The content is not bytes.
             MalformedUrl: The URI cannot be parsed.
         """
+        check_kind(f"the content of {uri}", content, (bytes, bytearray, memoryview), "bytes")
         self._files[Uri.parse(uri).canonical] = bytes(content)
 
     def withdraw(self, uri: str) -> None:

@@ -14,7 +14,7 @@ from jobserver_core.config.units import parse_size
 from jobserver_core.data_directory import create_private
 from jobserver_core.errors import InvalidRequest, InvalidSetting
 from jobserver_core.memory.inline_jobs import InlineReports, InlineRun, InlineThreads, JobFunction
-from jobserver_core.models.arguments import check_callable
+from jobserver_core.models.arguments import check_callable, check_kind, check_seconds
 from jobserver_core.models.contexts import Resources
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.json_values import JsonMapping
@@ -52,6 +52,10 @@ class InlineLauncher(Launcher):
         self._lock = threading.Lock()
         self._contexts: set[_InlineContext] = set()
         self._left: set[_InlineContext] = set()
+        check_seconds("start_delay", start_delay)
+        check_seconds("kill_grace", kill_grace)
+        expected = "a mapping of class names to functions"
+        check_kind("functions", functions, (Mapping, type(None)), expected)
         for class_name, function in (functions or {}).items():
             self.register(class_name, function)
 

@@ -22,6 +22,7 @@ from jobserver_core.errors import (
     DuplicateId,
     ServerClosed,
 )
+from jobserver_core.models.arguments import check_callable
 from jobserver_core.models.binaries import Binary
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextQuery
@@ -69,6 +70,8 @@ class MemoryMetadataStore(MetadataStore):
     """
 
     def __init__(self, *, shared: bool = False, now: Callable[[], datetime] | None = None) -> None:
+        if now is not None:
+            check_callable("now", now)
         self.shared = shared
         self._now = now or partial(datetime.now, timezone.utc)
         self._servers: dict[str, Server] = {}

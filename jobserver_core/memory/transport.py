@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobserver_core.callbacks.transports import CallableTransport
+from jobserver_core.models.arguments import check_several
 from jobserver_core.models.callbacks import Answer
 from jobserver_core.models.json_values import Json, loads
 from jobserver_core.ports.transport import Message, Transport
@@ -31,6 +32,7 @@ class MemoryTransport(Transport):
     options = ()
 
     def __init__(self, *, schemes: tuple[str, ...] = ("http", "https", "memory")) -> None:
+        check_several("schemes", schemes, str, "strings")
         self.schemes = schemes
         self._changed = threading.Condition()
         self._messages: list[Message] = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from enum import Enum
 from os import PathLike
@@ -36,7 +36,26 @@ def check_kind(what: str, value: object, kind: type | tuple[type, ...], expected
         InvalidRequest: It has another type. ``expected`` says which one is right.
     """
     if not isinstance(value, kind):
-        raise InvalidRequest(message=f"{what} must be {expected}, not {type(value).__name__}")
+        raise InvalidRequest(message=f"{what} must be {expected}, not {_given(value)}")
+
+
+def check_several(what: str, values: object, kind: type, expected: str) -> None:
+    """Refuse what is not a list, or another collection, of values of a type, such as one of them alone.
+
+    Raises:
+        InvalidRequest: It is something else, or one of the values is. ``expected`` says which ones are right.
+    """
+    whole = f"a list of {expected}"
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Collection):
+        check_kind(what, values, (), whole)
+        return
+    for value in values:
+        if not isinstance(value, kind):
+            raise InvalidRequest(message=f"{what} must be {whole}, but one is {_given(value)}")
+
+
+def _given(value: object) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
 def check_callable(what: str, value: object) -> None:

@@ -68,11 +68,11 @@ class JobRequest:
     ``class_path`` is a list of names of binaries and URIs, or one comma-separated string. ``packages`` is the
     same for a Python job: further wheels, eggs or ZIP files that it imports from, after its own. ``config``
     is HOCON text, or a mapping that is already parsed. Without ``context``, an ad-hoc context is created with
-    the server's default settings, overridden by ``context_settings``. If users have separate contexts, its
-    name starts with ``<context_owner>~``. With an ``idempotency_key``, a repeated submit returns the first
-    one's job. A key has 1 to 255 characters of printable ASCII, perhaps after ``<context_owner>~``. Keys are
-    unique over all users: a repeat with another ``submitted_by`` or ``context_owner`` is refused, like one
-    with any other difference.
+    the server's default settings, overridden by ``context_settings``, which only such a request may have. If
+    users have separate contexts, its name starts with ``<context_owner>~``. With an ``idempotency_key``, a
+    repeated submit returns the first one's job. A key has 1 to 255 characters of printable ASCII, perhaps
+    after ``<context_owner>~``. Keys are unique over all users: a repeat with another ``submitted_by`` or
+    ``context_owner`` is refused, like one with any other difference.
 
     ``max_queue_time`` and ``max_run_time`` are in seconds. A job that waits longer for its start, or runs
     longer, ends as ERROR. Without them, the settings of the context apply. Of the jobs that wait, those with
@@ -105,6 +105,12 @@ class JobRequest:
             )
             raise InvalidConfig(message=message)
         check_settings(self.context_settings)
+        if self.context is not None and self.context_settings:
+            message = (
+                "context_settings are for a job without context, which gets a context of its own; pass those "
+                f"of context {self.context} when it is created"
+            )
+            raise InvalidRequest(message=message)
         for name in ("context", "context_owner", "callback_url", "idempotency_key"):
             check_kind(name, getattr(self, name), (str, type(None)), "a string or None")
         if self.context == "":

@@ -12,6 +12,7 @@ import pytest
 
 from jobserver_core.data_directory import DataDirectory, create_private, lock_data_dir
 from jobserver_core.disk_cache import DiskCache
+from jobserver_core.errors import InvalidSetting, StorageError
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +65,29 @@ def test_a_file_in_the_place_of_a_directory_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(FileExistsError):
         create_private(tmp_path / "file")
+
+
+@pytest.mark.parametrize("use", [DataDirectory, lock])
+def test_a_data_directory_that_is_a_file_is_a_wrong_setting(
+    tmp_path: Path, use: Callable[[Path], object]
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(InvalidSetting) as itself:
+        use(file)
+    assert str(itself.value) == f"setting 'jobserver.data-dir': {file} is not a directory"
+    with pytest.raises(InvalidSetting, match=f"{file / 'below'}: {file} is not a directory"):
+        use(file / "below")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InvalidSetting, match="link is not a directory"):
+        use(tmp_path / "link")
+
+
+def test_a_directory_of_data_files_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    directory = DataDirectory(tmp_path / "data", tmp_path / "file")
+    with pytest.raises(StorageError, match="file, is not a directory"):
+        _ = directory.data_files
 
 
 @pytest.mark.parametrize("given", [0o755, 0o770, 0o2770, 0o701])

@@ -74,6 +74,12 @@ def test_a_user_that_is_not_a_string_is_refused(name: str) -> None:
         JobRequest(class_name="a.B", class_path="a", **{name: None if name == "submitted_by" else 3})
 
 
+def test_settings_of_a_context_are_refused_where_the_context_exists() -> None:
+    with pytest.raises(InvalidRequest, match="context_settings are for a job without context, which gets a "):
+        JobRequest(class_name="a.B", class_path="a", context="warm", context_settings={"num-cpu-cores": 2})
+    JobRequest(class_name="a.B", class_path="a", context="warm", context_settings={})
+
+
 @pytest.mark.parametrize("name", ["sql-context-1", "A", "ctx.of_us", "user~ctx"])
 def test_valid_context_names_are_accepted(name: str) -> None:
     assert check_context_name(name) == name

@@ -182,6 +182,14 @@ def test_an_ad_hoc_context_that_fails_to_start_is_reported(site: Site, sync: str
     assert error_object(response, 500, "CONTEXT INIT FAILED")["message"] == "no memory"
 
 
+def test_settings_of_a_context_are_accepted_with_a_context_that_exists_and_ignored(site: Site) -> None:
+    site.client.post("/contexts/etl")
+    body = 'input.string = "a b", spark.context-settings.inline.fail = no memory'
+    query = {"context": "etl", "spark.proxy.user": "root"}
+    response = site.submit("w.Count", body, sync="true", **query)
+    assert response.status_code == 200
+
+
 class _Choosy(InlineLauncher):
     """Knows no context factories at all."""
 

@@ -1,0 +1,91 @@
+"""Objects of the wrong type, given to public constructors and factories, are refused in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobserver_core import JobServer, Settings, load_settings
+from jobserver_core.callbacks.transports import CallableTransport, LoggingTransport
+from jobserver_core.errors import InvalidRequest
+from jobserver_core.memory import (
+    InlineLauncher,
+    MemoryBlobStore,
+    MemoryFetcher,
+    MemoryMetadataStore,
+    MemoryTransport,
+)
+
+Made = Callable[..., Any]
+"""Without the types of the arguments, as a program that no type checker looks at calls it."""
+in_memory: Made = JobServer.in_memory
+from_settings: Made = JobServer.from_settings
+from_mapping: Made = Settings.from_mapping
+loaded: Made = load_settings
+settings: Made = Settings
+inline: Made = InlineLauncher
+blobs: Made = MemoryBlobStore
+metadata: Made = MemoryMetadataStore
+fetcher: Made = MemoryFetcher
+functions: Made = CallableTransport
+log: Made = LoggingTransport
+memory: Made = MemoryTransport
+
+WRONG: list[tuple[Callable[[], object], str]] = [
+    (
+        lambda: in_memory(launcher=InlineLauncher),
+        "launcher must be an object of a subclass of Launcher, not the class InlineLauncher",
+    ),
+    (lambda: in_memory(metadata=3), "metadata must be an object of a subclass of MetadataStore, not int"),
+    (lambda: in_memory(blobs=MemoryBlobStore), "blobs must be .* not the class MemoryBlobStore"),
+    (lambda: in_memory(fetcher="x"), "fetcher must be an object of a subclass of Fetcher, not str"),
+    (lambda: in_memory(clock=3), "clock must be an object of a subclass of Clock, not int"),
+    (lambda: in_memory(ids=3), "ids must be an object of a subclass of Ids, not int"),
+    (lambda: in_memory(settings=Settings), "settings must be Settings .* not the class Settings"),
+    (lambda: in_memory(data_dir=3), "data_dir must be the path of a directory, not int"),
+    (
+        lambda: in_memory(transports=[log(), print]),
+        "transports must be a list of objects of subclasses of Transport, but one is builtin_function",
+    ),
+    (
+        lambda: in_memory(transports=functions(print)),
+        "transports must be a list of objects of subclasses of Transport, not CallableTransport",
+    ),
+    (lambda: in_memory(transports="ab"), "transports must be a list of .* not str"),
+    (lambda: from_settings({}), "settings must be Settings .* not dict"),
+    (lambda: from_settings(Settings(), launcher=InlineLauncher), "launcher must be .* not the class Inline"),
+    (lambda: from_settings(Settings(), transports=3), "transports must be a list of .* not int"),
+    (lambda: from_mapping(3), "the settings must be a mapping, .* not int"),
+    (lambda: from_mapping({}, env=3), "env must be a mapping of environment variables, not int"),
+    (lambda: loaded(3), "path must be the path of a configuration file, not int"),
+    (lambda: loaded(overrides=["a"]), "overrides must be a mapping of settings, not list"),
+    (lambda: settings(spark={}), r"spark must be SparkSettings\(…\), not dict"),
+    (lambda: inline(print), "functions must be a mapping of class names to functions, not builtin_function"),
+    (lambda: inline(start_delay="x"), "start_delay must be a number of seconds"),
+    (lambda: inline(kill_grace="x"), "kill_grace must be a number of seconds"),
+    (lambda: fetcher(["a"]), "files must be a mapping of URIs to bytes, not list"),
+    (lambda: fetcher({"http://h/a": "text"}), "the content of http://h/a must be bytes, not str"),
+    (lambda: fetcher(schemes="http"), "schemes must be a list of strings, not str"),
+    (lambda: fetcher(denied_hosts=[3]), "denied_hosts must be a list of strings, but one is int"),
+    (lambda: blobs(clock=3), "clock must be an object of a subclass of Clock, not int"),
+    (lambda: metadata(now=3), "now must be a function, not int"),
+    (lambda: functions(print, schemes="log"), "schemes must be a list of strings, not str"),
+    (lambda: functions(print, max_overdue="x"), "max_overdue must be an integer, not str"),
+    (lambda: log(schemes="log"), "schemes must be a list of strings, not str"),
+    (lambda: log(logger=3), "logger must be the name of a logger, not int"),
+    (lambda: memory(schemes=3), "schemes must be a list of strings, not int"),
+]
+
+
+@pytest.mark.parametrize(("make", "expected"), WRONG)
+def test_an_object_of_the_wrong_type_is_refused_in_words(make: Callable[[], object], expected: str) -> None:
+    with pytest.raises(InvalidRequest, match=expected):
+        make()
+
+
+def test_a_data_directory_may_be_a_string(tmp_path: Path) -> None:
+    in_memory(data_dir=str(tmp_path / "data")).close()
+    assert (tmp_path / "data" / "server.id").exists()
