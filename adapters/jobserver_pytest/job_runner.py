@@ -9,11 +9,13 @@ runs on the thread of the test, so debuggers, ``monkeypatch``, ``capsys`` and co
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from jobserver_core import ErrorInfo, JobFailed, Settings
+from jobserver_core import ErrorInfo, JobFailed, JobServerError, Settings
 from jobserver_core.config.trees import as_objects
 from jobserver_core.models.failures import FailureKind
 from jobserver_core.models.json_values import Json, JsonMapping, JsonObject, dumps, loads
@@ -26,6 +28,9 @@ from jobserver_pyspark.runner.attachment import leave_running, sql_context
 from jobserver_pyspark.runner.job_class import await_value, new_job, raised, validate
 from jobserver_pytest.local_spark import Lazy, LocalSpark
 from jobserver_pytest.runtime import FakeNamedObjects, FakeRuntime
+
+_OWN_DIRECTORIES = tuple(f"{Path(file).parent}{os.sep}" for file in (__file__, results.__file__))
+"""Frames of files in these directories are those of the plugin and of the process that runs jobs."""
 
 
 class JobRunner:
@@ -70,24 +75,35 @@ class JobRunner:
             InvalidConfig: The configuration is not HOCON, or exceeds a limit.
             InvalidSetting: No context could be created with these settings.
         """
+        __tracebackhide__ = True
+        try:
+            return self._run(job_class, config, context, dict(context_settings or {}), dict(data_files or {}))
+        except JobServerError as error:
+            raise error.with_traceback(None)  # noqa: B904 - it is the same error, with the test's frames alone
+
+    def _run(
+        self,
+        job_class: type,
+        config: str | JsonMapping,
+        context: object,
+        settings: JsonObject,
+        data_files: dict[str, Path],
+    ) -> Json:
         job_id = f"test-{next(self._numbers)}"
-        settings: JsonObject = dict(context_settings or {})
         context_type = read_settings(settings, default_master="local[2]").context_type
         written = dumps(as_objects(settings), allow_nan=True)
         parsed = JobConfigs(Settings().limits, {}).to_json(config)
         try:
             job = new_job(job_class, getattr(job_class, "__qualname__", repr(job_class)))
             given = self._context(context_type) if context is None else context
-            runtime = FakeRuntime(
-                job_id, self.named_objects, config_trees.read(written), dict(data_files or {})
-            )
+            runtime = FakeRuntime(job_id, self.named_objects, config_trees.read(written), data_files)
             tree = config_trees.laid_over(config_trees.read(parsed), config_trees.read(written))
             return _result(job, given, runtime, tree)
         except JobFailure as failure:
             report = failure.error
             info = ErrorInfo(message=report.message, error_class=report.error_class, stack=report.stack)
             error = JobFailed(job_id=job_id, error=info, failure=FailureKind(failure.kind))
-            raise error from failure.__cause__
+            raise error from _without_own_frames(failure.__cause__)
         finally:
             if self._session is not None:  # it may be the project's own Spark, which the project stops
                 vars(self._session.sparkContext).pop("stop", None)
@@ -110,6 +126,23 @@ class JobRunner:
             self._session = self._spark.session()
         self._session.sparkContext.stop = leave_running
         return self._session
+
+
+def _without_own_frames(error: BaseException | None) -> BaseException | None:
+    """Leave those frames in the traceback of a job's exception that its author has to see."""
+    if error is None:
+        return None
+    trace: TracebackType | None = None
+    for step in reversed(list(_steps(error.__traceback__))):
+        if not step.tb_frame.f_code.co_filename.startswith(_OWN_DIRECTORIES):
+            trace = TracebackType(trace, step.tb_frame, step.tb_lasti, step.tb_lineno)
+    return error if trace is None else error.with_traceback(trace)
+
+
+def _steps(trace: TracebackType | None) -> Iterator[TracebackType]:
+    while trace is not None:
+        yield trace
+        trace = trace.tb_next
 
 
 def _result(job: Any, context: object, runtime: FakeRuntime, config: Any) -> Json:

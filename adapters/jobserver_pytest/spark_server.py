@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from jobserver_core import Binary, BinaryNotFound, BinaryType, JobRequest, JobServer, Settings
+from jobserver_core import (
+    Binary,
+    BinaryNotFound,
+    BinaryType,
+    JobFailed,
+    JobRequest,
+    JobServer,
+    JobServerError,
+    Settings,
+)
 from jobserver_core.memory import MemoryTransport
 from jobserver_core.models.callbacks import Answer
 from jobserver_core.models.json_values import Json, JsonMapping
@@ -87,11 +97,14 @@ class SparkJobServer(JobServer):
     def run(self, job_class: type, config: str | JsonMapping = "", *, timeout: float = 300.0) -> Json:
         """Upload the package of a job's class, run the job in a warm context, and return its result.
 
+        The traceback of a failed job is a note of the exception; before Python 3.11, it is in its message.
+
         Raises:
             JobFailed: The job ended as ERROR.
             ResultTimeout: It did not end within ``timeout`` seconds.
             ValueError: The class is inside a function, so no server could find it.
         """
+        __tracebackhide__ = True
         if "<locals>" in job_class.__qualname__:
             raise ValueError(f"{job_class.__qualname__} is inside a function: move it to the top of a module")
         binary = self.upload_package(job_class.__module__.partition(".")[0])
@@ -104,7 +117,19 @@ class SparkJobServer(JobServer):
             context=self.context_name,
             config=config,
         )
-        return self.submit(request).result(timeout)
+        try:
+            return self.submit(request).result(timeout)
+        except JobServerError as error:
+            if isinstance(error, JobFailed) and error.error.stack:
+                _add_note(error, f"The traceback of the job:\n{error.error.stack.rstrip()}")
+            raise error.with_traceback(None)  # noqa: B904 - it is the same error, with the test's frames alone
+
+
+def _add_note(error: JobServerError, note: str) -> None:
+    if sys.version_info >= (3, 11):
+        error.add_note(note)
+    else:
+        error.args = (f"{error}\n{note}",)
 
 
 def _source_of(package: str) -> Path:

@@ -19,15 +19,16 @@ from jobserver_core import (
     JobFailed,
     JobRequest,
     JobState,
+    ResultTimeout,
     Settings,
 )
-from jobserver_core.memory import InlineJob, MemoryTransport
+from jobserver_core.memory import InlineJob, InlineLauncher, MemoryTransport
 from jobserver_core.models.failures import FailureKind
 from jobserver_core.ports import Message
 from jobserver_core.testing.clock import ManualClock
 from jobserver_core.testing.server import InMemoryJobServer
 from jobserver_pyspark.runner.named_objects import UnsupportedNamedObject
-from jobserver_pytest import JobRunner
+from jobserver_pytest import JobRunner, SparkJobServer
 from serving import ScriptedLauncher
 from sparkjobserver.api import JobEnvironment, SparkJob, build_problems
 
@@ -149,6 +150,66 @@ def test_an_exception_of_the_job_is_the_cause_of_the_failure(run_job: JobRunner)
     assert caught.value.error.error_class == "KeyError"
     assert "in fail" in caught.value.error.stack
     assert "job_runner" not in caught.value.error.stack
+
+
+def frames_shown(error: BaseException) -> list[str]:
+    """Return the functions whose source pytest shows for an exception."""
+    info = pytest.ExceptionInfo.from_exception(error)
+    return [entry.name for entry in info.traceback.filter(info)]
+
+
+async def _fail_soon(*_args: Any) -> None:
+    raise KeyError("b")
+
+
+def _fail(*_args: Any) -> None:
+    raise KeyError("b")
+
+
+def _fail_streaming(*_args: Any) -> Iterator[bytes]:
+    yield b"a"
+    raise KeyError("b")
+
+
+def _read_file(_context: Any, runtime: Any, _config: Any) -> None:
+    runtime.data_file("none.csv")
+
+
+def _share(_context: Any, runtime: Any, _config: Any) -> None:
+    runtime.namedObjects.get_or_else_create("rates", lambda: "text")
+
+
+@pytest.mark.parametrize(
+    ("job", "innermost"),
+    [
+        (returns(_fail), "_fail"),
+        (returns(_fail_soon), "_fail_soon"),
+        (returns(_fail_streaming), "_fail_streaming"),
+        (returns(_read_file), "_read_file"),
+        (returns(_share), "_share"),
+        (Strict, "validate"),
+        (type("Unmade", (Returns,), {"__init__": _fail}), "_fail"),
+    ],
+)
+def test_a_failure_shows_the_source_of_the_test_and_the_job_and_not_of_the_plugin(
+    run_job: JobRunner, job: type, innermost: str
+) -> None:
+    with pytest.raises(JobFailed) as caught:
+        run_job(job)
+    me = "test_a_failure_shows_the_source_of_the_test_and_the_job_and_not_of_the_plugin"
+    assert [entry.name for entry in caught.traceback.filter(caught)] == [me]
+    assert caught.value.__cause__ is not None
+    info = pytest.ExceptionInfo.from_exception(caught.value.__cause__)
+    shown = [str(entry.path) for entry in info.traceback.filter(info)]
+    assert not [path for path in shown if "/jobserver_p" in path]
+    assert innermost in frames_shown(caught.value.__cause__)
+
+
+def test_a_refused_job_shows_the_source_of_the_test_alone(run_job: JobRunner) -> None:
+    for job in (Words, str):
+        with pytest.raises(JobFailed) as caught:
+            run_job(job)
+        assert frames_shown(caught.value) == ["test_a_refused_job_shows_the_source_of_the_test_alone"]
 
 
 def test_results_are_converted_as_for_clients(run_job: JobRunner) -> None:
@@ -371,6 +432,27 @@ class TestWithOtherSettings:
 
     def test_the_server_has_them(self, job_server: InMemoryJobServer) -> None:
         assert job_server.settings.jobs.max_jobs_per_context == 1
+
+
+@pytest.mark.parametrize("end", ["fails", "hangs"])
+def test_a_job_that_fails_on_a_server_shows_its_own_traceback_and_the_source_of_the_test_alone(
+    end: str,
+) -> None:
+    def job(running: InlineJob) -> None:
+        if end == "hangs":
+            running.sleep(3600)
+        raise KeyError("b")
+
+    launcher = InlineLauncher({f"{__name__}.Words": job})
+    with SparkJobServer.in_memory(launcher=launcher) as server:
+        with pytest.raises((JobFailed, ResultTimeout)) as caught:
+            server.run(Words, timeout=0.1 if end == "hangs" else 60)
+        assert frames_shown(caught.value) == [
+            "test_a_job_that_fails_on_a_server_shows_its_own_traceback_and_the_source_of_the_test_alone"
+        ]
+        assert (f"{Path(__file__).name}" in caught.exconly()) == (end == "fails")
+        assert ('raise KeyError("b")' in caught.exconly()) == (end == "fails")
+        assert caught.exconly().count("KeyError: 'b'") == (2 if end == "fails" else 0)
 
 
 def test_contexts_on_spark_have_minutes_to_start_on_a_busy_machine(
