@@ -1,7 +1,7 @@
 """Convert messages to JSON and back.
 
-A message is a frozen dataclass. On the wire it is a JSON object with its ``kind``, usually the name of its
-class, and its fields by name; a field of type ``bytes`` is sent unchanged as the payload of the frame.
+A message is a frozen dataclass. On the wire it is a JSON object with the name of its class as ``kind`` and
+its fields by name; a field of type ``bytes`` is sent unchanged as the payload of the frame.
 
 The peers do not trust each other: a runner executes job code, which can write anything to its connection. So
 reading is strict. Each direction accepts only its own kinds; all fields must be present with exactly the
@@ -50,21 +50,18 @@ class ProtocolMessage:
     """Base class of all messages.
 
     A direct subclass is a direction: it names sender and receiver. Its subclasses are the kinds of messages
-    in that direction. Being below a direction makes a class a frozen dataclass with keyword arguments. Its
-    ``kind`` on the wire is its name, unless it was renamed later.
+    in that direction. Being below a direction makes a class a frozen dataclass with keyword arguments.
     """
 
     sender: ClassVar[str]
     receiver: ClassVar[str]
-    kind: ClassVar[str]
     kinds: ClassVar[dict[str, type[ProtocolMessage]]]
 
-    def __init_subclass__(cls, kind: str | None = None) -> None:
+    def __init_subclass__(cls) -> None:
         if ProtocolMessage in cls.__bases__:
             cls.kinds = {}
         else:
-            cls.kind = kind or cls.__name__
-            cls.kinds[cls.kind] = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+            cls.kinds[cls.__name__] = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
 
 
 _R = TypeVar("_R", bound=ProtocolMessage)
@@ -72,7 +69,7 @@ _R = TypeVar("_R", bound=ProtocolMessage)
 
 def encode(message: ProtocolMessage) -> tuple[bytes, Payload]:
     """Return the header and the payload of a message."""
-    fields: JsonObject = {"kind": message.kind, **vars(message)}
+    fields: JsonObject = {"kind": type(message).__name__, **vars(message)}
     payload: Payload = b""
     if (name := _shape(type(message)).payload) is not None:
         payload = fields.pop(name)
@@ -105,7 +102,7 @@ def decode(direction: type[_R], header: bytes, payload: bytes = b"") -> _R:
             raise _Mismatch("no payload", payload)
         message: _R = _structure(message_class, tree)
     except _Mismatch as error:
-        where = ".".join([message_class.kind, *error.path])
+        where = ".".join([message_class.__name__, *error.path])
         raise ProtocolError(f"{direction.sender} sent a malformed {kind}: {where} {error}") from None
     return message
 

@@ -49,8 +49,7 @@ id of the job makes repeated reports recognizable, so there are no sequence numb
 the jobs that the host does not list, since they have not arrived; it kills those that it does not know, and
 acknowledges their end.
 
-A new message is a new class below its direction; its name is its ``kind``. A class that is renamed keeps its
-``kind``, so that the version stays. The page about the architecture
+A new message is a new class below its direction; its name is its ``kind``. The page about the architecture
 (``docs/explanation/architecture.md``) says where messages are sent and handled. The first ones of a
 connection are handled where it is opened: in ``launcher/connections.py``, ``launcher/spare_hosts.py``,
 ``launcher/hosted_context.py`` (``_reattach``), ``host/host.py`` (``run`` and ``_adopt``), ``host/redial.py``
@@ -65,7 +64,7 @@ from typing import Literal
 
 from jobserver_pyspark.protocol.converter import Payload, ProtocolMessage
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 """The version of this module's messages; server and host must have the same one."""
 
 JOB_CLASSES = "job-classes"
@@ -324,7 +323,7 @@ class ContextResumed(HostToServer):
     jobs: tuple[str, ...]
 
 
-class ContextDied(HostToServer, kind="ContextFailed"):
+class ContextDied(HostToServer):
     """The context could not start, or ended; ``killed_outside`` if others killed it or its processes."""
 
     error: ErrorDetails
@@ -341,7 +340,7 @@ class JobRunning(HostToServer):
     job_id: str
 
 
-class ProgressReport(HostToServer, kind="JobProgressed"):
+class ProgressReport(HostToServer):
     """The numbers of stages and tasks of a job's Spark jobs: completed ones, and all so far."""
 
     job_id: str

@@ -148,11 +148,11 @@ def read_or_refuse(direction: type[ProtocolMessage], header: bytes, payload: byt
             "JobEnded.failure must be one of raised, validation, ",
         ),
         (
-            b'{"kind": "ContextFailed", "error": {"message": 1, "error_class": "", "stack": ""}, '
+            b'{"kind": "ContextDied", "error": {"message": 1, "error_class": "", "stack": ""}, '
             b'"killed_outside": false}',
-            "ContextFailed.error.message must be a string, got 1",
+            "ContextDied.error.message must be a string, got 1",
         ),
-        (b'{"kind": "JobProgressed"}', "a malformed JobProgressed: JobProgressed lacks job_id"),
+        (b'{"kind": "ProgressReport"}', "a malformed ProgressReport: ProgressReport lacks job_id"),
     ],
 )
 def test_an_error_names_the_sender_and_the_field(header: bytes, problem: str) -> None:
@@ -237,6 +237,6 @@ def test_messages_between_server_and_host_change_only_together_with_the_version(
         for kind, message_class in sorted(direction.kinds.items())
     ]
     digest = hashlib.sha256(repr(wire).encode()).hexdigest()[:16]
-    assert (messages.PROTOCOL_VERSION, digest) == (4, "60885a48d64d59c8"), (
+    assert (messages.PROTOCOL_VERSION, digest) == (5, "583f384594381156"), (
         "a message between server and host has changed: raise PROTOCOL_VERSION, and write the new pair here"
     )
