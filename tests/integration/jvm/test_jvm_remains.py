@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
 
@@ -12,13 +15,25 @@ from conditions import wait_until
 pytestmark = pytest.mark.spark
 
 STREAMS = ["query", "query of another session", "stream"]
-THREADS = ["thread", "subclass", "pool", "scheduled", "timer", "future", "common pool"]
+THREADS = ["thread", "subclass", "pool", "scheduled", "timer", "future", "common pool", "http client"]
+SHARED_POOLS = ["delayed", "delayed without pool", "delayed future", "delayed completion"]
+LISTENERS = ["listener"]
+SERVERS = ["http server"]
 PROCESSES = ["process", "process of a thread", "grandchild"]
 
 
 @pytest.fixture(scope="module")
 def jar(remains_jar: Path) -> Path:
     return remains_jar
+
+
+@pytest.fixture(scope="module")
+def neighbours_jar(compile_jar: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same jobs in another package."""
+    source = (Path(__file__).parent / "jobs" / "remains" / "Remains.scala").read_text()
+    copy = tmp_path_factory.mktemp("neighbours") / "Neighbours.scala"
+    copy.write_text(source.replace("package remains", "package neighbours"))
+    return compile_jar("neighbours", copy)
 
 
 @pytest.fixture
@@ -34,17 +49,30 @@ def started(bench: Any, jar: Path, kind: str, written: Path) -> Any:
     return job
 
 
+def wait_for_listeners() -> None:
+    """Wait until all listeners of Spark have got all events."""
+    from pyspark import SparkContext
+
+    context: Any = SparkContext._active_spark_context
+    context._jsc.sc().listenerBus().waitUntilEmpty()
+
+
 def assert_nothing_writes(bench: Any, shapes_jar: Path, written: Path) -> None:
     """Remove the file, and see that it does not come back while another job runs."""
     written.unlink()
     assert bench.value("shapes.WordCount", shapes_jar, config={"words": "a b"}) == {"a": 1, "b": 1}
+    wait_for_listeners()
     assert not written.exists()
 
 
-@pytest.mark.parametrize("kind", [*STREAMS, *THREADS, *PROCESSES, "spark job"])
+@pytest.mark.parametrize(
+    "kind", [*STREAMS, *THREADS, *SHARED_POOLS, *LISTENERS, *SERVERS, *PROCESSES, "spark job"]
+)
 def test_a_kill_ends_everything_the_job_has_started(
-    bench: Any, jar: Path, shapes_jar: Path, written: Path, kind: str
+    bench: Any, spark: Any, jar: Path, shapes_jar: Path, written: Path, kind: str
 ) -> None:
+    if kind.startswith("delayed") and spark._jvm.java.lang.Runtime.version().feature() >= 25:
+        pytest.skip("this Java keeps delayed tasks where nothing can find them")
     job = started(bench, jar, kind, written)
     assert bench.jobs.cancel(job.request.job_id, wait=60.0)
     assert_nothing_writes(bench, shapes_jar, written)
@@ -86,6 +114,33 @@ def test_a_kill_spares_threads_processes_and_queries_of_other_jobs(
     for job in jobs:
         assert bench.jobs.cancel(job.request.job_id, wait=60.0)
     assert {job.outcome().status for job in jobs} == {"killed"}
+
+
+@pytest.mark.parametrize("kind", ["listener", "http server", "delayed"])
+def test_a_kill_spares_listeners_servers_and_delayed_tasks_of_jobs_of_other_jars(
+    bench: Any, jar: Path, neighbours_jar: Path, tmp_path: Path, kind: str
+) -> None:
+    written = tmp_path / "neighbour"
+    config = {"kind": kind, "path": str(written)}
+    neighbour = bench.start(bench.request("neighbours.Start", neighbours_jar, kind="session", config=config))
+    neighbour.wait_for_log("now it writes")
+    victim = started(bench, jar, kind, tmp_path / "victim")
+    assert bench.jobs.cancel(victim.request.job_id, wait=60.0)
+    written.unlink()
+    assert bench.value("remains.Join", jar, kind="session") == 5
+    if kind == "http server":
+        urlopen(written.with_suffix(".address").read_text(), timeout=60).close()
+    wait_until(written.exists, "another line of the neighbour")
+    assert bench.jobs.cancel(neighbour.request.job_id, wait=60.0)
+    assert bench.value("remains.Join", jar, kind="session") == 5
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_a_kill_closes_the_servers_of_the_job(bench: Any, jar: Path, written: Path, kind: str) -> None:
+    job = started(bench, jar, kind, written)
+    assert bench.jobs.cancel(job.request.job_id, wait=60.0)
+    with pytest.raises(URLError, match="refused"):
+        urlopen(written.with_suffix(".address").read_text(), timeout=60)
 
 
 def test_a_job_is_not_killed_while_one_of_its_threads_is_running(

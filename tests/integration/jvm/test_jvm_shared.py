@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from test_jvm_remains import started, wait_for_listeners
 
 from jobserver_core.models.failures import FailureKind
 
@@ -53,3 +55,17 @@ def test_another_version_of_a_class_is_refused_and_the_first_keeps_working(
 def test_a_jobs_own_class_travels_everywhere(bench: Any, old_jar: Any) -> None:
     assert bench.value("spark.jobserver.ZookeeperJob", old_jar) == [["horse"]]
     assert bench.value("spark.jobserver.PersistedAnimalsJob", old_jar) == [3, 3, 5]
+
+
+@pytest.mark.parametrize("kind", ["query listener", "stream listener"])
+def test_a_kill_removes_listeners_of_queries_from_the_session_that_all_jobs_share(
+    bench: Any, remains_jar: Path, tmp_path: Path, kind: str
+) -> None:
+    job = started(bench, remains_jar, kind, tmp_path / "killed")
+    assert bench.jobs.cancel(job.request.job_id, wait=60.0)
+    (tmp_path / "killed").unlink()
+    query = started(bench, remains_jar, "query", tmp_path / "query")
+    assert bench.value("remains.Join", remains_jar, kind="session") == 5
+    assert bench.jobs.cancel(query.request.job_id, wait=60.0)
+    wait_for_listeners()
+    assert not (tmp_path / "killed").exists()

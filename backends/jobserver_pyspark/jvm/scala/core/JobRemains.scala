@@ -3,7 +3,7 @@ package org.apache.spark.sql.jobserver
 import scala.util.control.NonFatal
 
 import org.apache.spark.SparkContext
-import org.apache.spark.scheduler.JobTasks
+import org.apache.spark.scheduler.{JobListeners, JobTasks}
 import org.apache.spark.sql.SparkSession
 import org.apache.spark.sql.streaming.StreamingQuery
 import org.apache.spark.streaming.{JobStreaming, StreamingContext}
@@ -12,19 +12,24 @@ import org.apache.spark.streaming.{JobStreaming, StreamingContext}
  * Everything that a job has started and that can outlive its own thread.
  *
  * A job in the state KILLED must not do anything any more. So when the job's code has returned, its thread waits until no
- * Spark tasks, streams, threads or processes of the job are left. Each method tries once to end all of one kind, and
+ * Spark tasks, streams, listeners, threads or processes of the job are left. Each method tries once to end all of one kind, and
  * returns whether there were any; the caller repeats it. If something cannot be ended, the job stays RUNNING.
  *
- * Streams are ended after every job. Tasks, threads and processes are ended only if the job was killed, because a finished
+ * Streams are ended after every job. Tasks, listeners, threads and processes are ended only if the job was killed, because a finished
  * job may leave something for the next one, such as a connection pool.
  */
 private[jobserver] final class JobRemains(
     jobId: String, spark: SparkContext, tasks: JobTasks, threads: JobThreads) {
+  private val listeners = new JobListeners(spark)
 
   def endTasks(): Boolean = {
     if (!spark.isStopped) spark.cancelJobsWithTag(jobId)
     tasks.kill(jobId)
   }
+
+  def endListeners(code: OwnCode): Boolean = listeners.end(code.has)
+
+  def endThreads(code: OwnCode): Boolean = Seq(threads.end(code), new SharedPools(code).end()).contains(true)
 
   /** The StreamingContext that the job started: the one that it got, or one that it created itself. */
   def streamingContext: Option[StreamingContext] = JobStreaming.active(Isolation.JobProperty, jobId)

@@ -30,6 +30,7 @@ final class JobRunner(root: SparkSession, isolation: String, maxSessions: Int) {
     }))
   @volatile private var oldApi: Option[JobApi] = None
 
+  SharedPools.prepare()
   JobOutput.install()
   addContextJars()
   JobResultGetter.install(context, Isolation.Property, codeHomes.loaderOf)

@@ -1,12 +1,11 @@
 package org.apache.spark.sql.jobserver
 
-import java.lang.reflect.Field
-import java.util.concurrent.{ForkJoinWorkerThread, ThreadPoolExecutor}
+import java.util.concurrent.ThreadPoolExecutor
 
 import scala.collection.JavaConverters._
 import scala.util.Try
 
-import org.apache.spark.SparkContext
+import org.apache.spark.scheduler.JobListeners
 
 /**
  * The threads of one job. Its own thread, and all threads that it starts, including those of pools, join this group.
@@ -29,12 +28,8 @@ private[jobserver] final class JobThreads(val jobId: String, val log: JobLog) ex
   /**
    * Interrupts all threads that run the job's code, except the calling one, and removes pending tasks from their timers
    * and pools. Returns whether there were any.
-   *
-   * @param loader the job's class loader, which knows the classes in the stacks of its threads
-   * @param alone names of classes that no other job uses. A thread outside this group that runs one of them belongs to
-   *   a pool that all jobs share, such as `ExecutionContext.global`, and works for this job now
    */
-  def end(loader: ClassLoader, alone: String => Boolean): Boolean = {
+  def end(code: OwnCode): Boolean = {
     // A task that repeats moves between the queue of its pool and a stack, so the queue is read before and after.
     def pending: Set[Thread] = members.filter(JobThreads.work(_).exists(JobCode.isForeign)).toSet
     val before = pending
@@ -42,15 +37,13 @@ private[jobserver] final class JobThreads(val jobId: String, val log: JobLog) ex
     val after = pending
     val own = members.filter(thread => thread != Thread.currentThread && thread.isAlive).filter { thread =>
       val frames = stacks.getOrElse(thread, Array.empty[StackTraceElement])
-      before(thread) || after(thread) || frames.exists(JobCode.isForeign(_, loader))
-    }
-    val elsewhere = stacks.collect {
-      case (thread: ForkJoinWorkerThread, frames) if !members.contains(thread) &&
-        frames.exists(frame => alone(frame.getClassName)) => thread
-    }
+      before(thread) || after(thread) || frames.exists(JobCode.isForeign(_, code.loader))
+    }.filterNot(JobListeners.isDispatcher) ++ members.filter(JobThreads.isHttpClient)
     own.foreach(JobThreads.drain)
-    (own ++ elsewhere).foreach(_.interrupt())
-    own.nonEmpty || elsewhere.nonEmpty
+    own.foreach(_.interrupt())
+    val servers = members.flatMap(JobThreads.httpServerOf)
+    servers.foreach(JobThreads.stop)
+    own.nonEmpty || servers.nonEmpty
   }
 }
 
@@ -88,6 +81,29 @@ private[jobserver] object JobThreads {
     }
   }
 
+  /** Whether a thread waits for responses to the job's `java.net.http.HttpClient`, for as long as that has requests. */
+  private def isHttpClient(thread: Thread): Boolean =
+    thread.getClass.getName == "jdk.internal.net.http.HttpClientImpl$SelectorManager"
+
+  /** The server of `com.sun.net.httpserver` that a thread serves, if any. It runs only code of the JDK, and never ends. */
+  private def httpServerOf(thread: Thread): Option[AnyRef] =
+    targetOf(thread).filter(_.getClass.getName == "sun.net.httpserver.ServerImpl$Dispatcher").flatMap { dispatcher =>
+      Fields.open(dispatcher.getClass)
+      Fields.get(dispatcher, "this$0")
+    }
+
+  /** Closes the server's sockets. Waits for the thread in newer versions of Java, so the wait has a timeout. */
+  private def stop(server: AnyRef): Unit = {
+    val stopper = new Thread(() => {
+      val stop = server.getClass.getMethod("stop", Integer.TYPE)
+      stop.setAccessible(true)
+      stop.invoke(server, Integer.valueOf(0))
+    }, "stop-http-server")
+    stopper.setDaemon(true)
+    stopper.start()
+    stopper.join(2000L)
+  }
+
   private def isTimer(thread: Thread): Boolean = thread.getClass.getName == "java.util.TimerThread"
 
   private def timerTasks(thread: Thread): Seq[AnyRef] =
@@ -96,7 +112,7 @@ private[jobserver] object JobThreads {
       .flatMap(_.asInstanceOf[Array[AnyRef]].toSeq.filter(_ != null))
 
   /** The Runnable of a thread. Java 19 moved the field. */
-  private def targetOf(thread: Thread): Option[AnyRef] =
+  def targetOf(thread: Thread): Option[AnyRef] =
     Fields.get(thread, "holder").flatMap(Fields.get(_, "task")).orElse(Fields.get(thread, "target"))
 
   private def poolOf(target: Option[AnyRef]): Option[ThreadPoolExecutor] = target
@@ -108,41 +124,4 @@ private[jobserver] object JobThreads {
     val inner = Fields.get(task, "callable").orElse(Fields.get(task, "task"))
     task +: inner.filter(_ ne task).toSeq.flatMap(unwrapped)
   }
-}
-
-/** Distinguishes code of jobs and of their contexts' jars from code of Spark, the JDK and the server. */
-private[jobserver] object JobCode {
-  private val spark = locationOf(classOf[SparkContext]).map(jar => jar.substring(0, jar.lastIndexOf('/') + 1))
-  private val server = locationOf(getClass)
-
-  def isForeign(owner: Class[_]): Boolean =
-    owner.getClassLoader != null && owner.getClassLoader != ClassLoader.getPlatformClassLoader &&
-      locationOf(owner).exists(place => !spark.exists(place.startsWith) && !server.contains(place))
-
-  def isForeign(frame: StackTraceElement, loader: ClassLoader): Boolean =
-    Try(Class.forName(frame.getClassName, false, loader)).toOption.exists(isForeign)
-
-  private def locationOf(owner: Class[_]): Option[String] =
-    Option(owner.getProtectionDomain.getCodeSource).flatMap(source => Option(source.getLocation)).map(_.toString)
-}
-
-/** Private fields of JDK classes: the only way to see the pending tasks of a timer or a pool. */
-private object Fields {
-  def get(owner: AnyRef, name: String): Option[AnyRef] =
-    field(owner, name).flatMap(found => Try { found.setAccessible(true); found.get(owner) }.toOption).flatMap(Option(_))
-
-  def set(owner: AnyRef, name: String, value: AnyRef): Unit = field(owner, name).foreach { found =>
-    found.setAccessible(true)
-    found.set(owner, value)
-  }
-
-  def call(owner: AnyRef, name: String): Unit = {
-    val method = owner.getClass.getDeclaredMethod(name)
-    method.setAccessible(true)
-    method.invoke(owner)
-  }
-
-  private def field(owner: AnyRef, name: String): Option[Field] =
-    Iterator.iterate[Class[_]](owner.getClass)(_.getSuperclass).takeWhile(_ != null)
-      .flatMap(_.getDeclaredFields).find(_.getName == name)
 }

@@ -219,7 +219,8 @@ private[jobserver] final class RunningJob(
       streams,
       left(remains.endTasks()),
       left(processes.end(neighbours.map(_.processes))),
-      left(endThreads(home))).contains(true)
+      left(endThreads(home)),
+      left(remains.endListeners(ownCode(home)))).contains(true)
   }
 
   /** If the check fails, assume that something is left. */
@@ -230,12 +231,15 @@ private[jobserver] final class RunningJob(
   }
 
   private def endThreads(home: CodeHome): Boolean = {
-    val others = neighbours
-    def alone(name: String): Boolean =
-      classNames(name) && !others.exists(other => other.sharesCode(this) || other.classNames(name))
-    val found = threads.end(home.loader, alone)
+    val found = remains.endThreads(ownCode(home))
     if (found) home.spoil()
     found
+  }
+
+  private def ownCode(home: CodeHome): OwnCode = {
+    val others = neighbours
+    new OwnCode(home.loader, name =>
+      classNames(name) && !others.exists(other => other.sharesCode(this) || other.classNames(name)))
   }
 
   private def sharesCode(other: RunningJob): Boolean = other.request.classPathKey == request.classPathKey

@@ -1,11 +1,19 @@
 package remains
 
+import java.net.{InetAddress, InetSocketAddress, ServerSocket, URI, URL}
+import java.net.http.{HttpClient, HttpRequest, HttpResponse}
 import java.nio.file.{Files, Paths, StandardOpenOption}
 import java.util.{Map => JMap, Timer, TimerTask}
-import java.util.concurrent.{CompletableFuture, Executors, TimeUnit}
+import java.time.Duration
+import java.util.concurrent.{CompletableFuture, Executor, Executors, ForkJoinPool, TimeUnit}
 
+import com.sun.net.httpserver.{HttpExchange, HttpServer}
 import org.apache.spark.SparkContext
-import org.apache.spark.sql.{DataFrame, SparkSession}
+import org.apache.spark.scheduler.{SparkListener, SparkListenerJobStart}
+import org.apache.spark.sql.{functions, DataFrame, SparkSession}
+import org.apache.spark.sql.execution.QueryExecution
+import org.apache.spark.sql.streaming.StreamingQueryListener
+import org.apache.spark.sql.util.QueryExecutionListener
 import org.apache.spark.streaming.{Milliseconds, StreamingContext}
 
 import scala.collection.mutable
@@ -25,6 +33,22 @@ class Writer(path: String) extends Runnable with Serializable {
 class WriterThread(path: String) extends Thread {
   private val writer = new Writer(path)
   override def run(): Unit = writer.run()
+}
+
+/** Writes a line for each Spark job of the context. */
+class WriterListener(path: String) extends SparkListener {
+  override def onJobStart(event: SparkListenerJobStart): Unit = new Writer(path).line()
+}
+
+class WriterQueryListener(path: String) extends QueryExecutionListener {
+  override def onSuccess(name: String, query: QueryExecution, duration: Long): Unit = new Writer(path).line()
+  override def onFailure(name: String, query: QueryExecution, error: Exception): Unit = new Writer(path).line()
+}
+
+class WriterStreamListener(path: String) extends StreamingQueryListener {
+  override def onQueryStarted(event: StreamingQueryListener.QueryStartedEvent): Unit = new Writer(path).line()
+  override def onQueryProgress(event: StreamingQueryListener.QueryProgressEvent): Unit = new Writer(path).line()
+  override def onQueryTerminated(event: StreamingQueryListener.QueryTerminatedEvent): Unit = new Writer(path).line()
 }
 
 /** Starts one thing of the named kind that writes, and waits until it is interrupted, or returns. */
@@ -50,6 +74,22 @@ object Start {
       case "timer" => new Timer().schedule(new TimerTask { override def run(): Unit = writer.line() }, 0L, 10L)
       case "future" => Future(writer.run())(ExecutionContext.global)
       case "common pool" => CompletableFuture.runAsync(writer)
+      case "delayed" => delayed(writer, ForkJoinPool.commonPool)
+      case "delayed without pool" => delayed(writer)
+      case "delayed future" => delayed(writer, task => ExecutionContext.global.execute(task))
+      case "delayed completion" => completed(writer)
+      case "listener" =>
+        spark.sparkContext.addSparkListener(new WriterListener(path))
+        spark.sparkContext.parallelize(1 to 1, 1).count()
+      case "query listener" =>
+        spark.listenerManager.register(new WriterQueryListener(path))
+        spark.range(1).collect()
+      case "stream listener" =>
+        spark.streams.addListener(new WriterStreamListener(path))
+        spark.range(1).collect()
+        query(spark, path)
+      case "http server" => serve(writer, path)
+      case "http client" => request(writer)
       case "process" => new ProcessBuilder("sh", "-c", script).start()
       case "process of a thread" => new Thread(() => {
         new ProcessBuilder("sh", "-c", script).start()
@@ -70,6 +110,40 @@ object Start {
     }
   }
 
+  /** A task that schedules itself again, and waits for that in the one timer of the JVM. */
+  private def delayed(writer: Writer, pool: Executor): Unit = CompletableFuture.runAsync(
+    () => { writer.line(); delayed(writer, pool) }, CompletableFuture.delayedExecutor(10, TimeUnit.MILLISECONDS, pool))
+
+  private def delayed(writer: Writer): Unit = CompletableFuture.runAsync(
+    () => { writer.line(); delayed(writer) }, CompletableFuture.delayedExecutor(1, TimeUnit.MILLISECONDS))
+
+  private def completed(writer: Writer): Unit = new CompletableFuture[String]()
+    .completeOnTimeout("", 10, TimeUnit.MILLISECONDS).thenRun(() => { writer.line(); completed(writer) })
+
+  private def serve(writer: Writer, path: String): Unit = {
+    val server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress, 0), 0)
+    server.createContext("/", (exchange: HttpExchange) => {
+      writer.line()
+      exchange.sendResponseHeaders(204, -1)
+      exchange.close()
+    })
+    server.start()
+    val address = s"http://127.0.0.1:${server.getAddress.getPort}/"
+    Files.write(Paths.get(path + ".address"), address.getBytes)
+    new URL(address).openStream().close()
+  }
+
+  /** Sends a request again and again, to a server that does not answer for a second. */
+  private def request(writer: Writer): Unit = {
+    val socket = new ServerSocket(0, 10, InetAddress.getLoopbackAddress)
+    val client = HttpClient.newHttpClient()
+    val request = HttpRequest.newBuilder(URI.create(s"http://127.0.0.1:${socket.getLocalPort}/"))
+      .timeout(Duration.ofSeconds(1)).build()
+    def send(): Unit = client.sendAsync(request, HttpResponse.BodyHandlers.discarding)
+      .whenComplete((_, _) => { writer.line(); send() })
+    send()
+  }
+
   private def query(spark: SparkSession, path: String): Unit = {
     val write: (DataFrame, Long) => Unit = (_, _) => new Writer(path).line()
     spark.readStream.format("rate").load().writeStream.foreachBatch(write).start()
@@ -82,4 +156,10 @@ object Start {
       .foreachRDD(rdd => rdd.foreach(_ => new Writer(path).line()))
     streaming.start()
   }
+}
+
+/** A query with a broadcast join, which Spark executes on threads of its own. */
+object Join {
+  def runJob(spark: SparkSession, config: JMap[String, Object]): Any =
+    spark.range(10).join(functions.broadcast(spark.range(5)), "id").collect().length
 }

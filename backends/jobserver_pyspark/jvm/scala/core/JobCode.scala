@@ -1,0 +1,101 @@
+package org.apache.spark.sql.jobserver
+
+import java.lang.reflect.{Field, Modifier}
+import java.util.{ArrayDeque, Collections, IdentityHashMap}
+import java.util.concurrent.Executor
+
+import scala.util.Try
+
+import org.apache.spark.SparkContext
+
+/** Distinguishes code of jobs and of their contexts' jars from code of Spark, the JDK and the server. */
+private[jobserver] object JobCode {
+  private val spark = locationOf(classOf[SparkContext]).map(jar => jar.substring(0, jar.lastIndexOf('/') + 1))
+  private val server = locationOf(getClass)
+
+  def isForeign(owner: Class[_]): Boolean =
+    owner.getClassLoader != null && owner.getClassLoader != ClassLoader.getPlatformClassLoader &&
+      locationOf(owner).exists(place => !spark.exists(place.startsWith) && !server.contains(place))
+
+  def isForeign(frame: StackTraceElement, loader: ClassLoader): Boolean =
+    Try(Class.forName(frame.getClassName, false, loader)).toOption.exists(isForeign)
+
+  /** The name of a class, or of the class whose source contains it if it is a lambda. */
+  def writtenIn(owner: Class[_]): String = owner.getName.split("\\$\\$Lambda", 2).head
+
+  private def locationOf(owner: Class[_]): Option[String] =
+    Option(owner.getProtectionDomain.getCodeSource).flatMap(source => Option(source.getLocation)).map(_.toString)
+}
+
+/**
+ * The classes of one job's jars, unless another running job has them too.
+ *
+ * @param loader the job's class loader
+ * @param alone names of classes that no other job uses
+ */
+private[jobserver] final class OwnCode(val loader: ClassLoader, alone: String => Boolean) {
+  def has(owner: Class[_]): Boolean = {
+    val name = JobCode.writtenIn(owner)
+    alone(name) && JobCode.isForeign(owner) &&
+      Try(Class.forName(name, false, loader)).toOption.exists(_.getClassLoader eq owner.getClassLoader)
+  }
+
+  def runsIn(frames: Array[StackTraceElement]): Boolean =
+    frames.exists(frame => alone(frame.getClassName) && JobCode.isForeign(frame, loader))
+
+  /** Whether a pending task is the job's. Futures and executors wrap it in objects of their own, many deep. */
+  def isIn(task: AnyRef): Boolean = {
+    val seen = Collections.newSetFromMap(new IdentityHashMap[AnyRef, java.lang.Boolean])
+    val open = new ArrayDeque[AnyRef](Collections.singleton(task))
+    var found = false
+    while (!found && !open.isEmpty && seen.size < OwnCode.Deepest) {
+      val next = open.remove()
+      found = has(next.getClass)
+      if (seen.add(next) && OwnCode.wraps(next)) Fields.all(next).foreach(open.add)
+    }
+    found
+  }
+}
+
+private object OwnCode {
+  private val Deepest = 200
+
+  /** An executor knows the tasks of all jobs, so the search does not go through it. */
+  private def wraps(value: AnyRef): Boolean =
+    Seq("java.util.concurrent.", "scala.concurrent.").exists(value.getClass.getName.startsWith) &&
+      !value.isInstanceOf[Executor] && !value.isInstanceOf[Thread] && !value.isInstanceOf[java.util.Collection[_]]
+}
+
+/** Private fields of JDK classes: the only way to see the pending tasks of a timer or a pool. */
+private object Fields {
+  def get(owner: AnyRef, name: String): Option[AnyRef] =
+    field(owner, name).flatMap(found => Try { found.setAccessible(true); found.get(owner) }.toOption).flatMap(Option(_))
+
+  /** The values of all fields that are objects. */
+  def all(owner: AnyRef): Iterator[AnyRef] = fields(owner)
+    .filter(field => !Modifier.isStatic(field.getModifiers) && !field.getType.isPrimitive)
+    .flatMap(field => Try { field.setAccessible(true); field.get(owner) }.toOption).filter(_ != null)
+
+  def set(owner: AnyRef, name: String, value: AnyRef): Unit = field(owner, name).foreach { found =>
+    found.setAccessible(true)
+    found.set(owner, value)
+  }
+
+  def call(owner: AnyRef, name: String): Unit = {
+    val method = owner.getClass.getDeclaredMethod(name)
+    method.setAccessible(true)
+    method.invoke(owner)
+  }
+
+  /** Makes the fields and methods of a package of the JDK accessible here, without an option of the JVM. */
+  def open(owner: Class[_]): Unit = {
+    val method = classOf[Module].getDeclaredMethod("implAddOpens", classOf[String], classOf[Module])
+    method.setAccessible(true)
+    method.invoke(owner.getModule, owner.getPackageName, getClass.getModule)
+  }
+
+  private def field(owner: AnyRef, name: String): Option[Field] = fields(owner).find(_.getName == name)
+
+  private def fields(owner: AnyRef): Iterator[Field] =
+    Iterator.iterate[Class[_]](owner.getClass)(_.getSuperclass).takeWhile(_ != null).flatMap(_.getDeclaredFields)
+}
