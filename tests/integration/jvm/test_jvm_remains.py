@@ -18,7 +18,6 @@ STREAMS = ["query", "query of another session", "stream"]
 THREADS = ["thread", "subclass", "pool", "scheduled", "timer", "future", "common pool", "http client"]
 SHARED_POOLS = ["delayed", "delayed without pool", "delayed future", "delayed completion"]
 LISTENERS = ["listener"]
-SERVERS = ["http server"]
 PROCESSES = ["process", "process of a thread", "grandchild"]
 
 
@@ -65,9 +64,7 @@ def assert_nothing_writes(bench: Any, shapes_jar: Path, written: Path) -> None:
     assert not written.exists()
 
 
-@pytest.mark.parametrize(
-    "kind", [*STREAMS, *THREADS, *SHARED_POOLS, *LISTENERS, *SERVERS, *PROCESSES, "spark job"]
-)
+@pytest.mark.parametrize("kind", [*STREAMS, *THREADS, *SHARED_POOLS, *LISTENERS, *PROCESSES, "spark job"])
 def test_a_kill_ends_everything_the_job_has_started(
     bench: Any, spark: Any, jar: Path, shapes_jar: Path, written: Path, kind: str
 ) -> None:
@@ -135,9 +132,8 @@ def test_a_kill_spares_listeners_servers_and_delayed_tasks_of_jobs_of_other_jars
     assert bench.value("remains.Join", jar, kind="session") == 5
 
 
-@pytest.mark.parametrize("kind", SERVERS)
-def test_a_kill_closes_the_servers_of_the_job(bench: Any, jar: Path, written: Path, kind: str) -> None:
-    job = started(bench, jar, kind, written)
+def test_a_kill_closes_the_http_servers_of_the_job(bench: Any, jar: Path, written: Path) -> None:
+    job = started(bench, jar, "http server", written)
     assert bench.jobs.cancel(job.request.job_id, wait=60.0)
     with pytest.raises(URLError, match="refused"):
         urlopen(written.with_suffix(".address").read_text(), timeout=60)
