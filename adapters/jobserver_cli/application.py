@@ -17,6 +17,8 @@ _NAMES_OF_SERVER = frozenset({"--url", "--uri", "--host", "--address", "--endpoi
 """The names that other programs give the option ``--server``."""
 _FILES_OF_RUN = frozenset({"--wheel", "--egg", "--jar"})
 """The names that ``run`` gives the option ``--cp``, and that ``submit`` does not have."""
+_FORMATS = frozenset({"--output", "-o", "--format", "--output-format"})
+"""The names of options with which other programs choose the format of their output."""
 
 
 class _Commands(Mapping[str, Any]):
@@ -87,6 +89,9 @@ class _Single(TyperCommand):
             elif unknown in _FILES_OF_RUN - known and "--cp" in known:
                 mistake.possibilities = []
                 mistake.message += f". Give {ctx.info_name} the code with --cp, or use: jobserver run"
+            elif unknown in _FORMATS - known and "--json" in known:
+                mistake.possibilities = []
+                mistake.message += ". For JSON, use --json"
             raise
 
 

@@ -171,11 +171,22 @@ class CommandClient:
 
 UNAUTHENTICATED = "unauthenticated"
 """The error code of missing or wrong credentials."""
-_LOGIN_ADVICE = f"Log in with JOBSERVER_USER and {PASSWORD_VARIABLE}, or with JOBSERVER_TOKEN."
 _ADDRESS_ADVICE = "Set it with --server or JOBSERVER_URL, and the user with --user or JOBSERVER_USER."
 _PROXY_ADVICE = "To connect without a proxy, add the server's host to NO_PROXY."
 _CHECK_ADVICE = "Check --server and JOBSERVER_URL."
 _START_ADVICE = "Start one with: jobserver serve. Or set its address with --server or JOBSERVER_URL."
+
+
+def login_advice(given: ServerOptions) -> str:
+    """Return what to do after the server has refused the credentials of a request, or their absence."""
+    if given.token:
+        return "The token is wrong or has been revoked. Check JOBSERVER_TOKEN or --token."
+    if given.user:
+        return (
+            f"Wrong user or password. Check the user {given.user} (JOBSERVER_USER or --user), and the "
+            f"password ({PASSWORD_VARIABLE})."
+        )
+    return f"Log in with JOBSERVER_USER and {PASSWORD_VARIABLE}, or with JOBSERVER_TOKEN."
 
 
 def _password(user: str) -> str:
@@ -219,8 +230,7 @@ def translated(url: str) -> Iterator[None]:
             ExitCode.DENIED if isinstance(error, AccessDenied) else _EXITS.get(error.code, ExitCode.REFUSED)
         )
         reason = error.reason if isinstance(error, AccessDenied) else error.code
-        advice = _LOGIN_ADVICE if reason == UNAUTHENTICATED else None
-        raise CommandFailed(str(error), code, advice, reason=reason) from error
+        raise CommandFailed(str(error), code, reason=reason) from error
     except UnicodeEncodeError as error:
         raise CommandFailed("the command line contains bytes that are not UTF-8", ExitCode.USAGE) from error
 
@@ -276,10 +286,7 @@ def refusal(response: httpx.Response, url: str) -> CommandFailed:
         return _unlike_a_server(url, status, response.reason_phrase)
     reason = body.get("code")
     code = _EXITS.get(str(reason), ExitCode.REFUSED)
-    advice = _LOGIN_ADVICE if reason == UNAUTHENTICATED else None
-    return CommandFailed(
-        times_shown(message_of(body)), code, advice, reason=reason, detail=body.get("detail")
-    )
+    return CommandFailed(times_shown(message_of(body)), code, reason=reason, detail=body.get("detail"))
 
 
 def _unlike_a_server(url: str, status: int, reason: str) -> CommandFailed:
@@ -323,5 +330,19 @@ def _tls_advice(url: str) -> str | None:
 
 
 def quoted_segment(name: str) -> str:
-    """Quote a name for use as one segment of a URL path."""
+    """Quote a name for use as one segment of a URL path.
+
+    Raises:
+        CommandFailed: No name may be like this, and servers and proxies would take it for another path.
+    """
+    if "/" in name or name in ("", ".", ".."):
+        raise CommandFailed(
+            f"the name {name!r} is not allowed; names begin with a letter or digit, and contain no '/'",
+            ExitCode.USAGE,
+        )
+    return quote(name, safe="")
+
+
+def quoted_path(name: str) -> str:
+    """Quote the name of a data file, which may contain slashes, for use at the end of a URL path."""
     return quote(name, safe="")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from jobserver_cli.client import CommandClient, quoted_segment
+from jobserver_cli.client import CommandClient, quoted_path, quoted_segment
 from jobserver_cli.completion import binary_names, data_files
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.lookups import explained
@@ -130,7 +130,7 @@ def data_upload(
     from jobserver_core.models.validation import split_ending  # noqa: PLC0415 - keeps the start light
 
     _, ending = split_ending(file.name)
-    path = f"/data/{quoted_segment(prefix.removesuffix(ending) or prefix)}"
+    path = f"/data/{quoted_path(prefix.removesuffix(ending) or prefix)}"
     response = post_file(client, terminal, path, file, "application/octet-stream", ending=ending)
     stored = str(response["result"]["filename"])
     if terminal.as_json:
@@ -157,5 +157,5 @@ def data_delete(
 ) -> None:
     """Delete a data file."""
     with explained(client, data_file=name):
-        response = client.call("DELETE", f"/data/{quoted_segment(name)}")
+        response = client.call("DELETE", f"/data/{quoted_path(name)}")
     terminal.report_deleted(name, response)

@@ -15,6 +15,7 @@ from jobserver_cli.completion import job_ids, live_job_ids
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.following import followed_log, show_repeatedly, wait_for_end, while_taken_over
 from jobserver_cli.lookups import LAST, explained, resolve_context, resolve_job
+from jobserver_cli.options import number_option
 from jobserver_cli.parameters import JOB_HELP, JobId, context_option
 from jobserver_cli.records import (
     FINAL,
@@ -71,7 +72,8 @@ def jobs(
     terminal: Terminal,
     *,
     limit: Annotated[
-        int, typer.Option("--limit", "-n", min=1, max=MAX_LISTED, help="The maximum number of jobs to show.")
+        int,
+        number_option("--limit", "-n", least=1, most=MAX_LISTED, help="The maximum number of jobs to show."),
     ] = 50,
     status: Annotated[
         JobStatus | None,

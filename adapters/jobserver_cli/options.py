@@ -18,6 +18,23 @@ if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
     from jobserver_core.models.json_values import JsonObject
 
+
+def number_option(*names: str, help: str, metavar: str = "N", least: int = 0, most: int) -> OptionInfo:
+    """Return an option that takes a whole number from ``least`` to ``most``."""
+
+    def number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = most + 1
+        if not least <= value <= most:
+            raise typer.BadParameter(f"expected a whole number from {least} to {most}, got {text!r}")
+        return value
+
+    option: OptionInfo = typer.Option(*names, metavar=metavar, help=help, parser=number)
+    return option
+
+
 ConfigTexts = Annotated[
     list[str] | None,
     typer.Option(
@@ -50,12 +67,8 @@ Host = Annotated[
 ]
 Port = Annotated[
     int | None,
-    typer.Option(
-        "--port",
-        metavar="PORT",
-        min=0,
-        max=65535,
-        help="The port to listen on (8090 unless configured; 0: any).",
+    number_option(
+        "--port", metavar="PORT", most=65535, help="The port to listen on (8090 unless configured; 0: any)."
     ),
 ]
 DataDir = Annotated[

@@ -21,7 +21,7 @@ import typer
 from typer.models import OptionInfo
 
 from jobserver_cli import saved_servers
-from jobserver_cli.client import DEFAULT_URL, UNAUTHENTICATED, CommandClient, ServerOptions
+from jobserver_cli.client import DEFAULT_URL, UNAUTHENTICATED, CommandClient, ServerOptions, login_advice
 from jobserver_cli.completion import context_names, job_ids, server_names
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.interruption import run_on_thread
@@ -128,7 +128,7 @@ def runnable(function: Function) -> Function:
                 return
             options = ServerOptions(**{key: given.pop(key) for key in connection})
             client = CommandClient(saved_servers.completed(options))
-            with _named_server(options.server):
+            with _named_server(options.server, client.connection):
                 _talk(terminal, client, lambda: function(**{**given, created[CommandClient]: client}))
 
     ordered = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in options.values()]
@@ -138,15 +138,16 @@ def runnable(function: Function) -> Function:
 
 
 @contextmanager
-def _named_server(server: str) -> Iterator[None]:
+def _named_server(server: str, connection: ServerOptions) -> Iterator[None]:
     """Add hints about saved servers to errors about a name that is none, and about missing credentials."""
     try:
         yield
     except CommandFailed as error:
         if error.code is ExitCode.UNREACHABLE:
             error.advice = saved_servers.not_saved(server) or error.advice
-        elif error.reason == UNAUTHENTICATED and (hint := saved_servers.login_hint(server)):
-            error.advice = f"{error.advice}\n{hint}"
+        elif error.reason == UNAUTHENTICATED:
+            advice = [login_advice(connection), saved_servers.login_hint(server)]
+            error.advice = "\n".join(filter(None, advice))
         raise
 
 

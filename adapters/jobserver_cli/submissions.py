@@ -14,7 +14,7 @@ from jobserver_cli.completion import binary_names
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.following import follow_job, interrupt_note, showing_start, wait_for_end
 from jobserver_cli.lookups import explained, similar_context, unknown_binaries
-from jobserver_cli.options import ConfigStrings, ConfigTexts, config_text, duration_option
+from jobserver_cli.options import ConfigStrings, ConfigTexts, config_text, duration_option, number_option
 from jobserver_cli.parameters import context_option
 from jobserver_cli.records import ContextFields, JobFields, duration_shown, missing_code_advice
 from jobserver_cli.results import copy_record, copy_response, failed, print_result
@@ -101,10 +101,10 @@ def submit(
     ] = SYNC_TIMEOUT,
     priority: Annotated[
         int | None,
-        typer.Option(
+        number_option(
             "--priority",
-            min=-100,
-            max=100,
+            least=-100,
+            most=100,
             help="Waiting jobs with a higher priority start first: from -100 to 100, 0 by default.",
         ),
     ] = None,

@@ -129,8 +129,20 @@ def _names_a_file(client: CommandClient, option: str, entry: str) -> bool:
         return False
     if "/" in entry or entry.startswith("~"):
         return True
-    exists = os.path.exists(entry) if kind_of(Path(entry)) else os.path.isfile(entry)
+    like_a_path = kind_of(Path(entry)) or not _may_be_a_binary(entry)
+    exists = os.path.exists(entry) if like_a_path else os.path.isfile(entry)
     return exists and entry not in client.get("/binaries")
+
+
+def _may_be_a_binary(name: str) -> bool:
+    from jobserver_core.errors import InvalidName  # noqa: PLC0415 - --help does not need it
+    from jobserver_core.models.validation import check_binary_name  # noqa: PLC0415
+
+    try:
+        check_binary_name(name)
+    except InvalidName:
+        return False
+    return True
 
 
 def _check_uri(option: str, entry: str) -> None:

@@ -58,6 +58,20 @@ async def read_body(receive: Receive, *, limit: int, what: str) -> bytes:
     return b"".join([chunk async for chunk in stream_body(receive, limit=limit, what=what)])
 
 
+def refuse_form(content_type: str | None) -> None:
+    """Reject a multipart form, as ``curl -F`` sends it: its envelope would be taken for the content.
+
+    Raises:
+        Rejected: The body is one (415).
+    """
+    if (content_type or "").partition(";")[0].strip().lower() == "multipart/form-data":
+        raise Rejected(
+            415,
+            "the body is a multipart form (multipart/form-data), expected the content itself; "
+            "with curl, send a file with --data-binary @FILE instead of -F",
+        )
+
+
 _CHARSETS = re.compile(
     r"ascii|utf-(8|16|32)(-(le|be|sig))?|iso8859-\d+|cp\d+|koi8-[rtu]|mac-\w+|big5\w*|euc_\w+|gb\w+|shift_jis\w*"
 )
@@ -69,8 +83,9 @@ def decoded(body: bytes, content_type: str | None) -> str:
 
     Raises:
         InvalidConfig: The body is not valid in the charset.
-        Rejected: The charset is unknown (415).
+        Rejected: The charset is unknown, or the body is a multipart form (415).
     """
+    refuse_form(content_type)
     headers = Headers()
     headers["Content-Type"] = content_type or ""
     charset = headers.get_content_charset() or "utf-8"

@@ -20,7 +20,7 @@ from jobserver_core.running.waiting import Waiter
 from jobserver_core.server import JobServer
 from jobserver_http.access import Namespace
 from jobserver_http.authentication import Authenticator, Identity
-from jobserver_http.bodies import BodyGuard, Disconnected, decoded, read_body, stream_body
+from jobserver_http.bodies import BodyGuard, Disconnected, decoded, read_body, refuse_form, stream_body
 from jobserver_http.errors import BodyTooLarge
 from jobserver_http.metrics import Metrics
 from jobserver_http.schemas import Schema
@@ -182,8 +182,9 @@ class Call:
 
         Raises:
             BodyTooLarge: The file is larger than the limit. If its Content-Length is, nothing is read.
-            Rejected: The caller may not make this call any more.
+            Rejected: The body is a multipart form, or the caller may not make this call any more.
         """
+        refuse_form(self.header("content-type"))
         limit = self.server.settings.limits.upload_size
         if self.guard.declared is not None and self.guard.declared > limit:
             raise BodyTooLarge(what=what, limit=limit)

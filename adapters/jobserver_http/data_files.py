@@ -50,7 +50,7 @@ async def list_data_files(call: Call) -> Response:
     body=Body("The file", ("application/octet-stream",)),
     responses=(
         RouteResponse(200, "The file's full name, `<directory>/<prefix>-<time><ending>`", "Stored"),
-        *failures(s400="The name is not allowed"),
+        *failures(s400="The name is not allowed", s415="The body is a multipart form"),
         *NOT_STORED,
     ),
 )

@@ -235,6 +235,16 @@ def test_a_wrong_password_has_code_6_and_is_not_repeated(guarded: CommandLine) -
     done = guarded("jobs", "--user", "ann")
     assert done.code == 6
     assert "incorrect horse" not in done.out + done.err
+    assert "Wrong user or password. Check the user ann" in " ".join(done.err.split())
+    assert "Log in with" not in done.err
+
+
+@pytest.mark.parametrize("command", [("submit", "w.C", "--cp", "w"), ("logs", "@last")])
+def test_a_wrong_token_is_said_to_be_wrong(guarded: CommandLine, command: tuple[str, ...]) -> None:
+    done = guarded(*command, "--token", "no-such-token")
+    assert done.code == 6
+    assert "The token is wrong or has been revoked" in " ".join(done.err.split())
+    assert "Log in with" not in done.err
 
 
 def test_a_missing_permission_has_code_6_and_is_named(guarded: CommandLine) -> None:

@@ -189,6 +189,16 @@ def test_creating_a_context_that_exists_exits_with_4(client: CommandLine) -> Non
     assert (done.code, "context warm exists" in done.err) == (4, True)
 
 
+@pytest.mark.parametrize("name", ["p 2/x", "a/b", "..", ""])
+@pytest.mark.parametrize("command", [("context", "create"), ("context", "show"), ("binary", "versions")])
+def test_a_name_that_no_path_can_have_is_refused(
+    client: CommandLine, command: tuple[str, ...], name: str
+) -> None:
+    done = client(*command, name)
+    assert (done.code, done.out) == (2, "")
+    assert f"the name {name!r} is not allowed" in done.err
+
+
 @pytest.mark.parametrize("setting", ["num-cpu-cores", "=2", " =2"])
 def test_a_setting_that_is_not_a_pair_is_refused_before_any_request(
     jobserver: CommandLine, setting: str

@@ -194,6 +194,27 @@ def test_other_names_of_the_option_for_the_server_are_a_mistake_that_suggests_it
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (("jobs", "--limit", "x"), "expected a whole number from 1 to 10000, got 'x'"),
+        (("jobs", "--limit", "0"), "expected a whole number from 1 to 10000, got '0'"),
+        (("serve", "--port", "http"), "expected a whole number from 0 to 65535, got 'http'"),
+        (("submit", "w.C", "--cp", "w", "--priority", "1e3"), "expected a whole number from -100 to 100"),
+        (("jobs", "--output", "json"), "No such option: --output. For JSON, use --json"),
+        (("contexts", "-o", "json"), "No such option: -o. For JSON, use --json"),
+        (("binaries", "--format=json"), "No such option: --format. For JSON, use --json"),
+    ],
+)
+def test_a_usage_error_says_what_would_be_right(
+    jobserver: CommandLine, arguments: tuple[str, ...], words: str
+) -> None:
+    jobserver.environment.setenv("COLUMNS", "160")
+    done = jobserver(*arguments)
+    assert (done.code, done.out) == (2, "")
+    assert words in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
         (
             ("--server", "http://127.0.0.1:9", "jobs"),
             "Name the server after the command: jobserver … --server URL",

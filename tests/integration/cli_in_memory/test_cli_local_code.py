@@ -84,6 +84,8 @@ def test_a_file_in_the_home_directory_is_found(client: CommandLine, tmp_path: Pa
         ("./nowhere.whl", "--cp ./nowhere.whl: file not found"),
         ("./wrods-0.1-py3-none-any.whl", "Did you mean words-0.1-py3-none-any.whl?"),
         ("./project", "--cp ./project: is a directory"),
+        (".", "--cp .: is a directory, expected a code file"),
+        ("..", "--cp ..: is a directory, expected a code file"),
         ("./project", "Build a wheel with: pip wheel --no-deps ./project — and give its path."),
         (
             "./package",

@@ -251,6 +251,21 @@ def test_data_files_are_uploaded_listed_and_deleted(site: Site) -> None:
     error(site.client.delete(f"/data/{quote(name, safe='')}"), 400, f"Unable to delete data file '{name}'.")
 
 
+@pytest.mark.parametrize(
+    "path", ["/data/sales", "/jars/words", "/jobs?appName=words&classPath=w.Echo", "/contexts/etl"]
+)
+def test_a_multipart_form_is_refused_instead_of_taken_for_the_content(site: Site, path: str) -> None:
+    response = site.client.post(path, files={"file": ("sales.csv", b"a,b")})
+    assert (response.status_code, response.json()["code"]) == (415, "unsupported_media_type")
+    assert "with curl, send a file with --data-binary @FILE instead of -F" in response.json()["result"]
+    assert site.client.get("/data").json() == []
+
+
+def test_a_data_file_may_have_the_content_type_that_curl_sends_with_data_binary(site: Site) -> None:
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert site.client.post("/data/sales", content=b"a,b", headers=headers).status_code == 200
+
+
 def test_the_name_of_a_data_file_ends_as_the_caller_asks_and_otherwise_with_dat(site: Site) -> None:
     def uploaded(path: str) -> str:
         return str(site.client.post(path, content=b"x").json()["result"]["filename"])
