@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,20 @@ from jobserver_pyspark.runner.jvm_commands import Commands
 
 _Attributes = dict[str, object]
 _REHEARSALS = 3
+_QUERY_LOGGERS = ("SQLQueryContextLogger", "DataFrameQueryContextLogger")
+
+
+def mute_query_errors() -> None:
+    """Keep PySpark from logging each error of a query, with the whole stack of the JVM, before it is raised.
+
+    PySpark does that since version 4, even for an error that the job handles.
+    """
+    try:
+        from pyspark.logger import PySparkLogger  # noqa: PLC0415 - PySpark 3 has none
+    except ImportError:
+        return
+    for name in _QUERY_LOGGERS:
+        PySparkLogger.getLogger(name).setLevel(logging.CRITICAL)
 
 
 class Attachment:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import itertools
 import platform
 import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from jobserver_core.models.dotted_keys import hint_for_message, hint_for_missing
@@ -20,16 +22,24 @@ _MISSING_ERROR = "ConfigMissingException"
 """pyhocon's exception, which need not be the pyhocon of this project."""
 _MISSING_KEY = re.compile(r"'?No configuration setting found for key (.+?)'?")
 
+_CLASS = re.compile(r"^class (\w+)", re.MULTILINE)
+_MAX_SEARCHED = 2000
+"""How many files of each directory are searched for the class that a missing class may mean."""
+
 
 def load_job(name: str, directories: Sequence[str] = ()) -> Any:
     """Return a new object of the class, which must be importable from the class path.
 
     Raises:
         JobFailure: Its kind is class-not-found, loading (the module raised on import), wrong-type (no class
-            with ``validate`` and ``run_job``), or raised (the constructor did). When an import fails, the
-            message also says which packages in ``directories`` are made for another Python or machine.
+            with ``validate`` and ``run_job``, or one takes other arguments), or raised (the constructor did).
+            When an import fails, the message also says which packages in ``directories`` are made for another
+            Python or machine.
     """
-    return new_job(_find(name, directories), name)
+    found = _find(name, directories)
+    if inspect.ismodule(found):
+        raise JobFailure("class-not-found", f"class {name} not found", stack=_jobs_of(found))
+    return new_job(found, name)
 
 
 def new_job(found: Any, name: str) -> Any:
@@ -47,14 +57,47 @@ def new_job(found: Any, name: str) -> Any:
     if abstract := getattr(found, "__abstractmethods__", None):
         raise JobFailure("wrong-type", f"{name} does not define {', '.join(sorted(abstract))}")
     try:
-        return found()
+        job = found()
     except BaseException as error:
         raise JobFailure.of("raised", error, skip=1) from error
+    for method, third in (("validate", "config"), ("run_job", "data")):
+        if (parameters := _unfit_parameters(found, job, method)) is not None:
+            expected = f"{method}(self, context, runtime, {third})"
+            raise JobFailure("wrong-type", f"{name} has {method}({parameters}), expected {expected}")
+    return job
+
+
+def _unfit_parameters(job_class: type, job: Any, method: str) -> str | None:
+    """Return the parameters of a method that cannot be called with three arguments, or None if it can be."""
+    try:
+        signature = inspect.signature(getattr(job, method))
+    except (TypeError, ValueError):  # Python does not know those of some functions
+        return None
+    try:
+        signature.bind(None, None, None)
+    except TypeError:
+        return ", ".join(inspect.signature(getattr(job_class, method)).parameters)
+    return None
+
+
+def _jobs_of(module: ModuleType) -> str:
+    """Return what the name of a module should have been followed by."""
+    jobs = [
+        f"{module.__name__}.{name}"
+        for name, value in vars(module).items()
+        if isinstance(value, type) and not inspect.isabstract(value)
+        if callable(getattr(value, "validate", None)) and callable(getattr(value, "run_job", None))
+    ]
+    if not jobs:
+        return f"{module.__name__} is a module without a job"
+    if len(jobs) == 1:
+        return f"{module.__name__} is a module; its job is {jobs[0]}"
+    return f"{module.__name__} is a module; its jobs are {', '.join(jobs[:-1])} and {jobs[-1]}"
 
 
 def _find(name: str, directories: Sequence[str]) -> Any:
     parts = name.split(".")
-    for count in range(len(parts) - 1, 0, -1):
+    for count in range(max(len(parts) - 1, 1), 0, -1):
         module_name = ".".join(parts[:count])
         try:
             module = importlib.import_module(module_name)
@@ -64,13 +107,13 @@ def _find(name: str, directories: Sequence[str]) -> Any:
             raise _not_loaded(error, directories) from error
         except BaseException as error:
             raise _not_loaded(error, directories) from error
-        return _attribute(module, parts[count:], name)
-    raise JobFailure(
-        "class-not-found", f"class {name} not found", stack=f"no module {parts[0]!r} on the class path"
-    )
+        return _attribute(module, parts[count:], name, directories)
+    near = _nearest_class(name, directories)
+    stack = f"no module {parts[0]!r} on the class path" + (f"; did you mean {near!r}?" if near else "")
+    raise JobFailure("class-not-found", f"class {name} not found", stack=stack)
 
 
-def _not_loaded(error: BaseException, directories: Sequence[str]) -> JobFailure:
+def _not_loaded(error: BaseException, directories: Iterable[str]) -> JobFailure:
     hint = foreign(directories) if isinstance(error, ImportError) else ""
     message = f"{describe(error)} ({hint})" if hint else None
     return JobFailure.of("loading", error, skip=1, message=message)
@@ -81,17 +124,61 @@ def _leads_to(missing: str, wanted: str) -> bool:
     return wanted == missing or wanted.startswith(missing + ".")
 
 
-def _attribute(module: Any, names: list[str], full_name: str) -> Any:
+def _nearest_class(name: str, directories: Iterable[str]) -> str | None:
+    """Return the class that a missing class may mean: it has the same name elsewhere, or a similar one.
+
+    The source files are searched without importing them.
+    """
+    classes = [
+        ".".join((*_module_of(file.relative_to(directory)), found))
+        for directory in directories
+        for file in itertools.islice(sorted(Path(directory).rglob("*.py")), _MAX_SEARCHED)
+        if file.is_file()
+        for found in _CLASS.findall(file.read_text(encoding="utf-8", errors="replace"))
+    ]
+    same = [found for found in classes if _simple(found) == _simple(name)]
+    similar = [found for found in classes if difflib.get_close_matches(_simple(name), [_simple(found)])]
+    near = difflib.get_close_matches(name, same or similar, n=1, cutoff=0.0 if same else 0.6)
+    return near[0] if near else None
+
+
+def _simple(name: str) -> str:
+    return name.rpartition(".")[2].lower()
+
+
+def _module_of(file: Path) -> Sequence[str]:
+    parts = file.with_suffix("").parts
+    return parts[:-1] if parts[-1] == "__init__" else parts
+
+
+def _attribute(module: Any, names: list[str], full_name: str, directories: Iterable[str]) -> Any:
     found = module
     for name in names:
         try:
             found = getattr(found, name)
         except AttributeError:
-            near = difflib.get_close_matches(name, dir(found), n=1)
+            if (module := _submodule(found, name, directories)) is not None:
+                found = module
+                continue
+            attributes = difflib.get_close_matches(name, dir(found), n=1)
+            near = attributes[0] if attributes else _nearest_class(full_name, directories)
             stack = f"{getattr(found, '__name__', found)} has no attribute {name!r}"
-            stack += f"; did you mean {near[0]!r}?" if near else ""
+            stack += f"; did you mean {near!r}?" if near else ""
             raise JobFailure("class-not-found", f"class {full_name} not found", stack=stack) from None
     return found
+
+
+def _submodule(package: Any, name: str, directories: Iterable[str]) -> ModuleType | None:
+    """Import a module of a package; return None if there is none, or what should have it is no package."""
+    if not hasattr(package, "__path__"):
+        return None
+    full_name = f"{package.__name__}.{name}"
+    try:
+        return importlib.import_module(full_name)
+    except BaseException as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == full_name:
+            return None
+        raise _not_loaded(error, directories) from error
 
 
 def foreign(directories: Iterable[str]) -> str:

@@ -46,7 +46,7 @@ from jobserver_pyspark.protocol.messages import (
     WarmUp,
 )
 from jobserver_pyspark.runner import config_trees, results
-from jobserver_pyspark.runner.attachment import Attachment
+from jobserver_pyspark.runner.attachment import Attachment, mute_query_errors
 from jobserver_pyspark.runner.interpreter_state import seed_random_numbers
 from jobserver_pyspark.runner.job_class import Runtime, await_value, load_job, raised, validate
 from jobserver_pyspark.runner.process_state import ProcessState
@@ -258,4 +258,5 @@ def _prepare_process(request: RunJob) -> None:
             level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
         )
     logging.getLogger("py4j").setLevel(logging.WARNING)
+    mute_query_errors()
     os.environ["JOBSERVER_JOB_ID"] = request.job_id

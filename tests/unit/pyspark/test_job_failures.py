@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from jobserver_pyspark.host.jvm_jobs import nearest_class
 from jobserver_pyspark.protocol.failures import JobFailure
-from jobserver_pyspark.runner.job_class import Runtime, load_job
+from jobserver_pyspark.runner.attachment import mute_query_errors
+from jobserver_pyspark.runner.job_class import Runtime, load_job, new_job
 
 
 def test_a_misspelled_class_gets_the_nearest_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,6 +24,150 @@ def test_a_misspelled_class_gets_the_nearest_name(tmp_path: Path, monkeypatch: p
     with pytest.raises(JobFailure, match=r"class sales_of_may\.Summry not found") as caught:
         load_job("sales_of_may.Summry")
     assert caught.value.error.stack == ("sales_of_may has no attribute 'Summry'; did you mean 'Summary'?")
+
+
+JOBS = """
+import abc
+from dataclasses import dataclass
+
+class Job(abc.ABC):
+    @abc.abstractmethod
+    def run_job(self, context, runtime, data): ...
+    def validate(self, context, runtime, config): ...
+
+class ByRegion(Job):
+    def run_job(self, context, runtime, data): ...
+
+class Break(ByRegion): ...
+
+@dataclass
+class Row: ...
+"""
+
+
+@pytest.fixture
+def sales(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A class path with a package, a module of it, and one with a syntax error."""
+    for file, text in {
+        "fixture_sales/__init__.py": JOBS,
+        "fixture_sales/jobs.py": JOBS.replace("ByRegion", "ByDay").replace("Break", "ByMonth"),
+        "fixture_sales/rows.py": "class Row: ...",
+        "fixture_sales/broken.py": "class Broken(: ...",
+        "fixture_sales-1.0.dist-info/METADATA": "",
+    }.items():
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(text)
+    (tmp_path / "fixture_sales" / "latin.py").write_bytes(b"# \xe9")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.startswith("fixture_sales")]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        (
+            "fixture_sales",
+            "fixture_sales is a module; its jobs are fixture_sales.ByRegion and fixture_sales.Break",
+        ),
+        (
+            "fixture_sales.jobs",
+            "fixture_sales.jobs is a module; its jobs are fixture_sales.jobs.ByDay and "
+            "fixture_sales.jobs.ByMonth",
+        ),
+        ("fixture_sales.rows", "fixture_sales.rows is a module without a job"),
+        ("ByRegion", "no module 'ByRegion' on the class path; did you mean 'fixture_sales.ByRegion'?"),
+        ("bymonth", "no module 'bymonth' on the class path; did you mean 'fixture_sales.jobs.ByMonth'?"),
+        ("sale.ByDay", "no module 'sale' on the class path; did you mean 'fixture_sales.jobs.ByDay'?"),
+        (
+            "fixture_sale.ByRegon",
+            "no module 'fixture_sale' on the class path; did you mean 'fixture_sales.ByRegion'?",
+        ),
+        (
+            "fixture_sales.ByMonth",
+            "fixture_sales has no attribute 'ByMonth'; did you mean 'fixture_sales.jobs.ByMonth'?",
+        ),
+        ("fixture_sales.Brake", "fixture_sales has no attribute 'Brake'; did you mean 'Break'?"),
+        ("words.Count", "no module 'words' on the class path"),
+        ("fixture_sales.Words", "fixture_sales has no attribute 'Words'"),
+    ],
+)
+def test_a_name_that_is_not_a_class_gets_the_jobs_of_the_class_path(
+    sales: Path, name: str, reason: str
+) -> None:
+    with pytest.raises(JobFailure, match=f"^class {name} not found$") as caught:
+        load_job(name, [str(sales)])
+    assert (caught.value.kind, caught.value.error.stack) == ("class-not-found", reason)
+
+
+def test_a_module_that_fails_on_import_is_not_called_missing(sales: Path) -> None:
+    with pytest.raises(JobFailure, match="invalid syntax") as caught:
+        load_job("fixture_sales.broken.Job", [str(sales)])
+    assert caught.value.kind == "loading"
+
+
+class Right:
+    def validate(self, context: Any, runtime: Any, config: Any) -> None: ...
+
+    def run_job(self, context: Any, runtime: Any, data: Any) -> None: ...
+
+
+class Star:
+    def validate(self, *given: Any) -> None: ...
+
+    @staticmethod
+    async def run_job(context: Any, runtime: Any, data: Any = None, more: int = 0) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("method", "function", "words"),
+    [
+        ("validate", lambda self, context, config: None, "has validate(self, context, config), expected"),
+        ("run_job", lambda self, context, runtime: None, "has run_job(self, context, runtime), expected"),
+        ("run_job", lambda self, a, b, c, d: None, "expected run_job(self, context, runtime, data)"),
+        (
+            "validate",
+            staticmethod(lambda a, b: None),
+            "has validate(a, b), expected validate(self, context, ",
+        ),
+        ("validate", lambda self, a, b, *, c: None, "expected validate(self, context, runtime, config)"),
+    ],
+)
+def test_a_method_with_other_parameters_is_refused_with_those_it_must_have(
+    method: str, function: Any, words: str
+) -> None:
+    with pytest.raises(JobFailure) as caught:
+        new_job(type("Job", (Right,), {method: function}), "sales.Job")
+    assert caught.value.kind == "wrong-type"
+    assert caught.value.error.message.startswith("sales.Job has ")
+    assert words in caught.value.error.message
+    assert caught.value.error.stack == ""
+
+
+@pytest.mark.parametrize("job", [Right, Star])
+def test_every_signature_that_takes_the_arguments_is_accepted(job: type) -> None:
+    assert isinstance(new_job(job, "sales.Job"), job)
+
+
+@pytest.mark.parametrize("kind", ["SQL", "DataFrame"])
+def test_an_error_of_a_query_is_not_logged_as_well(
+    kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pyspark.logger")
+    from pyspark.errors import AnalysisException
+
+    context = SimpleNamespace(
+        contextType=lambda: SimpleNamespace(name=kind), callSite=lambda: "a.py:1", fragment=lambda: "x"
+    )
+    error = AnalysisException("no such table", contexts=[context])  # type: ignore[list-item]
+    monkeypatch.setattr(logging.Logger.manager, "loggerDict", {})
+    mute_query_errors()
+    error._log_exception()
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(logging.Logger.manager, "loggerDict", {})
+    error._log_exception()
+    assert "no such table" in capsys.readouterr().err  # so it is what PySpark does by itself
 
 
 def test_a_traceback_has_no_frames_of_the_runner(tmp_path: Path) -> None:
