@@ -31,7 +31,7 @@ from __future__ import annotations
 import base64
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -75,7 +75,8 @@ class LogReader:
     With ``last``, it starts that many bytes before the current end. A log that does not exist yet reads as
     empty. A log that starts over is read from its new start. This happens when it was cut because it had
     reached its maximum size, or when its job runs again on another server, which is noticed within seconds.
-    Close the reader after use, or use it as a context manager. Not thread-safe.
+    Iterating yields chunks up to the current end. Close the reader after use, or use it as a context manager.
+    Not thread-safe.
     """
 
     def __init__(self, search: LogSearch, last: int | None = None) -> None:
@@ -135,6 +136,10 @@ class LogReader:
             self.close()
             return self.read(limit)
         return chunk
+
+    def __iter__(self) -> Iterator[bytes]:
+        while chunk := self.read():
+            yield chunk
 
     def _next(self, file: LogFile, limit: int) -> bytes:
         while True:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 
+from jobserver_core.running.logs import CHUNK_SIZE
 from jobserver_pyspark.host.logs import BoundedLog
 from serving import Scene
 
@@ -42,5 +43,20 @@ def test_a_log_that_was_cut_is_read_from_its_new_start_even_if_it_has_grown_agai
                 output.write(b"%d" % number * 99 + b"\n")
             assert log.read(11).startswith(b"[")
     output.close()
+    scene.launcher.close()
+    scene.server.close(0)
+
+
+def test_iterating_over_a_log_yields_chunks_up_to_its_current_end() -> None:
+    scene = Scene()
+    job = scene.submit()
+    path = scene.server._services.data_directory.job_log(job.id)
+    with scene.server.open_job_log(job.id) as log:
+        assert list(log) == []
+        path.write_bytes(b"x" * CHUNK_SIZE + b"one\n")
+        assert list(log) == [b"x" * CHUNK_SIZE, b"one\n"]
+        with path.open("ab") as file:
+            file.write(b"two\n")
+        assert list(log) == [b"two\n"]
     scene.launcher.close()
     scene.server.close(0)
