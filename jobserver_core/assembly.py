@@ -57,6 +57,7 @@ from jobserver_core.running.servers import Membership
 from jobserver_core.running.storage import StorageService
 from jobserver_core.running.submissions import SubmissionService
 from jobserver_core.running.supervision import Supervisor
+from jobserver_core.running.user_thread import UserThread
 from jobserver_core.shutdown import FORCE, RELEASE, Admission, Steps
 
 if TYPE_CHECKING:
@@ -100,8 +101,9 @@ class Services:
         self.address = address = settings.servers.address or socket.gethostname()
         self.admission = admission = Admission()
         self.bus = bus = EventBus()
+        self.user_thread = user_thread = UserThread("jobserver-done-callbacks")
         self.configs = configs = JobConfigs(settings.limits, settings.jobs.default_config)
-        self.fetching = fetching = FetchService(fetcher, clock, settings.fetcher, admission)
+        self.fetching = fetching = FetchService(fetcher, clock, settings.fetcher, admission, user_thread.run)
         self.data_files = data_files = DataFileService(
             data_directory, clock, settings.limits.upload_size, server_id
         )
@@ -154,6 +156,7 @@ class Services:
             callbacks=callbacks,
             syncer=syncer,
             notices=notices,
+            call_back=user_thread.run,
             server_id=server_id,
             address=address if metadata.shared else "",
         )
@@ -174,6 +177,7 @@ class Services:
             settings=settings,
             requests=requests,
             server_id=server_id,
+            call_back=user_thread.run,
         )
         self.logs = LogService(
             metadata=metadata, records=records, data_directory=data_directory, requests=requests
@@ -373,6 +377,9 @@ class Services:
         release.run("closing the notices", self.notices.close)
         release.run("waking waiters for jobs of other servers", self.jobs.close)
         release.run("waking waiters for contexts of other servers", self.contexts.close)
+        # Not as a step on another thread: one of these functions may be closing the server.
+        if not self.user_thread.close(BRIEF_STEP):
+            _log.warning("a function of add_done_callback takes too long; the shutdown goes on without it")
         release.run("ending the sweep", self.sweeper.close)
         release.run("ending callbacks", lambda: self.callbacks.close(RELEASE / 2))
         for transport in self.transports:

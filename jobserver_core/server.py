@@ -418,7 +418,7 @@ class JobServer:
             InvalidRequest: It cannot be called.
             ServerClosed: The server has closed.
         """
-        check_callable("the subscriber", subscriber)
+        check_callable("the subscriber", subscriber, arguments=1)
         return self._open.bus.subscribe(subscriber)
 
     def parse_config(self, text: str | bytes) -> JsonMapping:

@@ -24,7 +24,7 @@ from jobserver_client.connection import (
     path_to,
 )
 from jobserver_client.errors import error_from
-from jobserver_client.handles import AsyncJobHandle, AsyncResultReader, AsyncWaiter
+from jobserver_client.handles import IN_THE_LOOP, AsyncJobHandle, AsyncResultReader, AsyncWaiter
 from jobserver_client.logs import followed_log
 from jobserver_client.options import ConnectionOptions, RemoteServer
 from jobserver_client.records import binary_of, context_of, deliveries_of, job_of, server_of, storage_of
@@ -68,7 +68,7 @@ class AsyncClient(RemoteServer):
         """Return a waiter for an operation that begins now, whether or not anybody waits."""
         waiter = AsyncWaiter(start, what)
         self._begun_waiters.add(waiter)
-        waiter.add_done_callback(self._begun_waiters.discard)
+        waiter.notify(self._begun_waiters.discard)
         return waiter
 
     @property
@@ -100,7 +100,7 @@ class AsyncClient(RemoteServer):
         Exceptions of ``subscriber`` are logged. After an interrupted connection, some events are missing. If
         the server is away for too long, the subscription ends, and a warning is logged.
         """
-        check_callable("the subscriber", subscriber)
+        check_callable("the subscriber", subscriber, arguments=1, instead=IN_THE_LOOP)
         opened = asyncio.get_running_loop().create_future()
 
         def receive(item: Item) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Generic, TypeVar
 
 import httpx
 
 from jobserver_client.errors import UnexpectedResponse
 from jobserver_core.errors import ResultTimeout
-from jobserver_core.models.arguments import check_seconds
+from jobserver_core.models.arguments import check_callable, check_seconds
 from jobserver_core.models.jobs import Job, ResultKind
 from jobserver_core.models.json_values import Json, loads
 from jobserver_core.running.waiting import raise_unless_finished
@@ -19,6 +21,10 @@ from jobserver_core.running.waiting import raise_unless_finished
 T = TypeVar("T")
 
 CHUNK = 256 * 1024
+IN_THE_LOOP = "start a task in a function"
+"""What to do instead of passing an asynchronous function that is called in the event loop."""
+
+_log = logging.getLogger(__name__)
 
 
 class AsyncWaiter(Generic[T]):
@@ -58,7 +64,22 @@ class AsyncWaiter(Generic[T]):
         return task.result()
 
     def add_done_callback(self, call: Callable[[AsyncWaiter[T]], None]) -> None:
-        """Call with this waiter once it is done, in the event loop."""
+        """Call with this waiter once it is done, in the event loop. An exception of the call is logged.
+
+        Raises:
+            InvalidRequest: It is not a function of one argument, or it is declared with ``async def``.
+        """
+        check_callable("the done callback", call, arguments=1, instead=IN_THE_LOOP)
+        self.notify(partial(self._call, call))
+
+    def _call(self, call: Callable[[AsyncWaiter[T]], None], _waiter: AsyncWaiter[T]) -> None:
+        try:
+            call(self)
+        except Exception:  # noqa: BLE001 - the code belongs to the user
+            _log.exception("a function that was to be called after %s raised an exception", self._what)
+
+    def notify(self, call: Callable[[AsyncWaiter[T]], object]) -> None:
+        """Call with this waiter once it is done, in the event loop. For the library itself."""
         self._begin().add_done_callback(lambda _task: call(self))
 
     def cancel(self) -> None:
@@ -74,7 +95,8 @@ class AsyncJobHandle:
     """A submitted job. ``await`` it for its result.
 
     It is the counterpart of :class:`jobserver_core.JobHandle`. ``job`` is the record at the time the handle
-    was created; ``started`` and ``finished`` are awaited for later ones.
+    was created; ``started`` and ``finished`` are awaited for later ones. What needs a future, such as
+    ``asyncio.wait``, takes ``asyncio.ensure_future(handle)``.
     """
 
     def __init__(
@@ -118,7 +140,12 @@ class AsyncJobHandle:
         return await reader.value() if reader is not None else None
 
     def add_done_callback(self, call: Callable[[AsyncJobHandle], None]) -> None:
-        """Call with this handle once the job has ended, in the event loop."""
+        """Call with this handle once the job has ended, in the event loop. Exceptions of the call are logged.
+
+        Raises:
+            InvalidRequest: It is not a function of one argument, or it is declared with ``async def``.
+        """
+        check_callable("the done callback", call, arguments=1, instead=IN_THE_LOOP)
         self.finished.add_done_callback(lambda _waiter: call(self))
 
     def __await__(self) -> Generator[object, None, Json]:

@@ -172,7 +172,7 @@ class Client(RemoteServer):
         some events are missing. If the server is away for too long, the subscription ends, and a warning is
         logged.
         """
-        check_callable("the subscriber", subscriber)
+        check_callable("the subscriber", subscriber, arguments=1)
         subscription = self._thread.run(
             self._remote.subscribe(lambda event: self._thread.call_back(partial(subscriber, event)))
         )

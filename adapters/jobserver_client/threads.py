@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
 from typing import TypeVar
@@ -22,6 +22,7 @@ from typing import TypeVar
 from jobserver_client.errors import ClientClosed
 from jobserver_client.handles import AsyncWaiter
 from jobserver_core.errors import Conflict
+from jobserver_core.running.user_thread import UserThread
 from jobserver_core.running.waiting import Waiter
 
 T = TypeVar("T")
@@ -29,7 +30,7 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT = 5.0
-"""Seconds to wait for connections to close."""
+"""Seconds to wait for connections to close, and for functions of the user to return."""
 
 
 class LoopThread:
@@ -39,8 +40,8 @@ class LoopThread:
         self._loop = asyncio.new_event_loop()
         self._pid = os.getpid()
         self._closed = False
-        self._callbacks = ThreadPoolExecutor(1, "jobserver-client-callbacks", self._remember_thread)
-        self._callback_thread: threading.Thread | None = None
+        self._callbacks = UserThread("jobserver-client-callbacks")
+        self.call_back = self._callbacks.run
         self._thread = threading.Thread(target=self._serve, name="jobserver-client", daemon=True)
         self._thread.start()
 
@@ -48,9 +49,6 @@ class LoopThread:
         self._loop.run_forever()
         self._loop.run_until_complete(_end_tasks())
         self._loop.close()
-
-    def _remember_thread(self) -> None:
-        self._callback_thread = threading.current_thread()
 
     def begin(self, work: Coroutine[object, None, T]) -> Future[T]:
         """Run a coroutine on the loop.
@@ -84,11 +82,6 @@ class LoopThread:
             future.cancel()
             raise
 
-    def call_back(self, call: Callable[[], object]) -> None:
-        """Call it on the thread for the code of the user, after all earlier calls. Log its exceptions."""
-        with suppress(RuntimeError):  # the client was closed
-            self._callbacks.submit(_call_and_log, call)
-
     def call_on_loop(self, call: Callable[[], object]) -> None:
         """Call it on the loop, without waiting; a closed client ignores it."""
         if not self._closed:
@@ -105,14 +98,10 @@ class LoopThread:
             closing.result(CLOSE_TIMEOUT)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(CLOSE_TIMEOUT)
-        self._callbacks.shutdown(wait=threading.current_thread() is not self._callback_thread)
-
-
-def _call_and_log(call: Callable[[], object]) -> None:
-    try:
-        call()
-    except Exception:  # noqa: BLE001 - the code belongs to the user
-        _log.exception("a callback or subscriber has failed")
+        if not self._callbacks.close(CLOSE_TIMEOUT):
+            _log.warning(
+                "a callback or subscriber takes too long; the client is closed without waiting for it"
+            )
 
 
 async def _end_tasks() -> None:
@@ -125,11 +114,11 @@ async def _end_tasks() -> None:
 
 def waiter_for(thread: LoopThread, waiter: AsyncWaiter[T], what: str) -> Waiter[T]:
     """Return a waiter for the value of an asynchronous one, which is first asked for when this one is."""
-    return Waiter(_LazyFuture(thread, waiter), what)
+    return Waiter(_LazyFuture(thread, waiter), what, thread.call_back)
 
 
 class _LazyFuture(Future[T]):
-    """A future whose work begins when somebody first asks for it. Its callbacks run on the user's thread."""
+    """A future whose work begins when somebody first asks for it."""
 
     def __init__(self, thread: LoopThread, waiter: AsyncWaiter[T]) -> None:
         super().__init__()
@@ -169,4 +158,4 @@ class _LazyFuture(Future[T]):
         """Call it once the value is available."""
         if not super().done():
             self._begin()
-        super().add_done_callback(lambda future: self._thread.call_back(lambda: fn(future)))
+        super().add_done_callback(fn)

@@ -68,7 +68,7 @@ class ApplicationState:
                 loop.call_soon_threadsafe(_resolve, future)
 
         self._waiting.add(future)
-        waiter.add_done_callback(notify)
+        waiter.notify(notify)
         if self.closing.is_set():
             _resolve(future)
         try:

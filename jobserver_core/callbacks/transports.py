@@ -73,7 +73,7 @@ class CallableTransport(Transport):
         schemes: tuple[str, ...] = ("call",),
         max_overdue: int = 16,
     ) -> None:
-        check_callable("the call of a CallableTransport", call)
+        check_callable("the call of a CallableTransport", call, arguments=1)
         check_several("schemes", schemes, str, "strings")
         check_kind("max_overdue", max_overdue, int, "an integer")
         self.schemes = schemes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 import shutil
 import threading
 import time
@@ -12,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from jobserver_core.config.settings import CONTEXT_KEYS
 from jobserver_core.config.units import parse_size
 from jobserver_core.data_directory import create_private
-from jobserver_core.errors import InvalidRequest, InvalidSetting
+from jobserver_core.errors import InvalidSetting
 from jobserver_core.memory.inline_jobs import InlineReports, InlineRun, InlineThreads, JobFunction
 from jobserver_core.models.arguments import check_callable, check_kind, check_seconds
 from jobserver_core.models.contexts import Resources
@@ -66,11 +65,7 @@ class InlineLauncher(Launcher):
             InvalidRequest: It is not a function, or one that is declared with ``async def``.
         """
         what = f"the job {class_name}"
-        check_callable(what, function)
-        if inspect.iscoroutinefunction(function):
-            raise InvalidRequest(
-                message=f"{what} must not be declared with async def; call asyncio.run(…) in a function"
-            )
+        check_callable(what, function, arguments=1)
         self.functions[class_name] = function
 
     def validate(self, settings: JsonMapping) -> None:

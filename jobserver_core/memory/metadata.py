@@ -71,7 +71,7 @@ class MemoryMetadataStore(MetadataStore):
 
     def __init__(self, *, shared: bool = False, now: Callable[[], datetime] | None = None) -> None:
         if now is not None:
-            check_callable("now", now)
+            check_callable("now", now, arguments=0)
         self.shared = shared
         self._now = now or partial(datetime.now, timezone.utc)
         self._servers: dict[str, Server] = {}

@@ -7,6 +7,7 @@ has only one meaning is accepted (``"wheel"`` for a type, ``"running"`` for a st
 from __future__ import annotations
 
 import hashlib
+import inspect
 import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -25,6 +26,8 @@ MAX_LIMIT = 10_000
 """The maximum number of jobs or contexts in one list."""
 
 _IDEMPOTENCY_KEY = re.compile(r"[!-~]([ -~]{0,253}[!-~])?")
+
+_INSTEAD_OF_ASYNC = "call asyncio.run(…) in a function"
 
 E = TypeVar("E", bound=Enum)
 
@@ -58,14 +61,26 @@ def _given(value: object) -> str:
     return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
-def check_callable(what: str, value: object) -> None:
-    """Check that a value can be called.
+def check_callable(what: str, value: object, *, arguments: int, instead: str = _INSTEAD_OF_ASYNC) -> None:
+    """Check that a value can be called with a number of arguments. ``instead`` says how to call async code.
 
     Raises:
-        InvalidRequest: It cannot be called.
+        InvalidRequest: It cannot be called, takes other arguments, or is declared with ``async def``.
     """
     if not callable(value):
         raise InvalidRequest(message=f"{what} must be a function, not {type(value).__name__}")
+    for function in (value, type(value).__call__):
+        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+            raise InvalidRequest(message=f"{what} must not be declared with async def; {instead}")
+    try:
+        signature = inspect.signature(value)
+    except (TypeError, ValueError):  # of some functions in C it is not known
+        return
+    try:
+        signature.bind(*range(arguments))
+    except TypeError as error:
+        expected = "one argument" if arguments else "no arguments"
+        raise InvalidRequest(message=f"{what} must take {expected}: {error}") from None
 
 
 def check_job_id(value: object) -> None:

@@ -105,4 +105,4 @@ class ContextEnding:
                 self.kill(requested=False, reason=reason)
 
         timer = self._clock.call_later(grace_period, lambda: self._context.changes.on_thread(kill))
-        live.finished.waiter.add_done_callback(lambda _waiter: timer.cancel())
+        live.finished.waiter.notify(lambda _waiter: timer.cancel())

@@ -51,7 +51,7 @@ class ContextLaunch:
         start = QueuedStart(name, self._caller, launch=lambda: self._launch_queued(spec), expire=self._expire)
         try:
             now = self._starts.enter(start)
-            self._context.ready.waiter.add_done_callback(lambda _waiter: self._starts.leave(start))
+            self._context.ready.waiter.notify(lambda _waiter: self._starts.leave(start))
             if now:
                 # The launcher may report the context as ready before it returns the handle.
                 with self._context.calls.held():
@@ -121,7 +121,7 @@ class ContextLaunch:
                 self._context.changes.on_thread(lambda: self._give_up(timeout, spec))
 
         timer = self._clock.call_later(timeout, over)
-        self._context.ready.waiter.add_done_callback(lambda _waiter: timer.cancel())
+        self._context.ready.waiter.notify(lambda _waiter: timer.cancel())
 
     def _fail(self, error: Exception) -> None:
         self.listener.context_ended(ContextEnd.FAILED, ErrorInfo.from_exception(error))

@@ -62,8 +62,9 @@ class ContextRecord:
         self.calls = Outbox()
         self.outbox = Outbox(records.syncer)
         self.changes = RetryQueue(clock, f"context {context.name}")
-        self.ready: Promise[Context] = Promise(f"context {context.name}")
-        self.ended: Promise[Context] = Promise(f"context {context.name}")
+        what = f"context {context.name}"
+        self.ready: Promise[Context] = Promise(what, records.call_back)
+        self.ended: Promise[Context] = Promise(what, records.call_back)
         self.ready_reported = False
         """Whether the launcher has reported the context as ready. This may not be stored yet."""
         self.ended_at: datetime | None = None

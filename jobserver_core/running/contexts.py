@@ -20,6 +20,7 @@ from jobserver_core.running.context_registry import ContextRegistry
 from jobserver_core.running.fetching import FetchService, Preparation
 from jobserver_core.running.live_context import LiveContext
 from jobserver_core.running.requests import Action, Requests
+from jobserver_core.running.user_thread import CallBack
 from jobserver_core.running.waiting import Promise, Waiter, all_done
 from jobserver_core.running.watching import Watch
 
@@ -44,13 +45,15 @@ class ContextService:
         settings: Settings,
         requests: Requests,
         server_id: str,
+        call_back: CallBack,
     ) -> None:
+        self._call_back = call_back
         self._server_id = server_id
         self._requests = requests
         requests.on(Action.STOP_CONTEXT, self._stop_for_another)
         requests.on(Action.KILL_CONTEXT, self._kill_for_another)
         requests.on(Action.RESET_CONTEXTS, self._reset_for_another)
-        self.watch: Watch[Context] = Watch(metadata.context, lambda key: ContextNotFound(name=key))
+        self.watch: Watch[Context] = Watch(metadata.context, lambda key: ContextNotFound(name=key), call_back)
         """Waits for contexts of other servers to end."""
         self._registry = registry
         self._fetching = fetching
@@ -241,13 +244,13 @@ class ContextService:
             for context in self._registry.all()
         ]
         stopped: Waiter[None] = all_done([*stopping, *others])
-        done: Promise[None] = Promise("reset of the contexts")
+        done: Promise[None] = Promise("reset of the contexts", self._call_back)
 
         def start_again() -> None:
-            all_done(self.start_configured()).add_done_callback(lambda _started: done.keep(None))
+            all_done(self.start_configured()).notify(lambda _started: done.keep(None))
 
         # Not on the thread that ended the last context: fetching files for the new ones may be slow.
-        stopped.add_done_callback(
+        stopped.notify(
             lambda _stopped: threading.Thread(target=start_again, name="jobserver-reset", daemon=True).start()
         )
         return done.waiter

@@ -31,6 +31,7 @@ import attrs
 
 from jobserver_core.errors import Conflict, FetchError, JobServerError, ServerClosed
 from jobserver_core.ports import Cancellation, Clock, Fetched, Fetcher
+from jobserver_core.running.user_thread import CallBack, call_here
 from jobserver_core.running.waiting import Promise, Waiter
 from jobserver_core.shutdown import Admission
 from jobserver_core.uris import Uri
@@ -96,8 +97,10 @@ class FetchedFiles(Mapping[str, Fetched]):
     Leaving its ``with`` block cancels running fetches and releases the files.
     """
 
-    def __init__(self, uris: Iterable[str], leave: Callable[[FetchedFiles], None]) -> None:
-        self._promise: Promise[None] = Promise("fetching the files of a class path")
+    def __init__(
+        self, uris: Iterable[str], leave: Callable[[FetchedFiles], None], call_back: CallBack = call_here
+    ) -> None:
+        self._promise: Promise[None] = Promise("fetching the files of a class path", call_back)
         self.ready: Waiter[None] = self._promise.waiter
         """Done once every file is fetched; fails with the first error."""
         self._missing = set(uris)
@@ -163,8 +166,14 @@ class FetchService:
     """Fetches the files of class paths, within ``settings``; sizes are in bytes, times in seconds."""
 
     def __init__(
-        self, fetcher: Fetcher, clock: Clock, settings: FetcherSettings, admission: Admission
+        self,
+        fetcher: Fetcher,
+        clock: Clock,
+        settings: FetcherSettings,
+        admission: Admission,
+        call_back: CallBack = call_here,
     ) -> None:
+        self._call_back = call_back
         self._fetcher = fetcher
         self._clock = clock
         self._settings = settings
@@ -174,7 +183,7 @@ class FetchService:
         self._running: list[_Fetch] = []
         self._meters: dict[str, _Meter] = {}
         self._inspecting = False
-        self._nothing = FetchedFiles((), self._leave)
+        self._nothing = FetchedFiles((), self._leave, call_back)
 
     def begin(self, uris: Iterable[str], caller: str = "") -> FetchedFiles:
         """Begin to fetch. The caller must close the result.
@@ -191,7 +200,7 @@ class FetchService:
             self._fetcher.check(uri)
         if not wanted:
             return self._nothing
-        files = FetchedFiles(wanted, self._leave)
+        files = FetchedFiles(wanted, self._leave, self._call_back)
         now = self._clock.monotonic()
         with self._lock:
             self._admission.check()

@@ -62,7 +62,9 @@ class JobService:
         self._metadata = metadata
         self._data_directory = data_directory
         self._clock = clock
-        self.watch: Watch[Job] = Watch(metadata.job, lambda job_id: JobNotFound(job_id=job_id))
+        self.watch: Watch[Job] = Watch(
+            metadata.job, lambda job_id: JobNotFound(job_id=job_id), records.call_back
+        )
         """Waits for jobs of other servers to end."""
         self._lock = threading.Lock()
         self._live: dict[str, tuple[LiveJob, LiveContext]] = {}
@@ -102,7 +104,7 @@ class JobService:
             else:  # it is already recorded, or nobody waits for it
                 live.postpone()
             raise
-        live.finished.waiter.add_done_callback(lambda _waiter: self._forget(live))
+        live.finished.waiter.notify(lambda _waiter: self._forget(live))
 
     def hand_over(
         self, live: LiveJob, context: LiveContext, spec: ContextSpec | None, accept: Callable[[], None]
@@ -221,9 +223,12 @@ class JobService:
         # A job of this server is forgotten only after its end was stored, so the record is final by then.
         job = self.get(job_id)
         if job.state.final or not self._metadata.shared:
-            over = Promise.kept(job)
+            over = self._kept(job)
             return JobHandle(job, started=over, finished=over, open_result=self.open_result)
         return self.watched(job)
+
+    def _kept(self, job: Job) -> Waiter[Job]:
+        return Promise.kept(job, f"job {job.id}", self._records.call_back)
 
     def watched(self, job: Job) -> JobHandle:
         """Return a handle to wait for a job of another server."""
@@ -297,7 +302,7 @@ class JobService:
             # Another server has just accepted it, or it has lost its context and does not run again yet.
             killed = self._kill_waiting(job_id) or self._kill_left(job)
             if killed is not None:
-                return Promise.kept(killed)
+                return self._kept(killed)
             with self._lock:
                 found = self._live.get(job_id)
         if found is None:

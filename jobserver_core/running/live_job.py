@@ -58,8 +58,8 @@ class LiveJob:
         self.spec = spec
         self.result: JobResult | None = None
         """The result of a job that has finished."""
-        self.started: Promise[Job] = Promise(f"job {job.id}")
-        self.finished: Promise[Job] = Promise(f"job {job.id}")
+        self.started: Promise[Job] = Promise(f"job {job.id}", records.call_back)
+        self.finished: Promise[Job] = Promise(f"job {job.id}", records.call_back)
 
     def advance(self, event: JobEvent | None, **changes: Any) -> None:
         """Store the job as :meth:`Records.advance_job` does."""

@@ -37,6 +37,7 @@ from jobserver_core.running.context_settings import TimeLimits
 from jobserver_core.running.notices import Notices, Topic
 from jobserver_core.running.outbox import Syncer
 from jobserver_core.running.retries import Withdrawals
+from jobserver_core.running.user_thread import CallBack
 
 _log = logging.getLogger(__name__)
 
@@ -87,6 +88,8 @@ class Records:
     syncer: Syncer
     """Syncs the records to disk. A job's record or end must not be announced before that."""
     _notices: Notices
+    call_back: CallBack
+    """Calls functions that users have registered with waiters."""
     server_id: str
     address: str = ""
     _withdrawals: Withdrawals = attrs.field(init=False)

@@ -73,7 +73,7 @@ class Supervisor:
             record.restarts,
             reason,
         )
-        context.ready.waiter.add_done_callback(_log_ready)
+        context.ready.waiter.notify(_log_ready)
         self._on_thread(lambda: self._take_jobs(context, jobs, pause))
 
     def _take_jobs(self, context: LiveContext, jobs: Sequence[LiveJob], pause: float) -> None:

@@ -10,13 +10,14 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Generic, TypeVar
 
 from jobserver_core.errors import JobFailed, JobKilled, ResultTimeout
-from jobserver_core.models.arguments import check_seconds
+from jobserver_core.models.arguments import check_callable, check_seconds
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job, JobResult
 from jobserver_core.models.json_values import Json, loads
 from jobserver_core.models.lifecycle import JobState
 from jobserver_core.models.redaction import redacted_url
 from jobserver_core.running.results import ResultReader
+from jobserver_core.running.user_thread import CallBack, call_here
 
 __all__ = ["JobHandle", "Promise", "Waiter", "all_done"]
 
@@ -29,13 +30,15 @@ T_co = TypeVar("T_co", covariant=True)
 class Waiter(Generic[T_co]):
     """A read-only handle to a future value.
 
-    Any number of threads and event loops can wait on it, without extra threads. It cannot be cancelled: if a
-    caller stops waiting, the operation continues.
+    Any number of threads and event loops can wait on it, without extra threads. It can be awaited, and
+    ``asyncio.ensure_future`` makes a future of it. It cannot be cancelled: if a caller stops waiting, the
+    operation continues.
     """
 
-    def __init__(self, future: Future[T_co], what: str) -> None:
+    def __init__(self, future: Future[T_co], what: str, call_back: CallBack = call_here) -> None:
         self._future = future
         self._what = what
+        self._call_back = call_back
 
     def done(self) -> bool:
         """Whether the value is available, or the operation has failed."""
@@ -57,18 +60,31 @@ class Waiter(Generic[T_co]):
             raise ResultTimeout(what=self._what, seconds=timeout) from None
 
     def add_done_callback(self, call: Callable[[Waiter[T_co]], None]) -> None:
+        """Call with this waiter once it is done, on a thread of its server or client for such functions.
+
+        The functions run one after another, those of one waiter in the order in which they were added. A
+        function may block or wait for a job. Meanwhile, only the functions after it are delayed, so it must
+        not wait for what they do. Its exceptions are logged. Closing waits for functions that have not
+        returned, but only briefly: the server for a second, a client for five.
+
+        Raises:
+            InvalidRequest: It is not a function of one argument, or it is declared with ``async def``.
+        """
+        check_callable("the done callback", call, arguments=1)
+        self.notify(lambda waiter: self._call_back(lambda: self._call(call)))
+
+    def _call(self, call: Callable[[Waiter[T_co]], None]) -> None:
+        try:
+            call(self)
+        except Exception:  # noqa: BLE001 - others also wait for the value
+            _log.exception("a function that was to be called after %s raised an exception", self._what)
+
+    def notify(self, call: Callable[[Waiter[T_co]], object]) -> None:
         """Call with this waiter once it is done, on the thread that finishes it; at once if it is done.
 
-        An exception of the call is logged.
+        For the library itself: the server needs that thread, so the call must neither block nor raise.
         """
-
-        def run(_future: Future[T_co]) -> None:
-            try:
-                call(self)
-            except Exception:  # noqa: BLE001 - others also wait for the value
-                _log.exception("a function that was to be called after %s raised an exception", self._what)
-
-        self._future.add_done_callback(run)
+        self._future.add_done_callback(lambda _future: call(self))
 
     def __await__(self) -> Generator[object, None, T_co]:
         import asyncio  # noqa: PLC0415 - only needed to await
@@ -79,16 +95,16 @@ class Waiter(Generic[T_co]):
 class Promise(Generic[T]):
     """The other side of a waiter: sets its value or its error, once."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, call_back: CallBack = call_here) -> None:
         self._future: Future[T] = Future()
         # From here on, a waiter that calls cancel() does not affect the others.
         self._future.set_running_or_notify_cancel()
-        self.waiter: Waiter[T] = Waiter(self._future, what)
+        self.waiter: Waiter[T] = Waiter(self._future, what, call_back)
 
     @classmethod
-    def kept(cls, value: T, what: str = "") -> Waiter[T]:
+    def kept(cls, value: T, what: str, call_back: CallBack = call_here) -> Waiter[T]:
         """Return a waiter for a value that is already available."""
-        promise: Promise[T] = cls(what)
+        promise: Promise[T] = cls(what, call_back)
         promise.keep(value)
         return promise.waiter
 
@@ -119,7 +135,7 @@ def all_done(waiters: Iterable[Waiter[object]]) -> Waiter[None]:
             done.keep(None)
 
     for waiter in pending:
-        waiter.add_done_callback(one_done)
+        waiter.notify(one_done)
     if not pending:
         done.keep(None)
     return done.waiter
@@ -156,6 +172,9 @@ class JobHandle:
     with any outcome. Both return the job's record, and read no result. If the server closes before the job
     has begun, they fail with JobPostponed, since the next server runs it; if the job continues under the next
     server, ``finished`` fails with JobInterrupted.
+
+    A handle can be awaited. What needs a future, such as ``asyncio.wait``, takes
+    ``asyncio.ensure_future(handle)``.
     """
 
     def __init__(
@@ -207,7 +226,14 @@ class JobHandle:
         return known.text if known is not None else None
 
     def add_done_callback(self, call: Callable[[JobHandle], None]) -> None:
-        """Call with this handle once the job ends, on the thread that ends it; at once if it has ended."""
+        """Call with this handle once the job ends, as :meth:`Waiter.add_done_callback` does.
+
+        The function may submit the next job and wait for it.
+
+        Raises:
+            InvalidRequest: It is not a function of one argument, or it is declared with ``async def``.
+        """
+        check_callable("the done callback", call, arguments=1)
         self.finished.add_done_callback(lambda _waiter: call(self))
 
     def __await__(self) -> Generator[object, None, Json]:

@@ -13,6 +13,7 @@ from jobserver_core.errors import JobServerError, ServerClosed, StorageError
 from jobserver_core.models.contexts import Context
 from jobserver_core.models.jobs import Job
 from jobserver_core.models.lifecycle import JobState
+from jobserver_core.running.user_thread import CallBack, call_here
 from jobserver_core.running.waiting import Promise
 
 _BATCH = 500
@@ -40,7 +41,13 @@ class Watch(Generic[R]):
     ``read`` returns the stored record with an ID, and ``not_found`` returns the error if there is none.
     """
 
-    def __init__(self, read: Callable[[str], R | None], not_found: Callable[[str], JobServerError]) -> None:
+    def __init__(
+        self,
+        read: Callable[[str], R | None],
+        not_found: Callable[[str], JobServerError],
+        call_back: CallBack = call_here,
+    ) -> None:
+        self._call_back = call_back
         self._read: Callable[[str], R | None] = read
         self._not_found = not_found
         self._lock = threading.Lock()
@@ -52,7 +59,7 @@ class Watch(Generic[R]):
         what = f"job {record.id}" if isinstance(record, Job) else f"context {record.name}"
         with self._lock:
             closed = self._closed
-            found = self._watched.get(record.id) or Watched(Promise(what), Promise(what))
+            found = self._watched.get(record.id) or Watched(self._promise(what), self._promise(what))
             if not closed:
                 self._watched[record.id] = found
         if closed:
@@ -64,6 +71,9 @@ class Watch(Generic[R]):
             with suppress(StorageError):
                 self._check(record.id, found)
         return found
+
+    def _promise(self, what: str) -> Promise[R]:
+        return Promise(what, self._call_back)
 
     def scan(self, ids: frozenset[str] | None) -> None:
         """Notify the waiters for those of these records (None: all) that have ended.

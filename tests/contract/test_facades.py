@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import pytest
@@ -203,6 +204,91 @@ def test_a_done_callback_may_use_the_handle(play: Play) -> None:
         handle.add_done_callback(lambda ended: called.set() if ended.done() else None)
         await asyncio.to_thread(called.wait, WAIT)
         assert called.is_set()
+
+    play(scenario)
+
+
+blocking = pytest.mark.parametrize("play", ["embedded", "client"], indirect=True)
+"""The facades that have a thread for done callbacks. The asynchronous client calls them in its event loop."""
+
+
+@blocking
+def test_a_done_callback_may_submit_a_job_and_wait_for_it(play: Play) -> None:
+    async def scenario(facade: Facade) -> None:
+        results: Queue[Any] = Queue()
+
+        def submit_next(ended: Any) -> None:
+            request = a_request("w.Echo", {"value": ended.result(0) + 1}, context="warm")
+            results.put(facade.submit(request).result(WAIT))
+
+        facade.create_context("warm").result(WAIT)
+        handle = facade.submit(a_request("w.Echo", "value = 7", context="warm"))
+        handle.add_done_callback(submit_next)
+        assert await asyncio.to_thread(results.get, timeout=WAIT) == 8
+
+    play(scenario)
+
+
+@blocking
+def test_a_done_callback_that_blocks_delays_only_other_callbacks(play: Play) -> None:
+    async def scenario(facade: Facade) -> None:
+        blocked, released, called = threading.Event(), threading.Event(), []
+
+        def block(_ended: Any) -> None:
+            blocked.set()
+            released.wait(2 * WAIT)
+            called.append(1)
+
+        facade.create_context("warm").result(WAIT)
+        handle = facade.submit(a_request("w.Echo", "value = 7", context="warm"))
+        handle.add_done_callback(block)
+        handle.add_done_callback(lambda _ended: called.append(2))
+        try:
+            assert await asyncio.to_thread(blocked.wait, WAIT)
+            assert await asyncio.wait_for(handle, WAIT) == 7
+            other = facade.submit(a_request("w.Echo", "value = 8", context="warm"))
+            assert await asyncio.wait_for(other, WAIT) == 8
+            sleeping = facade.submit(a_request("w.Sleep", context="warm"))
+            sleeping.started.result(WAIT)
+            assert facade.kill_job(sleeping.id).result(WAIT).state is JobState.KILLED
+            assert facade.stop_context("warm").result(WAIT).state is ContextState.FINISHED
+            assert called == []
+        finally:
+            released.set()
+        await asyncio.to_thread(wait_until, lambda: called == [1, 2])
+
+    play(scenario)
+
+
+async def _asynchronous(_value: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "problem"),
+    [
+        (3, "must be a function, not int"),
+        (lambda: 1, "must take one argument: too many positional arguments"),
+        (_asynchronous, "must not be declared with async def; "),
+    ],
+)
+def test_what_cannot_be_called_back_is_refused_at_once(play: Play, function: Any, problem: str) -> None:
+    async def scenario(facade: Facade) -> None:
+        handle = await done(facade.submit(a_request("w.Echo", "value = 7")))
+        for waiter in (handle, handle.finished):
+            with pytest.raises(InvalidRequest, match=f"^the done callback {problem}"):
+                waiter.add_done_callback(function)
+        with pytest.raises(InvalidRequest, match=f"^the subscriber {problem}"):
+            await done(facade.subscribe(function))
+        await handle
+
+    play(scenario)
+
+
+def test_a_handle_becomes_a_future_of_asyncio(play: Play) -> None:
+    async def scenario(facade: Facade) -> None:
+        handle = await done(facade.submit(a_request("w.Echo", "value = 7")))
+        ended, _ = await asyncio.wait({asyncio.ensure_future(handle)}, timeout=WAIT)
+        assert [future.result() for future in ended] == [7]
 
     play(scenario)
 

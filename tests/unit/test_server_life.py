@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -109,6 +110,43 @@ def test_a_server_that_has_closed_cannot_be_started_again_or_subscribed_to(
         with pytest.raises(ServerClosed, match="the job server is closed; create a new one"):
             use()
     server.close()
+
+
+def test_a_close_waits_briefly_for_a_done_callback_that_blocks(caplog: pytest.LogCaptureFixture) -> None:
+    released, blocked = threading.Event(), threading.Event()
+    server = a_server().start()
+
+    def block(_handle: object) -> None:
+        blocked.set()
+        released.wait(2 * WAIT)
+
+    try:
+        server.upload("words", BinaryType.EGG, archive())
+        handle = server.submit(a_request("w.Echo", "value = 7"))
+        handle.add_done_callback(block)
+        assert blocked.wait(WAIT)
+        closing = threading.Thread(target=server.close, daemon=True)
+        closing.start()
+        closing.join(WAIT)
+        assert not closing.is_alive()
+        assert "a function of add_done_callback takes too long" in caplog.text
+    finally:
+        released.set()
+        server.close()
+
+
+def test_a_done_callback_may_close_the_server(caplog: pytest.LogCaptureFixture) -> None:
+    closed = threading.Event()
+    server = a_server().start()
+    server.upload("words", BinaryType.EGG, archive())
+
+    def close(_handle: object) -> None:
+        server.close()
+        closed.set()
+
+    server.submit(a_request("w.Echo", "value = 7")).add_done_callback(close)
+    assert closed.wait(WAIT)
+    assert "takes too long" not in caplog.text
 
 
 def test_a_slip_in_what_a_close_does_with_contexts_is_refused_and_closes_nothing(server: JobServer) -> None:
