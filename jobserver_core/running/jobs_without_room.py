@@ -137,7 +137,7 @@ class JobsWithoutRoom:
         lost = self._metadata.context(job.context_id)
         if lost is None or not self._is_ours(lost) or self._records.claim_context(lost, owner=heir) is None:
             return False
-        _log.info("the jobs of context %s are passed on to server %s", lost.name, heir)
+        _repeats.warning("passed on", "the jobs of context %s are passed on to server %s", lost.name, heir)
         self._notices.send(Topic.PASSED_ON, heir)
         return True
 
