@@ -110,7 +110,9 @@ class JobSpec:
 class JobOutcome:
     """How a job ended: with a result (``error`` is None), with a failure, or because it was killed.
 
-    ``killed`` can be true only after :meth:`ContextHandle.kill_job`; ``error`` is then ignored.
+    ``killed`` can be true only after :meth:`ContextHandle.kill_job`; ``error`` is then ignored. For
+    CLASS_NOT_FOUND, users see an error in words of the library, which names the class and its class path; its
+    reason is the ``stack`` of ``error``, if that is a single line. The rest is in the job's record only.
     """
 
     error: ErrorInfo | None = None

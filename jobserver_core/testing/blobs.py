@@ -230,7 +230,7 @@ class BlobStoreContract(Contract):
     def test_an_open_blob_can_be_read_in_parts_and_from_any_position(self, blobs: BlobStore) -> None:
         blobs.put([_CONTENT])
         with blobs.open(_DIGEST) as file:
-            assert file.seekable()
+            assert file.seekable(), "the file that open returns has to be seekable"
             assert file.read(3) == _CONTENT[:3]
             assert file.seek(-4, os.SEEK_END) == len(_CONTENT) - 4
             assert file.read() == _CONTENT[-4:]
@@ -257,7 +257,7 @@ class BlobStoreContract(Contract):
     def test_a_local_path_has_the_content(self, blobs: BlobStore) -> None:
         blobs.put([_CONTENT])
         with blobs.local_path(_DIGEST) as path, blobs.local_path(_DIGEST) as again:
-            assert path.is_file()
+            assert path.is_file(), f"local_path has to be an existing file: {path}"
             assert path.read_bytes() == again.read_bytes() == _CONTENT
 
     def test_a_local_path_stays_valid_until_its_own_block_ends(self, blobs: BlobStore) -> None:
@@ -281,7 +281,9 @@ class BlobStoreContract(Contract):
             pass
         blobs.delete(_DIGEST)
         blobs.close()
-        assert not path.exists()
+        assert not path.exists(), (
+            f"{path} has a copy of a deleted blob after close; remove it there at the latest"
+        )
 
     def test_the_size_is_that_of_the_content(self, blobs: BlobStore) -> None:
         blobs.put([_CONTENT])
@@ -359,7 +361,7 @@ class BlobStoreContract(Contract):
         first = next(listing)
         for digest in stored:
             blobs.delete(digest)
-        assert {first, *listing} <= stored
+        assert {first, *listing} <= stored, "the listing names blobs that were never stored"
         assert self._digests(blobs) == set()
 
     def test_sweeping_removes_what_abandoned_writers_left(self, blobs: BlobStore) -> None:
@@ -456,7 +458,10 @@ class PersistentBlobStoreContract(BlobStoreContract):
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-        assert peak < self.most_memory
+        assert peak < self.most_memory, (
+            f"writing and reading 32 MiB took {peak:,} bytes of memory, but most_memory is "
+            f"{self.most_memory:,}; pass the content on in chunks"
+        )
 
     def test_what_the_storage_fails_at_is_a_storage_error(self, blobs: BlobStore) -> None:
         blobs.put([_CONTENT])

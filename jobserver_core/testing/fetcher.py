@@ -137,7 +137,9 @@ class FetcherContract(Contract):
         done = [count for count, _ in calls]
         assert done == sorted(done)
         assert done[-1] == len(content)
-        assert {total for _, total in calls} <= {None, len(content)}
+        assert {total for _, total in calls} <= {None, len(content)}, (
+            f"the total is the size, or None while it is unknown: {calls}"
+        )
 
     def test_what_the_progress_callback_raises_ends_the_fetch(self, fetcher: Fetcher) -> None:
         def stop(done: int, total: int | None) -> None:
@@ -260,7 +262,7 @@ class FetcherContract(Contract):
         assert self.files(fetcher) == before
 
     def test_a_uri_that_the_policy_refuses_is_malformed(self, fetcher: Fetcher) -> None:
-        assert self.refused()
+        assert self.refused(), "refused() has to return at least one URI"
         for uri in self.refused():
             with pytest.raises(MalformedUrl) as caught:
                 fetcher.check(uri)
@@ -280,7 +282,9 @@ class FetcherContract(Contract):
                 pytest.fail("the block was entered")
             shown.append(caught.value)
         for error in [*shown, *copy.copy(shown), *pickle.loads(pickle.dumps(shown))]:
-            assert self.secret not in f"{error} {error!r} {error.fields}"
+            assert self.secret not in f"{error} {error!r} {error.fields}", (
+                f"a {type(error).__name__} shows the password of its URI"
+            )
 
     # -- the fetcher itself ------------------------------------------------------------------------
 

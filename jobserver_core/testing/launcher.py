@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from uuid import uuid4
 
@@ -58,12 +59,12 @@ class LauncherContract(Contract):
       SystemExit instead
     - ``hold`` opens the file ``config["lock"]``, takes an exclusive ``fcntl.flock`` on it, and starts a
       process that inherits the open file and sleeps for an hour. Then it returns null if ``config["return"]``
-      is true, else it runs until it is killed. So the lock is held as long as any process of the job
-      lives. Jobs on threads of the server's process hold the lock themselves.
+      is true; if it is false, it runs until it is killed. So the lock is held as long as any process of the
+      job lives. Jobs on threads of the server's process hold the lock themselves.
     """
 
     timeout = 60.0
-    """Seconds that anything but a context's start may take."""
+    """Seconds that anything but a context's start may take. A timeout for whole tests must be longer."""
     start_timeout = 120.0
     """Seconds that a context's start may take."""
     linger = 0.3
@@ -75,7 +76,7 @@ class LauncherContract(Contract):
 
     @abstractmethod
     def class_path(self) -> tuple[JobCode, ...]:
-        """Return the class path with the jobs."""
+        """Return the class path with the jobs. Called once for each test: its files must not change later."""
 
     @abstractmethod
     def label_code(self, directory: Path, kind: str, text: str) -> JobCode:
@@ -95,6 +96,11 @@ class LauncherContract(Contract):
     @abstractmethod
     def refused_settings(self) -> tuple[JsonObject, str]:
         """Return invalid settings, and the invalid key."""
+
+    @cached_property
+    def _class_path(self) -> tuple[JobCode, ...]:
+        """The class path with the jobs, the same for all jobs of a test: running ones may read its files."""
+        return self.class_path()
 
     @pytest.fixture
     def launcher(self) -> Iterator[Launcher]:
@@ -151,17 +157,21 @@ class LauncherContract(Contract):
         return JobSpec(
             id=job_id,
             class_name=self.class_name(kind),
-            class_path=(*first, *self.class_path()),
+            class_path=(*first, *self._class_path),
             config=config,
             log_path=context.spec.log_path.with_name(f"job-{job_id}.log"),
         )
 
     def hold(self, context: RunningContext) -> JobSpec:
-        """Submit a ``hold`` job, and wait until it has its lock."""
+        """Submit a ``hold`` job that does not return, and wait until it has its lock."""
         lock = context.spec.log_path.with_name(f"{uuid4()}.lock")
-        job = self.submit(context, "hold", json.dumps({"lock": str(lock)}))
-        context.listener.wait_for("running", job.id, timeout=self.timeout)
-        wait_until(lambda: is_locked(lock), f"the job has locked {lock}", self.timeout)
+        job = self.submit(context, "hold", json.dumps({"lock": str(lock), "return": False}))
+        listener = context.listener
+        listener.wait_for("running", job.id, timeout=self.timeout)
+        what = f"the job hold has locked {lock}"
+        wait_until(lambda: is_locked(lock) or listener.ended(job.id), what, self.timeout)
+        ended = listener.ended(job.id)
+        assert not ended, f"the job hold ended instead of running until it is killed: {ended}"
         return job
 
     def value(self, context: RunningContext, job: JobSpec) -> object:
@@ -169,7 +179,7 @@ class LauncherContract(Contract):
         assert context.listener.outcome(job.id, timeout=self.timeout) == JobOutcome()
         assert job.id in context.listener.results, "the job succeeded, but no result was opened"
         stream, data = context.listener.results[job.id]
-        assert not stream
+        assert not stream, "a result of JSON has to be opened with stream=False"
         return json.loads(bytes(data))
 
     def successor(self, launcher: Launcher) -> Launcher | None:
@@ -193,7 +203,10 @@ class LauncherContract(Contract):
         assert [event[0] for event in context.listener.events] == ["ready", "context-ended"]
         assert context.listener.faults == []
         assert not context.spec.work_dir.exists(), _WORK_DIR_LEFT
-        assert context.spec.log_path.read_text(encoding="utf-8").startswith(_EARLIER)
+        text = context.spec.log_path.read_text(encoding="utf-8")
+        assert text.startswith(_EARLIER), (
+            f"the log was not appended to; it had {_EARLIER!r} before, and has now {text!r}"
+        )
 
     def test_settings_that_may_work_pass_validation(self, launcher: Launcher) -> None:
         launcher.validate(self.settings())
@@ -202,7 +215,9 @@ class LauncherContract(Contract):
     def test_the_same_settings_always_ask_for_the_same_resources(self, launcher: Launcher) -> None:
         first, again = launcher.resources(self.settings()), launcher.resources(self.settings())
         assert first == again, "the sum of all contexts would depend on the time"
-        assert all(amount is None or amount >= 0 for amount in (first.cores, first.memory))
+        assert all(amount is None or amount >= 0 for amount in (first.cores, first.memory)), (
+            f"resources below zero: {first}"
+        )
 
     def test_settings_that_can_never_work_are_refused_before_and_at_the_start(
         self, launcher: Launcher, tmp_path: Path
@@ -248,7 +263,9 @@ class LauncherContract(Contract):
         context = self.start(launcher, tmp_path, settings)
         _, end, error = context.listener.wait_for("context-ended", timeout=self.start_timeout)
         assert end is ContextEnd.FAILED
-        assert reason in error.message
+        assert reason in error.message, (
+            f"the error has to give the real reason, {reason!r}: {error.message!r}"
+        )
         assert [event[0] for event in context.listener.events] == ["context-ended"]
         assert not context.spec.work_dir.exists(), _WORK_DIR_LEFT
 
@@ -307,7 +324,9 @@ class LauncherContract(Contract):
         unwanted = self.hold(context)
         launcher.detach()
         before = list(context.listener.events)
-        assert not [event for event in before if event[0] == "context-ended"]
+        assert not [event for event in before if event[0] == "context-ended"], (
+            "detach reported the end of a context that continues"
+        )
 
         following = self.successor(launcher)
         assert following is not None
@@ -418,9 +437,9 @@ class LauncherContract(Contract):
         outcome = context.listener.outcome(job.id, timeout=self.timeout)
         assert outcome.failure is FailureKind.RAISED
         assert outcome.error is not None
-        assert "no such table" in outcome.error.message
+        assert "no such table" in outcome.error.message, f"no message of the exception: {outcome.error}"
         assert outcome.error.error_class, "the error has to name the class of the exception that was raised"
-        assert "no such table" in outcome.error.stack
+        assert "no such table" in outcome.error.stack, f"no stack trace of the exception: {outcome.error}"
         assert context.listener.of_job(job.id) == ["running", "job-ended"]
 
     def test_a_job_that_refuses_its_configuration_never_runs(self, context: RunningContext) -> None:
@@ -428,7 +447,9 @@ class LauncherContract(Contract):
         outcome = context.listener.outcome(job.id, timeout=self.timeout)
         assert outcome.failure is FailureKind.VALIDATION
         assert outcome.error is not None
-        assert "input.string is missing" in outcome.error.message
+        assert "input.string is missing" in outcome.error.message, (
+            f"no reason for the refusal: {outcome.error}"
+        )
         assert context.listener.of_job(job.id) == ["job-ended"]
 
     def test_a_class_that_does_not_exist_is_an_error_of_its_own_kind(self, context: RunningContext) -> None:
@@ -436,7 +457,7 @@ class LauncherContract(Contract):
         log = context.spec.log_path.with_name(f"job-{job_id}.log")
         name = f"{self.class_name('echo')}NotThere"
         context.handle.submit(
-            JobSpec(id=job_id, class_name=name, class_path=self.class_path(), config="{}", log_path=log)
+            JobSpec(id=job_id, class_name=name, class_path=self._class_path, config="{}", log_path=log)
         )
         outcome = context.listener.outcome(job_id, timeout=self.timeout)
         assert outcome.failure is FailureKind.CLASS_NOT_FOUND
@@ -446,7 +467,7 @@ class LauncherContract(Contract):
         job = self.submit(context, "stream", '{"chunks": ["[1, ", "2, ", "3]"]}')
         assert context.listener.outcome(job.id, timeout=self.timeout) == JobOutcome()
         stream, data = context.listener.results[job.id]
-        assert stream
+        assert stream, "a streamed result has to be opened with stream=True"
         assert bytes(data) == b"[1, 2, 3]"
 
     def test_a_result_over_the_limit_is_the_jobs_error(self, launcher: Launcher, tmp_path: Path) -> None:
@@ -456,7 +477,9 @@ class LauncherContract(Contract):
         outcome = context.listener.outcome(job.id, timeout=self.timeout)
         assert outcome.failure is FailureKind.RESULT
         assert outcome.error is not None
-        assert "limit of 10 bytes" in outcome.error.message
+        assert "limit of 10 bytes" in outcome.error.message, (
+            f"no message of the TooLarge that write raised: {outcome.error}"
+        )
         context.handle.kill()
         context.listener.wait_for("context-ended", timeout=self.timeout)
 
@@ -467,13 +490,15 @@ class LauncherContract(Contract):
         config = '{"text": "hello from the job", "error": "a warning of the job"}'
         name = self.class_name("print")
         context.handle.submit(
-            JobSpec(id=job_id, class_name=name, class_path=self.class_path(), config=config, log_path=log)
+            JobSpec(id=job_id, class_name=name, class_path=self._class_path, config=config, log_path=log)
         )
         assert context.listener.outcome(job_id, timeout=self.timeout) == JobOutcome()
         text = log.read_text(encoding="utf-8")
-        assert text.startswith(_EARLIER)
-        assert "hello from the job" in text
-        assert "a warning of the job" in text
+        assert text.startswith(_EARLIER), (
+            f"the log was not appended to; it had {_EARLIER!r} before, and has now {text!r}"
+        )
+        assert "hello from the job" in text, f"the log has no standard output of the job: {text!r}"
+        assert "a warning of the job" in text, f"the log has no standard error of the job: {text!r}"
 
     def test_jobs_run_at_the_same_time(self, context: RunningContext) -> None:
         jobs = [self.submit(context, "endless") for _ in range(2)]

@@ -95,15 +95,18 @@ class RecordingListener(ContextListener):
     def wait_for(self, *start: object, timeout: float) -> tuple[Any, ...]:
         """Return the first event that begins with these values.
 
-        Fails after ``timeout`` seconds, and at once if the context has ended without the event.
+        Fails after ``timeout`` seconds, and at once if the context has ended without the event, or the job
+        that the second value names.
         """
 
         def found() -> tuple[Any, ...] | None:
             return next((event for event in self.events if event[: len(start)] == start), None)
 
         with self._changed:
-            self._changed.wait_for(lambda: found() or self._ended(), timeout)
+            self._changed.wait_for(lambda: found() or self._ended() or self.ended(*start[1:2]), timeout)
             event = found()
+            if not event and not self._ended() and self.ended(*start[1:2]):
+                raise AssertionError(f"job {start[1]} ended without {start}: {self.events}")
             assert event or not self._ended(), f"the context ended without {start}: {self.events}"
             assert event, f"no {start} within {timeout} s: {self.events}"
         return event
@@ -117,6 +120,11 @@ class RecordingListener(ContextListener):
         outcome = self.wait_for("job-ended", job_id, timeout=timeout)[2]
         assert isinstance(outcome, JobOutcome)
         return outcome
+
+    def ended(self, job_id: object = None) -> JobOutcome | None:
+        """Return how a job has ended, or None if it has not."""
+        ends = (event[2] for event in self.events if event[:2] == ("job-ended", job_id))
+        return next(ends, None)
 
     def _ended(self) -> bool:
         return any(event[0] == "context-ended" for event in self.events)

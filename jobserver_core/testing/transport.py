@@ -154,7 +154,9 @@ class TransportContract(Contract):
 
     def test_its_schemes_are_in_lower_case(self, transport: Transport) -> None:
         assert transport.schemes, "`schemes` has to name the schemes of the URLs that it sends to"
-        assert all(scheme == scheme.lower() for scheme in transport.schemes)
+        assert all(scheme == scheme.lower() for scheme in transport.schemes), (
+            f"schemes have to be in lower case: {transport.schemes}"
+        )
 
     def test_its_options_are_a_tuple_of_keys_or_not_known(self, transport: Transport) -> None:
         options: object = transport.options
@@ -171,12 +173,14 @@ class TransportContract(Contract):
     def test_a_url_of_another_scheme_is_refused_with_those_allowed(self, transport: Transport) -> None:
         with pytest.raises(InvalidCallbackUrl) as refused:
             transport.check("nobody-serves-this://host/path")
-        assert all(scheme in refused.value.reason for scheme in transport.schemes)
+        assert all(scheme in refused.value.reason for scheme in transport.schemes), (
+            f"the reason has to name the allowed schemes, {transport.schemes}: {refused.value.reason!r}"
+        )
 
     def test_a_refusal_shows_nothing_secret_of_the_url(self, transport: Transport) -> None:
         with pytest.raises(InvalidCallbackUrl) as refused:
             transport.check(with_secrets("nobody-serves-this://host/path"))
-        assert _SECRET not in str(refused.value)
+        assert _SECRET not in str(refused.value), "the error shows a secret of the URL"
 
     def test_a_message_arrives_once_and_whole(self, transport: Transport, receiver: Receiver) -> None:
         sent = message(receiver.url)
@@ -188,7 +192,9 @@ class TransportContract(Contract):
     def test_an_accepted_message_is_reported_as_accepted(
         self, transport: Transport, receiver: Receiver
     ) -> None:
-        assert transport.send(message(receiver.url), timeout=_TIMEOUT).accepted
+        assert transport.send(message(receiver.url), timeout=_TIMEOUT).accepted, (
+            "a message that the receiver took has to be accepted"
+        )
 
     def test_bodies_arrive_byte_for_byte(self, transport: Transport, receiver: Receiver) -> None:
         bodies = [
@@ -210,7 +216,9 @@ class TransportContract(Contract):
         ids = [f"delivery-{number}" for number in range(24)]
         sending = Sending(transport, [message(receiver.url, delivery_id=one) for one in ids])
         answers = sending.join(self.timeout)
-        assert all(answer.accepted for answer in answers)
+        assert all(answer.accepted for answer in answers), (
+            f"messages that the receiver took have to be accepted: {answers}"
+        )
         assert sorted(came.delivery_id for came in receiver.received()) == sorted(ids)
 
     def test_nothing_secret_of_a_url_is_logged(self, transport: Transport, receiver: Receiver) -> None:
@@ -234,7 +242,7 @@ class TransportContract(Contract):
         receiver.vanish()
         with logged() as lines:
             answer = transport.send(message(with_secrets(receiver.url)), timeout=_TIMEOUT)
-        assert _SECRET not in (answer.error or "")
+        assert _SECRET not in (answer.error or ""), "the answer shows a secret of the URL"
         assert [line for line in lines if _SECRET in line] == []
 
     def test_after_close_nothing_is_sent(self, transport: Transport, receiver: Receiver) -> None:
@@ -262,7 +270,9 @@ class HangingTransportContract(TransportContract):
 
     def test_attempts_that_hang_do_not_add_up(self, transport: Transport, receiver: HangingReceiver) -> None:
         answers, _took = self._attempts_that_hang(transport, receiver, count=24)
-        assert not any(answer.accepted for answer in answers)
+        assert not any(answer.accepted for answer in answers), (
+            f"nothing was answered, but was accepted: {answers}"
+        )
 
     def _attempts_that_hang(
         self,
@@ -337,4 +347,5 @@ class AnsweringTransportContract(HangingTransportContract):
             wait_until(lambda: len(receiver.received()) == 4, "four attempts at once", self.timeout)
         finally:
             receiver.release()
-        assert all(answer.accepted for answer in sending.join(self.timeout))
+        answers = sending.join(self.timeout)
+        assert all(answer.accepted for answer in answers), f"not all were accepted: {answers}"

@@ -62,7 +62,7 @@ class EnqueuedJobsContract(StoreAccess):
         if state.final or state is ContextState.STOPPING:
             with pytest.raises(ContextNotFound if state.final else ContextStopping) as caught:
                 store.enqueue_job(job, config="{}", limits=ROOM)
-            assert "context c " in str(caught.value)
+            assert "context c " in str(caught.value), f"the error has to name the context c: {caught.value}"
             assert store.job(job.id) is None
         else:
             store.enqueue_job(job, config="{}", limits=ROOM)

@@ -137,7 +137,9 @@ class JobsContract(StoreAccess):
         store.add_job(job, config="{}")
         stored = store.job(job.id)
         assert stored == job
-        assert all(getattr(stored, time).utcoffset() == timedelta(0) for time in times)
+        assert all(getattr(stored, time).utcoffset() == timedelta(0) for time in times), (
+            f"a stored time is not in UTC: {stored}"
+        )
 
     @pytest.mark.parametrize("text", ["job-0", *ODD_TEXTS])
     def test_an_unknown_job_has_no_record_no_configuration_and_no_result(

@@ -288,4 +288,6 @@ class PersistenceContract(StoreAccess):
                     partial(store.delete_binary, binary.name), partial(other.add_job, job, config="{}")
                 )
                 lost = [BinaryInUse(name=binary.name, job_ids=(job.id,)), BinaryNotFound(name=binary.name)]
-                assert (deleted, added) in [([binary], lost[1]), (lost[0], None)]
+                assert (deleted, added) in [([binary], lost[1]), (lost[0], None)], (
+                    f"exactly one of the delete and the submit has to succeed: {deleted}, {added}"
+                )

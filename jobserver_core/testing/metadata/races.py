@@ -186,7 +186,9 @@ class RacesContract(StoreAccess):
             )
             kept = store.binary_versions(name)
             assert len(deleted) + len(kept) == WRITERS + 1
-            assert not {binary.id for binary in kept} & {binary.id for binary in deleted}
+            assert not {binary.id for binary in kept} & {binary.id for binary in deleted}, (
+                "a version was reported as deleted, but is still there"
+            )
 
     def test_of_two_deletes_of_one_binary_one_wins(self, store: MetadataStore) -> None:
         for number in range(ROUNDS):

@@ -204,7 +204,7 @@ class RetentionContract(StoreAccess):
             )
             if added is None:
                 assert removed == []
-                assert old in store.binary_versions(old.name)
+                assert old in store.binary_versions(old.name), "the version of a job that was added is gone"
                 store.advance_job(attrs.evolve(job, state=JobState.ERROR), expected=job.state)
                 store.delete_old_binaries(uploaded_before=at(9), keep=1, limit=10)
             else:
