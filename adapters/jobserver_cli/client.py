@@ -230,7 +230,7 @@ def translated(url: str) -> Iterator[None]:
             ExitCode.DENIED if isinstance(error, AccessDenied) else _EXITS.get(error.code, ExitCode.REFUSED)
         )
         reason = error.reason if isinstance(error, AccessDenied) else error.code
-        raise CommandFailed(str(error), code, reason=reason) from error
+        raise CommandFailed(str(error), code, _ADVICE.get(str(reason)), reason=reason) from error
     except UnicodeEncodeError as error:
         raise CommandFailed("the command line contains bytes that are not UTF-8", ExitCode.USAGE) from error
 
@@ -273,6 +273,13 @@ _EXITS = {
 """Exit codes for the server's error codes. All other error codes mean REFUSED."""
 
 
+_ADVICE = {
+    "no_slots": "Try again when a job has ended. To see those that run and wait: jobserver jobs",
+    "capacity_reached": "Try again when a context has ended, or stop one. To see them: jobserver contexts",
+}
+"""What to do after errors that pass, by the server's error codes."""
+
+
 def refusal(response: httpx.Response, url: str) -> CommandFailed:
     """Return the error for a response with a status of 400 or more, with the server's message."""
     from jobserver_client.errors import message_of  # noqa: PLC0415 - --help does not need it
@@ -286,7 +293,13 @@ def refusal(response: httpx.Response, url: str) -> CommandFailed:
         return _unlike_a_server(url, status, response.reason_phrase)
     reason = body.get("code")
     code = _EXITS.get(str(reason), ExitCode.REFUSED)
-    return CommandFailed(times_shown(message_of(body)), code, reason=reason, detail=body.get("detail"))
+    return CommandFailed(
+        times_shown(message_of(body)),
+        code,
+        _ADVICE.get(str(reason)),
+        reason=reason,
+        detail=body.get("detail"),
+    )
 
 
 def _unlike_a_server(url: str, status: int, reason: str) -> CommandFailed:

@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
-from command_line import HOSTILE, CommandLine, wheel
+from command_line import HOSTILE, JOBS, CommandLine, wheel
 from conditions import wait_until
 from jobserver_cli.exits import ExitCode
 from jobserver_cli.lookups import FULL_LENGTH
 from jobserver_core import BinaryType, JobServer, JobState
+from jobserver_core.config.loading import load_settings
+from jobserver_core.memory import InlineLauncher
+from jobserver_http import running
 from loopback import Loopback
 from scripted_log import ScriptedLog, a_record
 
@@ -26,6 +29,29 @@ def wait_for_state(server: JobServer, job_id: str, state: JobState) -> None:
 
 def submitted(client: CommandLine, name: str) -> str:
     return client("submit", f"words.{name}", "--cp", "words", "-c", "warm").out.strip()
+
+
+def test_a_job_or_context_without_room_is_refused_with_when_to_try_again(
+    jobserver: CommandLine, tmp_path: Path
+) -> None:
+    overrides = {
+        "jobserver.http.port": 0,
+        "jobserver.http.drain-timeout": "0 s",
+        "jobserver.contexts.max-contexts": 1,
+        "jobserver.jobs": {"max-jobs-per-context": 1, "max-queued-jobs": 0, "kill-timeout": "0.1 s"},
+    }
+    server = JobServer.in_memory(launcher=InlineLauncher(JOBS), settings=load_settings(overrides=overrides))
+    with running(server) as url:
+        jobserver.environment.setenv("JOBSERVER_URL", url)
+        with wheel(tmp_path).open("rb") as file:
+            server.upload("words", BinaryType.WHEEL, file)
+        server.create_context("warm").result(10)
+        submitted(jobserver, "Sleep")
+        job = jobserver("submit", "words.Sleep", "--cp", "words", "-c", "warm")
+        context = jobserver("context", "create", "other")
+    assert (job.code, context.code) == (ExitCode.REFUSED, ExitCode.REFUSED)
+    assert "Try again when a job has ended." in " ".join(job.err.split())
+    assert "Try again when a context has ended, or stop one." in " ".join(context.err.split())
 
 
 def test_submit_prints_the_id_of_the_job_alone_on_stdout(client: CommandLine, server: JobServer) -> None:
