@@ -68,15 +68,22 @@ def new_job(found: Any, name: str) -> Any:
 
 
 def _unfit_parameters(job_class: type, job: Any, method: str) -> str | None:
-    """Return the parameters of a method that cannot be called with three arguments, or None if it can be."""
+    """Return the parameters of a method that cannot be called with three arguments, or None if it can be.
+
+    A decorator is judged by what it accepts, not by the method that it wraps.
+    """
+    bound = getattr(job, method)
+    code = getattr(getattr(bound, "__func__", None), "__code__", None)
+    if code is not None and (code.co_argcount, code.co_kwonlyargcount) == (4, 0):
+        return None  # nearly every job, without the cost of a signature
     try:
-        signature = inspect.signature(getattr(job, method))
+        signature = inspect.signature(bound, follow_wrapped=False)
     except (TypeError, ValueError):  # Python does not know those of some functions
         return None
     try:
         signature.bind(None, None, None)
     except TypeError:
-        return ", ".join(inspect.signature(getattr(job_class, method)).parameters)
+        return ", ".join(inspect.signature(getattr(job_class, method), follow_wrapped=False).parameters)
     return None
 
 

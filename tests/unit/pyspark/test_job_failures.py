@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -120,6 +121,19 @@ class Star:
     async def run_job(context: Any, runtime: Any, data: Any = None, more: int = 0) -> None: ...
 
 
+def with_session_only(function: Callable[[Any, Any], None]) -> Callable[..., None]:
+    @functools.wraps(function)
+    def called(*given: Any) -> None:
+        function(*given[:2])
+
+    return called
+
+
+class Decorated(Right):
+    @with_session_only
+    def run_job(self, context: Any) -> None: ...
+
+
 @pytest.mark.parametrize(
     ("method", "function", "words"),
     [
@@ -145,7 +159,7 @@ def test_a_method_with_other_parameters_is_refused_with_those_it_must_have(
     assert caught.value.error.stack == ""
 
 
-@pytest.mark.parametrize("job", [Right, Star])
+@pytest.mark.parametrize("job", [Right, Star, Decorated])
 def test_every_signature_that_takes_the_arguments_is_accepted(job: type) -> None:
     assert isinstance(new_job(job, "sales.Job"), job)
 
