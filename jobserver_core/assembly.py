@@ -176,8 +176,7 @@ class Services:
             metadata=metadata,
             settings=settings,
             requests=requests,
-            server_id=server_id,
-            call_back=user_thread.run,
+            records=records,
         )
         self.logs = LogService(
             metadata=metadata, records=records, data_directory=data_directory, requests=requests

@@ -346,7 +346,7 @@ class BinaryNotFound(NotFound):
 
 
 class ContextNotFound(NotFound):
-    """No context has this name. ``reason`` says how the last one of this name failed, or is None."""
+    """No context has this name. ``reason`` says why it failed or could not be started, or is None."""
 
     name: str
     reason: str | None = None

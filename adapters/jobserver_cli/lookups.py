@@ -51,15 +51,17 @@ class _Kind:
 
 
 def _ended_context(client: CommandClient, given: str, *, for_job: bool) -> CommandFailed | None:
-    """Return the error for the name or ID of a context that has ended.
+    """Return the error for the name or ID of a context that has ended, or was configured and refused.
 
     None if there is none, or if the server does not show it. With ``for_job``, the error says in which
     context a job could run instead.
     """
     try:
         record: ContextFields = client.get(f"/contexts/{quoted_segment(given)}")
-    except CommandFailed:
-        return None
+    except CommandFailed as refused:
+        if refused.reason != "context_not_found" or not refused.detail:
+            return None
+        return CommandFailed(f"context {given!r} not found: {refused.detail}", ExitCode.REFUSED)
     if record.get("endTime", "Empty") == "Empty":
         return None
     name = str(record.get("name"))

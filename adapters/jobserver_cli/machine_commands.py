@@ -115,7 +115,8 @@ def config_show(
     """Print the effective settings, and where each comes from. Secrets are redacted.
 
     What a server would not start with ends the command as it would end `serve`: with 2 for options, and with
-    7 for backends and transports that are not installed here.
+    7 for backends and transports that are not installed here. It ends with 2 as well if a configured context
+    cannot start: a server starts without that context.
     """
     from jobserver_cli.diagnosis import mistakes  # noqa: PLC0415 - --help does not need it
     from jobserver_core.config.loading import describe  # noqa: PLC0415 - --help does not need it
@@ -123,7 +124,8 @@ def config_show(
     # Warnings are printed below. Without a handler, Python would print the logged ones a second time.
     logging.getLogger("jobserver_core").addHandler(logging.NullHandler())
     settings = settings_of(config, host, port, data_dir)
-    for warning in [*settings.warnings, *_context_problems(settings)]:
+    uncertain, certain = _context_problems(settings)
+    for warning in [*settings.warnings, *uncertain]:
         terminal.note(f"warning: {warning}", style="yellow")
     described = [one for one in describe(settings) if not changed or one.changed]
     if terminal.as_json:
@@ -134,21 +136,28 @@ def config_show(
         terminal.note("all settings have their defaults")
     if found := mistakes(settings):
         raise CommandFailed("; ".join(map(str, found)), exit_code_of(found[0]))
+    if certain:
+        raise CommandFailed("; ".join(certain), ExitCode.USAGE)
 
 
-def _context_problems(settings: Settings) -> list[str]:
-    """Return why contexts cannot start with these settings, as far as that is known without starting one."""
+def _context_problems(settings: Settings) -> tuple[list[str], list[str]]:
+    """Return why contexts may not start with these settings, and why configured ones certainly cannot."""
     from jobserver_core import plugins  # noqa: PLC0415 - asking for help needs no launcher
     from jobserver_core.errors import PluginNotFound  # noqa: PLC0415
     from jobserver_core.ports import Launcher  # noqa: PLC0415
-    from jobserver_core.running.context_settings import configuration_problems  # noqa: PLC0415
+    from jobserver_core.running.context_settings import (  # noqa: PLC0415
+        configuration_problems,
+        configured_context_problems,
+    )
 
     try:
         launcher = plugins.load(Launcher, settings.launcher.backend, settings, settings.data_dir)
     except PluginNotFound:  # which ends the command, as a mistake
-        return []
+        return [], []
     with closing(launcher):
-        return list(configuration_problems(settings.spark, launcher))
+        certain = list(configured_context_problems(settings.spark, launcher))
+        problems = configuration_problems(settings.spark, launcher)
+        return [problem for problem in problems if problem not in certain], certain
 
 
 def _setting(described: Described) -> tuple[str, str, str]:

@@ -126,8 +126,11 @@ def named_context(call: Call) -> Context:
     given = call.path["name"]
     try:
         return call.server.context(call.names.stored(given))
-    except ContextNotFound:
-        context = call.server.context(given)
+    except ContextNotFound as missing:
+        try:
+            context = call.server.context(given)
+        except ContextNotFound:
+            raise missing from None
         if context.id != given or not call.names.owns(context.name):
             raise
         return context

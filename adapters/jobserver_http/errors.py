@@ -183,7 +183,7 @@ _RESPONSES: dict[type[Exception], Rule] = {
     core.IdempotencyMismatch: _message(422),
     core.NotFound: _message(404),
     core.BinaryNotFound: _fixed_text(404, "Can't find binary with name {name}"),
-    core.ContextNotFound: _fixed_text(404, "can't find context with name {name}"),
+    core.ContextNotFound: _fixed_text(404, "can't find context with name {name}", "reason"),
     core.JobNotFound: _fixed_text(404, "No such job ID {job_id}"),
     core.DataFileNotFound: _fixed_text(400, "Unable to delete data file '{name}'."),
     core.BlobNotFound: _object(500, "Storage Failure"),

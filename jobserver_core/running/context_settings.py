@@ -69,7 +69,12 @@ def configuration_problems(server: SparkSettings, launcher: Launcher) -> Iterato
         check_settings(effective_settings(server, {}), launcher)
     except InvalidSetting as error:
         yield f"no context can start: {error}"
-        return
+    else:
+        yield from configured_context_problems(server, launcher)
+
+
+def configured_context_problems(server: SparkSettings, launcher: Launcher) -> Iterator[str]:
+    """Yield the reasons why configured contexts can certainly not start."""
     for name, settings in server.contexts.items():
         try:
             check_context_name(name)

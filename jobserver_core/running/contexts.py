@@ -19,8 +19,8 @@ from jobserver_core.ports import ContextSpec, Fetched, MetadataStore
 from jobserver_core.running.context_registry import ContextRegistry
 from jobserver_core.running.fetching import FetchService, Preparation
 from jobserver_core.running.live_context import LiveContext
+from jobserver_core.running.records import Records
 from jobserver_core.running.requests import Action, Requests
-from jobserver_core.running.user_thread import CallBack
 from jobserver_core.running.waiting import Promise, Waiter, all_done
 from jobserver_core.running.watching import Watch
 
@@ -44,23 +44,21 @@ class ContextService:
         metadata: MetadataStore,
         settings: Settings,
         requests: Requests,
-        server_id: str,
-        call_back: CallBack,
+        records: Records,
     ) -> None:
-        self._call_back = call_back
-        self._server_id = server_id
+        self._records = records
         self._requests = requests
         requests.on(Action.STOP_CONTEXT, self._stop_for_another)
         requests.on(Action.KILL_CONTEXT, self._kill_for_another)
         requests.on(Action.RESET_CONTEXTS, self._reset_for_another)
-        self.watch: Watch[Context] = Watch(metadata.context, lambda key: ContextNotFound(name=key), call_back)
+        self.watch: Watch[Context] = Watch(
+            metadata.context, lambda key: ContextNotFound(name=key), records.call_back
+        )
         """Waits for contexts of other servers to end."""
         self._registry = registry
         self._fetching = fetching
         self._metadata = metadata
         self._settings = settings
-        self._refused: dict[str, str] = {}
-        """Why configured contexts could not even be recorded, by name."""
 
     # -- creating ----------------------------------------------------------------------------------
 
@@ -121,7 +119,7 @@ class ContextService:
 
     @contextmanager
     def _logging_failure(self, name: str) -> Iterator[None]:
-        self._refused.pop(name, None)
+        self._records.refused.pop(name, None)
         try:
             yield
         except ServerClosed:
@@ -129,7 +127,7 @@ class ContextService:
         except ContextExists:
             _log.info("the configured context %s is already running", name)
         except JobServerError as error:
-            self._refused[name] = str(error)
+            self._records.refused[name] = str(error)
             _log.error("the configured context %s could not be started: %s", name, error)
 
     def failed_configured(self) -> dict[str, str]:
@@ -139,8 +137,8 @@ class ContextService:
             last = self._metadata.context_named(name)
             if last is not None and last.state is ContextState.ERROR and last.error is not None:
                 failed[name] = last.error.message
-            if name in self._refused and (last is None or last.state.final):
-                failed[name] = self._refused[name]
+            if name in self._records.refused and (last is None or last.state.final):
+                failed[name] = self._records.refused[name]
         return failed
 
     # -- queries -----------------------------------------------------------------------------------
@@ -155,7 +153,10 @@ class ContextService:
         Raises:
             ContextNotFound: No context has this name or ID.
         """
-        return named_context(self._metadata, name)
+        try:
+            return named_context(self._metadata, name)
+        except ContextNotFound:
+            raise self._records.context_not_found(name) from None
 
     def before(self, context: Context) -> Context | None:
         """Return the context whose death led to this one, or None; its record may have been removed."""
@@ -227,7 +228,7 @@ class ContextService:
         if not self._metadata.shared:
             return self._reset_here((), user)
         contexts = self.select(None)
-        others = [server.id for server in self._metadata.servers() if server.id != self._server_id]
+        others = [server.id for server in self._metadata.servers() if server.id != self._records.server_id]
         # In parallel, so that servers that do not respond cost one timeout together, not one each.
         with ThreadPoolExecutor(len(others) + 1, "jobserver-reset") as pool:
             asked = {server_id: pool.submit(self._reset_elsewhere, server_id, user) for server_id in others}
@@ -244,7 +245,7 @@ class ContextService:
             for context in self._registry.all()
         ]
         stopped: Waiter[None] = all_done([*stopping, *others])
-        done: Promise[None] = Promise("reset of the contexts", self._call_back)
+        done: Promise[None] = Promise("reset of the contexts", self._records.call_back)
 
         def start_again() -> None:
             all_done(self.start_configured()).notify(lambda _started: done.keep(None))

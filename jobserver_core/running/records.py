@@ -92,6 +92,8 @@ class Records:
     """Calls functions that users have registered with waiters."""
     server_id: str
     address: str = ""
+    refused: dict[str, str] = attrs.field(factory=dict, init=False)
+    """Why configured contexts could not even be recorded, by name."""
     _withdrawals: Withdrawals = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -278,7 +280,12 @@ class Records:
             raise self._taken_over("context", name)
 
     def context_not_found(self, name: str) -> ContextNotFound:
-        """Return the error that no context of this name lives, with the failure of the last one."""
+        """Return the error that no context of this name lives, with the reason if it failed.
+
+        A configured context may have been refused, or the last context of the name may have failed.
+        """
+        if (why := self.refused.get(name)) is not None:
+            return ContextNotFound(name=name, reason=f"the configured context could not be started: {why}")
         last = self._metadata.context_named(name)
         if last is None or last.error is None or last.ended_at is None:
             return ContextNotFound(name=name)

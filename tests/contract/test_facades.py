@@ -704,7 +704,7 @@ def test_every_facade_has_the_methods_for_those_who_use_a_server(facade: type) -
     assert set(METHODS.split()) <= set(dir(facade))
 
 
-DIFFERENCES = {"stop_context", "kill_context", "reset_contexts", "data_files", "close"}
+DIFFERENCES = {"stop_context", "kill_context", "kill_job", "reset_contexts", "data_files", "close"}
 """The methods whose signatures differ; the guide to the client lists how."""
 
 

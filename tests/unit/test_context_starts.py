@@ -276,6 +276,14 @@ def test_configured_contexts_with_settings_that_can_never_work_are_logged_and_no
     settings = Settings.from_mapping({"spark.contexts": {"bad": {"wrong": True}, "good": {}}})
     with a_server(launcher=launcher, settings=settings) as server:
         assert [context.name for context in server.contexts(ContextQuery())] == ["good"]
+        why = "^context bad not found: the configured context could not be started: setting 'wrong'"
+        with pytest.raises(errors.ContextNotFound, match=why):
+            server.context("bad")
+        upload(server)
+        with pytest.raises(errors.ContextNotFound, match=why):
+            server.submit(a_request("w.Any", context="bad"))
+        with pytest.raises(errors.ContextNotFound, match=r"^context worse not found$"):
+            server.context("worse")
         launcher.close()
     assert "the configured context bad could not be started: setting 'wrong'" in caplog.text
 

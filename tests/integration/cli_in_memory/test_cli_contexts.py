@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
 
-from command_line import CommandLine
+from command_line import CommandLine, wheel
 from conditions import wait_until
 from jobserver_cli import following
 from jobserver_cli.records import time_shown
-from jobserver_core import ContextFailed, ContextState, JobServer, SparePool, load_settings
+from jobserver_core import BinaryType, ContextFailed, ContextState, JobServer, SparePool, load_settings
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.ports import ContextEnd, ContextHandle, ContextListener, ContextSpec
 from jobserver_http import running
@@ -206,6 +207,24 @@ def test_a_setting_that_is_not_a_pair_is_refused_before_any_request(
     done = jobserver("context", "create", "etl", "--server", "http://127.0.0.1:9", "--set", setting)
     assert done.code == 2
     assert "--set takes KEY=VALUE" in done.err
+
+
+def test_a_configured_context_that_could_not_be_started_is_not_found_with_the_reason(
+    jobserver: CommandLine, tmp_path: Path
+) -> None:
+    settings = load_settings(overrides={"jobserver.http.port": 0, "spark.contexts.etl.inline.fial": "x"})
+    server = JobServer.in_memory(settings=settings)
+    with running(server) as url:
+        with wheel(tmp_path).open("rb") as file:
+            server.upload("words", BinaryType.WHEEL, file)
+        why = "not found: the configured context could not be started: setting 'inline.fial'"
+        for command in (("show", "etl"), ("stop", "etl")):
+            done = jobserver("context", *command, "--server", url)
+            assert (done.code, done.out) == (4, "")
+            assert f"context 'etl' {why}" in done.err
+        done = jobserver("submit", "w.Count", "--cp", "words", "--context", "etl", "--server", url)
+        assert (done.code, done.out) == (4, "")
+        assert why in done.err
 
 
 def test_show_prints_the_load_and_the_settings(client: CommandLine) -> None:

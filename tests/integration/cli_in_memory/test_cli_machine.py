@@ -382,14 +382,17 @@ def test_config_show_changed_says_when_there_is_nothing_to_show(jobserver: Comma
     assert (done.code, done.out, done.err) == (0, "", "all settings have their defaults\n")
 
 
-def test_config_show_warns_of_contexts_that_cannot_start(jobserver: CommandLine, tmp_path: Path) -> None:
+def test_config_show_ends_with_an_error_if_configured_contexts_cannot_start(
+    jobserver: CommandLine, tmp_path: Path
+) -> None:
     data_dir = tmp_path / "data"
     pyspark = f"jobserver {{ launcher.backend = pyspark, data-dir = {data_dir} }}\n"
     contexts = "odd { context-factory = nonsense }, good { num-cpu-cores = 1 }, 1st {}"
     path = config_file(tmp_path, f"{pyspark}spark.contexts {{ {contexts} }}")
     done = jobserver("config", "show", "--config", path, "--json")
-    assert done.code == 0
-    assert "warning: the configured context odd cannot start: setting 'context-factory'" in done.err
+    assert done.code == 2
+    assert [one["value"] for one in done.json if one["key"] == "jobserver.data-dir"] == [str(data_dir)]
+    assert "the configured context odd cannot start: setting 'context-factory'" in done.err
     assert "the configured context 1st cannot start" in done.err
     assert "good" not in done.err
     assert not data_dir.exists()
