@@ -15,21 +15,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from jobserver_core import ErrorInfo, JobFailed, JobServerError, Settings
+from jobserver_core import ErrorInfo, JobFailed, JobServerError, Settings, results
 from jobserver_core.config.trees import as_objects
 from jobserver_core.models.failures import FailureKind
 from jobserver_core.models.json_values import Json, JsonMapping, JsonObject, dumps, loads
+from jobserver_core.results import UnusableResult
 from jobserver_core.running.job_configs import JobConfigs
 from jobserver_pyspark.launcher.context_settings import read_settings
-from jobserver_pyspark.protocol.failures import JobFailure, UnusableResult
+from jobserver_pyspark.protocol.failures import JobFailure
 from jobserver_pyspark.protocol.messages import ContextType
-from jobserver_pyspark.runner import config_trees, results
+from jobserver_pyspark.runner import config_trees
 from jobserver_pyspark.runner.attachment import leave_running, sql_context
 from jobserver_pyspark.runner.job_class import await_value, new_job, raised, validate
 from jobserver_pytest.local_spark import Lazy, LocalSpark
 from jobserver_pytest.runtime import FakeNamedObjects, FakeRuntime
 
-_OWN_DIRECTORIES = tuple(f"{Path(file).parent}{os.sep}" for file in (__file__, results.__file__))
+_OWN_DIRECTORIES = tuple(
+    f"{Path(file).parent}{os.sep}" for file in (__file__, config_trees.__file__, results.__file__)
+)
 """Frames of files in these directories are those of the plugin and of the process that runs jobs."""
 
 

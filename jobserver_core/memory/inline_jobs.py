@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from queue import SimpleQueue
 
@@ -15,6 +14,7 @@ from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import JobProgress
 from jobserver_core.models.json_values import Json, JsonMapping, JsonObject, loads
 from jobserver_core.ports import ContextEnd, ContextListener, ContextSpec, JobOutcome, JobSpec, ResultSink
+from jobserver_core.results import UnusableResult, opened
 
 JobFunction = Callable[["InlineJob"], Json]
 
@@ -30,6 +30,7 @@ class _Killed(BaseException):
 _FAILURES: tuple[tuple[type[BaseException], FailureKind], ...] = (
     (JobRefused, FailureKind.VALIDATION),
     (TooLarge, FailureKind.RESULT),
+    (UnusableResult, FailureKind.RESULT),
     (Exception, FailureKind.RAISED),
     (BaseException, FailureKind.CRASHED),  # SystemExit and similar exceptions would end a process
 )
@@ -255,8 +256,7 @@ class InlineRun:
         self._write(function(self._job))
 
     def _write(self, value: Json) -> None:
-        stream = isinstance(value, Iterator)
-        chunks = value if stream else iter([json.dumps(value, default=str, allow_nan=False).encode()])
+        stream, chunks = opened(value)
         result = _Result(self._spec.id, stream=stream)
         self._listener.report(self._spec.id, result.open)
         for chunk in chunks:

@@ -23,10 +23,11 @@ from jobserver_core.ports import ContextEnd, ContextHandle, ContextListener, Con
 class InlineLauncher(Launcher):
     """Runs registered callables, each on a thread of its own.
 
-    ``functions`` maps class names to callables that take an :class:`InlineJob` and return the
-    result: JSON-like values, or an iterator of bytes for a streamed result. Any other name is a class
-    that is not found. ``start_delay`` is the number of seconds that a context takes to become ready.
-    The setting ``inline.fail = "reason"`` makes a context fail to start, for tests.
+    ``functions`` maps class names to callables that take an :class:`InlineJob` and return the result. It is
+    converted as that of a Python job on Spark is: values become JSON, and an iterator of bytes is a streamed
+    result. Any other name is a class that is not found. ``start_delay`` is the number of seconds that a
+    context takes to become ready. The setting ``inline.fail = "reason"`` makes a context fail to start, for
+    tests.
 
     If a callable has an attribute ``validate``, that is called first. A kill ends the callable inside
     :meth:`InlineJob.sleep` and :meth:`InlineJob.check`; if it blocks elsewhere, it ends when it returns, and

@@ -7,17 +7,17 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
+from jobserver_core import results
+from jobserver_core.results import UnusableResult
 from jobserver_pyspark.protocol.messages import ErrorDetails, JobFailureKind
 
 _MAX_MESSAGE = 64 * 1024
 _MAX_ERROR_CLASS = 1024
 _MAX_STACK = 256 * 1024
-_RUNNER = f"{Path(__file__).parents[1] / 'runner'}{os.sep}"
-"""Frames of files in this directory are our own, wherever they are in the traceback of a job."""
-
-
-class UnusableResult(Exception):
-    """A result that has no JSON form; the message is for the job's author."""
+_OWN = tuple(
+    f"{path}{os.sep}" for path in (Path(__file__).parents[1] / "runner", *map(Path, results.__path__))
+)
+"""Frames of files in these directories are our own, wherever they are in the traceback of a job."""
 
 
 class JobFailure(Exception):
@@ -90,7 +90,7 @@ def _stack(error: BaseException, skip: int) -> str:
         trace = trace.tb_next
     try:
         shown = traceback.TracebackException(type(error), error, trace)
-        if of_the_job := [frame for frame in shown.stack if not frame.filename.startswith(_RUNNER)]:
+        if of_the_job := [frame for frame in shown.stack if not frame.filename.startswith(_OWN)]:
             shown.stack[:] = of_the_job
         return "".join(shown.format())
     except Exception as second:  # noqa: BLE001 - as above

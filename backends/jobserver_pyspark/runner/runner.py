@@ -20,9 +20,11 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from jobserver_core import results
+from jobserver_core.results import UnusableResult
 from jobserver_pyspark import processes
 from jobserver_pyspark.protocol.converter import ProtocolError
-from jobserver_pyspark.protocol.failures import JobFailure, UnusableResult, details_of
+from jobserver_pyspark.protocol.failures import JobFailure, details_of
 from jobserver_pyspark.protocol.frames import CHUNK_SIZE, Channel, ChannelClosed
 from jobserver_pyspark.protocol.messages import (
     Attach,
@@ -45,7 +47,7 @@ from jobserver_pyspark.protocol.messages import (
     WarmedUp,
     WarmUp,
 )
-from jobserver_pyspark.runner import config_trees, results
+from jobserver_pyspark.runner import config_trees
 from jobserver_pyspark.runner.attachment import Attachment, mute_query_errors
 from jobserver_pyspark.runner.interpreter_state import seed_random_numbers
 from jobserver_pyspark.runner.job_class import Runtime, await_value, load_job, raised, validate

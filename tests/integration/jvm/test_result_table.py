@@ -13,8 +13,8 @@ import attrs
 import pytest
 
 from jobserver_core.models.failures import FailureKind
-from jobserver_pyspark.runner.library_values import CONVERTERS
-from jobserver_pyspark.runner.results import UnusableResult, opened
+from jobserver_core.results import UnusableResult, opened
+from jobserver_core.results.library_values import CONVERTERS
 
 pytestmark = [
     pytest.mark.spark,

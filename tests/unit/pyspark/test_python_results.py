@@ -20,8 +20,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobserver_core.results import MAX_DEPTH, UnusableResult, encode, opened
 from jobserver_pyspark.runner.config_trees import laid_over, read
-from jobserver_pyspark.runner.results import MAX_DEPTH, UnusableResult, encode, opened
 
 
 def as_json(value: Any) -> Any:

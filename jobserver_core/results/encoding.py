@@ -1,6 +1,6 @@
 """Results of Python jobs as JSON text, in chunks, with bounded memory.
 
-:mod:`jobserver_pyspark.runner.plain_values` converts each type of value, and ``docs/reference/results.md``
+:mod:`jobserver_core.results.plain_values` converts each type of value, and ``docs/reference/results.md``
 shows the rules. Here the parts are joined: small values at once, by the C encoder of :mod:`json`; large ones
 member by member, so that only a chunk of the text is in memory. Nothing is dropped: a value that cannot be
 written raises :class:`UnusableResult`.
@@ -16,8 +16,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from jobserver_pyspark.protocol.failures import UnusableResult
-from jobserver_pyspark.runner.plain_values import MARK, WrittenNumber, check_keys, key, not_finite, simplified
+from jobserver_core.results.plain_values import MARK, WrittenNumber, check_keys, key, not_finite, simplified
+from jobserver_core.results.unusable import UnusableResult
 
 MAX_DEPTH = 200
 _BUDGET = 2000

@@ -2,7 +2,7 @@
 
 A value is converted one level at a time. :func:`simplified` converts the outermost value only and returns
 a JSON type, whose parts may be of any type; the encoder in
-:mod:`jobserver_pyspark.runner.results` converts the parts and bounds the depth. So each rule here is
+:mod:`jobserver_core.results.encoding` converts the parts and bounds the depth. So each rule here is
 short, and none of them recurses. ``docs/reference/results.md`` shows every rule with an example that the
 tests run.
 
@@ -30,8 +30,8 @@ import types
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence, Set, ValuesView
 from typing import Any
 
-from jobserver_pyspark.protocol.failures import UnusableResult
-from jobserver_pyspark.runner.library_values import CONVERTERS, from_protocol
+from jobserver_core.results.library_values import CONVERTERS, from_protocol
+from jobserver_core.results.unusable import UnusableResult
 
 MARK = os.urandom(16).hex()
 """Marks a string as the digits of a number; no data of a job contains it by chance."""
@@ -48,6 +48,7 @@ class WrittenNumber(str):
 
     @property
     def digits(self) -> str:
+        """The digits, without the mark."""
         return self[len(MARK) :]
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from jobserver_pyspark.protocol.failures import UnusableResult
+from jobserver_core.results.unusable import UnusableResult
 
 Simplify = Callable[[Any], Any]
 Key = Callable[[Any], str]
