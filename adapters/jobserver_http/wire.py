@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Iterable
 from datetime import datetime, timezone
 
+from jobserver_core.config.old_settings import IGNORED_IN_CONTEXTS
 from jobserver_core.config.trees import flatten
 from jobserver_core.models.binaries import Binary, ResolvedEntry
 from jobserver_core.models.callbacks import Delivery
@@ -128,7 +129,7 @@ def restart_object(before: Context, names: Namespace) -> JsonObject:
 def context_details(
     context: Context, names: Namespace, *, waiting: bool, load: ContextLoad | None, slots: int
 ) -> JsonObject:
-    """Return a context's record with its effective settings, without secrets.
+    """Return a context's record with its effective settings, without secrets and those without effect.
 
     It also has the load, and what is still done before it can start, if the context lives in this server.
     """
@@ -137,7 +138,10 @@ def context_details(
         if load.preparing:
             record["preparing"] = load.preparing
         record["load"] = {"slots": slots, "running": load.running, "waiting": load.waiting}
-    record["settings"] = redacted(flatten(context.settings))
+    effective = {
+        key: value for key, value in flatten(context.settings).items() if key not in IGNORED_IN_CONTEXTS
+    }
+    record["settings"] = redacted(effective)
     return record
 
 

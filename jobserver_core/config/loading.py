@@ -19,10 +19,17 @@ from typing import Any
 import attrs
 
 from jobserver_core.config import hocon
-from jobserver_core.config.old_settings import ALIASES, IGNORED, check_ignored, inside, no_effect
+from jobserver_core.config.old_settings import (
+    ALIASES,
+    IGNORED,
+    check_ignored,
+    inside,
+    no_effect,
+    no_effect_in_context,
+)
 from jobserver_core.config.setting_types import Section, SettingType, setting_key
 from jobserver_core.config.settings import CONTEXT_KEYS, Settings, default_data_dir
-from jobserver_core.config.trees import merged, overlaid
+from jobserver_core.config.trees import flatten, merged, overlaid
 from jobserver_core.config.units import lacks_unit
 from jobserver_core.errors import InvalidSetting
 from jobserver_core.models.arguments import check_kind
@@ -216,6 +223,7 @@ class Collected:
             anchored = None if typed is None else kind.anchor(typed, directory)
             self.values[key] = _laid(key, self.values.get(key), anchored) if kind.free else anchored
             self.origins[key] = origin(written)
+            self._warn_of_contexts(key, written, typed)
             if key.endswith(".options") and isinstance(typed, Mapping):
                 self.directories |= {f"{key}.{name}": directory for name in typed}
         for key, value in source.ignored.items():
@@ -284,6 +292,18 @@ class Collected:
         for written, _ in source.yarn.values():
             self._warn(f"{written}: this setting applies only to YARN masters")
         return {}
+
+    def _warn_of_contexts(self, key: str, written: str, value: object) -> None:
+        """Warn of the settings of contexts that have no effect."""
+        named = value.items() if key == "spark.contexts" and isinstance(value, Mapping) else ()
+        groups = {f"{written}.{name}": settings for name, settings in named}
+        if key == "spark.context-settings":
+            groups = {written: value}
+        for place, settings in groups.items():
+            found = flatten(settings) if isinstance(settings, Mapping) else {}
+            for name in found:
+                if reason := no_effect_in_context(name):
+                    self._warn(f"{place}.{name}: this setting has no effect: {reason}")
 
     def _warn(self, warning: str) -> None:
         if warning not in self.warnings:

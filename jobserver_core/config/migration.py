@@ -15,7 +15,13 @@ import attrs
 
 from jobserver_core.config import hocon
 from jobserver_core.config.loading import Collected, GivenSettings
-from jobserver_core.config.old_settings import IGNORED_IN_CONTEXTS, NoEffect, check_ignored, no_effect
+from jobserver_core.config.old_settings import (
+    NoEffect,
+    check_ignored,
+    lost_factory,
+    no_effect,
+    no_effect_in_context,
+)
 from jobserver_core.config.settings import Settings
 from jobserver_core.config.trees import flatten, nested
 from jobserver_core.errors import InvalidSetting
@@ -85,21 +91,44 @@ class _Migration:
         found = [*self._given(source), *self._ignored(source)]
         found += [_refused(Outcome.UNKNOWN, error) for error in source.unknown]
         found += [_refused(Outcome.INVALID, error) for error in source.invalid]
-        problem = self._of_the_whole(source, {one.key for one in found if one.outcome.refused})
-        yield from (one for one in found if problem is None or one.key != problem.key)
-        if problem is not None:
-            yield problem
+        problems = list(self._of_the_whole(source, {one.key for one in found if one.outcome.refused}))
+        hidden = {problem.key for problem in problems}
+        yield from (one for one in found if one.key not in hidden)
+        yield from problems
 
-    def _of_the_whole(self, source: GivenSettings, refused: set[str]) -> KeyMigration | None:
-        """Return what a server refuses although each key is right alone, if all settings can be read."""
-        given = dict([*source.given.values(), *source.yarn.values()])
-        if any(key in given or key.startswith(("jobserver", "spark.context")) for key in refused):
-            return None
+    def _of_the_whole(self, source: GivenSettings, refused: set[str]) -> Iterator[KeyMigration]:
+        """Yield what a server refuses although each key is right alone.
+
+        The check runs without the refused keys, and again without each that it refuses. If one of them is in
+        the section of the error, or configures the access control, it may be the cause, and the error is not
+        reported. Contexts depend on their common settings: if one of their keys is refused, all are left out.
+        """
+        given = {
+            written: value
+            for written, value in [*source.given.values(), *source.yarn.values()]
+            if written not in refused
+        }
+        if any(key.startswith((_DEFAULTS, _CONTEXTS)) for key in refused):
+            given = {key: value for key, value in given.items() if not key.startswith((_DEFAULTS, _CONTEXTS))}
+        names = {written: key for key, (written, _) in source.given.items()}
+        if any(key.startswith("jobserver") for key in refused - names.keys()):
+            return  # it is misspelled, and may be the cause of anything
+        while error := self._problem(given):
+            sections = {_section(names.get(key, key)) for key in refused}
+            if sections & {"jobserver.auth", _section(error.key)}:
+                return
+            written, _ = source.given.get(error.key, (error.key, None))
+            yield _refused(Outcome.INVALID, error, key=written)
+            if written not in given:
+                return
+            del given[written]
+            refused = {*refused, written}
+
+    def _problem(self, given: JsonMapping) -> InvalidSetting | None:
         try:
             self.check(self._load(given).settings())
         except InvalidSetting as error:
-            written, _ = source.given.get(error.key, (error.key, None))
-            return _refused(Outcome.INVALID, error, key=written)
+            return error
         return None
 
     def _load(self, tree: JsonMapping) -> Collected:
@@ -153,11 +182,12 @@ class _Migration:
         refused = False
         for key, value in flatten(settings).items():
             place = f"{written}.{key}"
-            if key in IGNORED_IN_CONTEXTS:
-                yield _without_effect(place, IGNORED_IN_CONTEXTS[key])
-            elif problem and (alone := self._context_problem(server, nested({key: value}))):
+            reason = no_effect_in_context(key) or lost_factory(key, value)
+            if problem and (alone := self._context_problem(server, nested({key: value}))):
                 refused = True
                 yield _refused(Outcome.INVALID, alone, key=place)
+            elif reason is not None:
+                yield _without_effect(place, reason)
             else:
                 yield KeyMigration(key=place, outcome=Outcome.SAME, setting=place)
         if problem and not refused:
@@ -182,6 +212,11 @@ class _Migration:
             return self._load(tree).settings()
         except InvalidSetting:  # reported with its key
             return Settings()
+
+
+def _section(key: str) -> str:
+    """Return the first two parts of a setting's key."""
+    return ".".join(key.split(".")[:2])
 
 
 def _without_effect(key: str, reason: NoEffect) -> KeyMigration:

@@ -155,8 +155,32 @@ IGNORED_IN_CONTEXTS = {
     "forked-jvm-init-timeout": NoEffect(
         "it is a setting of the server", "set jobserver.contexts.creation-timeout"
     ),
+    "streaming.stopSparkContext": NoEffect("a context outlives the streams of its jobs"),
 }
 """Settings of contexts of the old server that have no effect here."""
+_NO_EFFECT_IN_SPARK = {
+    "spark.mesos.": NoEffect("Spark 4 does not support Mesos"),
+    "spark.driver.allowMultipleContexts": NoEffect("each context has its own processes"),
+}
+"""Settings of Spark, by their first letters, that Spark itself no longer reads."""
+_OWN_FACTORY = NoEffect(
+    "context factories of your own are not loaded",
+    "JVM jobs get a context of one of the types here, and Python jobs what their build_context returns",
+)
+
+
+def lost_factory(key: str, value: Json) -> NoEffect | None:
+    """Return what becomes of a context factory of the user's own; None for any other setting."""
+    own = key == "context-factory" and "." in str(value) and not str(value).startswith(f"{_OLD}.")
+    return _OWN_FACTORY if own else None
+
+
+def no_effect_in_context(key: str) -> NoEffect | None:
+    """Return why a dotted key of a context's settings has no effect, or None if it may have one."""
+    inner = key.removeprefix("passthrough.").removeprefix("launcher.")
+    in_spark = (reason for start, reason in _NO_EFFECT_IN_SPARK.items() if inner.startswith(start))
+    return IGNORED_IN_CONTEXTS.get(key) or next(in_spark, None)
+
 
 _LOCAL_DRIVERS = (
     f"{_OLD}.driver-mode",

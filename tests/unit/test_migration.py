@@ -257,6 +257,77 @@ def test_keys_that_change_no_setting_do_not_hide_what_the_whole_server_would_ref
     }
 
 
+@pytest.mark.parametrize(
+    ("refused", "reported"),
+    [
+        ("spark.jobserver.max-jobs-per-context = many", True),
+        ("spark.context-settings.cores = 2", True),
+        ("spark.contexts.etl.cores = 2", True),
+        ("jobserver.http.idle-timeout = long", False),
+        ("jobserver.auth.bakend = file", False),
+    ],
+)
+def test_a_refused_key_hides_what_the_whole_server_would_refuse_only_if_it_may_be_the_cause(
+    tmp_path: Path, refused: str, *, reported: bool
+) -> None:
+    def check(settings: Settings) -> None:
+        assert not settings.spark.contexts
+        raise InvalidSetting(key="jobserver.http.host", message=f"{settings.http.host} is open to all")
+
+    def check_context(_server: Settings, context: JsonMapping) -> None:
+        if "cores" in context:
+            raise InvalidSetting(key="cores", message="a context has no such setting")
+
+    file = tmp_path / "old.conf"
+    file.write_text(f"spark.jobserver.bind-address = 0.0.0.0, {refused}")
+    found = [
+        one.key for one in migrate(file, check=check, check_context=check_context) if one.outcome.refused
+    ]
+    assert found == [refused.partition(" ")[0], *(["spark.jobserver.bind-address"] if reported else [])]
+
+
+def test_all_that_the_whole_server_would_refuse_shows_at_once(tmp_path: Path) -> None:
+    def check(settings: Settings) -> None:
+        if settings.http.host == "0.0.0.0":
+            raise InvalidSetting(key="jobserver.http.host", message="is open to all")
+        if settings.spark.master == "moon":
+            raise InvalidSetting(key="spark.master", message="is not here")
+
+    file = tmp_path / "old.conf"
+    file.write_text("spark.jobserver { bind-address = 0.0.0.0, master = moon }")
+    assert [one.key for one in migrate(file, check=check) if one.outcome.refused] == [
+        "spark.jobserver.bind-address",
+        "spark.jobserver.master",
+    ]
+
+
+WITHOUT_EFFECT_IN_CONTEXTS = """
+spark.context-settings { context-init-timeout = 60s, streaming.stopSparkContext = true }
+spark.contexts.mine {
+  context-factory = com.acme.MyContextFactory
+  spark.mesos.coarse = true
+  passthrough.spark.driver.allowMultipleContexts = true
+}
+spark.contexts.yours.context-factory = spark.jobserver.context.SessionContextFactory
+"""
+
+
+def test_settings_of_contexts_without_effect_are_never_the_same_here_and_the_server_warns_of_each(
+    tmp_path: Path,
+) -> None:
+    found = migrated(tmp_path, WITHOUT_EFFECT_IN_CONTEXTS)
+    assert outcomes(found, Outcome.SAME) == {"spark.contexts.yours.context-factory"}
+    assert outcomes(found, Outcome.GONE) == {
+        "spark.context-settings.context-init-timeout",
+        "spark.contexts.mine.context-factory",
+    }
+    warnings = load_settings(tmp_path / "old.conf", env={"HOME": "/h"}).warnings
+    warned = {warning.partition(": ")[0] for warning in warnings}
+    factories = {f"spark.contexts.{name}.context-factory" for name in ("mine", "yours")}
+    assert warned == set(found) - factories  # Python jobs can use one of their own
+    assert any("jobserver.contexts.creation-timeout" in warning for warning in warnings)
+
+
 def test_a_file_that_is_not_hocon_is_refused_as_a_whole(tmp_path: Path) -> None:
     with pytest.raises(InvalidConfig, match="line 1"):
         migrated(tmp_path, "spark { master = ")

@@ -180,7 +180,11 @@ class Attachment:
             made = self._build(job)
             if made is not None:
                 return made
-            raise JobFailure("wrong-type", "build_context returned None")
+            message = (
+                f"build_context of {type(job).__qualname__} returned None; the context-factory here "
+                "is not one of the types of the server, so each Python job must return its own context there"
+            )
+            raise JobFailure("wrong-type", message)
         raise JobFailure("wrong-type", f"a Python job cannot run in a {context_type} context")
 
     def _build(self, job: Any) -> Any:

@@ -273,3 +273,10 @@ def test_a_context_is_found_by_its_id_after_another_one_took_its_name(start: Sta
         assert site.client.get(f"/contexts/{context_id}/logs").text == f"{number}"
     error(site.client.get(f"/contexts/{'0' * 32}"), 404, f"can't find context with name {'0' * 32}")
     error(site.client.delete(f"/contexts/{ids[0]}"), 404, f"context {ids[0]} not found")
+
+
+def test_the_record_of_a_context_does_not_have_settings_without_effect(site: Site) -> None:
+    site.client.post("/contexts/etl?num-cpu-cores=2&context-init-timeout=60s")
+    settings = site.client.get("/contexts/etl").json()["settings"]
+    assert settings["num-cpu-cores"] == "2"
+    assert "context-init-timeout" not in settings
