@@ -10,6 +10,7 @@ import attrs
 
 from jobserver_core.config.settings import HttpSettings
 from jobserver_core.errors import InvalidSetting
+from jobserver_core.models.arguments import check_several
 from jobserver_http.errors import Rejected
 
 
@@ -95,6 +96,10 @@ class BrowserGuard:
     origins: Collection[str] = ()
     local_only: bool = False
     hosts: Collection[str] = ()
+
+    def __attrs_post_init__(self) -> None:
+        check_several("origins", self.origins, str, "strings")
+        check_several("hosts", self.hosts, str, "strings")
 
     def check(self, method: str, headers: Mapping[bytes, bytes]) -> None:
         """Check the headers of a request.

@@ -6,12 +6,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from jobserver_core.config.units import parse_size
 from jobserver_core.disk_cache import DiskCache
 from jobserver_core.errors import InvalidSetting, StorageError
+from jobserver_core.models.arguments import check_kind
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.ports.blobs import BlobStore, BlobWriter
 from jobserver_core.uris import redacted
@@ -45,6 +46,9 @@ class FsspecBlobStore(BlobStore):
         cache_directory: Path | None = None,
         cache_size: int = _CACHE_SIZE,
     ) -> None:
+        check_kind("url", url, (str, PurePath), "the URL or the path of a directory")
+        check_kind("options", options, (Mapping, type(None)), "a mapping")
+        check_kind("cache_directory", cache_directory, (PurePath, type(None)), "a pathlib.Path")
         directory = _local_directory(url)
         if directory is not None:
             self._store: BlobStore = DirectoryBlobStore(directory)

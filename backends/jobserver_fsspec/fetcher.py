@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobserver_core.disk_cache import Part
 from jobserver_core.errors import FetchError, InvalidSetting, TooLarge
+from jobserver_core.models.arguments import check_callable, check_kind, check_several
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.ports.fetcher import Cancellation, Fetched, Fetcher, ProgressCallback
 from jobserver_core.uris import FILE_SCHEMES, HOST_SCHEMES, Uri
@@ -50,7 +51,7 @@ class FsspecFetcher(Fetcher):
         self,
         *,
         policy: AddressPolicy | None = None,
-        allowed_folders: Iterable[Path] = (),
+        allowed_folders: Collection[Path] = (),
         max_size: int = 2 * _GIB,
         timeout: float = 300.0,
         cache_directory: Path | None = None,
@@ -58,6 +59,11 @@ class FsspecFetcher(Fetcher):
         options: Mapping[str, JsonMapping] | None = None,
         resolver: Resolver = resolve,
     ) -> None:
+        check_kind("policy", policy, (AddressPolicy, type(None)), "an AddressPolicy")
+        check_several("allowed_folders", allowed_folders, Path, "paths (pathlib.Path)")
+        check_kind("cache_directory", cache_directory, (Path, type(None)), "a pathlib.Path")
+        check_kind("options", options, (Mapping, type(None)), "a mapping of schemes to options")
+        check_callable("resolver", resolver, arguments=2)
         self._policy = policy or AddressPolicy(schemes=(*HOST_SCHEMES, *FILE_SCHEMES))
         self._max_size = max_size
         self._timeout = timeout

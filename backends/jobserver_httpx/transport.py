@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobserver_core.errors import InvalidCallbackUrl, InvalidSetting, MalformedUrl
+from jobserver_core.models.arguments import check_callable, check_kind
 from jobserver_core.models.callbacks import Answer
 from jobserver_core.ports.transport import Message, Transport
 from jobserver_core.uris import redacted
@@ -54,6 +55,10 @@ class HttpxTransport(Transport):
         ca_file: Path | None = None,
         resolver: Resolver = resolve,
     ) -> None:
+        check_kind("policy", policy, (AddressPolicy, type(None)), "an AddressPolicy")
+        check_kind("signer", signer, (Signer, type(None)), "a Signer")
+        check_kind("ca_file", ca_file, (str, Path, type(None)), "the path of a PEM file")
+        check_callable("resolver", resolver, arguments=2)
         self._policy = policy or AddressPolicy(schemes=SCHEMES, section=_SECTION)
         self._signer = signer
         self._connector = Connector(self._policy, resolver)

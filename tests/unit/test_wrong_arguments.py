@@ -18,6 +18,10 @@ from jobserver_core.memory import (
     MemoryMetadataStore,
     MemoryTransport,
 )
+from jobserver_fsspec import FsspecBlobStore, FsspecFetcher
+from jobserver_http import BrowserGuard
+from jobserver_httpx import HttpxTransport
+from jobserver_net.policy import AddressPolicy
 
 Made = Callable[..., Any]
 """Without the types of the arguments, as a program that no type checker looks at calls it."""
@@ -33,6 +37,10 @@ fetcher: Made = MemoryFetcher
 functions: Made = CallableTransport
 log: Made = LoggingTransport
 memory: Made = MemoryTransport
+files: Made = FsspecBlobStore
+fetches: Made = FsspecFetcher
+posts: Made = HttpxTransport
+guard: Made = BrowserGuard
 
 WRONG: list[tuple[Callable[[], object], str]] = [
     (
@@ -76,6 +84,15 @@ WRONG: list[tuple[Callable[[], object], str]] = [
     (lambda: functions(print, max_overdue="x"), "max_overdue must be an integer, not str"),
     (lambda: log(schemes="log"), "schemes must be a list of strings, not str"),
     (lambda: log(logger=3), "logger must be the name of a logger, not int"),
+    (lambda: files(3), "url must be the URL or the path of a directory, not int"),
+    (lambda: files("/tmp", options=3), "options must be a mapping, not int"),
+    (lambda: fetches(policy=AddressPolicy), "policy must be an AddressPolicy, not the class AddressPolicy"),
+    (lambda: fetches(allowed_folders="/tmp"), r"allowed_folders must be a list of paths .* not str"),
+    (lambda: fetches(options=["s3"]), "options must be a mapping of schemes to options, not list"),
+    (lambda: posts(signer="secret"), "signer must be a Signer, not str"),
+    (lambda: posts(resolver=3), "resolver must be a function, not int"),
+    (lambda: guard(origins="https://a"), "origins must be a list of strings, not str"),
+    (lambda: guard(hosts=[3]), "hosts must be a list of strings, but one is int"),
     (lambda: memory(schemes=3), "schemes must be a list of strings, not int"),
 ]
 
