@@ -205,8 +205,9 @@ def test_a_streamed_result_is_sent_chunked_in_the_same_shape(site: Site) -> None
     assert "content-length" not in head.headers
 
 
-def test_a_stream_without_a_byte_is_null(site: Site) -> None:
-    assert site.submit("w.Stream", "n = 0", sync="true").json()["result"] is None
+def test_a_stream_without_a_byte_is_null(start: Start) -> None:
+    site = start(functions={"w.EmptyFile": lambda job: io.BytesIO()})
+    assert site.submit("w.EmptyFile", sync="true").json()["result"] is None
 
 
 def test_a_result_that_is_valid_json_arrives_as_its_very_bytes(start: Start) -> None:
