@@ -22,6 +22,7 @@ from jobserver_core.models.arguments import (
     check_callable,
     check_job_id,
     check_kind,
+    check_last,
     check_limit,
     check_seconds,
     check_several,
@@ -820,8 +821,10 @@ class JobServer:
 
         Raises:
             JobNotFound: No job has this ID.
+            InvalidRequest: ``last`` is not a number of bytes.
         """
         check_job_id(job_id)
+        check_last(last)
         return self._services.logs.open_job(job_id, last)
 
     def open_context_log(self, name: str, *, last: int | None = None) -> LogReader:
@@ -829,7 +832,9 @@ class JobServer:
 
         Raises:
             ContextNotFound: No context has this name or ID.
+            InvalidRequest: ``last`` is not a number of bytes.
         """
+        check_last(last)
         return self._services.logs.open_context(name, last)
 
     def add_data_file(

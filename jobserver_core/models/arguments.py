@@ -93,6 +93,16 @@ def check_job_id(value: object) -> None:
     check_kind("a job's ID", value, str, expected)
 
 
+def check_last(last: object) -> None:
+    """Check how many bytes of a log are wanted.
+
+    Raises:
+        InvalidRequest: It is neither None nor a whole number from 0.
+    """
+    if last is not None and (isinstance(last, bool) or not isinstance(last, int) or last < 0):
+        raise InvalidRequest(message=f"last must be a number of bytes, such as 100_000, not {last!r}")
+
+
 def check_idempotency_key(key: str) -> None:
     """Check an idempotency key. It must be one that a header of HTTP carries unchanged.
 

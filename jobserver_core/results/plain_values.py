@@ -189,7 +189,7 @@ def _from_object(value: Any) -> Any:
         return simplified(value.result())
     if inspect.isawaitable(value) or isinstance(value, AsyncIterator):
         raise UnusableResult(
-            f"a {kind.__name__} inside a result was never awaited: await it, and return its value"
+            f"a value of type {kind.__name__} in the result was never awaited: await it, and return its value"
         )
     if isinstance(value, (Iterator, Sequence, ValuesView, array.array)):
         return iter(value)

@@ -133,6 +133,7 @@ class Records:
         except StorageError:
             self._withdrawals.put(context.id, lambda: self._withdraw_context(context.id))
             raise
+        self.refused.pop(context.name, None)
 
     def advance_context(
         self,

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Generic, TypeVar
 
-from jobserver_core.errors import JobFailed, JobKilled, ResultTimeout
+from jobserver_core.errors import InvalidRequest, JobFailed, JobKilled, ResultTimeout
 from jobserver_core.models.arguments import check_callable, check_seconds
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job, JobResult
@@ -68,9 +68,10 @@ class Waiter(Generic[T_co]):
         returned, but only briefly: the server for a second, a client for five.
 
         Raises:
-            InvalidRequest: It is not a function of one argument, or it is declared with ``async def``.
+            InvalidRequest: It is not a function of one argument, or it is declared with ``async def``. Or it
+                is asyncio's own: ``asyncio.wait`` takes ``asyncio.ensure_future(handle)``, not the handle.
         """
-        check_callable("the done callback", call, arguments=1)
+        _check_done_callback(call)
         self.notify(lambda waiter: self._call_back(lambda: self._call(call)))
 
     def _call(self, call: Callable[[Waiter[T_co]], None]) -> None:
@@ -90,6 +91,14 @@ class Waiter(Generic[T_co]):
         import asyncio  # noqa: PLC0415 - only needed to await
 
         return asyncio.wrap_future(self._future).__await__()
+
+
+def _check_done_callback(call: object) -> None:
+    # asyncio's own callbacks wake a loop only on its thread; on another one, asyncio would wait for ever.
+    if str(getattr(call, "__module__", "")).startswith("asyncio."):
+        message = "asyncio cannot wait for this itself; pass asyncio.ensure_future(…) of it, or await it"
+        raise InvalidRequest(message=message)
+    check_callable("the done callback", call, arguments=1)
 
 
 class Promise(Generic[T]):
@@ -231,9 +240,9 @@ class JobHandle:
         The function may submit the next job and wait for it.
 
         Raises:
-            InvalidRequest: It is not a function of one argument, or it is declared with ``async def``.
+            InvalidRequest: The same as for :meth:`Waiter.add_done_callback`.
         """
-        check_callable("the done callback", call, arguments=1)
+        _check_done_callback(call)
         self.finished.add_done_callback(lambda _waiter: call(self))
 
     def __await__(self) -> Generator[object, None, Json]:

@@ -293,6 +293,18 @@ def test_a_handle_becomes_a_future_of_asyncio(play: Play) -> None:
     play(scenario)
 
 
+def test_asyncio_cannot_wait_for_the_handle_itself(play: Play) -> None:
+    async def scenario(facade: Facade) -> None:
+        handle = await done(facade.submit(a_request("w.Echo", "value = 7")))
+        with pytest.raises((InvalidRequest, AttributeError, TypeError)) as refused:
+            await asyncio.wait_for(asyncio.wait({handle}), WAIT)
+        if isinstance(refused.value, InvalidRequest):
+            assert "asyncio.ensure_future" in str(refused.value)
+        assert await handle == 7
+
+    play(scenario)
+
+
 def test_a_streamed_result_is_read_in_chunks_or_as_bytes(play: Play) -> None:
     async def scenario(facade: Facade) -> None:
         handle = await done(facade.submit(a_request("w.Stream", "n = 6")))

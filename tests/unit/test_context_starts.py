@@ -284,6 +284,11 @@ def test_configured_contexts_with_settings_that_can_never_work_are_logged_and_no
             server.submit(a_request("w.Any", context="bad"))
         with pytest.raises(errors.ContextNotFound, match=r"^context worse not found$"):
             server.context("worse")
+        server.create_context("bad")
+        server.stop_context("bad")
+        launcher.listeners[-1].context_ended(ContextEnd.STOPPED)
+        with pytest.raises(errors.ContextNotFound, match=r"^context bad not found$"):
+            server.submit(a_request("w.Any", context="bad"))
         launcher.close()
     assert "the configured context bad could not be started: setting 'wrong'" in caplog.text
 

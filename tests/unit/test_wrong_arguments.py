@@ -103,6 +103,14 @@ def test_an_object_of_the_wrong_type_is_refused_in_words(make: Callable[[], obje
         make()
 
 
+@pytest.mark.parametrize("last", ["x", 1.5, -4, True])
+def test_the_end_of_a_log_is_a_number_of_bytes(last: object) -> None:
+    with in_memory() as server:
+        for opened in (server.open_job_log, server.open_context_log):
+            with pytest.raises(InvalidRequest, match=f"^last must be a number of bytes, .* not {last!r}$"):
+                opened("x", last=last)
+
+
 def test_a_data_directory_may_be_a_string(tmp_path: Path) -> None:
     in_memory(data_dir=str(tmp_path / "data")).close()
     assert (tmp_path / "data" / "server.id").exists()
