@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 from enum import Enum
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import attrs
 
@@ -125,9 +125,10 @@ class ClassPathEntry:
         """
         found = _URI.fullmatch(text)
         if not found and "/" in text:
+            uri = PurePosixPath(text[:_MAX_SHOWN]).as_uri() if text[0] == "/" else "file:/directory/words.whl"
             rule = (
                 "it looks like a path; upload the file and use the name of the binary, or write "
-                "file:/directory/words.whl for a file of the server's machine"
+                f"{uri} for a file of the server's machine"
             )
             raise InvalidName(kind="binary", name=text[:_MAX_SHOWN], rule=rule)
         if not found:

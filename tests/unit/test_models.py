@@ -174,6 +174,11 @@ def test_a_path_in_a_class_path_is_refused_with_what_to_write_instead(path: str)
         ClassPathEntry.parse(path)
 
 
+def test_an_absolute_path_in_a_class_path_is_refused_with_its_uri() -> None:
+    with pytest.raises(InvalidName, match=r"or write file:///opt/my%20jars/x\.jar for a file of"):
+        ClassPathEntry.parse("/opt/my jars/x.jar")
+
+
 def test_an_empty_uri_is_malformed() -> None:
     with pytest.raises(MalformedUrl):
         ClassPathEntry.parse("http://")
