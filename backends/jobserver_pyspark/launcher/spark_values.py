@@ -50,6 +50,13 @@ _MASTERS = re.compile(
     re.VERBOSE,
 )
 
+_OLD_MASTERS = {
+    "yarn-client": "Spark calls it yarn; write yarn",
+    "yarn-cluster": "drivers run on the server's machine; write yarn",
+    "mesos": "Spark 4 does not support Mesos",
+}
+"""Why masters that earlier versions of Spark took, by their first word, are refused, and what to write."""
+
 
 def check_values(conf: Mapping[str, str], *, master: str) -> None:
     """Check a SparkConf and the master of a context.
@@ -135,10 +142,11 @@ def _check_program(key: str, python: str | None, conf: Mapping[str, str]) -> Non
 
 def _check_master(master: str) -> None:
     if not _MASTERS.fullmatch(master):
+        advice = _OLD_MASTERS.get(master.partition(":")[0])
         raise InvalidSetting(
             key="spark.master",
             message="expected local, local[n], local[*], spark://host:port, yarn or k8s://https://host:port, "
-            f"got {master!r}",
+            f"got {master!r}{f': {advice}' if advice else ''}",
         )
 
 

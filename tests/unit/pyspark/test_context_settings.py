@@ -346,6 +346,19 @@ def test_a_master_of_an_unknown_kind_is_refused(master: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("master", "advice"),
+    [
+        ("yarn-client", "Spark calls it yarn; write yarn"),
+        ("yarn-cluster", "drivers run on the server's machine; write yarn"),
+        ("mesos://h:5050", "Spark 4 does not support Mesos"),
+    ],
+)
+def test_a_master_of_an_old_kind_is_refused_with_what_to_write_instead(master: str, advice: str) -> None:
+    with pytest.raises(InvalidSetting, match=f"got '{master}': {advice}"):
+        read({"spark.master": master})
+
+
+@pytest.mark.parametrize(
     ("settings", "master", "needed"),
     [
         ({}, "local[*]", False),
