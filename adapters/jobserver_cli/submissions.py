@@ -226,8 +226,19 @@ def _ensure_context(client: CommandClient, terminal: Terminal, name: str, code: 
             client.call("POST", f"/contexts/{quoted_segment(name)}", timeout=None)
         terminal.report_done(f"{name} is ready")
     except CommandFailed as refused:
+        if refused.reason == "permission_denied":
+            raise _may_not_start(client, name, refused) from None
         if refused.reason != "context_exists":
             raise
+
+
+def _may_not_start(client: CommandClient, name: str, refused: CommandFailed) -> CommandFailed:
+    """Return the error for a context that is not live, and that the user may not start."""
+    try:
+        _refuse_ended(client, name)
+    except CommandFailed as missing:
+        return CommandFailed(f"{missing}, and you may not start it: {refused}", refused.code, missing.advice)
+    return refused
 
 
 def _check_binaries(client: CommandClient, code: Code) -> None:

@@ -66,6 +66,24 @@ def test_run_starts_the_context_for_a_user_who_may_not_list_binaries(
     assert "etl is ready" in done.err
 
 
+def test_run_in_a_context_that_is_missing_says_so_to_a_user_who_may_not_start_it(
+    jobserver: CommandLine, start_guarded: Callable[[str, str], AbstractContextManager[str]]
+) -> None:
+    reader, hidden, admin = ("0123456789abcdef" * 2, "fedcba9876543210" * 2, "00112233" * 4)
+    lines = f"reader:{hash_token(reader)}:jobs,contexts:read\nhidden:{hash_token(hidden)}:jobs\n"
+    with start_guarded("", f"{lines}admin:{hash_token(admin)}:*\n") as url:
+        assert jobserver("context", "create", "warm", "--server", url, "--token", admin).code == 0
+        run = ("run", "w.X", "--cp", "words", "-c", "wram", "--server", url, "--token")
+        done = jobserver(*run, reader)
+        message = " ".join(done.err.split())
+        assert done.code == ExitCode.DENIED
+        assert "context 'wram' not found, and you may not start it: missing permission contexts" in message
+        assert "Did you mean warm?" in message
+        done = jobserver(*run, hidden)
+        assert (done.code, "missing permission contexts" in done.err) == (ExitCode.DENIED, True)
+        assert "not found" not in done.err
+
+
 def test_a_job_for_a_context_that_is_starting_says_that_it_waits_for_it(jobserver: CommandLine) -> None:
     launcher = ScriptedLauncher()
     settings = load_settings(overrides={"jobserver.http.port": 0, "jobserver.jobs.start-timeout": "1 s"})
