@@ -8,7 +8,7 @@ import attrs
 import typer
 
 from jobserver_cli import saved_servers
-from jobserver_cli.client import CommandClient
+from jobserver_cli.client import UNAUTHENTICATED, CommandClient, login_advice
 from jobserver_cli.completion import server_names
 from jobserver_cli.exits import CommandFailed
 from jobserver_cli.terminal import Terminal
@@ -29,6 +29,8 @@ def login(client: CommandClient, terminal: Terminal, name: ServerName) -> None:
     try:
         client.get("/jobs", limit=0)
     except CommandFailed as refused:
+        if refused.reason == UNAUTHENTICATED:  # without the hint that recommends this very command
+            raise CommandFailed(str(refused), refused.code, login_advice(client.connection)) from None
         if refused.reason != "permission_denied":  # who may do other things is logged in as well
             raise
     connection = attrs.evolve(client.connection, server=client.url, password=client.password)

@@ -63,6 +63,16 @@ def test_missing_credentials_lead_to_the_saved_servers(jobserver: CommandLine, g
     assert (done.code, "--server ci" in done.err) == (ExitCode.DENIED, True)
 
 
+def test_a_refused_login_does_not_recommend_the_same_command(jobserver: CommandLine, guarded: str) -> None:
+    assert jobserver("login", "ci", "--server", guarded, "--token", TOKEN).code == 0
+    jobserver.environment.setenv("JOBSERVER_PASSWORD", "wrong")
+    done = jobserver("login", "prod", "--server", guarded, "--user", "ann")
+    message = " ".join(done.err.split())
+    assert done.code == ExitCode.DENIED
+    assert "Wrong user or password. Check the user ann" in message
+    assert "jobserver login" not in message
+
+
 def test_saved_credentials_that_are_refused_can_be_saved_anew(
     jobserver: CommandLine, guarded: str, saved: Path
 ) -> None:
