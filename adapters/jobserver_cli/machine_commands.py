@@ -17,7 +17,7 @@ import attrs
 import typer
 
 from jobserver_cli.exits import CommandFailed, ExitCode
-from jobserver_cli.options import ConfigFile, DataDir, Host, Port, settings_of
+from jobserver_cli.options import ConfigFile, DataDir, Host, Port, check_config_file, settings_of
 from jobserver_cli.parameters import exit_code_of
 from jobserver_cli.server_process import front_end
 from jobserver_cli.terminal import Terminal
@@ -50,8 +50,7 @@ def doctor(
     if migrate is not None:
         from jobserver_cli.migration import report  # noqa: PLC0415 - --help does not need it
 
-        if not migrate.is_file():
-            raise CommandFailed(f"configuration file {migrate} not found", ExitCode.USAGE)
+        check_config_file(migrate)
         report(terminal, migrate)
         return
     from jobserver_cli.diagnosis import Verdict, examine  # noqa: PLC0415 - --help does not need it

@@ -77,6 +77,17 @@ DataDir = Annotated[
 ]
 
 
+def check_config_file(file: Path) -> None:
+    """Check that a configuration file exists.
+
+    Raises:
+        CommandFailed: It does not, or is a directory.
+    """
+    if not file.is_file():
+        fault = "is a directory" if file.is_dir() else "not found"
+        raise CommandFailed(f"configuration file {file} {fault}", ExitCode.USAGE)
+
+
 def settings_of(config: Path | None, host: str | None, port: int | None, data_dir: Path | None) -> Settings:
     """Load the settings of a file, overridden by the options.
 
@@ -87,8 +98,8 @@ def settings_of(config: Path | None, host: str | None, port: int | None, data_di
     """
     from jobserver_core.config.loading import load_settings  # noqa: PLC0415 - --help does not need it
 
-    if config is not None and not config.is_file():
-        raise CommandFailed(f"configuration file {config} not found", ExitCode.USAGE)
+    if config is not None:
+        check_config_file(config)
     given = {"jobserver.http.host": host, "jobserver.http.port": port, "jobserver.data-dir": data_dir}
     overrides = {key: value for key, value in given.items() if value is not None}
     try:
