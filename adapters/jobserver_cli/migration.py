@@ -14,10 +14,12 @@ from jobserver_cli.terminal import Terminal
 from jobserver_core import plugins
 from jobserver_core.config.migration import KeyMigration, Outcome, migrate
 from jobserver_core.config.settings import Settings
+from jobserver_core.config.trees import flatten
 from jobserver_core.errors import InvalidSetting, PluginNotFound
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.ports import Launcher
 from jobserver_core.running.context_settings import (
+    check_common_settings,
     check_settings,
     configuration_problems,
     effective_settings,
@@ -42,7 +44,8 @@ def report(terminal: Terminal, file: Path) -> None:
         for one in found:
             _print(terminal, one)
         counts = Counter(one.outcome.value for one in found)
-        terminal.note(f"{len(found)} keys: {', '.join(f'{n} {outcome}' for outcome, n in counts.items())}")
+        listed = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+        terminal.note(f"{len(found)} keys{f': {listed}' if listed else ''}")
     refused = [one.key for one in found if one.outcome.refused]
     if refused:
         raise CommandFailed(f"a server refuses this file: {', '.join(refused)}", ExitCode.USAGE)
@@ -79,7 +82,7 @@ class _Checks:
         """Check the settings of a context.
 
         Raises:
-            InvalidSetting: No context can start with them.
+            InvalidInput: No context can start with them.
         """
         check_settings(effective_settings(settings.spark, context), self._launcher_of(settings))
 
@@ -87,14 +90,28 @@ class _Checks:
         """Check the settings of a whole file.
 
         Raises:
-            InvalidSetting: No server can start with them.
+            InvalidInput: No server, or no context, can start with them.
         """
         front_end()
         from jobserver_http.addresses import check_exposure  # noqa: PLC0415 - the extra may be missing
 
         check_exposure(settings.http, authenticated=settings.auth.backend != "none")
-        for problem in configuration_problems(settings.spark, self._launcher_of(settings)):
+        launcher = self._launcher_of(settings)
+        check_common_settings(settings.spark, launcher)
+        for name, context in settings.spark.contexts.items():
+            self._together(settings, name, context)
+        for problem in configuration_problems(settings.spark, launcher):
             raise InvalidSetting(key="spark", message=problem)
+
+    def _together(self, settings: Settings, name: str, context: JsonMapping) -> None:
+        """Check the settings of a configured context together with those of all contexts."""
+        try:
+            self.context(settings, context)
+        except InvalidSetting as error:
+            own = f".{error.key}" if error.key in flatten(context) else ""
+            place = f"spark.contexts.{name}{own}"
+            message = error.message if own else f"{error.key}: {error.message}"
+            raise InvalidSetting(key=place, message=message, nearest=error.nearest) from error
 
     def _launcher_of(self, settings: Settings) -> Launcher:
         if self._launcher is None:

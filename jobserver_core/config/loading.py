@@ -373,7 +373,7 @@ def _hints(unknown: Iterable[str]) -> Iterable[str]:
     """Return where unknown settings belong, each hint once."""
     hints: dict[str, None] = {}
     for key in unknown:
-        if key == "spark.python" or key.startswith("spark.python."):
+        if _without_prefix(key).partition(".")[0] == "python":
             hints["python.paths and python.executable belong in spark.context-settings"] = None
         elif key.startswith("spark.") and not key.startswith("spark.jobserver."):
             hints["Spark's own settings belong in spark.context-settings"] = None

@@ -6,6 +6,7 @@ alone, so that one error does not hide the next. Then the whole file is loaded, 
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
@@ -24,8 +25,9 @@ from jobserver_core.config.old_settings import (
 )
 from jobserver_core.config.settings import Settings
 from jobserver_core.config.trees import flatten, nested
-from jobserver_core.errors import InvalidSetting
+from jobserver_core.errors import InvalidInput, InvalidName, InvalidSetting
 from jobserver_core.models.json_values import Json, JsonMapping
+from jobserver_core.models.validation import check_context_name
 
 _DEFAULTS = "spark.context-settings"
 _CONTEXTS = "spark.contexts"
@@ -70,8 +72,8 @@ def migrate(
 ) -> tuple[KeyMigration, ...]:
     """Return what becomes of each key of a file: groups of settings that have no effect count as one key.
 
-    ``check`` and ``check_context`` raise InvalidSetting for what the server, or a context with these
-    settings, would refuse.
+    ``check`` and ``check_context`` raise InvalidInput for what the server, or a context with these settings,
+    would refuse. It is reported at the key of an InvalidSetting, otherwise at the key that causes it.
 
     Raises:
         InvalidConfig: The file is not valid HOCON.
@@ -127,8 +129,8 @@ class _Migration:
     def _problem(self, given: JsonMapping) -> InvalidSetting | None:
         try:
             self.check(self._load(given).settings())
-        except InvalidSetting as error:
-            return error
+        except InvalidInput as error:
+            return _setting_error(error, key="spark")
         return None
 
     def _load(self, tree: JsonMapping) -> Collected:
@@ -143,7 +145,7 @@ class _Migration:
                 yield from self._context(source, written, value)
             elif key == _CONTEXTS and isinstance(value, Mapping):
                 for name, settings in value.items():
-                    yield from self._context(source, f"{written}.{name}", settings)
+                    yield from self._configured_context(source, written, name, settings)
             else:
                 yield self._setting(key, written, {written: value})
         for key, (written, value) in source.yarn.items():
@@ -171,6 +173,19 @@ class _Migration:
             else:
                 yield _without_effect(key, no_effect(key, value))
 
+    def _configured_context(
+        self, source: GivenSettings, group: str, name: str, settings: Json
+    ) -> Iterator[KeyMigration]:
+        """Yield what becomes of a context's settings: only what is refused, if it cannot have its name."""
+        found = self._context(source, f"{group}.{name}", settings)
+        try:
+            check_context_name(name)
+        except InvalidName as error:
+            quoted = json.dumps(name, ensure_ascii=False)
+            yield _refused(Outcome.INVALID, _setting_error(error, key=f"{group}.{quoted}"))
+            found = (one for one in found if one.outcome.refused)
+        yield from found
+
     def _context(self, source: GivenSettings, written: str, settings: Json) -> Iterator[KeyMigration]:
         """Yield what becomes of the settings of one context, or of those of all contexts."""
         if not isinstance(settings, Mapping):
@@ -191,7 +206,8 @@ class _Migration:
             else:
                 yield KeyMigration(key=place, outcome=Outcome.SAME, setting=place)
         if problem and not refused:
-            yield _refused(Outcome.INVALID, problem, key=f"{written}.{problem.key}")
+            place = f"{written}.{problem.key}" if problem.key else written
+            yield _refused(Outcome.INVALID, problem, key=place)
 
     def _context_problem(self, server: Settings, settings: JsonMapping) -> InvalidSetting | None:
         try:
@@ -199,6 +215,8 @@ class _Migration:
         except InvalidSetting as error:
             # A wrong master of the server is not the fault of a context. It shows with the whole file.
             return None if error.key == "spark.master" and "spark.master" not in flatten(settings) else error
+        except InvalidInput as error:
+            return _setting_error(error, key="")
         return None
 
     def _server_of_contexts(self, source: GivenSettings) -> Settings:
@@ -217,6 +235,11 @@ class _Migration:
 def _section(key: str) -> str:
     """Return the first two parts of a setting's key."""
     return ".".join(key.split(".")[:2])
+
+
+def _setting_error(error: InvalidInput, *, key: str) -> InvalidSetting:
+    """Return an error that names a setting: ``key``, unless it names one already."""
+    return error if isinstance(error, InvalidSetting) else InvalidSetting(key=key, message=str(error))
 
 
 def _without_effect(key: str, reason: NoEffect) -> KeyMigration:

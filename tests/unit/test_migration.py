@@ -10,7 +10,14 @@ from jobserver_core.config.loading import load_settings
 from jobserver_core.config.migration import KeyMigration, Outcome, migrate
 from jobserver_core.config.old_settings import IGNORED, IGNORED_IN_CONTEXTS
 from jobserver_core.config.settings import Settings
-from jobserver_core.errors import InvalidConfig, InvalidSetting
+from jobserver_core.errors import (
+    InvalidConfig,
+    InvalidInput,
+    InvalidName,
+    InvalidRequest,
+    InvalidSetting,
+    MalformedUrl,
+)
 from jobserver_core.models.json_values import JsonMapping
 
 ON_ONE_MACHINE = """
@@ -225,6 +232,56 @@ def test_a_context_is_asked_about_each_key_only_if_it_is_refused_as_a_whole(tmp_
     assert found["spark.contexts.bad.cores"].outcome is Outcome.INVALID
     assert "did you mean 'num-cpu-cores'?" in found["spark.contexts.bad.cores"].explanation
     assert sum(one.outcome is Outcome.SAME for one in found.values()) == 3
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InvalidName(kind="binary", name="/x", rule="it looks like a path"),
+        MalformedUrl(url="file:", reason="nothing follows the scheme"),
+        InvalidRequest(message="odd"),
+        InvalidConfig(message="odd"),
+    ],
+)
+def test_an_error_that_names_no_setting_is_reported_at_the_key_that_causes_it(
+    tmp_path: Path, error: InvalidInput
+) -> None:
+    def check_context(_server: Settings, context: JsonMapping) -> None:
+        if "cp" in context:
+            raise error
+
+    file = tmp_path / "old.conf"
+    file.write_text("spark { master = local, contexts.a { cp = x, num-cpu-cores = 1 } }")
+    assert [(one.key, one.explanation) for one in migrate(file, check_context=check_context)] == [
+        ("spark.master", ""),
+        ("spark.contexts.a.cp", str(error)),
+        ("spark.contexts.a.num-cpu-cores", ""),
+    ]
+
+
+def test_an_error_that_names_no_setting_is_reported_at_its_context_if_no_key_causes_it_alone(
+    tmp_path: Path,
+) -> None:
+    def check_context(_server: Settings, context: JsonMapping) -> None:
+        if len(context) > 1:
+            raise InvalidRequest(message="too many")
+
+    def check(_settings: Settings) -> None:
+        raise InvalidRequest(message="too old")
+
+    file = tmp_path / "old.conf"
+    file.write_text("spark.contexts.a { cp = x, num-cpu-cores = 1 }")
+    refused = [one for one in migrate(file, check_context=check_context) if one.outcome.refused]
+    assert [(one.key, one.explanation) for one in refused] == [("spark.contexts.a", "too many")]
+    refused = [one for one in migrate(file, check=check) if one.outcome.refused]
+    assert [(one.key, one.explanation) for one in refused] == [("spark", "too old")]
+
+
+@pytest.mark.parametrize("key", ["spark.jobserver.python", "jobserver.python", "spark.python"])
+def test_settings_of_python_are_said_to_belong_to_the_settings_of_contexts(tmp_path: Path, key: str) -> None:
+    found = migrated(tmp_path, f"{key}.paths = [/opt/python]")
+    assert outcomes(found, Outcome.UNKNOWN) == {key}
+    assert "python.paths and python.executable belong in spark.context-settings" in found[key].explanation
 
 
 def test_what_the_whole_server_would_refuse_is_said_of_its_key_at_the_end(tmp_path: Path) -> None:

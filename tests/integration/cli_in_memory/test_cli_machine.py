@@ -331,6 +331,76 @@ def test_doctor_migrate_names_a_file_that_would_expose_the_server(
     assert "✓ spark.jobserver.bind-address" not in done.out
 
 
+@pytest.mark.parametrize("place", ["spark.context-settings", "spark.contexts.q"])
+def test_doctor_migrate_names_a_path_in_a_class_path_with_the_rest_of_the_report(
+    jobserver: CommandLine, tmp_path: Path, place: str
+) -> None:
+    file = old_file(tmp_path, f'{place}.dependent-jar-uris = ["/opt/jars/x.jar"]')
+    done = jobserver("doctor", "--migrate", file)
+    assert f"✗ {place}.dependent-jar-uris: binary name '/opt/jars/x.jar' is not allowed" in done.out
+    assert "write file:///opt/jars/x.jar" in done.out
+    assert "8 keys: 3 same, 2 renamed, 1 invalid, 1 gone, 1 ignored" in done.err
+
+
+@pytest.mark.parametrize(
+    ("master", "advice"),
+    [
+        ("yarn-cluster", "drivers run on the server's machine; write yarn"),
+        ("mesos://a:5050", "Spark 4 does not support Mesos"),
+    ],
+)
+def test_doctor_migrate_says_what_to_do_about_an_old_master_at_its_key(
+    jobserver: CommandLine, tmp_path: Path, master: str, advice: str
+) -> None:
+    done = jobserver("doctor", "--migrate", old_file(tmp_path, f'spark.master = "{master}"'))
+    [line] = [line for line in done.out.splitlines() if " spark.master" in line]
+    assert line.startswith("✗ spark.master: expected local")
+    assert advice in line
+    assert "7 keys: 2 renamed, 2 same, 1 gone, 1 ignored, 1 invalid" in done.err
+    assert "a server refuses this file: spark.master\n" in done.err
+
+
+def test_doctor_migrate_names_contexts_whose_names_are_not_allowed(
+    jobserver: CommandLine, tmp_path: Path
+) -> None:
+    contexts = 'spark.contexts { "a/b" { num-cpu-cores = 1 }, 1st { memory-per-nod = 1g }, good {} }'
+    done = jobserver("doctor", "--migrate", old_file(tmp_path, contexts))
+    refused = [line.partition(": ")[0] for line in done.out.splitlines() if line.startswith("✗")]
+    assert refused == [
+        '✗ spark.contexts."a/b"',
+        '✗ spark.contexts."1st"',
+        "✗ spark.contexts.1st.memory-per-nod",
+    ]
+    assert '"a/b".num-cpu-cores' not in done.out
+    assert "10 keys: 3 same, 2 renamed, 3 invalid, 1 gone, 1 ignored" in done.err
+
+
+def test_doctor_migrate_names_a_context_that_is_refused_with_the_settings_of_all_contexts(
+    jobserver: CommandLine, tmp_path: Path
+) -> None:
+    text = """spark { master = "spark://a:7077", contexts { q.spark.master = local, r {} } }
+        spark.context-settings.spark.pyspark.python = /on/the/nodes/python"""
+    done = jobserver("doctor", "--migrate", old_file(tmp_path, text))
+    refused = [line for line in done.out.splitlines() if line.startswith("✗")]
+    why = "spark.pyspark.python: program '/on/the/nodes/python' does not exist"
+    assert refused == [f"✗ spark.contexts.q: {why}"]
+
+
+def test_doctor_migrate_counts_the_keys_of_an_empty_file(jobserver: CommandLine, tmp_path: Path) -> None:
+    file = tmp_path / "empty.conf"
+    file.touch()
+    assert jobserver("doctor", "--migrate", file).err == "0 keys\n"
+
+
+@pytest.mark.parametrize("command", [("doctor", "--migrate"), ("config", "show", "--config")])
+def test_a_configuration_file_that_is_a_directory_is_said_to_be_one(
+    jobserver: CommandLine, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    done = jobserver(*command, tmp_path)
+    message = " ".join(done.err.split())
+    assert (done.code, "is a directory" in message, "not found" in message) == (2, True, False)
+
+
 def test_doctor_migrate_with_json_prints_one_object_for_each_key(
     jobserver: CommandLine, tmp_path: Path
 ) -> None:
