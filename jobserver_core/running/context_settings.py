@@ -10,7 +10,7 @@ import attrs
 
 from jobserver_core.config.trees import flatten, merged
 from jobserver_core.config.units import lacks_unit, parse_duration
-from jobserver_core.errors import InvalidName, InvalidSetting
+from jobserver_core.errors import InvalidName, InvalidSetting, MalformedUrl
 from jobserver_core.models.binaries import ClassPathEntry, parse_class_path
 from jobserver_core.models.jobs import MAX_SECONDS
 from jobserver_core.models.json_values import Json, JsonMapping, JsonObject
@@ -90,7 +90,10 @@ def settings_class_path(settings: JsonMapping) -> tuple[ClassPathEntry, ...]:
         value = settings.get(key) or ""
         if not isinstance(value, (str, list)):
             raise InvalidSetting(key=key, message=f"takes a list or a comma-separated string, got {value!r}")
-        entries += parse_class_path(value if isinstance(value, str) else [str(item) for item in value])
+        try:
+            entries += parse_class_path(value if isinstance(value, str) else [str(item) for item in value])
+        except (InvalidName, MalformedUrl) as error:
+            raise InvalidSetting(key=key, message=str(error)) from error
     return tuple(entries)
 
 

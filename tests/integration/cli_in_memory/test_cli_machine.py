@@ -452,6 +452,17 @@ def test_config_show_changed_says_when_there_is_nothing_to_show(jobserver: Comma
     assert (done.code, done.out, done.err) == (0, "", "all settings have their defaults\n")
 
 
+@pytest.mark.parametrize("path", ["/opt/jars/x.jar", "file:"])
+def test_config_show_and_doctor_name_the_key_of_a_wrong_class_path(
+    jobserver: CommandLine, tmp_path: Path, path: str
+) -> None:
+    file = config_file(tmp_path, f'spark.context-settings.dependent-jar-uris = ["{path}"]')
+    done = jobserver("config", "show", "--config", file)
+    assert "no context can start: setting 'dependent-jar-uris': " in done.err
+    done = jobserver("doctor", "--config", file)
+    assert "✗ Contexts: setting 'spark.context-settings.dependent-jar-uris': " in done.out
+
+
 def test_config_show_ends_with_an_error_if_configured_contexts_cannot_start(
     jobserver: CommandLine, tmp_path: Path
 ) -> None:
