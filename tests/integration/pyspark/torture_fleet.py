@@ -119,7 +119,10 @@ class Server:
     @property
     def url(self) -> str | None:
         """Its address, once it listens."""
-        text = self._url_file.read_text() if self._url_file.exists() else ""
+        try:
+            text = self._url_file.read_text()
+        except FileNotFoundError:  # also if a restart removes it at this moment
+            return None
         return text.strip() if text.endswith("\n") else None
 
     @property
