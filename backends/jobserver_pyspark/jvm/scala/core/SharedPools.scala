@@ -12,13 +12,13 @@ import scala.util.Try
  * `ExecutionContext.global`, the threads that replace the common pool on a machine with few processors, and the timer of
  * `CompletableFuture.delayedExecutor`.
  *
- * A task that repeats itself circulates: from the timer's queue through the timer's thread to the queue of a pool, and from
- * there through a worker's hands to a stack with the job's code, which puts the next one into the timer's queue. Whoever
- * looks at these places one after the other can miss it each time. So the timer's queue is locked meanwhile: a task can
- * then only move forward, and in the end its code waits for the lock. Stacks, the queues of the pools, and stacks again,
- * in this order, show it: what was in a queue while the stacks were read is in a worker's hands or on a stack afterwards.
- * The stack of a worker that has a task in its hands shows only code that schedules. Whose task it is, is unknown, so
- * this also counts as something found, and the caller looks again.
+ * A task that repeats itself goes in circles: from the timer's queue to the timer's thread, to the queue of a pool, to a
+ * worker, and then the job's code on the worker's stack puts the next task into the timer's queue. A search that reads
+ * these places one after the other can miss it every time. So the search locks the timer's queue. The task can then only
+ * move forward, until the job's code waits for the lock. Reading the stacks, then the queues of the pools, then the stacks
+ * again is enough to find it: what left a queue in between is with a worker or on a stack by then. The stack of a worker
+ * that has taken a task but not begun it shows no code of a job, so it is unknown whose task it is. That also counts as
+ * something found, and the caller looks again.
  *
  * Not handled: in Java 25, the timer keeps its tasks in a local variable, so a waiting task is not found.
  */
