@@ -77,7 +77,7 @@ class Waiter(Generic[T_co]):
     def _call(self, call: Callable[[Waiter[T_co]], None]) -> None:
         try:
             call(self)
-        except Exception:  # noqa: BLE001 - others also wait for the value
+        except BaseException:  # noqa: BLE001 - it may call sys.exit; others also wait for the value
             _log.exception("a function that was to be called after %s raised an exception", self._what)
 
     def notify(self, call: Callable[[Waiter[T_co]], object]) -> None:
