@@ -40,20 +40,15 @@ class StatusResponse:
     @property
     def body(self) -> JsonObject:
         """The JSON body."""
-        body: JsonObject = {"status": self.label}
-        if self.result is not None:
-            body["result"] = self.result
-        if self.code is not None:
-            body["code"] = self.code
-        if self.detail is not None and self.detail != self.result:
-            body["detail"] = self.detail
-        if self.fields:
-            body["fields"] = self.fields
-        if self.job_id is not None:
-            body["jobId"] = self.job_id
-        if self.warnings:
-            body["warnings"] = list(self.warnings)
-        return body
+        members = {
+            "result": self.result,
+            "code": self.code,
+            "detail": None if self.detail == self.result else self.detail,
+            "fields": self.fields or None,
+            "jobId": self.job_id,
+            "warnings": list(self.warnings) or None,
+        }
+        return {"status": self.label, **{name: value for name, value in members.items() if value is not None}}
 
 
 REFUSALS = {

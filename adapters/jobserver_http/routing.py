@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import attrs
 from starlette.convertors import PathConvertor, register_url_convertor
@@ -59,10 +60,10 @@ class Route:
     group: str
     permission: str | None
     summary: str
+    responses: tuple[RouteResponse, ...]
     parameters: tuple[Parameter, ...] = ()
     headers: tuple[Parameter, ...] = ()
     body: Body | None = None
-    responses: tuple[RouteResponse, ...] = ()
     open_query: bool = False
     extension: bool = False
 
@@ -76,37 +77,18 @@ class Routes(list[Route]):
         path: str,
         *,
         permission: str | None,
-        summary: str,
-        responses: tuple[RouteResponse, ...],
         group: str | None = None,
-        parameters: tuple[Parameter, ...] = (),
-        headers: tuple[Parameter, ...] = (),
-        body: Body | None = None,
-        open_query: bool = False,
-        extension: bool = False,
+        **fields: Any,
     ) -> Callable[[Handler], Handler]:
-        """Make the decorated handler a route, with its name.
+        """Make the decorated handler a route, with its name; ``fields`` are further ones of :class:`Route`.
 
         Without a ``group``, it is that of the permission, and ``operations`` if there is none.
         """
+        group = group or (permission or "operations").partition(":")[0]
+        fields |= {"method": method, "path": path, "permission": permission, "group": group}
 
         def register(handler: Handler) -> Handler:
-            route = Route(
-                name=handler.__name__,
-                method=method,
-                path=path,
-                handler=handler,
-                group=group or (permission or "operations").partition(":")[0],
-                permission=permission,
-                summary=summary,
-                parameters=parameters,
-                headers=headers,
-                body=body,
-                responses=responses,
-                open_query=open_query,
-                extension=extension,
-            )
-            self.append(route)
+            self.append(Route(name=handler.__name__, handler=handler, **fields))
             return handler
 
         return register

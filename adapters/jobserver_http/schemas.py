@@ -28,11 +28,11 @@ def reference(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _object(properties: Schema, optional: tuple[str, ...] = ()) -> Schema:
+def _object(required: Schema, optional: Schema | None = None) -> Schema:
     return {
         "type": "object",
-        "properties": properties,
-        "required": [name for name in properties if name not in optional],
+        "properties": {**required, **(optional or {})},
+        "required": list(required),
         "additionalProperties": False,
     }
 
@@ -45,6 +45,11 @@ def _one_of(values: Iterable[Enum]) -> Schema:
     return {"type": "string", "enum": [value.value for value in values]}
 
 
+def _either(*schemas: Schema) -> Schema:
+    return {"anyOf": list(schemas)}
+
+
+_NULL = {"type": "null"}
 _ERROR = {"$ref": "#/components/schemas/ErrorObject"}
 _BINARY = {
     "binary-type": _one_of(BinaryType),
@@ -52,8 +57,8 @@ _BINARY = {
     "id": _TEXT,
     "digest": _TEXT,
     "size": _COUNT,
-    "package": _TEXT,
 }
+_PACKAGE = {"package": _TEXT}
 _CODE = {"source": _TEXT, "binary-type": _one_of(BinaryType), "digest": _TEXT, "size": _COUNT}
 _JOB: Schema = {
     "jobId": _TEXT,
@@ -63,6 +68,8 @@ _JOB: Schema = {
     "contextId": _TEXT,
     "duration": {"type": "string", "examples": ["Job not done yet", "6.341 secs"]},
     "status": _one_of(JobState),
+}
+_JOB_OPTIONAL: Schema = {
     "waiting": _TRUE,
     "killRequested": _TRUE,
     "endTime": _TIME,
@@ -75,77 +82,42 @@ _JOB: Schema = {
     "progress": {"$ref": "#/components/schemas/JobProgress"},
     "callbacks": _list("Delivery"),
 }
-_JOB_OPTIONAL = (
-    "waiting",
-    "killRequested",
-    "endTime",
-    "failure",
-    "priority",
-    "maxQueueTime",
-    "maxRunTime",
-    "restartable",
-    "restarts",
-    "progress",
-    "callbacks",
-    "result",
-)
 
 SCHEMAS: dict[str, Schema] = {
     "ErrorObject": _object({"message": _TEXT, "errorClass": _TEXT, "stack": _TEXT}),
-    "Success": _object(
-        {"status": {"const": "SUCCESS"}, "result": _TEXT, "warnings": _TEXTS}, ("result", "warnings")
-    ),
+    "Success": _object({"status": {"const": "SUCCESS"}}, {"result": _TEXT, "warnings": _TEXTS}),
     "Failure": _object(
-        {
-            "status": _TEXT,
-            "result": {"anyOf": [_TEXT, _ERROR]},
-            "code": _TEXT,
-            "detail": _TEXT,
-            "fields": {"type": "object"},
-            "jobId": _TEXT,
-        },
-        ("result", "detail", "fields", "jobId"),
+        {"status": _TEXT, "code": _TEXT},
+        {"result": _either(_TEXT, _ERROR), "detail": _TEXT, "fields": {"type": "object"}, "jobId": _TEXT},
     ),
-    "Binary": _object({"app-name": _TEXT, **_BINARY}, ("package",)),
+    "Binary": _object({"app-name": _TEXT, **_BINARY}, _PACKAGE),
     "Jars": {"type": "object", "additionalProperties": _TIME},
-    "Binaries": {"type": "object", "additionalProperties": _object(_BINARY, ("package",))},
-    "Versions": {
-        "type": "array",
-        "items": _object({**_BINARY, "usedBy": _TEXTS}, ("package",)),
-    },
+    "Binaries": {"type": "object", "additionalProperties": _object(_BINARY, _PACKAGE)},
+    "Versions": {"type": "array", "items": _object({**_BINARY, "usedBy": _TEXTS}, _PACKAGE)},
     "Names": _TEXTS,
-    "Contexts": {"anyOf": [_TEXTS, _list("Context"), _list("SparePool")]},
+    "Contexts": _either(_TEXTS, _list("Context"), _list("SparePool")),
     "SparePool": _object({"pool": _TEXT, "size": _COUNT, "ready": _COUNT, "starting": _COUNT}),
     "Context": _object(
         {
             "id": _TEXT,
             "name": _TEXT,
             "startTime": _TIME,
-            "endTime": {"anyOf": [{"const": "Empty"}, _TIME]},
+            "endTime": _either({"const": "Empty"}, _TIME),
             "state": _one_of(ContextState),
+            "load": _object(dict.fromkeys(("slots", "running", "waiting"), _COUNT)),
+            "settings": {"type": "object"},
+        },
+        {
             "waiting": _TRUE,
             "applicationId": _TEXT,
             "url": _TEXT,
             "error": _ERROR,
             "endReason": _TEXT,
             "restarts": _COUNT,
-            "lastRestart": _object({"id": _TEXT, "endTime": _TIME, "error": _ERROR}, ("endTime", "error")),
+            "lastRestart": _object({"id": _TEXT}, {"endTime": _TIME, "error": _ERROR}),
             "server": _TEXT,
-            "load": _object(dict.fromkeys(("slots", "running", "waiting"), _COUNT)),
             "preparing": _TEXT,
-            "settings": {"type": "object"},
         },
-        (
-            "waiting",
-            "preparing",
-            "applicationId",
-            "url",
-            "error",
-            "endReason",
-            "restarts",
-            "lastRestart",
-            "server",
-        ),
     ),
     "JobProgress": _object(dict.fromkeys(("stagesDone", "stagesTotal", "tasksDone", "tasksTotal"), _COUNT)),
     "Delivery": _object(
@@ -155,45 +127,32 @@ SCHEMAS: dict[str, Schema] = {
             "attempts": _COUNT,
             "createdAt": _TIME,
             "dueAt": _TIME,
-            "endedAt": {"anyOf": [_TIME, {"type": "null"}]},
-            "lastStatus": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
-            "lastError": {"anyOf": [_TEXT, {"type": "null"}]},
+            "endedAt": _either(_TIME, _NULL),
+            "lastStatus": _either({"type": "integer"}, _NULL),
+            "lastError": _either(_TEXT, _NULL),
         }
     ),
-    "Job": _object({**_JOB, "result": _ERROR}, _JOB_OPTIONAL),
+    "Job": _object(_JOB, {**_JOB_OPTIONAL, "result": _ERROR}),
     "Jobs": _list("Job"),
     "JobWithResult": _object(
+        {**_JOB, "cp": {"type": "array", "items": _object(_CODE, {"id": _TEXT})}},
         {
-            **_JOB,
-            "cp": {"type": "array", "items": _object({**_CODE, "id": _TEXT}, ("id",))},
+            **_JOB_OPTIONAL,
             "dispatchTime": _TIME,
             "runningTime": _TIME,
             "submittedBy": _TEXT,
             "result": {"description": "The value, or the error object"},
         },
-        (*_JOB_OPTIONAL, "dispatchTime", "runningTime", "submittedBy"),
     ),
     "JobResult": _object(
-        {
-            "jobId": _TEXT,
-            "status": _one_of((JobState.ERROR, JobState.KILLED)),
-            "result": {"description": "The value, or the error object if there is a status"},
-        },
-        ("status",),
+        {"jobId": _TEXT, "result": {"description": "The value, or the error object if there is a status"}},
+        {"status": _one_of((JobState.ERROR, JobState.KILLED))},
     ),
-    "Killed": {
-        "anyOf": [
-            _object({"status": {"const": "KILLED"}}),
-            _object({"status": {"const": "ERROR"}, "ERROR": _ERROR}),
-        ]
-    },
+    "Killed": _either(
+        _object({"status": {"const": "KILLED"}}), _object({"status": {"const": "ERROR"}, "ERROR": _ERROR})
+    ),
     "StorageUsage": _object(
-        {
-            "kind": _TEXT,
-            "count": _COUNT,
-            "bytes": {"anyOf": [_COUNT, {"type": "null"}]},
-            "limits": {"type": "object"},
-        }
+        {"kind": _TEXT, "count": _COUNT, "bytes": _either(_COUNT, _NULL), "limits": {"type": "object"}}
     ),
     "StorageUsages": _list("StorageUsage"),
     "ServerStatus": _object(

@@ -279,13 +279,15 @@ def remove_ended(connection: Connection, ended_before: datetime, limit: int) -> 
 
 
 def newest_excess(connection: Connection, keep: int | None, result_bytes: int | None) -> datetime | None:
+    """Return the end of the newest job beyond a limit; jobs are read only if all results are too large."""
     ended = jobs.c.ended_at.is_not(None) & jobs.c.state.not_in(JOBS.live_states)
     found: list[datetime] = []
     if keep is not None:
         beyond = select(jobs.c.ended_at).where(ended).order_by(jobs.c.ended_at.desc()).offset(keep).limit(1)
         found += connection.scalars(beyond)
-    if result_bytes is not None:
-        total = func.sum(job_results.c.size).over(order_by=jobs.c.ended_at.desc())
+    stored = func.sum(job_results.c.size)
+    if result_bytes is not None and (connection.scalar(select(stored)) or 0) > result_bytes:
+        total = stored.over(order_by=jobs.c.ended_at.desc())
         sizes = (
             select(jobs.c.ended_at, total.label("total"))
             .join(job_results, job_results.c.job_id == jobs.c.id)

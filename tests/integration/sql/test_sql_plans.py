@@ -185,6 +185,15 @@ def test_the_second_page_and_a_far_page_take_as_many_steps_as_the_first(
     assert max(second, middle) <= 1.5 * first + 20
 
 
+def test_results_that_fit_are_counted_without_reading_the_jobs(sqlite_url: str) -> None:
+    with closing(SqlMetadataStore(sqlite_url)) as store:
+        with store._database.write() as connection:
+            ended = [tables.row_of(a_job(state=JobState.FINISHED, ended_at=at(n))) for n in range(MANY)]
+            connection.execute(tables.jobs.insert(), ended)
+        assert store.job("unknown") is None  # which opens the connection that single records are read with
+        assert steps(store, lambda store: store.newest_excess_job(jobs=None, result_bytes=1)) < 50
+
+
 def test_no_query_for_jobs_scans_the_table(sqlite_url: str) -> None:
     with closing(SqlMetadataStore(sqlite_url)) as store:
         for number in range(2):
