@@ -26,7 +26,7 @@ from jobserver_pyspark.protocol.failures import JobFailure
 from jobserver_pyspark.protocol.messages import ContextType
 from jobserver_pyspark.runner import config_trees
 from jobserver_pyspark.runner.attachment import leave_running, sql_context
-from jobserver_pyspark.runner.job_class import await_value, new_job, raised, validate
+from jobserver_pyspark.runner.job_class import new_job, raised, validate
 from jobserver_pytest.local_spark import Lazy, LocalSpark
 from jobserver_pytest.runtime import FakeNamedObjects, FakeRuntime
 
@@ -152,7 +152,7 @@ def _result(job: Any, context: object, runtime: FakeRuntime, config: Any) -> Jso
     """Return the result as a client reads it: decoded JSON, or the bytes of a streamed result."""
     data = validate(job, context, runtime, config)
     try:
-        stream, chunks = results.opened(await_value(job.run_job(context, runtime, data)))
+        stream, chunks = results.opened(results.await_value(job.run_job(context, runtime, data)))
         content = b"".join(chunks)
     except UnusableResult as error:
         raise JobFailure.of_result(job, error) from error

@@ -27,7 +27,7 @@ from jobserver_core.config.settings import Settings
 from jobserver_core.config.trees import flatten, nested
 from jobserver_core.errors import InvalidInput, InvalidName, InvalidSetting
 from jobserver_core.models.json_values import Json, JsonMapping
-from jobserver_core.models.validation import check_context_name
+from jobserver_core.models.validation import check_binary_name, check_context_name
 
 _DEFAULTS = "spark.context-settings"
 _CONTEXTS = "spark.contexts"
@@ -161,6 +161,8 @@ class _Migration:
         text = "; ".join(warning.removeprefix(f"{written}: ") for warning in warnings)
         if key not in collected.values:
             return KeyMigration(key=written, outcome=Outcome.IGNORED, explanation=text)
+        if key == "jobserver.job-binary-paths":
+            text = "; ".join(_not_uploaded(collected.settings().job_binary_paths))
         outcome = Outcome.SAME if written == key else Outcome.RENAMED
         return KeyMigration(key=written, outcome=outcome, setting=key, explanation=text)
 
@@ -230,6 +232,16 @@ class _Migration:
             return self._load(tree).settings()
         except InvalidSetting:  # reported with its key
             return Settings()
+
+
+def _not_uploaded(paths: Mapping[str, str]) -> Iterator[str]:
+    """Yield why the server could not upload configured binaries, which it logs as errors when it starts."""
+    for name, path in paths.items():
+        try:
+            check_binary_name(name)
+            open(path, "rb").close()
+        except (InvalidName, OSError) as error:
+            yield f"the server cannot upload {name}: {error}"
 
 
 def _section(key: str) -> str:

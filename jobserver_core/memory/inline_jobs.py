@@ -14,7 +14,7 @@ from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import JobProgress
 from jobserver_core.models.json_values import Json, JsonMapping, JsonObject, loads
 from jobserver_core.ports import ContextEnd, ContextListener, ContextSpec, JobOutcome, JobSpec, ResultSink
-from jobserver_core.results import UnusableResult, opened
+from jobserver_core.results import UnusableResult, await_value, opened
 
 JobFunction = Callable[["InlineJob"], Json]
 
@@ -251,9 +251,9 @@ class InlineRun:
         self._job.check()
         validate = getattr(function, "validate", None)
         if validate is not None:
-            validate(self._job)
+            await_value(validate(self._job))
         self._listener.report(self._spec.id, lambda listener: listener.job_running(self._spec.id))
-        self._write(function(self._job))
+        self._write(await_value(function(self._job)))
 
     def _write(self, value: Json) -> None:
         stream, chunks = opened(value)

@@ -4,7 +4,8 @@ The processes of Python jobs use it, in interpreters that may have nothing but P
 launcher, so that a result is the same in both. So it imports only the standard library.
 """
 
+from jobserver_core.results.awaiting import await_value
 from jobserver_core.results.encoding import MAX_DEPTH, encode, opened
 from jobserver_core.results.unusable import UnusableResult
 
-__all__ = ["MAX_DEPTH", "UnusableResult", "encode", "opened"]
+__all__ = ["MAX_DEPTH", "UnusableResult", "await_value", "encode", "opened"]

@@ -55,6 +55,7 @@ class LauncherContract(Contract):
     - ``refuse`` rejects its configuration, with the message ``config["message"]``
     - ``endless`` runs until it is killed
     - ``stream`` yields each string in ``config["chunks"]`` as bytes
+    - ``astream`` does so as an asynchronous generator; it is like ``stream`` in a language without them
     - ``crash`` ends its process at once, as ``os._exit(3)`` does; jobs that share the server's process raise
       SystemExit instead
     - ``hold`` opens the file ``config["lock"]``, takes an exclusive ``fcntl.flock`` on it, and starts a
@@ -464,11 +465,12 @@ class LauncherContract(Contract):
         assert context.listener.of_job(job_id) == ["job-ended"]
 
     def test_a_streamed_result_arrives_as_its_bytes(self, context: RunningContext) -> None:
-        job = self.submit(context, "stream", '{"chunks": ["[1, ", "2, ", "3]"]}')
-        assert context.listener.outcome(job.id, timeout=self.timeout) == JobOutcome()
-        stream, data = context.listener.results[job.id]
-        assert stream, "a streamed result has to be opened with stream=True"
-        assert bytes(data) == b"[1, 2, 3]"
+        for kind in ("stream", "astream"):
+            job = self.submit(context, kind, '{"chunks": ["[1, ", "2, ", "3]"]}')
+            assert context.listener.outcome(job.id, timeout=self.timeout) == JobOutcome()
+            stream, data = context.listener.results[job.id]
+            assert stream, "a streamed result has to be opened with stream=True"
+            assert bytes(data) == b"[1, 2, 3]"
 
     def test_a_result_over_the_limit_is_the_jobs_error(self, launcher: Launcher, tmp_path: Path) -> None:
         context = self.start(launcher, tmp_path, self.settings(), result_limit=10)

@@ -82,6 +82,9 @@ class Stream:
     def run(self, config):
         return (chunk.encode() for chunk in config["chunks"])
 
+class Astream(Stream):
+    pass  # the example does not await what a job returns
+
 class Crash:
     def run(self, config):
         os._exit(3)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -43,6 +43,14 @@ def stream(job: InlineJob) -> Iterator[bytes]:
     return (chunk.encode() for chunk in job.config["chunks"])
 
 
+def astream(job: InlineJob) -> AsyncIterator[bytes]:
+    async def chunks() -> AsyncIterator[bytes]:
+        for chunk in job.config["chunks"]:
+            yield chunk.encode()
+
+    return chunks()
+
+
 def say(job: InlineJob) -> None:
     job.print(job.config["text"])
     job.print(job.config["error"])
@@ -74,6 +82,7 @@ FUNCTIONS = {
     "test.refuse": refuse,
     "test.endless": endless,
     "test.stream": stream,
+    "test.astream": astream,
     "test.print": say,
     "test.crash": crash,
     "test.hold": hold,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 
 from jobserver_core import FailureKind, JobServer
 from jobserver_core.errors import JobFailed
-from jobserver_core.memory import InlineJob, InlineLauncher
+from jobserver_core.memory import InlineJob, InlineLauncher, JobRefused
 from serving import WAIT, a_request, upload
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "reference" / "results.md").read_text(encoding="utf-8")
@@ -76,6 +76,28 @@ def test_a_result_is_what_the_table_says(server: JobServer, code: str, expected:
 )
 def test_an_iterator_is_a_list_unless_it_has_bytes(server: JobServer, code: str, expected: str) -> None:
     assert result(server, code) == expected
+
+
+def test_what_an_inline_job_returns_and_its_validation_are_awaited() -> None:
+    async def numbers() -> AsyncIterator[int]:
+        yield 1
+
+    async def refused(job: InlineJob) -> None:
+        if job.config:
+            raise JobRefused("takes no configuration")
+
+    async def value() -> Any:
+        return numbers()
+
+    def returns(job: InlineJob) -> Any:
+        return value()
+
+    returns.validate = refused  # type: ignore[attr-defined]
+    with JobServer.in_memory(launcher=InlineLauncher({"w.Value": returns})) as server:
+        upload(server)
+        assert server.submit(a_request("w.Value", {})).result(WAIT) == [1]
+        with pytest.raises(JobFailed, match="takes no configuration"):
+            server.submit(a_request("w.Value", {"a": 1})).result(WAIT)
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,22 @@ def test_the_keys_of_a_file_for_yarn(tmp_path: Path) -> None:
     assert "hush" not in str(found)
 
 
+def test_binaries_that_the_server_could_not_upload_are_named(tmp_path: Path) -> None:
+    (tmp_path / "there.jar").touch()
+    text = "spark.jobserver.job-bin-paths { a = there.jar, b = 17, c = [x], d/e = there.jar, f = . }"
+    [found] = migrated(tmp_path, text.replace("c = [x], ", "")).values()
+    assert (found.outcome, found.setting) == (Outcome.RENAMED, "jobserver.job-binary-paths")
+    for words in (
+        f"the server cannot upload b: [Errno 2] No such file or directory: '{tmp_path}/17'",
+        "the server cannot upload d/e: binary name 'd/e' is not allowed",
+        f"the server cannot upload f: [Errno 21] Is a directory: '{tmp_path}'",
+    ):
+        assert words in found.explanation
+    assert "upload a:" not in found.explanation
+    [found] = migrated(tmp_path, text).values()
+    assert (found.outcome, found.explanation) == (Outcome.INVALID, "expected a string, got ['x']")
+
+
 @pytest.mark.parametrize(
     ("text", "outcome"),
     [

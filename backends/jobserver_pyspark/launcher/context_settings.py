@@ -152,10 +152,16 @@ def read_settings(settings: JsonMapping, *, default_master: str, accepted: bool 
     _set_memory(conf, master, flat)
     check_values(conf, master=master)
     python_paths = tuple(p.strip() for p in re.split("[,:]", flat.get("python.paths", "")) if p.strip())
+    hadoop_conf_dir = Path(flat["hadoop-conf-dir"]) if flat.get("hadoop-conf-dir") else None
     if not accepted:
         check_programs(conf, master=master, python=flat.get("python.executable"))
         check_python_paths(python_paths)
         check_files(conf)
+        _check_streaming(flat)
+        _choice(flat, _SESSION_HIVE, "true", "false")
+        if hadoop_conf_dir and master != "yarn" and not hadoop_conf_dir.is_dir():  # on YARN, more is checked
+            message = f"directory '{hadoop_conf_dir}' does not exist on the server's machine"
+            raise InvalidSetting(key="hadoop-conf-dir", message=message)
     context_type = _context_type_of(flat.get("context-factory", ""))
     return ContextSettings(
         master=master,
@@ -167,7 +173,7 @@ def read_settings(settings: JsonMapping, *, default_master: str, accepted: bool 
         proxy_user=flat.get(_PROXY_USER) or None,
         python=flat.get("python.executable"),
         cores=cores,
-        hadoop_conf_dir=Path(flat["hadoop-conf-dir"]) if flat.get("hadoop-conf-dir") else None,
+        hadoop_conf_dir=hadoop_conf_dir,
         pod_template=flat.get("pod-template"),
         reuse=_choice(flat, "python.process", "reuse", "fresh") != "fresh",
         jvm_isolation=_choice(flat, "jvm.isolation", "session", "shared"),
@@ -230,6 +236,21 @@ def _context_type_of(factory: str) -> ContextType:
         nearest = names[near[0]] if near else None
         raise UnknownContextFactory(key="context-factory", message=message, nearest=nearest)
     return "custom"
+
+
+def _check_streaming(flat: Mapping[str, str]) -> None:
+    """Check what the contexts of streaming jobs read.
+
+    Raises:
+        InvalidSetting: A value has no meaning; the JVM would use the default instead.
+    """
+    key = "streaming.batch_interval"
+    interval = flat.get(key, "1000")
+    if not interval.isdecimal() or int(interval) < 1:
+        raise InvalidSetting(
+            key=key, message=f"takes a whole number of milliseconds, such as 1000, got {interval!r}"
+        )
+    _choice(flat, "streaming.stopGracefully", "true", "false")
 
 
 def _choice(flat: Mapping[str, str], key: str, one: str, other: str) -> str | None:

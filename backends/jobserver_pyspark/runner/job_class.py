@@ -1,4 +1,4 @@
-"""The job itself: loading it by the name of its class, its runtime, and methods that are ``async def``."""
+"""The job itself: loading it by the name of its class, its validation, and its runtime."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import itertools
 import platform
 import re
 import sys
-from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from jobserver_core.models.dotted_keys import hint_for_message, hint_for_missing
+from jobserver_core.results import await_value
 from jobserver_pyspark.protocol.failures import JobFailure, describe
 from jobserver_pyspark.runner.config_trees import plain
 
@@ -254,39 +255,6 @@ def _problems(data: Any) -> list[str]:
     if all(type(item).__name__ == "ValidationProblem" and hasattr(item, "problem") for item in data):
         return [str(item.problem) for item in data]
     return []
-
-
-def await_value(value: Any) -> Any:
-    """Return the value of a method; for an ``async def``, its result.
-
-    An asynchronous generator becomes an iterator, which makes each element when it is needed.
-    """
-    if isinstance(value, AsyncIterator):
-        return _elements(value)
-    if not inspect.isawaitable(value):
-        return value
-    import asyncio  # noqa: PLC0415 - few jobs need it
-
-    return await_value(asyncio.run(_await(value)))
-
-
-async def _await(value: Awaitable[Any]) -> Any:
-    return await value
-
-
-def _elements(values: AsyncIterator[Any]) -> Iterator[Any]:
-    import asyncio  # noqa: PLC0415 - few jobs need it
-
-    loop = asyncio.new_event_loop()
-    try:
-        while True:
-            try:
-                yield loop.run_until_complete(_await(values.__anext__()))
-            except StopAsyncIteration:
-                return
-    finally:
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()
 
 
 class Runtime:

@@ -50,7 +50,7 @@ from jobserver_pyspark.protocol.messages import (
 from jobserver_pyspark.runner import config_trees
 from jobserver_pyspark.runner.attachment import Attachment, mute_query_errors
 from jobserver_pyspark.runner.interpreter_state import seed_random_numbers
-from jobserver_pyspark.runner.job_class import Runtime, await_value, load_job, raised, validate
+from jobserver_pyspark.runner.job_class import Runtime, load_job, raised, validate
 from jobserver_pyspark.runner.process_state import ProcessState
 
 
@@ -188,7 +188,7 @@ class Runner:
         data = validate(job, context, runtime, config)
         self._channel.send(JobValidated())
         try:
-            result = await_value(job.run_job(context, runtime, data))
+            result = results.await_value(job.run_job(context, runtime, data))
         except BaseException as error:
             raise raised(error, config) from error
         self._send_result(job, result)

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from jobserver_core.results import opened
-from jobserver_pyspark.runner.job_class import await_value
+from jobserver_core.results import await_value, opened
 
 
 async def doubled(number: int) -> int:

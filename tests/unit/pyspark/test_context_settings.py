@@ -232,6 +232,12 @@ def test_an_unknown_isolation_of_versions_is_refused() -> None:
         ({"python.paths": "pandas"}, "python.paths"),
         ({"python.paths": "/usr,~/lib"}, "python.paths"),
         ({"python": {"paths": ["/usr", "/no/such/directory"]}}, "python.paths"),
+        ({"hadoop-conf-dir": "/no/such/directory"}, "hadoop-conf-dir"),
+        ({"streaming": {"batch_interval": "soon"}}, "streaming.batch_interval"),
+        ({"streaming.batch_interval": "2 s"}, "streaming.batch_interval"),
+        ({"streaming.batch_interval": 0}, "streaming.batch_interval"),
+        ({"streaming.stopGracefully": "perhaps"}, "streaming.stopGracefully"),
+        ({"spark.session.hive.enabled": "on"}, "spark.session.hive.enabled"),
     ],
 )
 def test_values_that_can_never_work_are_refused_by_name(settings: dict[str, Any], key: str) -> None:
@@ -286,7 +292,8 @@ def test_files_that_exist_patterns_and_files_of_other_machines_are_accepted(tmp_
 
 def test_a_running_context_does_not_need_the_files_that_it_was_started_with() -> None:
     settings = {"spark.jars": "/no/such.jar"}
-    assert read_settings(settings, default_master="local", accepted=True).conf == settings
+    gone = {"hadoop-conf-dir": "/no/such/directory"}
+    assert read_settings({**settings, **gone}, default_master="local", accepted=True).conf == settings
 
 
 def test_values_that_spark_accepts_are_passed_through() -> None:

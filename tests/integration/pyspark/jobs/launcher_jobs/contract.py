@@ -77,3 +77,9 @@ class Stream(SparkJob):
 
     def run_job(self, context, runtime, data):
         return (chunk.encode() for chunk in data)
+
+
+class Astream(Stream):
+    async def run_job(self, context, runtime, data):
+        for chunk in data:
+            yield chunk.encode()
