@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 
 def wait_until(
@@ -37,6 +39,14 @@ def raised_by(call: Callable[[], object]) -> type[Exception] | None:
     except Exception as error:  # noqa: BLE001 - the test looks at it
         return type(error)
     return None
+
+
+@contextmanager
+def raising(expected: Exception) -> Iterator[None]:
+    """Check that a block raises an error that is equal to this one."""
+    with pytest.raises(type(expected)) as caught:
+        yield
+    assert caught.value == expected
 
 
 def threads_and_processes() -> set[str]:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
+from typing import TypeVar
 
 import pytest
 
+from jobserver_core.models.binaries import Binary
+from jobserver_core.models.contexts import Context
+from jobserver_core.models.jobs import Job
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.builders import at
 from jobserver_core.testing.contract import Contract
+
+Record = TypeVar("Record", Binary, Context, Job)
 
 LIVE_JOBS = [state for state in JobState if not state.final]
 FINAL_JOBS = [state for state in JobState if state.final]
@@ -44,6 +50,23 @@ def register(store: MetadataStore, server_id: str, *, lease: float = HOUR, secon
 def states(chosen: Sequence[Enum]) -> pytest.MarkDecorator:
     """Run a test once for each of these states."""
     return pytest.mark.parametrize("state", chosen, ids=lambda state: state.value)
+
+
+def add(store: MetadataStore, *records: Binary | Context | Job) -> None:
+    """Store records, jobs with an empty configuration."""
+    for record in records:
+        if isinstance(record, Job):
+            store.add_job(record, config="{}")
+        elif isinstance(record, Context):
+            store.add_context(record)
+        else:
+            store.add_binary(record)
+
+
+def added(store: MetadataStore, record: Record) -> Record:
+    """Store a record, and return it."""
+    add(store, record)
+    return record
 
 
 class StoreAccess(Contract):

@@ -11,7 +11,16 @@ from jobserver_core.models.binaries import BinaryType
 from jobserver_core.models.lifecycle import JobState
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.builders import a_binary, a_job, an_entry, at
-from jobserver_core.testing.metadata.access import FINAL_JOBS, LIVE_JOBS, ODD_TEXTS, StoreAccess, states
+from jobserver_core.testing.contract import raising
+from jobserver_core.testing.metadata.access import (
+    FINAL_JOBS,
+    LIVE_JOBS,
+    ODD_TEXTS,
+    StoreAccess,
+    add,
+    added,
+    states,
+)
 
 
 class BinariesContract(StoreAccess):
@@ -20,15 +29,13 @@ class BinariesContract(StoreAccess):
     @pytest.mark.parametrize("kind", list(BinaryType))
     def test_a_binary_comes_back_equal_in_full(self, store: MetadataStore, kind: BinaryType) -> None:
         fields = {"uploaded_at": at(microseconds=1), "size": 2**40, "package": f"Wörter {'a' * 190} 1.0"}
-        binary = a_binary("my job_1.0-rc+x@y~z", type=kind, **fields)
-        store.add_binary(binary)
+        binary = added(store, a_binary("my job_1.0-rc+x@y~z", type=kind, **fields))
         assert store.binary(binary.name) == binary
         assert store.binary_versions(binary.name) == [binary]
         assert store.binaries() == [binary]
 
     def test_an_empty_binary_and_one_with_an_empty_id_come_back_unchanged(self, store: MetadataStore) -> None:
-        binary = a_binary(id="", size=0)
-        store.add_binary(binary)
+        binary = added(store, a_binary(id="", size=0))
         assert store.binary(binary.name) == binary
         assert binary.package is None
 
@@ -58,9 +65,8 @@ class BinariesContract(StoreAccess):
         store.add_binary(a_binary("b"))
         assert store.binary(text) is None
         assert store.binary_versions(text) == []
-        with pytest.raises(BinaryNotFound) as caught:
+        with raising(BinaryNotFound(name=text)):
             store.delete_binary(text)
-        assert caught.value == BinaryNotFound(name=text)
 
     def test_an_empty_store_has_no_binaries(self, store: MetadataStore) -> None:
         assert store.binaries() == []
@@ -70,8 +76,7 @@ class BinariesContract(StoreAccess):
     ) -> None:
         newest = a_binary("b", uploaded_at=at(2, microseconds=1))
         older = [a_binary("b", uploaded_at=at(2)), a_binary("b", uploaded_at=at(1))]
-        for binary in (older[1], newest, older[0]):
-            store.add_binary(binary)
+        add(store, older[1], newest, older[0])
         assert store.binary("b") == newest
         assert store.binaries() == [newest]
         assert store.binary_versions("b") == [newest, *older]
@@ -104,11 +109,9 @@ class BinariesContract(StoreAccess):
         assert (store.binary("job"), store.binary("JOB"), store.binary("Job")) == (lower, upper, None)
 
     def test_adding_a_known_id_raises_duplicate_id_and_changes_nothing(self, store: MetadataStore) -> None:
-        first = a_binary("b", id="same")
-        store.add_binary(first)
-        with pytest.raises(DuplicateId) as caught:
+        first = added(store, a_binary("b", id="same"))
+        with raising(DuplicateId(kind="binary", id="same", holder="same")):
             store.add_binary(a_binary("c", id="same"))
-        assert caught.value == DuplicateId(kind="binary", id="same", holder="same")
         assert store.binaries() == [first]
         assert self.raw_counts(store)["binaries"] == 1
 
@@ -117,8 +120,7 @@ class BinariesContract(StoreAccess):
     ) -> None:
         versions = [a_binary("b", uploaded_at=at(n)) for n in (2, 3, 1)]
         other = a_binary("c", digest=versions[0].digest)
-        for binary in (*versions, other):
-            store.add_binary(binary)
+        add(store, *versions, other)
         assert store.delete_binary("b") == [versions[1], versions[0], versions[2]]
         assert store.binary("b") is None
         assert store.binaries() == [other]
@@ -127,34 +129,27 @@ class BinariesContract(StoreAccess):
     def test_a_deleted_name_can_be_uploaded_again(self, store: MetadataStore) -> None:
         store.add_binary(a_binary("b", uploaded_at=at(9)))
         store.delete_binary("b")
-        again = a_binary("b", uploaded_at=at(1))
-        store.add_binary(again)
+        again = added(store, a_binary("b", uploaded_at=at(1)))
         assert store.binary_versions("b") == [again]
 
     def test_deleting_an_unknown_name_raises_binary_not_found(self, store: MetadataStore) -> None:
-        with pytest.raises(BinaryNotFound) as caught:
+        with raising(BinaryNotFound(name="b")):
             store.delete_binary("b")
-        assert caught.value == BinaryNotFound(name="b")
 
     @states(LIVE_JOBS)
     def test_a_binary_of_a_live_job_cannot_be_deleted(self, store: MetadataStore, state: JobState) -> None:
-        binary = a_binary("b")
-        store.add_binary(binary)
-        job = a_job(a_binary("x"), class_path=(an_entry(), an_entry(binary)), state=state)
-        store.add_job(job, config="{}")
-        with pytest.raises(BinaryInUse) as caught:
+        binary = added(store, a_binary("b"))
+        job = added(store, a_job(a_binary("x"), class_path=(an_entry(), an_entry(binary)), state=state))
+        with raising(BinaryInUse(name="b", job_ids=(job.id,))):
             store.delete_binary("b")
-        assert caught.value == BinaryInUse(name="b", job_ids=(job.id,))
         assert store.binary("b") == binary
 
     @states(FINAL_JOBS)
     def test_a_binary_of_a_final_job_can_be_deleted(self, store: MetadataStore, state: JobState) -> None:
         ended, ending = a_binary("ended"), a_binary("ending")
-        for binary in (ended, ending):
-            store.add_binary(binary)
+        add(store, ended, ending)
         store.add_job(a_job(ended, state=state), config="{}")
-        job = a_job(ending, state=JobState.RUNNING)
-        store.add_job(job, config="{}")
+        job = added(store, a_job(ending, state=JobState.RUNNING))
         store.advance_job(a_job(ending, id=job.id, state=state), expected=JobState.RUNNING)
         assert store.delete_binary("ended") == [ended]
         assert store.delete_binary("ending") == [ending]
@@ -164,22 +159,18 @@ class BinariesContract(StoreAccess):
         self, store: MetadataStore
     ) -> None:
         old, new = a_binary("b", uploaded_at=at(1)), a_binary("b", uploaded_at=at(2))
-        for binary in (old, new):
-            store.add_binary(binary)
+        add(store, old, new)
         submitted = {"z": 1, "d": 3, "B": 3, "a": 2}
         for number, (job_id, seconds) in enumerate(submitted.items()):
-            job = a_job((old, new)[number % 2], id=job_id, submitted_at=at(seconds))
-            store.add_job(job, config="{}")
+            add(store, a_job((old, new)[number % 2], id=job_id, submitted_at=at(seconds)))
         with pytest.raises(BinaryInUse) as caught:
             store.delete_binary("b")
         assert caught.value.job_ids == ("z", "a", "B", "d")
         assert store.binary_versions("b") == [new, old]
 
     def test_a_job_that_names_a_binary_twice_is_listed_once(self, store: MetadataStore) -> None:
-        binary = a_binary("b")
-        store.add_binary(binary)
-        job = a_job(binary, binary)
-        store.add_job(job, config="{}")
+        binary = added(store, a_binary("b"))
+        job = added(store, a_job(binary, binary))
         with pytest.raises(BinaryInUse) as caught:
             store.delete_binary("b")
         assert caught.value.job_ids == (job.id,)
@@ -189,26 +180,21 @@ class BinariesContract(StoreAccess):
     ) -> None:
         mine, other = a_binary("mine"), a_binary("other")
         copy = a_binary("copy", digest=mine.digest)
-        for binary in (mine, other, copy):
-            store.add_binary(binary)
+        add(store, mine, other, copy)
         store.add_job(a_job(copy, other), config="{}")
         assert store.delete_binary("mine") == [mine]
 
     def test_a_job_that_is_live_again_uses_its_binary_again(self, store: MetadataStore) -> None:
-        binary = a_binary("b")
-        store.add_binary(binary)
-        job = a_job(binary, state=JobState.FINISHED)
-        store.add_job(job, config="{}")
+        binary = added(store, a_binary("b"))
+        job = added(store, a_job(binary, state=JobState.FINISHED))
         store.advance_job(a_job(binary, id=job.id, state=JobState.RUNNING), expected=JobState.FINISHED)
         with pytest.raises(BinaryInUse):
             store.delete_binary("b")
 
     def test_an_advance_can_change_which_binaries_a_job_uses(self, store: MetadataStore) -> None:
         before, after = a_binary("before"), a_binary("after")
-        for binary in (before, after):
-            store.add_binary(binary)
-        job = a_job(before)
-        store.add_job(job, config="{}")
+        add(store, before, after)
+        job = added(store, a_job(before))
         store.advance_job(a_job(after, id=job.id, state=JobState.RUNNING), expected=JobState.STARTED)
         assert store.delete_binary("before") == [before]
         with pytest.raises(BinaryInUse):

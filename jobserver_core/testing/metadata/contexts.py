@@ -14,11 +14,14 @@ from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.lifecycle import ContextState
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.builders import a_context, at
+from jobserver_core.testing.contract import raising
 from jobserver_core.testing.metadata.access import (
     FINAL_CONTEXTS,
     LIVE_CONTEXTS,
     ODD_TEXTS,
     StoreAccess,
+    add,
+    added,
     states,
 )
 
@@ -47,15 +50,13 @@ class ContextsContract(StoreAccess):
     """Contexts: one live context for each name, advanced by compare-and-set."""
 
     def test_a_context_with_every_field_set_comes_back_equal_in_full(self, store: MetadataStore) -> None:
-        context = _full()
-        store.add_context(context)
+        context = added(store, _full())
         assert store.context(context.id) == context
         assert store.context_named(context.name) == context
         assert store.contexts(ContextQuery()) == [context]
 
     def test_a_context_with_nothing_but_defaults_comes_back_equal_in_full(self, store: MetadataStore) -> None:
-        context = a_context()
-        store.add_context(context)
+        context = added(store, a_context())
         assert store.context(context.id) == context
 
     @pytest.mark.parametrize("text", ODD_TEXTS)
@@ -66,8 +67,7 @@ class ContextsContract(StoreAccess):
         assert store.context(context.id) == context
 
     def test_empty_strings_and_empty_settings_are_not_none(self, store: MetadataStore) -> None:
-        context = a_context(url="", error=ErrorInfo(message=""))
-        store.add_context(context)
+        context = added(store, a_context(url="", error=ErrorInfo(message="")))
         stored = store.context(context.id)
         assert stored is not None
         assert (stored.url, stored.application_id, stored.error, dict(stored.settings)) == (
@@ -79,8 +79,7 @@ class ContextsContract(StoreAccess):
 
     def test_times_of_a_context_come_back_in_utc(self, store: MetadataStore) -> None:
         local = datetime(2016, 6, 19, 16, 27, 12, 1, tzinfo=timezone(timedelta(hours=-7)))
-        context = a_context(started_at=local, owned_since=local, ended_at=local)
-        store.add_context(context)
+        context = added(store, a_context(started_at=local, owned_since=local, ended_at=local))
         stored = store.context(context.id)
         assert stored == context
         assert stored is not None
@@ -92,8 +91,7 @@ class ContextsContract(StoreAccess):
         self, store: MetadataStore
     ) -> None:
         inner = {"cores": 2}
-        context = a_context(settings={"spark": inner})
-        store.add_context(context)
+        context = added(store, a_context(settings={"spark": inner}))
         inner["cores"] = 3
         read = store.context(context.id)
         assert read is not None
@@ -114,11 +112,9 @@ class ContextsContract(StoreAccess):
     def test_a_name_is_taken_while_its_context_is_live(
         self, store: MetadataStore, state: ContextState
     ) -> None:
-        first = a_context("c", state=state)
-        store.add_context(first)
-        with pytest.raises(ContextExists) as caught:
+        first = added(store, a_context("c", state=state))
+        with raising(ContextExists(name="c")):
             store.add_context(a_context("c"))
-        assert caught.value == ContextExists(name="c")
         assert store.contexts(ContextQuery()) == [first]
         assert self.raw_counts(store)["contexts"] == 1
 
@@ -126,11 +122,9 @@ class ContextsContract(StoreAccess):
     def test_a_name_is_free_again_once_its_context_is_final(
         self, store: MetadataStore, state: ContextState
     ) -> None:
-        first = a_context("c", state=ContextState.RUNNING)
-        store.add_context(first)
+        first = added(store, a_context("c", state=ContextState.RUNNING))
         store.advance_context(attrs.evolve(first, state=state), expected=ContextState.RUNNING)
-        second = a_context("c", started_at=at(1))
-        store.add_context(second)
+        second = added(store, a_context("c", started_at=at(1)))
         assert store.context_named("c") == second
 
     def test_any_number_of_ended_contexts_may_share_a_name(self, store: MetadataStore) -> None:
@@ -142,8 +136,7 @@ class ContextsContract(StoreAccess):
         self, store: MetadataStore
     ) -> None:
         ended = a_context("c", state=ContextState.ERROR)
-        for context in (ended, a_context("c")):
-            store.add_context(context)
+        add(store, ended, a_context("c"))
         back = attrs.evolve(ended, state=ContextState.RUNNING)
         with pytest.raises(ContextExists):
             store.advance_context(back, expected=ContextState.ERROR)
@@ -158,11 +151,9 @@ class ContextsContract(StoreAccess):
     def test_adding_a_context_with_a_known_id_raises_duplicate_id_and_changes_nothing(
         self, store: MetadataStore
     ) -> None:
-        first = a_context("c", id="same")
-        store.add_context(first)
-        with pytest.raises(DuplicateId) as caught:
+        first = added(store, a_context("c", id="same"))
+        with raising(DuplicateId(kind="context", id="same", holder="same")):
             store.add_context(a_context("other", id="same"))
-        assert caught.value == DuplicateId(kind="context", id="same", holder="same")
         assert store.contexts(ContextQuery()) == [first]
 
     def test_the_newest_context_of_a_name_is_the_one_started_last(self, store: MetadataStore) -> None:
@@ -171,8 +162,7 @@ class ContextsContract(StoreAccess):
             return a_context("c", state=ContextState.FINISHED, started_at=started)
 
         newest = ended(2, 1)
-        for context in (ended(1), newest, ended(2)):
-            store.add_context(context)
+        add(store, ended(1), newest, ended(2))
         assert store.context_named("c") == newest
 
     @states(LIVE_CONTEXTS)
@@ -180,8 +170,7 @@ class ContextsContract(StoreAccess):
         self, store: MetadataStore, state: ContextState
     ) -> None:
         live = a_context("c", state=state, started_at=at(1))
-        for context in (a_context("c", state=ContextState.KILLED, started_at=at(2)), live):
-            store.add_context(context)
+        add(store, a_context("c", state=ContextState.KILLED, started_at=at(2)), live)
         assert store.context_named("c") == live
 
     def test_among_contexts_started_at_once_the_newest_is_the_one_added_last(
@@ -239,23 +228,18 @@ class ContextsContract(StoreAccess):
     def test_a_context_is_advanced_if_and_only_if_its_state_is_the_expected_one(
         self, store: MetadataStore, stored: ContextState, expected: ContextState
     ) -> None:
-        before = a_context("c", state=stored)
-        store.add_context(before)
+        before = added(store, a_context("c", state=stored))
         after = attrs.evolve(before, state=ContextState.STOPPING, url="new")
         if stored is expected:
             store.advance_context(after, expected=expected)
             assert store.context(before.id) == after
             return
-        with pytest.raises(StaleState) as caught:
+        with raising(StaleState(kind="context", id=before.id, expected=expected.value, found=stored.value)):
             store.advance_context(after, expected=expected)
-        assert caught.value == StaleState(
-            kind="context", id=before.id, expected=expected.value, found=stored.value
-        )
         assert store.context(before.id) == before
 
     def test_a_context_that_ends_and_its_successor_are_stored_together(self, store: MetadataStore) -> None:
-        before = a_context("c", state=ContextState.RUNNING)
-        store.add_context(before)
+        before = added(store, a_context("c", state=ContextState.RUNNING))
         ended = attrs.evolve(before, state=ContextState.ERROR, ended_at=at(5))
         after = a_context("c", state=ContextState.RESTARTING, started_at=at(5), restarts=1)
         store.advance_context(ended, expected=ContextState.RUNNING, successor=after)
@@ -263,8 +247,7 @@ class ContextsContract(StoreAccess):
         assert store.context_named("c") == store.context(after.id) == after
 
     def test_a_context_that_is_not_advanced_gets_no_successor(self, store: MetadataStore) -> None:
-        before = a_context("c", state=ContextState.FINISHED)
-        store.add_context(before)
+        before = added(store, a_context("c", state=ContextState.FINISHED))
         after = a_context("c", state=ContextState.RESTARTING)
         ended = attrs.evolve(before, state=ContextState.ERROR)
         with pytest.raises(StaleState):
@@ -289,14 +272,12 @@ class ContextsContract(StoreAccess):
     def test_advancing_an_unknown_context_raises_stale_state_that_found_none(
         self, store: MetadataStore
     ) -> None:
-        with pytest.raises(StaleState) as caught:
+        with raising(StaleState(kind="context", id="nobody", expected="STARTED", found=None)):
             store.advance_context(a_context(id="nobody"), expected=ContextState.STARTED)
-        assert caught.value == StaleState(kind="context", id="nobody", expected="STARTED", found=None)
         assert self.raw_counts(store)["contexts"] == 0
 
     def test_a_write_that_keeps_the_state_of_a_context_may_be_repeated(self, store: MetadataStore) -> None:
-        context = a_context(state=ContextState.RUNNING)
-        store.add_context(context)
+        context = added(store, a_context(state=ContextState.RUNNING))
         for url in ("a", "b"):
             context = attrs.evolve(context, url=url)
             store.advance_context(context, expected=ContextState.RUNNING)

@@ -11,7 +11,16 @@ from jobserver_core.models.jobs import JobResult, ResultKind
 from jobserver_core.models.lifecycle import DeliveryState, JobState
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.builders import a_binary, a_delivery, a_job, an_entry, at, digest_of
-from jobserver_core.testing.metadata.access import FINAL_JOBS, LIVE_JOBS, ODD_TEXTS, StoreAccess, states
+from jobserver_core.testing.contract import raising
+from jobserver_core.testing.metadata.access import (
+    FINAL_JOBS,
+    LIVE_JOBS,
+    ODD_TEXTS,
+    StoreAccess,
+    add,
+    added,
+    states,
+)
 
 
 def _add(store: MetadataStore, *deliveries: Delivery) -> None:
@@ -19,8 +28,7 @@ def _add(store: MetadataStore, *deliveries: Delivery) -> None:
     for delivery in deliveries:
         job = store.job(delivery.job_id)
         if job is None:
-            job = a_job(id=delivery.job_id)
-            store.add_job(job, config="{}")
+            job = added(store, a_job(id=delivery.job_id))
         store.advance_job(job, expected=job.state, delivery=delivery)
 
 
@@ -112,11 +120,10 @@ class DeliveriesContract(StoreAccess):
             store.advance_delivery(after, expected=expected)
             assert store.delivery(before.id) == after
             return
-        with pytest.raises(StaleState) as caught:
+        with raising(
+            StaleState(kind="callback delivery", id=before.id, expected=expected.value, found=stored.value)
+        ):
             store.advance_delivery(after, expected=expected)
-        assert caught.value == StaleState(
-            kind="callback delivery", id=before.id, expected=expected.value, found=stored.value
-        )
         assert store.delivery(before.id) == before
 
     def test_advancing_an_unknown_delivery_raises_stale_state_that_found_none(
@@ -152,8 +159,7 @@ class BlobsInUseContract(StoreAccess):
         self, store: MetadataStore
     ) -> None:
         versions = [a_binary("b", uploaded_at=at(n)) for n in range(3)]
-        for binary in (*versions, a_binary("copy", digest=versions[0].digest)):
-            store.add_binary(binary)
+        add(store, *versions, a_binary("copy", digest=versions[0].digest))
         digests = [binary.digest for binary in versions]
         assert store.unreferenced(digests) == []
         store.delete_binary("b")
@@ -173,8 +179,7 @@ class BlobsInUseContract(StoreAccess):
     ) -> None:
         entry = an_entry(digest=digest_of("shared"))
         jobs = [a_job(class_path=(entry, entry)), a_job(class_path=(entry,))]
-        for job in jobs:
-            store.add_job(job, config="{}")
+        add(store, *jobs)
         store.add_job(a_job(class_path=(entry,), state=state), config="{}")
         for job, left in zip(jobs, ([], [entry.digest]), strict=True):
             store.advance_job(attrs.evolve(job, state=state), expected=JobState.STARTED)
@@ -184,8 +189,7 @@ class BlobsInUseContract(StoreAccess):
     def test_a_result_refers_to_its_blob_until_its_job_is_deleted(
         self, store: MetadataStore, kind: ResultKind
     ) -> None:
-        job = a_job(state=JobState.FINISHED, ended_at=at(1))
-        store.add_job(job, config="{}")
+        job = added(store, a_job(state=JobState.FINISHED, ended_at=at(1)))
         result = JobResult(kind=kind, size=1, digest=digest_of("result"))
         store.advance_job(job, expected=JobState.FINISHED, result=result)
         assert store.unreferenced([digest_of("result")]) == []
@@ -195,8 +199,7 @@ class BlobsInUseContract(StoreAccess):
     def test_unreferenced_takes_any_number_of_digests_and_keeps_their_order(
         self, store: MetadataStore
     ) -> None:
-        binary = a_binary("b")
-        store.add_binary(binary)
+        binary = added(store, a_binary("b"))
         digests = [digest_of(str(number)) for number in range(3000)]
         asked = (digest for digest in [*digests, binary.digest, digests[0]])
         assert store.unreferenced(asked) == digests

@@ -21,7 +21,7 @@ from jobserver_core.models.jobs import Job, QueueLimits
 from jobserver_core.models.lifecycle import ContextState, JobState
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.builders import a_binary, a_context, a_job, at
-from jobserver_core.testing.metadata.access import StoreAccess, register
+from jobserver_core.testing.metadata.access import StoreAccess, add, added, register
 from jobserver_core.testing.metadata.races import ROUNDS, WRITERS, race
 
 ROOM = QueueLimits(slots=9, places=9)
@@ -31,8 +31,7 @@ class EnqueuedJobsContract(StoreAccess):
     """Jobs are enqueued in a context that accepts jobs and has room, also by servers that do not own it."""
 
     def test_an_enqueued_job_is_stored_with_its_configuration(self, store: MetadataStore) -> None:
-        context = a_context("c")
-        store.add_context(context)
+        context = added(store, a_context("c"))
         job = a_job(context_id=context.id, idempotency_key="key", submitted_by="alice")
         store.enqueue_job(job, config='{"a":1}', limits=ROOM)
         assert store.job(job.id) == job
@@ -56,8 +55,7 @@ class EnqueuedJobsContract(StoreAccess):
     def test_a_job_is_enqueued_only_in_a_context_that_accepts_jobs(
         self, store: MetadataStore, state: ContextState
     ) -> None:
-        context = a_context("c", state=state, ended_at=at(1) if state.final else None)
-        store.add_context(context)
+        context = added(store, a_context("c", state=state, ended_at=at(1) if state.final else None))
         job = a_job(context_id=context.id, context_name="c")
         if state.final or state is ContextState.STOPPING:
             with pytest.raises(ContextNotFound if state.final else ContextStopping) as caught:
@@ -69,8 +67,7 @@ class EnqueuedJobsContract(StoreAccess):
             assert store.job(job.id) == job
 
     def test_no_job_is_enqueued_in_a_context_that_is_about_to_be_ended(self, store: MetadataStore) -> None:
-        context = a_context("c", stop_requested=True)
-        store.add_context(context)
+        context = added(store, a_context("c", stop_requested=True))
         job = a_job(context_id=context.id, context_name="c")
         with pytest.raises(ContextStopping):
             store.enqueue_job(job, config="{}", limits=ROOM)
@@ -104,9 +101,8 @@ class EnqueuedJobsContract(StoreAccess):
         store.add_context(other)
         limits = QueueLimits(slots=1, places=1)
         for number in range(3):
-            ended = a_job(context_id=context.id, state=JobState.KILLED, ended_at=at(number))
-            store.add_job(ended, config="{}")
-            store.add_job(a_job(context_id=other.id), config="{}")
+            add(store, a_job(context_id=context.id, state=JobState.KILLED, ended_at=at(number)))
+            add(store, a_job(context_id=other.id))
         store.add_job(a_job(context_id=context.id, dispatched_at=at(1)), config="{}")
         store.enqueue_job(a_job(context_id=context.id), config="{}", limits=limits)
         refused = a_job(context_id=context.id, context_name="c")
@@ -116,8 +112,7 @@ class EnqueuedJobsContract(StoreAccess):
         assert store.job(refused.id) is None
 
     def test_a_user_may_not_take_the_room_of_others(self, store: MetadataStore) -> None:
-        context = a_context("c")
-        store.add_context(context)
+        context = added(store, a_context("c"))
         limits = QueueLimits(slots=0, places=3)
         store.enqueue_job(a_job(context_id=context.id, submitted_by="alice"), config="{}", limits=limits)
         store.enqueue_job(a_job(context_id=context.id, submitted_by="alice"), config="{}", limits=limits)
@@ -128,8 +123,7 @@ class EnqueuedJobsContract(StoreAccess):
     def test_of_many_that_enqueue_a_job_as_many_succeed_as_there_is_room(self, store: MetadataStore) -> None:
         limits = QueueLimits(slots=1, places=2)
         for number in range(ROUNDS):
-            context = a_context(f"c{number}")
-            store.add_context(context)
+            context = added(store, a_context(f"c{number}"))
             jobs = [a_job(context_id=context.id) for _ in range(WRITERS)]
             outcomes = race(*[partial(store.enqueue_job, job, config="{}", limits=limits) for job in jobs])
             assert outcomes.count(None) == 3
@@ -137,8 +131,7 @@ class EnqueuedJobsContract(StoreAccess):
 
     def test_a_job_is_never_enqueued_after_the_end_of_its_context(self, store: MetadataStore) -> None:
         for number in range(ROUNDS):
-            context = a_context(f"c{number}")
-            store.add_context(context)
+            context = added(store, a_context(f"c{number}"))
             job = a_job(context_id=context.id)
             ended = attrs.evolve(context, state=ContextState.ERROR, ended_at=at(1))
 

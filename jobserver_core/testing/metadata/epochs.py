@@ -11,7 +11,7 @@ from jobserver_core.errors import StaleOwner, StaleState
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.builders import a_context, a_delivery, a_job, at
-from jobserver_core.testing.metadata.access import StoreAccess
+from jobserver_core.testing.metadata.access import StoreAccess, added
 from jobserver_core.testing.metadata.races import ROUNDS, WRITERS, race, winner
 
 
@@ -19,8 +19,7 @@ class EpochsContract(StoreAccess):
     """A record is written only by the holder of its epoch, which grows when the record changes hands."""
 
     def test_a_context_is_advanced_only_by_the_holder_of_its_epoch(self, store: MetadataStore) -> None:
-        first = a_context("c", owner="a", epoch=3)
-        store.add_context(first)
+        first = added(store, a_context("c", owner="a", epoch=3))
         taken = attrs.evolve(first, owner="b", epoch=4)
         for wrong in (2, 4, None):
             with pytest.raises(StaleOwner) as caught:
@@ -33,8 +32,7 @@ class EpochsContract(StoreAccess):
         assert store.context(first.id) == taken
 
     def test_a_job_is_advanced_only_by_the_holder_of_its_epoch(self, store: MetadataStore) -> None:
-        first = a_job(epoch=3)
-        store.add_job(first, config="{}")
+        first = added(store, a_job(epoch=3))
         taken = attrs.evolve(first, context_id="another", epoch=4)
         for wrong in (2, 4, None):
             with pytest.raises(StaleOwner) as caught:
@@ -48,8 +46,7 @@ class EpochsContract(StoreAccess):
         assert store.deliveries_of(first.id) == []
 
     def test_a_delivery_is_advanced_only_by_the_holder_of_its_epoch(self, store: MetadataStore) -> None:
-        job = a_job()
-        store.add_job(job, config="{}")
+        job = added(store, a_job())
         first = a_delivery(job, owner="a", epoch=1)
         ended = attrs.evolve(job, state=JobState.FINISHED, ended_at=at(1))
         store.advance_job(ended, expected=job.state, delivery=first)
@@ -87,8 +84,7 @@ class EpochsContract(StoreAccess):
             assert store.job(job.id) == moved[won]
 
     def test_deliveries_of_some_owners_can_be_left_out(self, store: MetadataStore) -> None:
-        job = a_job()
-        store.add_job(job, config="{}")
+        job = added(store, a_job())
         sending = DeliveryState.SENDING
         owners = ["a", None, "b", "a", "c"]
         stored = [a_delivery(job, state=sending, owner=o, created_at=at(n)) for n, o in enumerate(owners)]

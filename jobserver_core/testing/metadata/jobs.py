@@ -16,7 +16,16 @@ from jobserver_core.models.jobs import Job, JobProgress, JobQuery, JobResult, Re
 from jobserver_core.models.lifecycle import JobState
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.builders import a_binary, a_delivery, a_job, a_result, an_entry, at, digest_of
-from jobserver_core.testing.metadata.access import FINAL_JOBS, LIVE_JOBS, ODD_TEXTS, StoreAccess, states
+from jobserver_core.testing.contract import raising
+from jobserver_core.testing.metadata.access import (
+    FINAL_JOBS,
+    LIVE_JOBS,
+    ODD_TEXTS,
+    StoreAccess,
+    add,
+    added,
+    states,
+)
 
 PROGRESS = JobProgress(stages_done=1, stages_total=2, tasks_done=3, tasks_total=2**40)
 RESULTS = [
@@ -68,34 +77,29 @@ class JobsContract(StoreAccess):
     """Jobs: stored once, advanced by compare-and-set together with result and delivery."""
 
     def test_a_job_with_every_field_set_comes_back_equal_in_full(self, store: MetadataStore) -> None:
-        job = full_job()
-        store.add_job(job, config="{}")
+        job = added(store, full_job())
         assert store.job(job.id) == job
         assert store.jobs(JobQuery()).jobs == (job,)
         assert store.job_with_key("once ü") == job
         assert self.raw_job_state(store, job.id) == "ERROR"
 
     def test_a_job_with_nothing_but_defaults_comes_back_equal_in_full(self, store: MetadataStore) -> None:
-        job = a_job()
-        store.add_job(job, config="{}")
+        job = added(store, a_job())
         assert store.job(job.id) == job
 
     @pytest.mark.parametrize("field", [field.name for field in attrs.fields(Job) if field.name != "id"])
     def test_each_field_of_a_job_is_stored_on_its_own(self, store: MetadataStore, field: str) -> None:
         full = full_job()
-        job = a_job(**{field: getattr(full, field)})
-        store.add_job(job, config="{}")
+        job = added(store, a_job(**{field: getattr(full, field)}))
         assert store.job(job.id) == job
-        bare = a_job()
-        store.add_job(bare, config="{}")
+        bare = added(store, a_job())
         changed = attrs.evolve(job, id=bare.id, idempotency_key=None)
         store.advance_job(changed, expected=JobState.STARTED)
         assert store.job(bare.id) == changed
 
     @pytest.mark.parametrize("failure", list(FailureKind))
     def test_every_kind_of_failure_comes_back(self, store: MetadataStore, failure: FailureKind) -> None:
-        job = a_job(failure=failure)
-        store.add_job(job, config="{}")
+        job = added(store, a_job(failure=failure))
         assert store.job(job.id) == job
 
     @pytest.mark.parametrize("text", ODD_TEXTS)
@@ -123,18 +127,15 @@ class JobsContract(StoreAccess):
 
     @pytest.mark.parametrize("count", [0, 1, 30])
     def test_a_class_path_keeps_its_order_and_its_repetitions(self, store: MetadataStore, count: int) -> None:
-        binary = a_binary("b")
-        store.add_binary(binary)
+        binary = added(store, a_binary("b"))
         entries = [an_entry(source=f"file:///{n * 7 % 10}.egg") for n in range(count)]
-        job = a_job(class_path=tuple(entries + [an_entry(binary)] * min(count, 2)))
-        store.add_job(job, config="{}")
+        job = added(store, a_job(class_path=tuple(entries + [an_entry(binary)] * min(count, 2))))
         assert store.job(job.id) == job
 
     def test_times_of_a_job_come_back_in_utc(self, store: MetadataStore) -> None:
         local = datetime(2016, 6, 19, 16, 27, 12, 999999, tzinfo=timezone(timedelta(hours=14)))
         times = ("submitted_at", "dispatched_at", "running_at", "ended_at")
-        job = a_job(**dict.fromkeys(times, local))
-        store.add_job(job, config="{}")
+        job = added(store, a_job(**dict.fromkeys(times, local)))
         stored = store.job(job.id)
         assert stored == job
         assert all(getattr(stored, time).utcoffset() == timedelta(0) for time in times), (
@@ -164,9 +165,8 @@ class JobsContract(StoreAccess):
     ) -> None:
         first = a_job(id="same")
         store.add_job(first, config="first")
-        with pytest.raises(DuplicateId) as caught:
+        with raising(DuplicateId(kind="job", id="same", holder="same")):
             store.add_job(a_job(id="same", class_name="x.Y", idempotency_key="key"), config="second")
-        assert caught.value == DuplicateId(kind="job", id="same", holder="same")
         assert (store.job("same"), store.job_config("same")) == (first, "first")
         assert store.job_with_key("key") is None
 
@@ -175,9 +175,8 @@ class JobsContract(StoreAccess):
     ) -> None:
         first, second = a_job(idempotency_key="key"), a_job(idempotency_key="key")
         store.add_job(first, config="{}")
-        with pytest.raises(DuplicateId) as caught:
+        with raising(DuplicateId(kind="idempotency key", id="key", holder=first.id)):
             store.add_job(second, config="{}")
-        assert caught.value == DuplicateId(kind="idempotency key", id="key", holder=first.id)
         assert (store.job(second.id), store.job_with_key("key")) == (None, first)
         counts = self.raw_counts(store)
         assert (counts["jobs"], counts["configs"]) == (1, 1)
@@ -185,18 +184,15 @@ class JobsContract(StoreAccess):
     def test_a_repeated_submit_finds_its_key_even_after_its_binary_was_deleted(
         self, store: MetadataStore
     ) -> None:
-        binary = a_binary("b")
-        store.add_binary(binary)
-        first = a_job(binary, idempotency_key="key", state=JobState.FINISHED)
-        store.add_job(first, config="{}")
+        binary = added(store, a_binary("b"))
+        add(store, a_job(binary, idempotency_key="key", state=JobState.FINISHED))
         store.delete_binary("b")
         with pytest.raises(DuplicateId):
             store.add_job(a_job(binary, idempotency_key="key"), config="{}")
 
     def test_idempotency_keys_that_differ_in_case_or_blanks_are_different(self, store: MetadataStore) -> None:
         jobs = [a_job(idempotency_key=key) for key in ("key", "KEY", "key ", " key", "kéy", "ke\u0301y")]
-        for job in jobs:
-            store.add_job(job, config="{}")
+        add(store, *jobs)
         assert [store.job_with_key(str(job.idempotency_key)) for job in jobs] == jobs
 
     def test_any_number_of_jobs_have_no_idempotency_key(self, store: MetadataStore) -> None:
@@ -208,25 +204,21 @@ class JobsContract(StoreAccess):
         self, store: MetadataStore
     ) -> None:
         kept, deleted = a_binary("kept"), a_binary("deleted")
-        for binary in (kept, deleted):
-            store.add_binary(binary)
+        add(store, kept, deleted)
         store.delete_binary("deleted")
         store.add_binary(a_binary("deleted"))
         job = a_job(kept, deleted, idempotency_key="key")
-        with pytest.raises(BinaryNotFound) as caught:
+        with raising(BinaryNotFound(name="deleted")):
             store.add_job(job, config="{}")
-        assert caught.value == BinaryNotFound(name="deleted")
         assert (store.job(job.id), store.job_with_key("key"), store.job_config(job.id)) == (None, None, None)
         counts = self.raw_counts(store)
         assert (counts["jobs"], counts["configs"]) == (0, 0)
         assert store.delete_binary("kept") == [kept]
 
     def test_a_job_of_an_older_version_is_stored(self, store: MetadataStore) -> None:
-        older = a_binary("b", uploaded_at=at(1))
-        store.add_binary(older)
+        older = added(store, a_binary("b", uploaded_at=at(1)))
         store.add_binary(a_binary("b", uploaded_at=at(2)))
-        job = a_job(older)
-        store.add_job(job, config="{}")
+        job = added(store, a_job(older))
         assert store.job(job.id) == job
 
     # -- compare-and-set -------------------------------------------------------------------------------
@@ -236,19 +228,15 @@ class JobsContract(StoreAccess):
     def test_a_job_is_advanced_if_and_only_if_its_state_is_the_expected_one(
         self, store: MetadataStore, stored: JobState, expected: JobState
     ) -> None:
-        before = a_job(state=stored)
-        store.add_job(before, config="{}")
+        before = added(store, a_job(state=stored))
         after = attrs.evolve(before, state=JobState.FINISHED, ended_at=at(9), has_result=True)
         delivery = a_delivery(after)
         if stored is expected:
             store.advance_job(after, expected=expected, result=a_result(), delivery=delivery)
             assert self._all_of(store, after) == (after, a_result(), [delivery])
             return
-        with pytest.raises(StaleState) as caught:
+        with raising(StaleState(kind="job", id=before.id, expected=expected.value, found=stored.value)):
             store.advance_job(after, expected=expected, result=a_result(), delivery=delivery)
-        assert caught.value == StaleState(
-            kind="job", id=before.id, expected=expected.value, found=stored.value
-        )
         assert self._all_of(store, before) == (before, None, [])
         assert self.raw_job_state(store, before.id) == stored.value
 
@@ -257,9 +245,8 @@ class JobsContract(StoreAccess):
 
     def test_advancing_an_unknown_job_raises_stale_state_that_found_none(self, store: MetadataStore) -> None:
         job = a_job()
-        with pytest.raises(StaleState) as caught:
+        with raising(StaleState(kind="job", id=job.id, expected="STARTED", found=None)):
             store.advance_job(job, expected=JobState.STARTED, result=a_result(), delivery=a_delivery(job))
-        assert caught.value == StaleState(kind="job", id=job.id, expected="STARTED", found=None)
         assert set(self.raw_counts(store).values()) == {0}
 
     def test_advancing_a_job_stores_the_whole_record(self, store: MetadataStore) -> None:
@@ -276,8 +263,7 @@ class JobsContract(StoreAccess):
         assert store.jobs(JobQuery(context_id=full.context_id)).jobs == ()
 
     def test_a_write_that_keeps_the_state_of_a_job_may_be_repeated(self, store: MetadataStore) -> None:
-        job = a_job()
-        store.add_job(job, config="{}")
+        job = added(store, a_job())
         for seconds in (1, 2):
             job = attrs.evolve(job, dispatched_at=at(seconds))
             store.advance_job(job, expected=JobState.STARTED)
@@ -286,37 +272,32 @@ class JobsContract(StoreAccess):
     def test_a_taken_delivery_id_refuses_the_whole_advance(self, store: MetadataStore) -> None:
         first, second = a_job(), a_job()
         delivery = a_delivery(first)
-        for job in (first, second):
-            store.add_job(job, config="{}")
+        add(store, first, second)
         store.advance_job(first, expected=JobState.STARTED, delivery=delivery)
         ended = attrs.evolve(second, state=JobState.FINISHED)
-        with pytest.raises(DuplicateId) as caught:
+        with raising(DuplicateId(kind="callback delivery", id=delivery.id, holder=delivery.id)):
             store.advance_job(
                 ended,
                 expected=JobState.STARTED,
                 result=a_result(),
                 delivery=a_delivery(second, id=delivery.id),
             )
-        assert caught.value == DuplicateId(kind="callback delivery", id=delivery.id, holder=delivery.id)
         assert self._all_of(store, second) == (second, None, [])
         assert self._all_of(store, first) == (first, None, [delivery])
 
     def test_a_taken_idempotency_key_refuses_the_whole_advance(self, store: MetadataStore) -> None:
         first, second = a_job(idempotency_key="key"), a_job()
-        for job in (first, second):
-            store.add_job(job, config="{}")
+        add(store, first, second)
         stolen = attrs.evolve(second, idempotency_key="key", state=JobState.RUNNING)
-        with pytest.raises(DuplicateId) as caught:
+        with raising(DuplicateId(kind="idempotency key", id="key", holder=first.id)):
             store.advance_job(stolen, expected=JobState.STARTED, delivery=a_delivery(second))
-        assert caught.value == DuplicateId(kind="idempotency key", id="key", holder=first.id)
         assert self._all_of(store, second) == (second, None, [])
 
     # -- results ---------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("result", RESULTS, ids=lambda result: f"{result.kind.value}-{result.size}")
     def test_a_result_comes_back_equal_in_full(self, store: MetadataStore, result: JobResult) -> None:
-        job = a_job(state=JobState.RUNNING)
-        store.add_job(job, config="{}")
+        job = added(store, a_job(state=JobState.RUNNING))
         assert store.job_result(job.id) is None
         ended = attrs.evolve(job, state=JobState.FINISHED, has_result=True)
         store.advance_job(ended, expected=JobState.RUNNING, result=result)
@@ -334,8 +315,7 @@ class JobsContract(StoreAccess):
     def test_a_result_stays_when_a_later_advance_has_none_and_is_replaced_when_it_has_one(
         self, store: MetadataStore
     ) -> None:
-        job = a_job()
-        store.add_job(job, config="{}")
+        job = added(store, a_job())
         store.advance_job(job, expected=JobState.STARTED, result=a_result("1"))
         store.advance_job(job, expected=JobState.STARTED)
         assert store.job_result(job.id) == a_result("1")
@@ -351,8 +331,7 @@ class JobsContract(StoreAccess):
         self, store: MetadataStore, state: JobState
     ) -> None:
         job, other = a_job(state=state), a_job(state=state)
-        for each in (job, other):
-            store.add_job(each, config="{}")
+        add(store, job, other)
         store.record_progress(job.id, JobProgress(tasks_done=9))
         store.record_progress(job.id, PROGRESS)
         assert store.job(job.id) == attrs.evolve(job, progress=PROGRESS)
@@ -360,8 +339,7 @@ class JobsContract(StoreAccess):
 
     @states(FINAL_JOBS)
     def test_progress_of_a_final_job_is_ignored(self, store: MetadataStore, state: JobState) -> None:
-        job = a_job(state=state)
-        store.add_job(job, config="{}")
+        job = added(store, a_job(state=state))
         store.record_progress(job.id, PROGRESS)
         assert store.job(job.id) == job
 
@@ -372,8 +350,7 @@ class JobsContract(StoreAccess):
     def test_progress_stays_when_an_advance_has_none_and_is_replaced_when_it_has_some(
         self, store: MetadataStore
     ) -> None:
-        job = a_job()
-        store.add_job(job, config="{}")
+        job = added(store, a_job())
         store.record_progress(job.id, PROGRESS)
         running = attrs.evolve(job, state=JobState.RUNNING)
         store.advance_job(running, expected=JobState.STARTED)

@@ -15,7 +15,14 @@ from jobserver_core.models.jobs import Job, JobQuery
 from jobserver_core.models.lifecycle import DeliveryState, JobState
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.builders import a_binary, a_delivery, a_job, a_result, at
-from jobserver_core.testing.metadata.access import LIVE_DELIVERIES, LIVE_JOBS, ODD_TEXTS, StoreAccess, states
+from jobserver_core.testing.metadata.access import (
+    LIVE_DELIVERIES,
+    LIVE_JOBS,
+    ODD_TEXTS,
+    StoreAccess,
+    added,
+    states,
+)
 
 _ENDLESS = 1000
 """More jobs than any test here stores."""
@@ -223,9 +230,7 @@ class ListsContract(StoreAccess):
     # -- deleting old jobs -----------------------------------------------------------------------------
 
     def _ended(self, store: MetadataStore, ended_at: datetime | None, **fields: Any) -> Job:
-        job = a_job(state=JobState.FINISHED, ended_at=ended_at, **fields)
-        store.add_job(job, config="{}")
-        return job
+        return added(store, a_job(state=JobState.FINISHED, ended_at=ended_at, **fields))
 
     def test_deleting_removes_final_jobs_that_ended_before_a_time_and_returns_how_many(
         self, store: MetadataStore
@@ -240,8 +245,7 @@ class ListsContract(StoreAccess):
 
     @states(LIVE_JOBS)
     def test_a_live_job_is_never_deleted(self, store: MetadataStore, state: JobState) -> None:
-        job = a_job(state=state, ended_at=at(1))
-        store.add_job(job, config="{}")
+        job = added(store, a_job(state=state, ended_at=at(1)))
         assert store.delete_jobs(ended_before=at(100), limit=10) == 0
         assert store.job(job.id) == job
 
@@ -283,8 +287,7 @@ class ListsContract(StoreAccess):
         assert len(store.deliveries_of(held.id)) == 2
 
     def test_many_jobs_are_deleted_in_one_call(self, store: MetadataStore) -> None:
-        binary = a_binary("b")
-        store.add_binary(binary)
+        binary = added(store, a_binary("b"))
         for number in range(300):
             store.add_job(a_job(binary, state=JobState.KILLED, ended_at=at(number)), config="{}")
         assert store.delete_jobs(ended_before=at(250), limit=100_000) == 250

@@ -26,7 +26,7 @@ from jobserver_core.models.servers import ServerRequest
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.builders import a_binary, a_context, a_delivery, a_job, a_result, at, digest_of
 from jobserver_core.testing.contract import assert_none_left, raised_by, threads_and_processes, wait_until
-from jobserver_core.testing.metadata.access import StoreAccess
+from jobserver_core.testing.metadata.access import StoreAccess, added
 from jobserver_core.testing.metadata.jobs import full_job
 from jobserver_core.testing.metadata.pins import pinned_and_removed
 from jobserver_core.testing.metadata.races import race, winner
@@ -138,8 +138,7 @@ class PersistenceContract(StoreAccess):
 
     def test_two_stores_on_the_same_data_see_each_others_writes(self, store: MetadataStore) -> None:
         with closing(self.open_again(store)) as other:
-            job = a_job()
-            store.add_job(job, config="{}")
+            job = added(store, a_job())
             assert other.job(job.id) == job
             running = attrs.evolve(job, state=JobState.RUNNING)
             other.advance_job(running, expected=JobState.STARTED)
@@ -281,13 +280,12 @@ class PersistenceContract(StoreAccess):
     def test_a_delete_and_a_submit_through_two_stores_never_both_win(self, store: MetadataStore) -> None:
         with closing(self.open_again(store)) as other:
             for number in range(20):
-                binary = a_binary(f"b{number}")
-                store.add_binary(binary)
+                binary = added(store, a_binary(f"b{number}"))
                 job = a_job(binary)
-                deleted, added = race(
+                deleted, submitted = race(
                     partial(store.delete_binary, binary.name), partial(other.add_job, job, config="{}")
                 )
                 lost = [BinaryInUse(name=binary.name, job_ids=(job.id,)), BinaryNotFound(name=binary.name)]
-                assert (deleted, added) in [([binary], lost[1]), (lost[0], None)], (
-                    f"exactly one of the delete and the submit has to succeed: {deleted}, {added}"
+                assert (deleted, submitted) in [([binary], lost[1]), (lost[0], None)], (
+                    f"exactly one of the delete and the submit has to succeed: {deleted}, {submitted}"
                 )

@@ -24,7 +24,7 @@ from jobserver_core.models.jobs import JobProgress, JobQuery
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.builders import a_binary, a_context, a_delivery, a_job, a_result, at
-from jobserver_core.testing.metadata.access import StoreAccess
+from jobserver_core.testing.metadata.access import StoreAccess, add, added
 
 WRITERS = 8
 ROUNDS = 10
@@ -70,8 +70,7 @@ class RacesContract(StoreAccess):
 
     def test_of_many_writers_that_end_a_job_one_wins_with_all_it_wrote(self, store: MetadataStore) -> None:
         for _ in range(ROUNDS):
-            job = a_job(state=JobState.RUNNING)
-            store.add_job(job, config="{}")
+            job = added(store, a_job(state=JobState.RUNNING))
             ends = (JobState.FINISHED, JobState.ERROR, JobState.KILLED)
             records = [
                 attrs.evolve(job, state=ends[n % 3], ended_at=at(n), fingerprint=str(n))
@@ -98,8 +97,7 @@ class RacesContract(StoreAccess):
 
     def test_of_many_writers_that_advance_a_context_one_wins(self, store: MetadataStore) -> None:
         for _ in range(ROUNDS):
-            context = a_context(state=ContextState.RUNNING)
-            store.add_context(context)
+            context = added(store, a_context(state=ContextState.RUNNING))
             ends = (ContextState.FINISHED, ContextState.ERROR)
             records = [attrs.evolve(context, state=ends[n % 2], url=str(n)) for n in range(WRITERS)]
             outcomes = race(
@@ -109,8 +107,7 @@ class RacesContract(StoreAccess):
 
     def test_of_many_couriers_that_claim_a_delivery_one_wins(self, store: MetadataStore) -> None:
         for _ in range(ROUNDS):
-            job = a_job()
-            store.add_job(job, config="{}")
+            job = added(store, a_job())
             delivery = a_delivery(job)
             store.advance_job(job, expected=JobState.STARTED, delivery=delivery)
             claims = [
@@ -147,32 +144,30 @@ class RacesContract(StoreAccess):
 
     def test_a_delete_and_a_submit_of_one_binary_never_both_win(self, store: MetadataStore) -> None:
         for number in range(2 * ROUNDS):
-            binary = a_binary(f"b{number}")
-            store.add_binary(binary)
+            binary = added(store, a_binary(f"b{number}"))
             job = a_job(binary)
-            deleted, added = race(
+            deleted, submitted = race(
                 partial(store.delete_binary, binary.name),
                 partial(store.add_job, job, config="{}"),
             )
             if deleted == [binary]:
-                assert added == BinaryNotFound(name=binary.name)
+                assert submitted == BinaryNotFound(name=binary.name)
                 assert (store.binary(binary.name), store.job(job.id)) == (None, None)
             else:
                 assert deleted == BinaryInUse(name=binary.name, job_ids=(job.id,))
-                assert (added, store.binary(binary.name), store.job(job.id)) == (None, binary, job)
+                assert (submitted, store.binary(binary.name), store.job(job.id)) == (None, binary, job)
 
     def test_many_submits_and_many_deletes_of_one_binary_agree(self, store: MetadataStore) -> None:
         for number in range(ROUNDS):
-            binary = a_binary(f"b{number}")
-            store.add_binary(binary)
+            binary = added(store, a_binary(f"b{number}"))
             jobs = [a_job(binary) for _ in range(WRITERS // 2)]
             outcomes = race(
                 *(partial(store.add_job, job, config="{}") for job in jobs),
                 *([partial(store.delete_binary, binary.name)] * (WRITERS // 2)),
             )
-            added = [job for job, outcome in zip(jobs, outcomes, strict=False) if outcome is None]
+            submitted = [job for job, outcome in zip(jobs, outcomes, strict=False) if outcome is None]
             deletes = [outcome for outcome in outcomes[len(jobs) :] if isinstance(outcome, list)]
-            assert (len(deletes), len(added)) in [(1, 0), (0, len(jobs))], outcomes
+            assert (len(deletes), len(submitted)) in [(1, 0), (0, len(jobs))], outcomes
             assert (store.binary(binary.name) is None) == bool(deletes)
 
     def test_uploads_racing_a_delete_are_either_returned_by_it_or_kept(self, store: MetadataStore) -> None:
@@ -193,15 +188,13 @@ class RacesContract(StoreAccess):
     def test_of_two_deletes_of_one_binary_one_wins(self, store: MetadataStore) -> None:
         for number in range(ROUNDS):
             versions = [a_binary(f"b{number}", uploaded_at=at(-n)) for n in range(3)]
-            for binary in versions:
-                store.add_binary(binary)
+            add(store, *versions)
             outcomes: list[list[Binary]] = race(*[partial(store.delete_binary, f"b{number}")] * 2)
             assert outcomes[winner(outcomes, BinaryNotFound)] == versions
 
     def test_progress_racing_the_end_of_a_job_never_brings_it_back(self, store: MetadataStore) -> None:
         for _ in range(ROUNDS):
-            job = a_job(state=JobState.RUNNING)
-            store.add_job(job, config="{}")
+            job = added(store, a_job(state=JobState.RUNNING))
             ended = attrs.evolve(job, state=JobState.FINISHED, ended_at=at(1))
             race(
                 partial(store.advance_job, ended, expected=JobState.RUNNING),
@@ -222,8 +215,7 @@ class RacesContract(StoreAccess):
     @pytest.mark.parametrize("limit", [1, 7])
     def test_paging_beside_writers_visits_every_old_job_once(self, store: MetadataStore, limit: int) -> None:
         old = [a_job(id=f"m{number:02}", submitted_at=at(number // 5)) for number in range(20)]
-        for job in old:
-            store.add_job(job, config="{}")
+        add(store, *old)
         done = threading.Event()
 
         def page() -> list[str]:

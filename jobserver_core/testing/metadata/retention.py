@@ -19,6 +19,8 @@ from jobserver_core.testing.metadata.access import (
     LIVE_CONTEXTS,
     LIVE_JOBS,
     StoreAccess,
+    add,
+    added,
     states,
 )
 from jobserver_core.testing.metadata.races import race
@@ -37,9 +39,7 @@ class RetentionContract(StoreAccess):
         name: str = "c",
         state: ContextState = ContextState.FINISHED,
     ) -> Context:
-        context = a_context(name, state=state, ended_at=at(ended_at))
-        store.add_context(context)
-        return context
+        return added(store, a_context(name, state=state, ended_at=at(ended_at)))
 
     @states(FINAL_CONTEXTS)
     def test_contexts_that_ended_before_a_time_are_removed(
@@ -54,8 +54,7 @@ class RetentionContract(StoreAccess):
 
     @states(LIVE_CONTEXTS)
     def test_a_live_context_is_never_removed(self, store: MetadataStore, state: ContextState) -> None:
-        context = a_context(state=state, ended_at=at(1))
-        store.add_context(context)
+        context = added(store, a_context(state=state, ended_at=at(1)))
         assert store.delete_contexts(ended_before=at(100), limit=10) == []
         assert store.context(context.id) == context
 
@@ -64,8 +63,7 @@ class RetentionContract(StoreAccess):
         self, store: MetadataStore, state: JobState
     ) -> None:
         served, free = self._ended_context(store, 1), self._ended_context(store, 2)
-        job = a_job(context_id=served.id, state=state, ended_at=at(1) if state.final else None)
-        store.add_job(job, config="{}")
+        add(store, a_job(context_id=served.id, state=state, ended_at=at(1) if state.final else None))
         assert store.delete_contexts(ended_before=at(9), limit=1) == [free.id]
         assert store.context(served.id) == served
         if state.final:
@@ -90,8 +88,7 @@ class RetentionContract(StoreAccess):
     # -- limits of count and bytes, and what they are about ------------------------------------------
 
     def _ended_job(self, store: MetadataStore, ended_at: float, text: str | None = None) -> Job:
-        job = a_job(submitted_at=at(ended_at))
-        store.add_job(job, config="{}")
+        job = added(store, a_job(submitted_at=at(ended_at)))
         ended = attrs.evolve(job, state=JobState.FINISHED, ended_at=at(ended_at), has_result=text is not None)
         store.advance_job(ended, expected=job.state, result=None if text is None else a_result(text))
         return ended
@@ -154,8 +151,7 @@ class RetentionContract(StoreAccess):
 
     def test_a_version_that_is_not_old_is_kept_however_many_are_newer(self, store: MetadataStore) -> None:
         versions = [a_binary("b", uploaded_at=at(n)) for n in (9, 8, 7)]
-        for binary in versions:
-            store.add_binary(binary)
+        add(store, *versions)
         assert store.delete_old_binaries(uploaded_before=at(7), keep=1, limit=10) == []
         assert store.delete_old_binaries(uploaded_before=at(8), keep=1, limit=10) == [versions[2]]
 
@@ -171,10 +167,8 @@ class RetentionContract(StoreAccess):
         self, store: MetadataStore, state: JobState
     ) -> None:
         old, new = a_binary("b", uploaded_at=at(1)), a_binary("b", uploaded_at=at(2))
-        for binary in (old, new):
-            store.add_binary(binary)
-        job = a_job(old, state=state)
-        store.add_job(job, config="{}")
+        add(store, old, new)
+        job = added(store, a_job(old, state=state))
         assert store.delete_old_binaries(uploaded_before=at(9), keep=1, limit=10) == []
         assert store.unreferenced([old.digest]) == []
         store.advance_job(attrs.evolve(job, state=JobState.ERROR, ended_at=at(3)), expected=state)
@@ -194,15 +188,14 @@ class RetentionContract(StoreAccess):
 
     def test_a_removal_and_a_submit_never_both_win(self, store: MetadataStore) -> None:
         for number in range(20):
-            old = a_binary(f"b{number}", uploaded_at=at(1))
-            store.add_binary(old)
+            old = added(store, a_binary(f"b{number}", uploaded_at=at(1)))
             store.add_binary(a_binary(f"b{number}", uploaded_at=at(2)))
             job = a_job(old)
-            removed, added = race(
+            removed, submitted = race(
                 partial(store.delete_old_binaries, uploaded_before=at(9), keep=1, limit=10),
                 partial(store.add_job, job, config="{}"),
             )
-            if added is None:
+            if submitted is None:
                 assert removed == []
                 assert old in store.binary_versions(old.name), "the version of a job that was added is gone"
                 store.advance_job(attrs.evolve(job, state=JobState.ERROR), expected=job.state)
