@@ -32,16 +32,26 @@ LOG_TIMEOUT = 10.0
 
 
 @contextmanager
-def showing_start(client: CommandClient, terminal: Terminal, name: str) -> Iterator[None]:
-    """Show that a context is being started while the block runs, and if that takes long, what is prepared."""
+def showing_start(client: CommandClient, terminal: Terminal, name: str, remark: str = "") -> Iterator[None]:
+    """Show that a context is being started while the block runs, and if that takes long, what is prepared.
+
+    A ``remark`` is printed once the server has begun the start: it may refuse it.
+    """
     over, first = threading.Event(), f"starting {name} (this can take a minute)"
+    remarks = [remark] if remark else []
+
+    def begun() -> None:
+        while remarks:
+            terminal.note(remarks.pop())
 
     def watch(show: Callable[[str], None]) -> None:
         while not over.wait(START_PAUSE):
             doing = None
             with suppress(CommandFailed):  # such as no permission to read it
                 record: ContextFields = client.get(f"/contexts/{quoted_segment(name)}")
-                doing = record.get("preparing") if record.get("endTime") == "Empty" else None
+                if record.get("endTime") == "Empty":
+                    begun()
+                    doing = record.get("preparing")
             if not over.is_set():
                 show(f"{first}: {doing}" if doing else first)
 
@@ -54,6 +64,7 @@ def showing_start(client: CommandClient, terminal: Terminal, name: str) -> Itera
         finally:
             over.set()
             watching.join(START_PAUSE)
+    begun()
 
 
 def wait_for_end(

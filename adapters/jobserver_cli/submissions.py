@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated
 
 import typer
@@ -155,13 +155,13 @@ def submit(
         "callbackUrl": callback,
         "spark.proxy.user": proxy_user,
     }
-    if context is not None and (sync or follow):
-        _note_start(terminal, _live_context(client, context))
     record = _submit(
         client, terminal, main_class, code, context=context, config=config, key=idempotency_key, **options
     )
     job_id = str(record["jobId"])
     terminal.interrupt_note = interrupt_note(job_id)
+    if sync or follow:
+        _note_start(client, terminal, context)
     if sync:
         _print_awaited(client, terminal, job_id, timeout)
     elif follow:
@@ -209,26 +209,28 @@ def run(
     if context is not None:
         _ensure_context(client, terminal, context, code)
     record = _submit(client, terminal, main_class, code, context=context, config=config, key=idempotency_key)
+    _note_start(client, terminal, context)
     follow_to_result(client, terminal, str(record["jobId"]))
 
 
 def _ensure_context(client: CommandClient, terminal: Terminal, name: str, code: Code) -> None:
     """Create a context for this code unless it is live; another client may create it at the same time."""
-    record = _live_context(client, name)
-    if record is not None:
-        _note_start(terminal, record)
+    if _live_context(client, name) is not None:
         return
     _check_binaries(client, code)
-    if similar := similar_context(client, name):
-        terminal.note(f"no context {name} is live, so it is started; did you mean {similar}, which is live?")
+    similar = similar_context(client, name)
+    question = f"did you mean {similar}, which is live?"
+    remark = f"no context {name} is live, so it is started; {question}" if similar else ""
     try:
-        with showing_start(client, terminal, name):
+        with showing_start(client, terminal, name, remark):
             client.call("POST", f"/contexts/{quoted_segment(name)}", timeout=None)
         terminal.report_done(f"{name} is ready")
     except CommandFailed as refused:
         if refused.reason == "permission_denied":
             raise _may_not_start(client, name, refused) from None
         if refused.reason != "context_exists":
+            if similar:
+                refused.advice = "\n".join(filter(None, [question.replace("d", "D", 1), refused.advice]))
             raise
 
 
@@ -264,8 +266,12 @@ def _live_context(client: CommandClient, name: str) -> ContextFields | None:
     return record if record and record.get("endTime") == "Empty" else None
 
 
-def _note_start(terminal: Terminal, record: ContextFields | None) -> None:
-    """Say that a job waits until its context has started, if it has to."""
+def _note_start(client: CommandClient, terminal: Terminal, context: str | None) -> None:
+    """Say that a job, which was accepted, waits until its context has started, if it has to."""
+    record = None
+    if context is not None:
+        with suppress(CommandFailed):  # the wait for the job says what is wrong
+            record = _live_context(client, context)
     how = _STARTING.get(str(record.get("state"))) if record else None
     if record and how:
         doing = f" ({record['preparing']})" if record.get("preparing") else ""

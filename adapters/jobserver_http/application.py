@@ -9,7 +9,7 @@ import secrets
 import time
 from collections.abc import Collection, Iterable, Mapping
 from functools import partial
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import attrs
 from starlette.requests import ClientDisconnect
@@ -19,8 +19,9 @@ from starlette.routing import Router
 from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
-from jobserver_core.errors import BackendError, JobServerError, ServerClosed
+from jobserver_core.errors import BackendError, InvalidName, JobNotFound, JobServerError, ServerClosed
 from jobserver_core.models.arguments import check_kind
+from jobserver_core.models.validation import check_binary_name, check_context_name
 from jobserver_core.server import JobServer
 from jobserver_http.access import Namespace, allows
 from jobserver_http.addresses import BrowserGuard, without_password_dialog
@@ -154,7 +155,7 @@ class HttpApplication:
         self.state.metrics.request_started()
         scope["jobserver.guard"] = guard
         try:
-            rejected = _AMBIGUOUS if guard.ambiguous else None if scope["path"].startswith("/") else _NO_PATH
+            rejected = _AMBIGUOUS if guard.ambiguous else _refused_path(scope)
             if rejected is not None:
                 await respond(rejected)(scope, guard.receive, recorder.send)
             else:
@@ -177,6 +178,35 @@ class HttpApplication:
                 seconds,
                 f" {user}" if user else "",
             )
+
+
+def _no_job(job_id: str) -> str:
+    raise JobNotFound(job_id=job_id)
+
+
+_NAME_RULES = {
+    "binaries": check_binary_name,
+    "contexts": check_context_name,
+    "jars": check_binary_name,
+    "jobs": _no_job,
+}
+"""What refuses a name with a slash, by the first segment of the path. Names of data files may have some."""
+
+
+def _refused_path(scope: Scope) -> StatusResponse | None:
+    """Return the response to a path that is not routed: in its decoded form, a name would be two segments."""
+    if not scope["path"].startswith("/"):
+        return _NO_PATH
+    raw = (scope.get("raw_path") or b"").decode("latin-1").removeprefix(quote(scope.get("root_path", "")))
+    if "%2f" in raw.lower():
+        collection, _, rest = raw[1:].partition("/")
+        name = unquote(rest.partition("/")[0])
+        if "/" in name and collection in _NAME_RULES:
+            try:
+                _NAME_RULES[collection](name)
+            except (InvalidName, JobNotFound) as error:
+                return response_to(error)
+    return None
 
 
 def _without_slash(scope: Scope) -> Scope:

@@ -79,9 +79,27 @@ def test_run_in_a_context_that_is_missing_says_so_to_a_user_who_may_not_start_it
         assert done.code == ExitCode.DENIED
         assert "context 'wram' not found, and you may not start it: missing permission contexts" in message
         assert "Did you mean warm?" in message
+        assert "so it is started" not in message
         done = jobserver(*run, hidden)
         assert (done.code, "missing permission contexts" in done.err) == (ExitCode.DENIED, True)
         assert "not found" not in done.err
+
+
+def test_a_refused_start_of_a_context_names_the_similar_one_that_is_live(jobserver: CommandLine) -> None:
+    settings = load_settings(overrides={"jobserver.http.port": 0, "jobserver.contexts.max-contexts": 1})
+    server = JobServer.in_memory(settings=settings)
+    with running(server) as url:
+        jobserver.environment.setenv("JOBSERVER_URL", url)
+        upload(server)
+        server.create_context("warm").result(10)
+        run = ("run", "w.Count", "--cp", "words", "-c")
+        full, invalid, other = jobserver(*run, "wram"), jobserver(*run, "wram!"), jobserver(*run, "fleet")
+    assert (full.code, invalid.code, other.code) == (ExitCode.REFUSED, ExitCode.USAGE, ExitCode.REFUSED)
+    assert "Did you mean warm, which is live?" in full.err
+    assert "Try again when a context has ended" in full.err
+    assert "Did you mean warm, which is live?" in invalid.err
+    assert "so it is started" not in full.err + invalid.err
+    assert "Did you mean" not in other.err
 
 
 def test_a_job_for_a_context_that_is_starting_says_that_it_waits_for_it(jobserver: CommandLine) -> None:
@@ -97,6 +115,9 @@ def test_a_job_for_a_context_that_is_starting_says_that_it_waits_for_it(jobserve
         assert done.code == ExitCode.TIMED_OUT
         assert "context slow is still starting; the job waits until it is ready" in done.err
         assert "still starting" not in jobserver(*submit).err, "this one does not wait"
+        for refused in (("submit", "w.Count", "--sync"), ("run", "w.Count")):
+            done = jobserver(*refused, "--cp", "http://[", "-c", "slow")
+            assert (done.code != 0, "the job waits" in done.err) == (True, False), done.err
         launcher.handles[0].preparing = "unpacking env.tar.gz"
         done = jobserver(*submit, "--sync", "--timeout", "1")
         assert "context slow is still starting (unpacking env.tar.gz); the job waits" in done.err

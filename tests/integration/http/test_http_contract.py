@@ -15,6 +15,7 @@ from http_site import JAR, TIME, WHEEL, Site, Start, error, error_object, ok
 from conditions import WAIT, wait_until
 from jobserver_core import SparePool
 from jobserver_core.memory import MemoryMetadataStore
+from jobserver_http.routes import ROUTES
 from serving import ScriptedLauncher, archive, packaged
 
 # -- binaries --------------------------------------------------------------------------------------
@@ -168,8 +169,26 @@ def test_trailing_slashes_are_ignored_for_every_method(site: Site) -> None:
 
 
 def test_only_one_slash_that_is_not_part_of_a_name_is_ignored(site: Site) -> None:
-    error(site.client.get("/binaries/words%2F"), 404, "unknown path '/binaries/words/'")
+    message = site.client.get("/binaries/words%2F").json()["result"]
+    assert message.startswith("binary name 'words/' is not allowed: it may contain letters")
     assert site.client.get("/jobs//").status_code == 404
+
+
+def test_an_encoded_slash_in_a_name_is_the_mistake_that_is_reported(site: Site) -> None:
+    named = [(route, route.path.split("/")[1]) for route in ROUTES if "/{name}" in route.path]
+    assert {collection for _, collection in named} == {"binaries", "contexts", "jars"}
+    for route, collection in named:
+        path = route.path.replace("{name}", "p%202%2fx")
+        response = site.client.request(route.method, path)
+        assert (response.status_code, response.json()["code"]) == (400, "invalid_name"), path
+        kind = "context" if collection == "contexts" else "binary"
+        assert f"{kind} name 'p 2/x' is not allowed: it may contain" in response.json()["result"]
+    for route in ROUTES:
+        if "/{id}" in route.path:
+            response = site.client.request(route.method, route.path.replace("{id}", "p%202%2Fx"))
+            error(response, 404, "No such job ID p 2/x")
+    error(site.client.get("/jobs/x%2Fconfig"), 404, "No such job ID x/config")
+    error(site.client.get("/contexts/p/x%2Fy"), 404, "unknown path '/contexts/p/x/y'")
 
 
 @pytest.mark.parametrize(
