@@ -74,9 +74,14 @@ def setting_key(prefix: str, attribute: str) -> str:
 
 
 class Section:
-    """A group of settings with the same prefix. Subclasses are frozen attrs classes."""
+    """A group of settings with the same ``prefix``. Subclasses are frozen attrs classes."""
 
     prefix: ClassVar[str]
+
+    def __init_subclass__(cls, *, prefix: str | None = None) -> None:
+        super().__init_subclass__()
+        if prefix is not None:  # attrs creates each class again, with what the first one has
+            cls.prefix = prefix
 
     @classmethod
     def setting_types(cls) -> dict[str, SettingType]:
@@ -96,8 +101,19 @@ def _bound(prefix: str, field: _Attribute) -> _Attribute:
     return field.evolve(converter=lambda value: kind.convert(value, key))
 
 
-def _field(kind: SettingType, default: object, *, shown: bool = True) -> Field:
-    metadata = {_METADATA_KEY: kind}
+def _field(
+    name: str,
+    doc: str,
+    default: object,
+    parse: Callable[[Json], object],
+    show: Callable[[Any], Json],
+    *,
+    shown: bool | Callable[[Any], str] = True,
+    **more: Any,
+) -> Field:
+    """Create the field of a setting, nullable if its default is None; ``more`` are fields of its type."""
+    more["nullable"] = more.get("nullable") or default is None
+    metadata = {_METADATA_KEY: SettingType(name=name, doc=doc, parse=parse, show=show, **more)}
     if callable(default):
         return attrs.field(factory=default, metadata=metadata, repr=shown)
     return attrs.field(default=default, metadata=metadata, repr=shown)
@@ -119,14 +135,12 @@ def duration(
     maximum: float = 10 * 365 * 86400.0,
     nullable: bool = False,
 ) -> Field:
-    """Create a duration field in seconds. It is nullable if its default is None."""
+    """Create a duration field in seconds."""
 
     def parse(value: Json) -> float:
         return _in_range(parse_duration(value), minimum, maximum, duration_text)
 
-    nullable = nullable or default is None
-    kind = SettingType(name="duration", doc=doc, parse=parse, show=duration_text, nullable=nullable)
-    return _field(kind, default)
+    return _field("duration", doc, default, parse, duration_text, nullable=nullable)
 
 
 def size(
@@ -137,8 +151,7 @@ def size(
     def parse(value: Json) -> int:
         return _in_range(parse_size(value), minimum, maximum, size_text)
 
-    kind = SettingType(name="size", doc=doc, parse=parse, show=size_text, nullable=nullable)
-    return _field(kind, default)
+    return _field("size", doc, default, parse, size_text, nullable=nullable)
 
 
 def number(
@@ -151,7 +164,7 @@ def number(
     zero_is_none: bool = False,
     nullable: bool = False,
 ) -> Field:
-    """Create a number field, nullable if its default is None. Numbers can also be strings, as in HOCON."""
+    """Create a number field. Numbers can also be strings, as in HOCON."""
 
     def parse(value: Json) -> float | None:
         parsed = _number(value, whole)
@@ -160,9 +173,7 @@ def number(
         return _in_range(parsed, minimum, maximum, "{:g}".format)
 
     name = "integer" if whole else "number"
-    nullable = nullable or default is None
-    kind = SettingType(name=name, doc=doc, parse=parse, show=lambda value: value, nullable=nullable)
-    return _field(kind, default)
+    return _field(name, doc, default, parse, lambda value: value, nullable=nullable)
 
 
 def _number(value: Json, whole: bool) -> float:
@@ -194,8 +205,7 @@ def flag(default: bool, doc: str) -> Field:
             return _FLAGS[value.strip().lower()]
         raise ValueError(f"expected true or false, got {_shortened(value)}")
 
-    kind = SettingType(name="boolean", doc=doc, parse=parse, show=bool)
-    return _field(kind, default)
+    return _field("boolean", doc, default, parse, bool)
 
 
 def _text(value: Json) -> str:
@@ -216,15 +226,12 @@ def text(
     def parse(value: Json) -> str:
         return check(_text(value)) if check else _text(value)
 
-    show = redacted_url if url else str
-    kind = SettingType(
-        name="URL" if url else "string", doc=doc, parse=parse, show=show, nullable=default is None
-    )
+    def shown(value: str | None) -> str:
+        return repr(value and redacted_url(value))
+
     if url:
-        return attrs.field(
-            default=default, metadata={_METADATA_KEY: kind}, repr=lambda v: repr(v and show(v))
-        )
-    return _field(kind, default)
+        return _field("URL", doc, default, parse, redacted_url, shown=shown)
+    return _field("string", doc, default, parse, str)
 
 
 def _items(value: Json) -> list[Json]:
@@ -242,8 +249,7 @@ def texts(default: tuple[str, ...], doc: str, *, check: Callable[[str], str] | N
         items = [_text(item) for item in _items(value)]
         return tuple(check(item) if check else item for item in items)
 
-    kind = SettingType(name="list of strings", doc=doc, parse=parse, show=_show_list)
-    return _field(kind, default)
+    return _field("list of strings", doc, default, parse, _show_list)
 
 
 def _show_list(values: Iterable[object]) -> list[str]:
@@ -266,15 +272,7 @@ def parse_path(value: Json) -> Path:
 
 def path(default: Callable[[], Path] | None, doc: str) -> Field:
     """Create a path field. ``~`` is the user's home directory."""
-    kind = SettingType(
-        name="path",
-        doc=doc,
-        parse=parse_path,
-        show=str,
-        nullable=default is None,
-        anchor=lambda value, directory: directory / value,
-    )
-    return _field(kind, default)
+    return _field("path", doc, default, parse_path, str, anchor=lambda value, directory: directory / value)
 
 
 def paths(doc: str) -> Field:
@@ -283,14 +281,10 @@ def paths(doc: str) -> Field:
     def parse(value: Json) -> tuple[Path, ...]:
         return tuple(parse_path(item) for item in _items(value))
 
-    kind = SettingType(
-        name="list of paths",
-        doc=doc,
-        parse=parse,
-        show=_show_list,
-        anchor=lambda values, directory: tuple(directory / value for value in values),
-    )
-    return _field(kind, ())
+    def anchor(values: Iterable[Path], directory: Path) -> tuple[Path, ...]:
+        return tuple(directory / value for value in values)
+
+    return _field("list of paths", doc, (), parse, _show_list, anchor=anchor)
 
 
 def secret(doc: str) -> Field:
@@ -303,7 +297,7 @@ def secret(doc: str) -> Field:
             raise ValueError("expected a non-empty string")
         return Secret(value.strip())
 
-    return _field(SettingType(name="secret", doc=doc, parse=parse, show=str, nullable=True), None)
+    return _field("secret", doc, None, parse, str)
 
 
 def _mapping(value: Json, of: str) -> JsonObject:
@@ -313,16 +307,12 @@ def _mapping(value: Json, of: str) -> JsonObject:
 
 
 def _tree_of(
-    doc: str,
-    of: str,
-    check: Callable[[Json], object],
-    anchor: Callable[[Any, Path], object] = lambda value, _directory: value,
+    doc: str, of: str, check: Callable[[Json], object], **more: Callable[[Any, Path], object]
 ) -> Field:
     def parse(value: Json) -> JsonObject:
         return {str(name): check(item) for name, item in _mapping(value, of).items()}
 
-    kind = SettingType(name=f"object of {of}", doc=doc, parse=parse, show=redacted, free=True, anchor=anchor)
-    return _field(kind, dict, shown=False)
+    return _field(f"object of {of}", doc, dict, parse, redacted, shown=False, free=True, **more)
 
 
 def tree(doc: str) -> Field:
@@ -347,4 +337,4 @@ def named_paths(doc: str) -> Field:
     def checked(item: Json) -> str:
         return _text(item) if isinstance(item, str) and _URI_SCHEME.match(item) else str(parse_path(item))
 
-    return _tree_of(doc, "paths", checked, anchor)
+    return _tree_of(doc, "paths", checked, anchor=anchor)

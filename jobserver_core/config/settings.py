@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
 from urllib.parse import urlsplit
 
 import attrs
@@ -125,10 +124,8 @@ CONTEXT_KEYS = (
 
 
 @attrs.frozen(kw_only=True, field_transformer=bind)
-class SparkSettings(Section):
+class SparkSettings(Section, prefix="spark"):
     """Spark's master, the settings of contexts, and contexts that start with the server."""
-
-    prefix: ClassVar[str] = "spark"
 
     master: str = kinds.text(
         "local[*]", "The Spark master of every context: local[n], spark://…, yarn, k8s://…"
@@ -143,10 +140,8 @@ class SparkSettings(Section):
 
 
 @attrs.frozen(kw_only=True, field_transformer=bind)
-class MetadataSettings(Section):
+class MetadataSettings(Section, prefix="jobserver.metadata"):
     """The storage for records of binaries, contexts, jobs and callbacks."""
-
-    prefix: ClassVar[str] = "jobserver.metadata"
 
     backend: str = kinds.text("sql", "The metadata backend: sql, memory, or an installed plug-in")
     url: str | None = kinds.text(
@@ -156,10 +151,8 @@ class MetadataSettings(Section):
 
 
 @attrs.frozen(kw_only=True, field_transformer=bind)
-class BlobSettings(Section):
+class BlobSettings(Section, prefix="jobserver.blobs"):
     """The storage for the bytes of binaries and large results."""
-
-    prefix: ClassVar[str] = "jobserver.blobs"
 
     backend: str = kinds.text("fsspec", "The blob backend: fsspec, memory, or an installed plug-in")
     url: str | None = kinds.text(
@@ -169,20 +162,16 @@ class BlobSettings(Section):
 
 
 @attrs.frozen(kw_only=True, field_transformer=bind)
-class LauncherSettings(Section):
+class LauncherSettings(Section, prefix="jobserver.launcher"):
     """The launcher, which starts contexts and runs jobs."""
-
-    prefix: ClassVar[str] = "jobserver.launcher"
 
     backend: str = kinds.text("pyspark", "The launcher: pyspark, memory, or an installed plug-in")
     options: JsonObject = kinds.tree("Options of the launcher, see its documentation")
 
 
 @attrs.frozen(kw_only=True, field_transformer=bind)
-class FetcherSettings(Section):
+class FetcherSettings(Section, prefix="jobserver.fetcher"):
     """How URIs of class paths are fetched, and which are allowed."""
-
-    prefix: ClassVar[str] = "jobserver.fetcher"
 
     backend: str = kinds.text("fsspec", "The fetcher: fsspec, or an installed plug-in")
     allowed_schemes: tuple[str, ...] = kinds.texts(
@@ -221,10 +210,8 @@ class FetcherSettings(Section):
 
 
 @attrs.frozen(kw_only=True, field_transformer=bind)
-class ContextLimits(Section):
+class ContextLimits(Section, prefix="jobserver.contexts"):
     """Limits on contexts and on what they use in total, and on the time that they take to start and stop."""
-
-    prefix: ClassVar[str] = "jobserver.contexts"
 
     creation_timeout: float = kinds.duration(
         60.0,
@@ -284,10 +271,8 @@ class ContextLimits(Section):
 
 
 @attrs.frozen(kw_only=True, field_transformer=bind)
-class JobLimits(Section):
+class JobLimits(Section, prefix="jobserver.jobs"):
     """Limits on concurrent jobs, waits and results, and how long jobs are kept."""
-
-    prefix: ClassVar[str] = "jobserver.jobs"
 
     max_jobs_per_context: int = kinds.number(
         8, "The maximum number of concurrent jobs in one context", minimum=1
@@ -338,10 +323,8 @@ class JobLimits(Section):
 
 
 @attrs.frozen(kw_only=True, field_transformer=bind)
-class BinaryLimits(Section):
+class BinaryLimits(Section, prefix="jobserver.binaries"):
     """Which versions of binaries are kept. A version in use by a job that has not ended is never removed."""
-
-    prefix: ClassVar[str] = "jobserver.binaries"
 
     versions: int = kinds.number(
         10, "How many versions of each binary are kept regardless of their age", minimum=1
@@ -355,10 +338,8 @@ class BinaryLimits(Section):
 
 
 @attrs.frozen(kw_only=True, field_transformer=bind)
-class DataFileLimits(Section):
+class DataFileLimits(Section, prefix="jobserver.data-files"):
     """Where data files are, and which are kept."""
-
-    prefix: ClassVar[str] = "jobserver.data-files"
 
     directory: Path | None = kinds.path(
         None,
@@ -379,10 +360,8 @@ class DataFileLimits(Section):
 
 
 @attrs.frozen(kw_only=True, field_transformer=bind)
-class InputLimits(Section):
+class InputLimits(Section, prefix="jobserver.limits"):
     """Limits on the data that users send and on the logs that jobs write."""
-
-    prefix: ClassVar[str] = "jobserver.limits"
 
     config_size: int = kinds.size(1 * _MIB, "The maximum size of a posted configuration", minimum=1)
     config_depth: int = kinds.number(
@@ -393,10 +372,8 @@ class InputLimits(Section):
 
 
 @attrs.frozen(kw_only=True, field_transformer=bind)
-class CallbackSettings(Section):
+class CallbackSettings(Section, prefix="jobserver.callbacks"):
     """How callbacks are sent, retried and abandoned, and which receivers are allowed."""
-
-    prefix: ClassVar[str] = "jobserver.callbacks"
 
     max_attempts: int = kinds.number(5, "The number of attempts before a callback is abandoned", minimum=1)
     retry_delay: float = kinds.duration(10.0, "The delay between the first failed attempt and the next one")
@@ -442,10 +419,8 @@ class CallbackSettings(Section):
 
 
 @attrs.frozen(kw_only=True, field_transformer=bind)
-class HttpSettings(Section):
+class HttpSettings(Section, prefix="jobserver.http"):
     """How the HTTP front-end listens, and its limits."""
-
-    prefix: ClassVar[str] = "jobserver.http"
 
     host: str = kinds.text("127.0.0.1", "The address to listen on", check=_host)
     port: int = kinds.number(8090, "The port to listen on; 0 means any free port", maximum=65535)
@@ -482,10 +457,8 @@ class HttpSettings(Section):
 
 
 @attrs.frozen(kw_only=True, field_transformer=bind)
-class ServerSettings(Section):
+class ServerSettings(Section, prefix="jobserver.servers"):
     """How servers that share a metadata store find out which of them are alive."""
-
-    prefix: ClassVar[str] = "jobserver.servers"
 
     address: str | None = kinds.text(
         None, "Where this server runs, for people who list the servers; null is the name of the machine"
@@ -500,10 +473,8 @@ class ServerSettings(Section):
 
 
 @attrs.frozen(kw_only=True, field_transformer=bind)
-class AuthSettings(Section):
+class AuthSettings(Section, prefix="jobserver.auth"):
     """How callers are authenticated."""
-
-    prefix: ClassVar[str] = "jobserver.auth"
 
     backend: str = kinds.text("none", "The authenticator: none, file, or an installed plug-in")
     use_as_proxy_user: bool = kinds.flag(
@@ -515,15 +486,13 @@ class AuthSettings(Section):
 
 
 @attrs.frozen(kw_only=True, field_transformer=bind)
-class Settings(Section):
+class Settings(Section, prefix="jobserver"):
     """All settings of a job server. ``Settings()`` has the defaults.
 
     ``warnings`` has a message for each key that was ignored. ``origins`` maps each key that was set to its
     origin: ``"override"``, or the file's path. All other keys have their defaults. ``directories`` maps each
     key of the backends' options to what a relative path is relative to.
     """
-
-    prefix: ClassVar[str] = "jobserver"
 
     data_dir: Path = kinds.path(default_data_dir, "The directory for everything that the server stores")
     stop_timeout: float = kinds.duration(

@@ -16,8 +16,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from jobserver_core.results.library_values import UnusableResult
 from jobserver_core.results.plain_values import MARK, WrittenNumber, check_keys, key, not_finite, simplified
-from jobserver_core.results.unusable import UnusableResult
 
 MAX_DEPTH = 200
 _BUDGET = 2000

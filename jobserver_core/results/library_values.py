@@ -10,10 +10,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from jobserver_core.results.unusable import UnusableResult
-
 Simplify = Callable[[Any], Any]
 Key = Callable[[Any], str]
+
+
+class UnusableResult(Exception):
+    """A result that has no JSON form; the message is for the job's author."""
+
 
 _SHORT = 1000
 """The maximum number of array values to convert at once; longer arrays are converted in slices."""

@@ -30,8 +30,7 @@ import types
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence, Set, ValuesView
 from typing import Any
 
-from jobserver_core.results.library_values import CONVERTERS, from_protocol
-from jobserver_core.results.unusable import UnusableResult
+from jobserver_core.results.library_values import CONVERTERS, UnusableResult, from_protocol
 
 MARK = os.urandom(16).hex()
 """Marks a string as the digits of a number; no data of a job contains it by chance."""

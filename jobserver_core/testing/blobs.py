@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-import threading
 import time
 import tracemalloc
 from abc import abstractmethod
@@ -18,7 +17,13 @@ import pytest
 
 from jobserver_core.errors import BlobNotFound, StorageError
 from jobserver_core.ports.blobs import Blob, BlobStore, BlobWriter
-from jobserver_core.testing.contract import Contract, assert_none_left, raised_by, threads_and_processes
+from jobserver_core.testing.contract import (
+    Contract,
+    assert_none_left,
+    in_threads,
+    raised_by,
+    threads_and_processes,
+)
 
 _HOUR = timedelta(hours=1)
 _MIB = 1024 * 1024
@@ -428,7 +433,7 @@ class BlobStoreContract(Contract):
                     with blobs.local_path(blob.digest) as path:
                         assert path.read_bytes() == content
 
-        _in_threads(run, 6)
+        in_threads(run, 6)
         assert self.leftovers(blobs) == []
         assert len(self._digests(blobs)) == 7
 
@@ -483,22 +488,3 @@ class PersistentBlobStoreContract(BlobStoreContract):
         assert raised == dict.fromkeys(calls, StorageError)
         assert self.stored(blobs, _DIGEST) == _CONTENT
         blobs.check()
-
-
-def _in_threads(run: Callable[[int], None], count: int) -> None:
-    """Run a function in several threads at once, and raise an error of any of them."""
-    errors: list[BaseException] = []
-
-    def guarded(number: int) -> None:
-        try:
-            run(number)
-        except BaseException as error:  # noqa: BLE001 - given to the thread that waits
-            errors.append(error)
-
-    threads = [threading.Thread(target=guarded, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]

@@ -49,6 +49,25 @@ def raising(expected: Exception) -> Iterator[None]:
     assert caught.value == expected
 
 
+def in_threads(run: Callable[[int], object], count: int) -> None:
+    """Run a function in several threads at once, and raise an error of any of them."""
+    errors: list[BaseException] = []
+
+    def guarded(number: int) -> None:
+        try:
+            run(number)
+        except BaseException as error:  # noqa: BLE001 - given to the thread that waits
+            errors.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
 def threads_and_processes() -> set[str]:
     """Return the threads and the child processes of this process, to compare with those of later.
 

@@ -6,18 +6,18 @@ import copy
 import hashlib
 import os
 import pickle
-import threading
 from abc import abstractmethod
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import pytest
 
 from jobserver_core.errors import FetchError, MalformedUrl, TooLarge
 from jobserver_core.ports.fetcher import Cancellation, Fetcher
-from jobserver_core.testing.contract import Contract
+from jobserver_core.testing.contract import Contract, in_threads
 
 _CONTENT = b"the content of a file " * 50
+_E = TypeVar("_E", bound=Exception)
 
 
 class _StopHereError(Exception):
@@ -60,6 +60,14 @@ class FetcherContract(Contract):
     def spellings(self, uri: str) -> list[str]:
         """Return other ways to write the same URI."""
         return []
+
+    def error_of(self, fetcher: Fetcher, uri: str, kind: type[_E], **options: Any) -> _E:
+        """Return the error with which a fetch ends before its block; it must leave no file."""
+        before = self.files(fetcher)
+        with pytest.raises(kind) as caught, fetcher.fetch(uri, **options):
+            pytest.fail("the block was entered")
+        assert self.files(fetcher) == before
+        return caught.value
 
     # -- fetching ----------------------------------------------------------------------------------
 
@@ -146,38 +154,26 @@ class FetcherContract(Contract):
             raise _StopHereError
 
         uri = self.publish(fetcher, "file.jar", _CONTENT)
-        before = self.files(fetcher)
-        with pytest.raises(_StopHereError), fetcher.fetch(uri, progress=stop):
-            pytest.fail("the block was entered")
-        assert self.files(fetcher) == before
+        self.error_of(fetcher, uri, _StopHereError, progress=stop)
 
     # -- cancellation ------------------------------------------------------------------------------
 
     def test_a_fetch_that_was_cancelled_before_it_began_ends_with_the_reason(self, fetcher: Fetcher) -> None:
         uri = self.publish(fetcher, "file.jar", _CONTENT)
-        before = self.files(fetcher)
         cancellation = Cancellation()
         cancellation.cancel("the caller has left")
-        with pytest.raises(FetchError) as caught, fetcher.fetch(uri, cancellation=cancellation):
-            pytest.fail("the block was entered")
-        assert caught.value.reason == "the caller has left"
-        assert self.files(fetcher) == before
+        error = self.error_of(fetcher, uri, FetchError, cancellation=cancellation)
+        assert error.reason == "the caller has left"
 
     def test_a_fetch_that_is_cancelled_while_it_runs_ends_with_the_reason(self, fetcher: Fetcher) -> None:
         uri = self.publish(fetcher, "file.jar", os.urandom(200_000))
-        before = self.files(fetcher)
         cancellation = Cancellation()
 
         def cancel(done: int, total: int | None) -> None:
             cancellation.cancel("it is no longer needed")
 
-        with (
-            pytest.raises(FetchError) as caught,
-            fetcher.fetch(uri, progress=cancel, cancellation=cancellation),
-        ):
-            pytest.fail("the block was entered")
-        assert caught.value.reason == "it is no longer needed"
-        assert self.files(fetcher) == before
+        error = self.error_of(fetcher, uri, FetchError, progress=cancel, cancellation=cancellation)
+        assert error.reason == "it is no longer needed"
 
     def test_a_cancellation_inside_the_block_changes_nothing(self, fetcher: Fetcher) -> None:
         uri = self.publish(fetcher, "file.jar", _CONTENT)
@@ -193,20 +189,14 @@ class FetcherContract(Contract):
         larger = self.publish(fetcher, "larger.jar", bytes(self.max_size + 1))
         with fetcher.fetch(exact) as fetched:
             assert fetched.size == self.max_size
-        before = self.files(fetcher)
-        with pytest.raises(TooLarge) as caught, fetcher.fetch(larger):
-            pytest.fail("the block was entered")
-        assert caught.value.limit == self.max_size
-        assert self.files(fetcher) == before
+        error = self.error_of(fetcher, larger, TooLarge)
+        assert error.limit == self.max_size
 
     # -- unavailable files -------------------------------------------------------------------------
 
     def test_a_missing_file_is_a_fetch_error_and_leaves_nothing(self, fetcher: Fetcher) -> None:
-        before = self.files(fetcher)
-        with pytest.raises(FetchError) as caught, fetcher.fetch(self.missing()):
-            pytest.fail("the block was entered")
-        assert caught.value.reason, "the error has to say why in `reason`"
-        assert self.files(fetcher) == before
+        error = self.error_of(fetcher, self.missing(), FetchError)
+        assert error.reason, "the error has to say why in `reason`"
 
     def test_a_file_that_was_withdrawn_is_not_served_from_a_cache(self, fetcher: Fetcher) -> None:
         uri = self.publish(fetcher, "file.jar", _CONTENT)
@@ -256,10 +246,9 @@ class FetcherContract(Contract):
         before = self.files(fetcher)
         with pytest.raises(MalformedUrl) as caught:
             fetcher.check(uri)
-        assert caught.value.reason, "the error has to say why in `reason`"
-        with pytest.raises(MalformedUrl), fetcher.fetch(uri):
-            pytest.fail("the block was entered")
         assert self.files(fetcher) == before
+        assert caught.value.reason, "the error has to say why in `reason`"
+        self.error_of(fetcher, uri, MalformedUrl)
 
     def test_a_uri_that_the_policy_refuses_is_malformed(self, fetcher: Fetcher) -> None:
         assert self.refused(), "refused() has to return at least one URI"
@@ -290,40 +279,20 @@ class FetcherContract(Contract):
 
     def test_the_block_can_end_on_another_thread(self, fetcher: Fetcher) -> None:
         block = fetcher.fetch(self.publish(fetcher, "file.jar", _CONTENT))
-        errors: list[BaseException] = []
-
-        def leave() -> None:
-            try:
-                block.__exit__(None, None, None)
-            except BaseException as error:  # noqa: BLE001 - given to the thread that waits
-                errors.append(error)
-
         assert block.__enter__().path.read_bytes() == _CONTENT
-        thread = threading.Thread(target=leave)
-        thread.start()
-        thread.join()
-        assert errors == []
+        in_threads(lambda _number: block.__exit__(None, None, None), 1)
 
     def test_many_threads_can_fetch_the_same_and_other_files_at_once(self, fetcher: Fetcher) -> None:
         common = os.urandom(100_000)
         uris = {self.publish(fetcher, "common.jar", common): common}
         uris |= {self.publish(fetcher, f"{n}.jar", b"%d" % n): b"%d" % n for n in range(3)}
-        errors: list[BaseException] = []
 
-        def run() -> None:
-            try:
-                for uri, content in uris.items():
-                    with fetcher.fetch(uri) as fetched:
-                        assert fetched.path.read_bytes() == content
-            except BaseException as error:  # noqa: BLE001 - given to the thread that waits
-                errors.append(error)
+        def run(_number: int) -> None:
+            for uri, content in uris.items():
+                with fetcher.fetch(uri) as fetched:
+                    assert fetched.path.read_bytes() == content
 
-        threads = [threading.Thread(target=run) for _ in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert errors == []
+        in_threads(run, 6)
 
     def test_closing_twice_is_allowed(self, fetcher: Fetcher) -> None:
         with fetcher.fetch(self.publish(fetcher, "file.jar", _CONTENT)):

@@ -9,10 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from uuid import uuid4
 
+import attrs
 import pytest
 
 from jobserver_core.errors import InvalidSetting
-from jobserver_core.models.failures import FailureKind
+from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.json_values import JsonObject
 from jobserver_core.ports import (
     ContextEnd,
@@ -111,11 +112,10 @@ class LauncherContract(Contract):
     @pytest.fixture
     def context(self, launcher: Launcher, tmp_path: Path) -> Iterator[RunningContext]:
         """Supply a context that is ready; afterwards end it and check for faults."""
-        context = self.start(launcher, tmp_path, self.settings())
-        context.listener.wait_for("ready", timeout=self.start_timeout)
+        context = self.started(launcher, tmp_path, self.settings())
         yield context
         context.handle.kill()
-        context.listener.wait_for("context-ended", timeout=self.timeout)
+        self.end_of(context)
         assert context.listener.faults == []
 
     def start(
@@ -139,6 +139,32 @@ class LauncherContract(Contract):
         )
         listener = RecordingListener(result_limit=result_limit)
         return RunningContext(spec, listener, launcher.start_context(spec, listener))
+
+    def started(
+        self, launcher: Launcher, directory: Path, settings: JsonObject, *, result_limit: int | None = None
+    ) -> RunningContext:
+        """Start a context, and wait until it is ready."""
+        context = self.start(launcher, directory, settings, result_limit=result_limit)
+        context.listener.wait_for("ready", timeout=self.start_timeout)
+        return context
+
+    def end_of(
+        self, context: RunningContext, *, timeout: float | None = None
+    ) -> tuple[ContextEnd, ErrorInfo | None]:
+        """Wait for the end of a context, and return how and why it ended."""
+        _, end, error = context.listener.wait_for("context-ended", timeout=timeout or self.timeout)
+        return end, error
+
+    def outcome(self, context: RunningContext, job: JobSpec) -> JobOutcome:
+        """Wait for the end of a job."""
+        return context.listener.outcome(job.id, timeout=self.timeout)
+
+    def error_of(self, context: RunningContext, job: JobSpec, failure: FailureKind) -> ErrorInfo:
+        """Wait for the failure of a job of this kind, and return its error."""
+        outcome = self.outcome(context, job)
+        assert outcome.failure is failure
+        assert outcome.error is not None
+        return outcome.error
 
     def submit(
         self, context: RunningContext, kind: str, config: str = "{}", *, first: tuple[JobCode, ...] = ()
@@ -177,7 +203,7 @@ class LauncherContract(Contract):
 
     def value(self, context: RunningContext, job: JobSpec) -> object:
         """Wait for the success of a job, and return its JSON result."""
-        assert context.listener.outcome(job.id, timeout=self.timeout) == JobOutcome()
+        assert self.outcome(context, job) == JobOutcome()
         assert job.id in context.listener.results, "the job succeeded, but no result was opened"
         stream, data = context.listener.results[job.id]
         assert not stream, "a result of JSON has to be opened with stream=False"
@@ -195,12 +221,10 @@ class LauncherContract(Contract):
     def test_a_context_is_ready_once_and_stops_with_nothing_left(
         self, launcher: Launcher, tmp_path: Path
     ) -> None:
-        context = self.start(launcher, tmp_path, self.settings())
-        context.listener.wait_for("ready", timeout=self.start_timeout)
+        context = self.started(launcher, tmp_path, self.settings())
         context.handle.stop(30.0)
         context.handle.stop(30.0)
-        ended = context.listener.wait_for("context-ended", timeout=self.timeout)
-        assert ended[1:] == (ContextEnd.STOPPED, None)
+        assert self.end_of(context) == (ContextEnd.STOPPED, None)
         assert [event[0] for event in context.listener.events] == ["ready", "context-ended"]
         assert context.listener.faults == []
         assert not context.spec.work_dir.exists(), _WORK_DIR_LEFT
@@ -239,31 +263,29 @@ class LauncherContract(Contract):
     def test_a_killed_context_ends_killed_with_nothing_left(self, context: RunningContext) -> None:
         self.hold(context)
         context.handle.kill()
-        ended = context.listener.wait_for("context-ended", timeout=self.timeout)
-        assert ended[1] is ContextEnd.KILLED
+        assert self.end_of(context)[0] is ContextEnd.KILLED
         assert not context.spec.work_dir.exists(), _WORK_DIR_LEFT
         assert context.listener.faults == []
 
     def test_killing_a_starting_context_ends_it(self, launcher: Launcher, tmp_path: Path) -> None:
         context = self.start(launcher, tmp_path, self.settings())
         context.handle.kill()
-        ended = context.listener.wait_for("context-ended", timeout=self.timeout)
-        assert ended[1] is ContextEnd.KILLED
+        assert self.end_of(context)[0] is ContextEnd.KILLED
         assert not context.spec.work_dir.exists(), _WORK_DIR_LEFT
 
     def test_stopping_a_starting_context_ends_it(self, launcher: Launcher, tmp_path: Path) -> None:
         context = self.start(launcher, tmp_path, self.settings())
         context.handle.stop(30.0)
-        ended = context.listener.wait_for("context-ended", timeout=self.start_timeout)
-        assert ended[1] is ContextEnd.STOPPED
+        assert self.end_of(context, timeout=self.start_timeout)[0] is ContextEnd.STOPPED
 
     def test_a_context_that_cannot_start_reports_the_real_reason(
         self, launcher: Launcher, tmp_path: Path
     ) -> None:
         settings, reason = self.failing_settings()
         context = self.start(launcher, tmp_path, settings)
-        _, end, error = context.listener.wait_for("context-ended", timeout=self.start_timeout)
+        end, error = self.end_of(context, timeout=self.start_timeout)
         assert end is ContextEnd.FAILED
+        assert error is not None
         assert reason in error.message, (
             f"the error has to give the real reason, {reason!r}: {error.message!r}"
         )
@@ -273,8 +295,7 @@ class LauncherContract(Contract):
     def test_closing_the_launcher_kills_what_is_left_and_waits_for_it(
         self, launcher: Launcher, tmp_path: Path
     ) -> None:
-        context = self.start(launcher, tmp_path, self.settings())
-        context.listener.wait_for("ready", timeout=self.start_timeout)
+        context = self.started(launcher, tmp_path, self.settings())
         self.hold(context)
         launcher.close()
         events = list(context.listener.events)
@@ -285,12 +306,10 @@ class LauncherContract(Contract):
 
     def test_a_context_stops_with_its_running_jobs(self, launcher: Launcher, tmp_path: Path) -> None:
         before = threads_and_processes()
-        context = self.start(launcher, tmp_path, self.settings())
-        context.listener.wait_for("ready", timeout=self.start_timeout)
+        context = self.started(launcher, tmp_path, self.settings())
         self.hold(context)
         context.handle.stop(60.0)
-        ended = context.listener.wait_for("context-ended", timeout=self.timeout)
-        assert ended[1] is ContextEnd.STOPPED
+        assert self.end_of(context)[0] is ContextEnd.STOPPED
         assert context.listener.faults == []
         launcher.close()
         assert_none_left(
@@ -301,7 +320,7 @@ class LauncherContract(Contract):
 
     def test_a_job_for_a_context_that_ended_is_ignored(self, context: RunningContext) -> None:
         context.handle.kill()
-        context.listener.wait_for("context-ended", timeout=self.timeout)
+        self.end_of(context)
         job = self.submit(context, "echo", '{"value": 1}')
         context.handle.kill_job(job.id)
         context.handle.stop(1.0)
@@ -312,13 +331,13 @@ class LauncherContract(Contract):
 
     def test_a_context_continues_under_the_next_launcher(self, launcher: Launcher, tmp_path: Path) -> None:
         self.skip_unless_contexts_outlive(launcher)
-        context = self.start(launcher, tmp_path, self.settings())
-        ready = context.listener.wait_for("ready", timeout=self.start_timeout)
+        context = self.started(launcher, tmp_path, self.settings())
+        ready = context.listener.events[0]
         ended = self.submit(context, "echo", '{"value": "again"}')
         streamed = self.submit(context, "stream", '{"chunks": ["a", "b", "c"]}')
         acknowledged = self.submit(context, "echo", '{"value": 1}')
         for job in (ended, streamed, acknowledged):
-            context.listener.outcome(job.id, timeout=self.timeout)
+            self.outcome(context, job)
         context.handle.acknowledge(acknowledged.id)
         running = self.submit(context, "endless")
         context.listener.wait_for("running", running.id, timeout=self.timeout)
@@ -361,8 +380,7 @@ class LauncherContract(Contract):
 
     def test_a_survivor_that_is_not_reattached_is_swept(self, launcher: Launcher, tmp_path: Path) -> None:
         self.skip_unless_contexts_outlive(launcher)
-        context = self.start(launcher, tmp_path, self.settings())
-        context.listener.wait_for("ready", timeout=self.start_timeout)
+        context = self.started(launcher, tmp_path, self.settings())
         job = self.hold(context)
         launcher.detach()
         following = self.successor(launcher)
@@ -408,10 +426,8 @@ class LauncherContract(Contract):
 
     def test_a_job_whose_process_ends_by_itself_has_crashed(self, context: RunningContext) -> None:
         job = self.submit(context, "crash")
-        outcome = context.listener.outcome(job.id, timeout=self.timeout)
-        assert outcome.failure is FailureKind.CRASHED
-        assert outcome.error is not None
-        assert outcome.error.message, "the error of a job has to say why it failed"
+        error = self.error_of(context, job, FailureKind.CRASHED)
+        assert error.message, "the error of a job has to say why it failed"
         assert context.listener.of_job(job.id) == ["running", "job-ended"]
         assert self.value(context, self.submit(context, "echo", '{"value": 7}')) == 7
 
@@ -435,67 +451,47 @@ class LauncherContract(Contract):
 
     def test_a_job_that_raises_fails_with_its_exception(self, context: RunningContext) -> None:
         job = self.submit(context, "raise", '{"message": "no such table"}')
-        outcome = context.listener.outcome(job.id, timeout=self.timeout)
-        assert outcome.failure is FailureKind.RAISED
-        assert outcome.error is not None
-        assert "no such table" in outcome.error.message, f"no message of the exception: {outcome.error}"
-        assert outcome.error.error_class, "the error has to name the class of the exception that was raised"
-        assert "no such table" in outcome.error.stack, f"no stack trace of the exception: {outcome.error}"
+        error = self.error_of(context, job, FailureKind.RAISED)
+        assert "no such table" in error.message, f"no message of the exception: {error}"
+        assert error.error_class, "the error has to name the class of the exception that was raised"
+        assert "no such table" in error.stack, f"no stack trace of the exception: {error}"
         assert context.listener.of_job(job.id) == ["running", "job-ended"]
 
     def test_a_job_that_refuses_its_configuration_never_runs(self, context: RunningContext) -> None:
         job = self.submit(context, "refuse", '{"message": "input.string is missing"}')
-        outcome = context.listener.outcome(job.id, timeout=self.timeout)
-        assert outcome.failure is FailureKind.VALIDATION
-        assert outcome.error is not None
-        assert "input.string is missing" in outcome.error.message, (
-            f"no reason for the refusal: {outcome.error}"
-        )
+        error = self.error_of(context, job, FailureKind.VALIDATION)
+        assert "input.string is missing" in error.message, f"no reason for the refusal: {error}"
         assert context.listener.of_job(job.id) == ["job-ended"]
 
     def test_a_class_that_does_not_exist_is_an_error_of_its_own_kind(self, context: RunningContext) -> None:
-        job_id = str(uuid4())
-        log = context.spec.log_path.with_name(f"job-{job_id}.log")
-        name = f"{self.class_name('echo')}NotThere"
-        context.handle.submit(
-            JobSpec(id=job_id, class_name=name, class_path=self._class_path, config="{}", log_path=log)
-        )
-        outcome = context.listener.outcome(job_id, timeout=self.timeout)
-        assert outcome.failure is FailureKind.CLASS_NOT_FOUND
-        assert context.listener.of_job(job_id) == ["job-ended"]
+        job = self.spec_of(context, "echo", "{}")
+        context.handle.submit(attrs.evolve(job, class_name=f"{job.class_name}NotThere"))
+        assert self.outcome(context, job).failure is FailureKind.CLASS_NOT_FOUND
+        assert context.listener.of_job(job.id) == ["job-ended"]
 
     def test_a_streamed_result_arrives_as_its_bytes(self, context: RunningContext) -> None:
         for kind in ("stream", "astream"):
             job = self.submit(context, kind, '{"chunks": ["[1, ", "2, ", "3]"]}')
-            assert context.listener.outcome(job.id, timeout=self.timeout) == JobOutcome()
+            assert self.outcome(context, job) == JobOutcome()
             stream, data = context.listener.results[job.id]
             assert stream, "a streamed result has to be opened with stream=True"
             assert bytes(data) == b"[1, 2, 3]"
 
     def test_a_result_over_the_limit_is_the_jobs_error(self, launcher: Launcher, tmp_path: Path) -> None:
-        context = self.start(launcher, tmp_path, self.settings(), result_limit=10)
-        context.listener.wait_for("ready", timeout=self.start_timeout)
+        context = self.started(launcher, tmp_path, self.settings(), result_limit=10)
         job = self.submit(context, "echo", '{"value": "more than ten bytes"}')
-        outcome = context.listener.outcome(job.id, timeout=self.timeout)
-        assert outcome.failure is FailureKind.RESULT
-        assert outcome.error is not None
-        assert "limit of 10 bytes" in outcome.error.message, (
-            f"no message of the TooLarge that write raised: {outcome.error}"
-        )
+        error = self.error_of(context, job, FailureKind.RESULT)
+        assert "limit of 10 bytes" in error.message, f"no message of the TooLarge that write raised: {error}"
         context.handle.kill()
-        context.listener.wait_for("context-ended", timeout=self.timeout)
+        self.end_of(context)
 
     def test_what_a_job_prints_is_appended_to_its_log(self, context: RunningContext) -> None:
-        job_id = str(uuid4())
-        log = context.spec.log_path.with_name(f"job-{job_id}.log")
-        log.write_text(_EARLIER)
         config = '{"text": "hello from the job", "error": "a warning of the job"}'
-        name = self.class_name("print")
-        context.handle.submit(
-            JobSpec(id=job_id, class_name=name, class_path=self._class_path, config=config, log_path=log)
-        )
-        assert context.listener.outcome(job_id, timeout=self.timeout) == JobOutcome()
-        text = log.read_text(encoding="utf-8")
+        job = self.spec_of(context, "print", config)
+        job.log_path.write_text(_EARLIER)
+        context.handle.submit(job)
+        assert self.outcome(context, job) == JobOutcome()
+        text = job.log_path.read_text(encoding="utf-8")
         assert text.startswith(_EARLIER), (
             f"the log was not appended to; it had {_EARLIER!r} before, and has now {text!r}"
         )
@@ -508,33 +504,33 @@ class LauncherContract(Contract):
             context.listener.wait_for("running", job.id, timeout=self.timeout)
         for job in jobs:
             context.handle.kill_job(job.id)
-            assert context.listener.outcome(job.id, timeout=self.timeout).killed, _NOT_KILLED
+            assert self.outcome(context, job).killed, _NOT_KILLED
 
     def test_a_kill_ends_a_job_and_disturbs_no_other(self, context: RunningContext) -> None:
         victim, neighbour = self.hold(context), self.submit(context, "endless")
         context.listener.wait_for("running", neighbour.id, timeout=self.timeout)
         context.handle.kill_job(victim.id)
-        assert context.listener.outcome(victim.id, timeout=self.timeout).killed, _NOT_KILLED
+        assert self.outcome(context, victim).killed, _NOT_KILLED
         assert context.listener.faults == []
         assert context.listener.of_job(neighbour.id) == ["running"]
         later = self.submit(context, "echo", '{"value": 7}')
-        assert context.listener.outcome(later.id, timeout=self.timeout) == JobOutcome()
+        assert self.outcome(context, later) == JobOutcome()
 
     def test_killing_a_job_twice_or_after_its_end_changes_nothing(self, context: RunningContext) -> None:
         job = self.submit(context, "endless")
         context.listener.wait_for("running", job.id, timeout=self.timeout)
         context.handle.kill_job(job.id)
         context.handle.kill_job(job.id)
-        context.listener.outcome(job.id, timeout=self.timeout)
+        self.outcome(context, job)
         context.handle.kill_job(job.id)
         context.handle.kill_job("never-heard-of")
         later = self.submit(context, "echo", '{"value": 7}')
-        context.listener.outcome(later.id, timeout=self.timeout)
+        self.outcome(context, later)
         assert context.listener.of_job(job.id).count("job-ended") == 1
 
     def test_killing_a_job_right_after_its_submit_ends_it_once(self, context: RunningContext) -> None:
         for _ in range(5):
             job = self.submit(context, "endless")
             context.handle.kill_job(job.id)
-            assert context.listener.outcome(job.id, timeout=self.timeout).killed, _NOT_KILLED
+            assert self.outcome(context, job).killed, _NOT_KILLED
             assert context.listener.of_job(job.id).count("job-ended") == 1

@@ -44,7 +44,7 @@ class _Collected(NamedTuple):
     """What the parsers of a file and of the files that it includes collect together."""
 
     settings: _Settings
-    origins: dict[str, str] | None
+    origins: dict[str, str]
 
 
 _SUFFIXES = (".conf", ".json", ".properties")
@@ -265,16 +265,11 @@ def _parse_source(
     path: Path, collected: _Collected, including: tuple[Path, ...] = (), prefix: tuple[str, ...] = ()
 ) -> Object:
     chain = (*including, path)
-
-    def included(statement: Include) -> Object | None:
-        return _include(statement, collected, chain)
-
-    source = Source(_read(path), str(path))
     try:
         return Parser(
-            source,
+            Source(_read(path), str(path)),
             max_depth=_TRUSTED_DEPTH,
-            include=included,
+            include=lambda statement: _include(statement, collected, chain),
             prefix=prefix,
             settings=collected.settings,
             origins=collected.origins,
@@ -316,9 +311,8 @@ def _include_file(
         raise statement.error(f"{file} includes itself, directly or through other files")
     if file.suffix == ".properties" and not alone:
         properties = dict(_pairs(_read(file)))
-        if collected.origins is not None:
-            keys = (".".join([*statement.prefix, key]) for key in properties)
-            collected.origins.update(dict.fromkeys(keys, str(file)))
+        keys = (".".join([*statement.prefix, key]) for key in properties)
+        collected.origins.update(dict.fromkeys(keys, str(file)))
         return _properties_object(properties)
     return _parse_source(file, collected, chain, statement.prefix)
 
