@@ -1,18 +1,107 @@
-"""The application: the commands of the catalog, and the options that need no command."""
+"""The application: the catalog of commands, and the options that need no command.
+
+A command is imported when it runs, or when its help is shown, so that none of them pays for the others.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Iterator, Mapping
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from jobserver_cli.commands import PANELS, Command, Group
 from jobserver_cli.exits import ExitCode
 
+
+class Group(NamedTuple):
+    """Commands that begin with the same word. ``default`` is the one for arguments that name none."""
+
+    help: str
+    commands: Mapping[str, str]
+    default: str | None = None
+
+
+_PANELS: Mapping[str, Mapping[str, str | Group]] = {
+    "Server": {
+        "serve": "serving_commands.serve",
+        "demo": "serving_commands.demo",
+        "servers": "serving_commands.servers",
+        "storage": "serving_commands.storage",
+        "prune": "serving_commands.prune",
+        "login": "login_commands.login",
+        "logout": "login_commands.logout",
+    },
+    "Jobs": {
+        "run": "submissions.run",
+        "submit": "submissions.submit",
+        "jobs": "job_commands.jobs",
+        "result": "job_commands.result",
+        "kill": "job_commands.kill",
+        "logs": "job_commands.logs",
+        "job": Group(
+            "Show a job: jobserver job JOB. Or list, submit and kill jobs.",
+            {
+                "show": "job_commands.job",
+                "list": "job_commands.jobs",
+                "submit": "submissions.submit",
+                "run": "submissions.run",
+                "result": "job_commands.result",
+                "logs": "job_commands.logs",
+                "kill": "job_commands.kill",
+            },
+            default="show",
+        ),
+    },
+    "Code and data": {
+        "upload": "file_commands.upload",
+        "binaries": "file_commands.binaries",
+        "binary": Group(
+            "List, upload and delete binaries.",
+            {
+                "list": "file_commands.binaries",
+                "upload": "file_commands.upload",
+                "versions": "file_commands.versions",
+                "delete": "file_commands.delete",
+            },
+        ),
+        "data": Group(
+            "Data files: uploaded files on the server's machine that jobs can read.",
+            {
+                "list": "file_commands.data_list",
+                "upload": "file_commands.data_upload",
+                "delete": "file_commands.data_delete",
+            },
+        ),
+    },
+    "Contexts": {
+        "contexts": "context_commands.contexts",
+        "context": Group(
+            "List, start, show and stop contexts.",
+            {
+                "list": "context_commands.contexts",
+                "create": "context_commands.create",
+                "show": "context_commands.show",
+                "stop": "context_commands.stop",
+            },
+        ),
+    },
+    "This machine": {
+        "doctor": "machine_commands.doctor",
+        "prepare": "machine_commands.prepare",
+        "config": Group("Show the configuration.", {"show": "machine_commands.config_show"}),
+        "completion": "shells.completion",
+        "jvm-api": "machine_commands.jvm_api",
+        "credentials": Group(
+            "Create entries for password and token files.",
+            {"password": "machine_commands.password", "token": "machine_commands.token"},
+        ),
+    },
+}
+"""All commands, by the panel of the help that shows them and by their names: module and function."""
 _NAMES_OF_SERVER = frozenset({"--url", "--uri", "--host", "--address", "--endpoint", "--base-url"})
 """The names that other programs give the option ``--server``."""
 _FILES_OF_RUN = frozenset({"--wheel", "--egg", "--jar"})
@@ -24,7 +113,7 @@ _FORMATS = frozenset({"--output", "-o", "--format", "--output-format"})
 class _Commands(Mapping[str, Any]):
     """Commands by their names. Each is imported and built when somebody asks for it."""
 
-    def __init__(self, panels: Mapping[str, Mapping[str, Command | Group]]) -> None:
+    def __init__(self, panels: Mapping[str, Mapping[str, str | Group]]) -> None:
         self._entries = {
             name: (panel, entry) for panel, entries in panels.items() for name, entry in entries.items()
         }
@@ -67,7 +156,7 @@ class _Root(_AnyGroup):
     """All commands."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(**{**settings, "commands": _Commands(PANELS)})
+        super().__init__(**{**settings, "commands": _Commands(_PANELS)})
 
 
 class _Single(TyperCommand):
@@ -129,21 +218,18 @@ def _group(name: str, group: Group, panel: str) -> TyperGroup:
     )
 
 
-def _command(name: str, command: Command, panel: str) -> Any:
+def _command(name: str, target: str, panel: str) -> Any:
+    """Return the command. Its help is the function's docstring, with the examples at the end."""
     from jobserver_cli.parameters import runnable  # noqa: PLC0415 - the version does not need it
 
-    function = getattr(import_module(f"jobserver_cli.{command.module}"), command.function)
+    module, _, attribute = target.partition(".")
+    function = getattr(import_module(f"jobserver_cli.{module}"), attribute)
+    text, _, examples = inspect.cleandoc(function.__doc__ or "").partition("\n\nExample")
+    epilog = f"\nExample{examples}".replace("\n    ", "\n  ")  # the first line keeps the others indented
     single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-    single.command(name, cls=_Single, epilog=_shown(command.examples), rich_help_panel=panel or None)(
-        runnable(function)
-    )
+    decorate = single.command(name, cls=_Single, help=text, epilog=epilog, rich_help_panel=panel or None)
+    decorate(runnable(function))
     return get_command(single)
-
-
-def _shown(examples: Sequence[str]) -> str:
-    """Return the examples as they are shown below the help. The first line keeps the others indented."""
-    title = "Example:" if len(examples) == 1 else "Examples:"
-    return "\n".join(["", title, *(f"  {example}" for example in examples)])
 
 
 app = typer.Typer(

@@ -45,7 +45,13 @@ Ended = Annotated[
 
 
 def contexts(client: CommandClient, terminal: Terminal, spares: Spares = False, ended: Ended = False) -> None:
-    """List the live contexts."""
+    """List the live contexts.
+
+    Examples:
+        jobserver contexts
+        jobserver contexts --ended
+        jobserver contexts --spares
+    """
     if spares and ended:
         raise CommandFailed("--spares and --ended cannot be combined", ExitCode.USAGE)
     if spares:
@@ -83,7 +89,11 @@ def _list_pools(client: CommandClient, terminal: Terminal) -> None:
 
 
 def show(client: CommandClient, terminal: Terminal, name: ContextName) -> None:
-    """Show the newest context with a name, or the context with an ID, even after it has ended."""
+    """Show the newest context with a name, or the context with an ID, even after it has ended.
+
+    Example:
+        jobserver context show warm
+    """
     name = resolve_context(client, name)
     with explained(client, context=name):
         record = client.get(f"/contexts/{quoted_segment(name)}")
@@ -135,7 +145,13 @@ def create(
         ),
     ] = None,
 ) -> None:
-    """Start a context, and wait until jobs can run in it."""
+    """Start a context, and wait until jobs can run in it.
+
+    Examples:
+        jobserver context create warm
+        jobserver context create big -s num-cpu-cores=8 -s memory-per-node=4g
+        jobserver context create etl -d @etl.conf
+    """
     with showing_start(client, terminal, name):
         client.call(
             "POST",
@@ -159,7 +175,12 @@ def stop(
         bool, typer.Option("--force", help="Kill it instead of stopping it gracefully.")
     ] = False,
 ) -> None:
-    """Stop a context and its jobs, and wait until it has ended."""
+    """Stop a context and its jobs, and wait until it has ended.
+
+    Examples:
+        jobserver context stop warm
+        jobserver context stop warm --force
+    """
     name = resolve_context(client, name)
     with explained(client, context=name), terminal.status(f"stopping {name}", delay=REFUSAL_DELAY):
         response = client.send(

@@ -44,7 +44,12 @@ def upload(
         typer.Option("--type", help="The kind of file, if it does not end in .jar, .egg, .zip or .whl."),
     ] = None,
 ) -> None:
-    """Upload a jar, egg or wheel as a new version of a binary, unless the newest version has this content."""
+    """Upload a jar, egg or wheel as a new version of a binary, unless the newest version has this content.
+
+    Examples:
+        jobserver upload words dist/words-1.0-py3-none-any.whl
+        jobserver upload birds target/birds-assembly --type jar
+    """
     kind = kind or kind_of(file)
     if kind is None:
         raise CommandFailed(
@@ -64,7 +69,12 @@ def upload(
 
 
 def binaries(client: CommandClient, terminal: Terminal) -> None:
-    """List the binaries, each with its newest version."""
+    """List the binaries, each with its newest version.
+
+    Examples:
+        jobserver binaries
+        jobserver binaries --json
+    """
     found = client.get("/binaries")
     rows = (
         (name, about.get("binary-type", ""), about.get("package", "-"), time_shown(about.get("upload-time")))
@@ -80,6 +90,9 @@ def versions(client: CommandClient, terminal: Terminal, name: BinaryName) -> Non
     The column Package has the name and version that the package carries in itself: in the metadata of a wheel
     or egg, or in the manifest of a jar. If it has none, compare the SHA-256 with the output of `sha256sum`.
     To run an old version, add eight or more digits of its SHA-256 to the name: `--cp words@4517bab2`.
+
+    Example:
+        jobserver binary versions words
     """
     with explained(client, binary=name):
         found = client.get(f"/binaries/{quoted_segment(name)}/versions")
@@ -97,14 +110,22 @@ def versions(client: CommandClient, terminal: Terminal, name: BinaryName) -> Non
 
 
 def delete(client: CommandClient, terminal: Terminal, name: BinaryName) -> None:
-    """Delete all versions of a binary."""
+    """Delete all versions of a binary.
+
+    Example:
+        jobserver binary delete words
+    """
     with explained(client, binary=name):
         response = client.call("DELETE", f"/binaries/{quoted_segment(name)}")
     terminal.report_deleted(name, response)
 
 
 def data_list(client: CommandClient, terminal: Terminal) -> None:
-    """List the data files, with their paths on the server's machine."""
+    """List the data files, with their paths on the server's machine.
+
+    Example:
+        jobserver data list
+    """
     files = client.get("/data")
     if terminal.as_json:
         terminal.json(files)
@@ -126,6 +147,10 @@ def data_upload(
     """Upload a data file, and print its path on the server's machine, which jobs use to open it.
 
     The name on the server ends as that of the file does, for example with .csv.gz, so Spark decompresses it.
+
+    Examples:
+        jobserver data upload birds birds.csv.gz
+        jobserver run w.Count --cp w --set file="$(jobserver data upload a a.txt)"
     """
     from jobserver_core.models.validation import split_ending  # noqa: PLC0415 - keeps the start light
 
@@ -155,7 +180,11 @@ def data_delete(
         ),
     ],
 ) -> None:
-    """Delete a data file."""
+    """Delete a data file.
+
+    Example:
+        jobserver data delete birds-2026-01-31T08_30_00.000+00_00.csv.gz
+    """
     with explained(client, data_file=name):
         response = client.call("DELETE", f"/data/{quoted_path(name)}")
     terminal.report_deleted(name, response)

@@ -100,7 +100,13 @@ def jobs(
         bool, typer.Option("--watch", "-w", help="Show the list again after each change, until Ctrl-C.")
     ] = False,
 ) -> None:
-    """List jobs, newest first. A duration counts from the submission, so it includes the wait for a slot."""
+    """List jobs, newest first. A duration counts from the submission, so it includes the wait for a slot.
+
+    Examples:
+        jobserver jobs --since 1h --status ERROR
+        jobserver jobs -c warm --watch
+        jobserver jobs --limit 1000 --json | jq -r '.[].jobId'
+    """
 
     def show() -> None:
         chosen = {
@@ -159,7 +165,13 @@ def job(
         bool, typer.Option("--follow", "-f", help="Show state, progress and output until the job has ended.")
     ] = False,
 ) -> None:
-    """Show a job, and its result if it has finished. With --json, a result of any size is printed."""
+    """Show a job, and its result if it has finished. With --json, a result of any size is printed.
+
+    Examples:
+        jobserver job 5453779a
+        jobserver job @last --follow
+        jobserver job 5453779a --config
+    """
     job_id = resolve_job(client, job_id)
     with explained(client, job=job_id):
         if config:
@@ -212,6 +224,11 @@ def result(
     """Write a job's result to stdout: JSON, or the bytes of a streamed result.
 
     Results of any size can be saved with: jobserver result JOB > FILE
+
+    Examples:
+        jobserver result @last
+        jobserver result @last --table
+        jobserver result 5453779a --wait > result.json
     """
     if table and terminal.as_json:
         raise CommandFailed("--table and --json cannot be combined", ExitCode.USAGE)
@@ -242,7 +259,12 @@ def kill(
         bool, typer.Option("--force", help="If a job cannot be killed alone, kill its context too.")
     ] = False,
 ) -> None:
-    """Kill jobs, and wait until they have ended."""
+    """Kill jobs, and wait until they have ended.
+
+    Examples:
+        jobserver kill 5453779a
+        jobserver kill 5453779a 8fb30e51 --force
+    """
     if LAST in job_ids:
         message = f"kill does not accept {LAST}, because the newest job may be somebody else's"
         raise CommandFailed(message, ExitCode.USAGE, _advice_for_last(client, job_ids, force))
@@ -307,7 +329,12 @@ def logs(
         bool, typer.Option("--follow", "-f", help="Print new lines until the job or context has ended.")
     ] = False,
 ) -> None:
-    """Print the output of a job, or the log of a context's driver; with --json, as one string per line."""
+    """Print the output of a job, or the log of a context's driver; with --json, as one string per line.
+
+    Examples:
+        jobserver logs @last -f
+        jobserver logs --context warm
+    """
     if (job_id is None) == (context is None):
         raise CommandFailed("expected either a job, or a context with --context", ExitCode.USAGE)
     if job_id is not None:

@@ -25,7 +25,12 @@ ServerName = Annotated[
 
 
 def login(client: CommandClient, terminal: Terminal, name: ServerName) -> None:
-    """Check the credentials, and save them with the server's address; then use --server NAME."""
+    """Check the credentials, and save them with the server's address; then use --server NAME.
+
+    Examples:
+        jobserver login prod --server https://jobs.example.com --user ann
+        jobserver login lab --server http://10.1.2.3:8090
+    """
     try:
         client.get("/jobs", limit=0)
     except CommandFailed as refused:
@@ -39,6 +44,10 @@ def login(client: CommandClient, terminal: Terminal, name: ServerName) -> None:
 
 
 def logout(terminal: Terminal, name: ServerName) -> None:
-    """Forget a saved server and its credentials."""
+    """Forget a saved server and its credentials.
+
+    Example:
+        jobserver logout prod
+    """
     saved_servers.remove(name)
     terminal.report_done(f"{name} is forgotten")

@@ -46,7 +46,13 @@ def doctor(
         ),
     ] = None,
 ) -> None:
-    """Check whether this machine can run a job server, and explain how to fix problems."""
+    """Check whether this machine can run a job server, and explain how to fix problems.
+
+    Examples:
+        jobserver doctor
+        jobserver doctor --config server.conf
+        jobserver doctor --migrate old-server.conf
+    """
     if migrate is not None:
         from jobserver_cli.migration import report  # noqa: PLC0415 - --help does not need it
 
@@ -79,6 +85,10 @@ def prepare(terminal: Terminal, *, config: ConfigFile = None) -> None:
 
     With the PySpark launcher, this compiles its JVM part and creates an archive of JVM classes, both in the
     user's cache directory. It takes about a minute, or a moment if both exist.
+
+    Examples:
+        jobserver prepare
+        jobserver prepare --config server.conf
     """
     from jobserver_core import plugins  # noqa: PLC0415 - --help needs no launcher
     from jobserver_core.errors import JobServerError  # noqa: PLC0415
@@ -116,6 +126,10 @@ def config_show(
     What a server would not start with ends the command as it would end `serve`: with 2 for options, and with
     7 for backends and transports that are not installed here. It ends with 2 as well if a configured context
     cannot start: a server starts without that context.
+
+    Examples:
+        jobserver config show --changed
+        jobserver config show --config server.conf --port 8091
     """
     from jobserver_cli.diagnosis import mistakes  # noqa: PLC0415 - --help does not need it
     from jobserver_core.config.loading import describe  # noqa: PLC0415 - --help does not need it
@@ -174,7 +188,11 @@ def jvm_api(
         typer.Option("--without-spark", help="Only the job API and its libraries, without Spark's own jars."),
     ] = False,
 ) -> None:
-    """Print the class path for compiling JVM jobs."""
+    """Print the class path for compiling JVM jobs.
+
+    Example:
+        javac -cp "$(jobserver jvm-api)" -d classes WordCount.java
+    """
     try:
         from jobserver_pyspark.jvm import JvmToolchain  # noqa: PLC0415 - the extra may be missing
     except ImportError as error:
@@ -203,7 +221,11 @@ Permissions = Annotated[
 
 
 def password(name: Name, permissions: Permissions) -> None:
-    """Prompt for a password, or read it from stdin, and print the line for the password file."""
+    """Prompt for a password, or read it from stdin, and print the line for the password file.
+
+    Example:
+        jobserver credentials password ann jobs,contexts:read >> passwords
+    """
     files = _credential_files()
     _entry(name, "", permissions)
     if sys.stdin.isatty():
@@ -218,7 +240,11 @@ def password(name: Name, permissions: Permissions) -> None:
 
 
 def token(terminal: Terminal, name: Name, permissions: Permissions) -> None:
-    """Create a random bearer token; print it on stderr, and the line for the token file on stdout."""
+    """Create a random bearer token; print it on stderr, and the line for the token file on stdout.
+
+    Example:
+        jobserver credentials token ci '*' >> tokens
+    """
     files = _credential_files()
     created = files.new_token()
     line = _entry(name, files.hash_token(created), permissions)

@@ -52,6 +52,11 @@ def serve(
     With jobserver.contexts.on-shutdown = detach, it leaves contexts and their jobs to the next server. A
     second signal skips waiting for jobs. The shutdown takes at most jobserver.http.drain-timeout plus
     jobserver.stop-timeout, 27 seconds by default. When the server is ready, its address is printed on stdout.
+
+    Examples:
+        jobserver serve
+        jobserver serve --config server.conf --port 8091
+        jobserver serve --data-dir /srv/jobserver --log-level warning
     """
     become_init()
     collect_garbage_rarely()
@@ -103,7 +108,12 @@ def demo(
         bool, typer.Option("--keep", help="Keep the server running, and print commands to try next.")
     ] = False,
 ) -> None:
-    """Count words on Spark: start a server, upload an example, run it, and clean up."""
+    """Count words on Spark: start a server, upload an example, run it, and clean up.
+
+    Examples:
+        jobserver demo
+        jobserver demo --keep
+    """
     become_init()
     from jobserver_cli.demonstration import Demonstration  # noqa: PLC0415 - only this command needs it
 
@@ -114,6 +124,10 @@ def servers(client: CommandClient, terminal: Terminal) -> None:
     """List the servers that share the database, with the state of their leases.
 
     A server renews its lease as long as it lives. One that does not share its database has none ("-").
+
+    Examples:
+        jobserver servers
+        jobserver servers --json
     """
     found = client.call("GET", "/servers")
     rows = (
@@ -133,7 +147,11 @@ def servers(client: CommandClient, terminal: Terminal) -> None:
 
 
 def storage(client: CommandClient, terminal: Terminal) -> None:
-    """Show what uses how much storage on the server, and the settings that limit it."""
+    """Show what uses how much storage on the server, and the settings that limit it.
+
+    Example:
+        jobserver storage
+    """
     found = client.call("GET", "/storage", timeout=STORAGE_TIMEOUT)
     rows = (
         (
@@ -148,7 +166,12 @@ def storage(client: CommandClient, terminal: Terminal) -> None:
 
 
 def prune(client: CommandClient, terminal: Terminal) -> None:
-    """Remove jobs, logs and files beyond the limits now, instead of within the hour."""
+    """Remove jobs, logs and files beyond the limits now, instead of within the hour.
+
+    Examples:
+        jobserver prune
+        jobserver prune --json
+    """
     with terminal.status("removing what is beyond the limits", delay=REFUSAL_DELAY):
         response = client.call("POST", "/storage/prune", timeout=STORAGE_TIMEOUT)
     if terminal.as_json:

@@ -103,5 +103,10 @@ def completion(
     """Print the script that completes this command in a shell: commands, options, and names on the server.
 
     For bash, add the first line below to ~/.bashrc. For zsh, ~/.zfunc must be in fpath before compinit runs.
+
+    Examples:
+        eval "$(jobserver completion bash)"
+        jobserver completion zsh > ~/.zfunc/_jobserver
+        jobserver completion fish > ~/.config/fish/completions/jobserver.fish
     """
     sys.stdout.write(_SCRIPTS[shell].replace("<ask>", _ASK))

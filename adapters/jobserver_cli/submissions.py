@@ -137,7 +137,13 @@ def submit(
     ] = None,
     idempotency_key: IdempotencyKey = None,
 ) -> None:
-    """Submit a job and print its ID; with --sync or --follow, wait for it and print its result."""
+    """Submit a job and print its ID; with --sync or --follow, wait for it and print its result.
+
+    Examples:
+        jobserver submit words.WordCount --cp words -c warm -d @words.conf
+        jobserver submit words.WordCount --cp words -c warm --sync > result.json
+        jobserver submit words.WordCount --cp words -f --max-run-time 2h
+    """
     if sync and follow:
         raise CommandFailed("--sync and --follow cannot be combined", ExitCode.USAGE)
     config = config_text(data, strings)
@@ -203,7 +209,13 @@ def run(
     ] = None,
     idempotency_key: IdempotencyKey = None,
 ) -> None:
-    """Upload code, create the context, run a job, show its output, and print its result: in one step."""
+    """Upload code, create the context, run a job, show its output, and print its result: in one step.
+
+    Examples:
+        jobserver run words.WordCount --wheel dist/words-1.0-py3-none-any.whl
+        jobserver run words.WordCount --cp words -c warm -d 'input.string = "a b a"'
+        jobserver run com.example.Words --jar target/words.jar -d @words.conf
+    """
     config = config_text(data, strings)  # before anything changes on the server
     code = upload_code(client, terminal, cp, package or [], option="code")
     if context is not None:

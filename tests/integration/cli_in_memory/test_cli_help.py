@@ -18,7 +18,6 @@ from typer.main import get_command
 
 from command_line import CommandLine
 from jobserver_cli.application import app
-from jobserver_cli.commands import PANELS
 from jobserver_cli.exits import ExitCode
 
 REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "cli.md"
@@ -36,10 +35,11 @@ def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tu
 
 
 def examples_of(path: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the examples of a command in the catalog."""
-    entries: Any = {name: entry for panel in PANELS.values() for name, entry in panel.items()}
-    entry = entries[path[0]]
-    return (entry.commands[path[1]] if len(path) > 1 else entry).examples
+    """Return the examples of a command."""
+    command: Any = get_command(app)
+    for name in path:
+        command = command.commands[name]
+    return tuple(line.strip() for line in command.epilog.splitlines() if line.startswith("  "))
 
 
 def written(command: Any) -> Iterator[str]:
