@@ -10,17 +10,33 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from enum import Enum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import attrs
 
-if TYPE_CHECKING:
-    from jobserver_core.config.settings import Settings
-    from jobserver_core.errors import JobServerError, PluginNotFound
+from jobserver_core import plugins
+from jobserver_core.callbacks.options import check_options
+from jobserver_core.callbacks.service import transports_by_scheme
+from jobserver_core.config.settings import Settings
+from jobserver_core.data_directory import server_process
+from jobserver_core.errors import (
+    InvalidSetting,
+    JobServerError,
+    LaunchError,
+    PluginFailed,
+    PluginNotFound,
+    StorageError,
+)
+from jobserver_core.ports import BlobStore, Fetcher, Launcher, MetadataStore, Transport
+from jobserver_core.running.context_settings import (
+    check_common_settings,
+    configuration_problems,
+    configured_context_problems,
+)
 
 GIB = 1024**3
 SCARCE_DISK = 2 * GIB
@@ -47,30 +63,44 @@ class Finding:
     advice: str | None = None
 
 
-def _good(name: str, text: str) -> Finding:
-    return Finding(name=name, verdict=Verdict.GOOD, text=text)
+class _Problem(Exception):
+    """What a check has found wrong, and how to solve it."""
+
+    def __init__(self, text: str, advice: str, verdict: Verdict = Verdict.BAD) -> None:
+        super().__init__(text)
+        self.text, self.advice, self.verdict = text, advice, verdict
 
 
-def _warning(name: str, text: str, advice: str) -> Finding:
-    return Finding(name=name, verdict=Verdict.WARNING, text=text, advice=advice)
+@contextmanager
+def _advising(
+    advice: str, *kinds: type[Exception], about: str = "", verdict: Verdict = Verdict.BAD
+) -> Iterator[None]:
+    """Turn errors of these kinds into problems with this advice. Their text begins with ``about``."""
+    try:
+        yield
+    except kinds as error:
+        raise _Problem(f"{about}{error}", advice, verdict) from error
 
 
-def _bad(name: str, text: str, advice: str) -> Finding:
-    return Finding(name=name, verdict=Verdict.BAD, text=text, advice=advice)
+def _finding(name: str, check: Callable[[], str]) -> Finding:
+    """Return what a check finds: it returns what is good, or raises a problem."""
+    try:
+        return Finding(name=name, verdict=Verdict.GOOD, text=check())
+    except _Problem as found:
+        return Finding(name=name, verdict=found.verdict, text=found.text, advice=found.advice)
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Run the checks, most important first, and yield their findings."""
-    yield _python()
-    checks: list[Callable[[Settings], Finding]] = []
+    # Nothing to check: on a version before 3.10, this package cannot be installed or imported.
+    yield _finding("Python", lambda: f"{platform.python_version()} ({sys.executable})")
     if settings.launcher.backend == "pyspark":
         yield java_finding()
         yield pyspark_finding()
-        checks += [_descriptors, _host_name]
-    checks += [_backends, _options, _contexts, _metadata, _callbacks, _front_end, _users, _port]
-    checks += [_data_dir, _disk, _temporary_disk, _memory]
-    for check in checks:
-        yield check(settings)
+        yield _finding("File descriptors", _descriptors)
+        yield _finding("Host name", _host_name)
+    for name, check in _CHECKS.items():
+        yield _finding(name, partial(check, settings))
 
 
 def mistakes(settings: Settings) -> list[JobServerError]:
@@ -78,8 +108,6 @@ def mistakes(settings: Settings) -> list[JobServerError]:
 
     Opens no store, and connects to nothing. The errors are those of a start, in its order.
     """
-    from jobserver_core.errors import JobServerError  # noqa: PLC0415 - --help does not need it
-
     found: dict[str, JobServerError] = {}
     for check in (_check_launcher, _check_transports, _check_options):
         try:
@@ -89,84 +117,76 @@ def mistakes(settings: Settings) -> list[JobServerError]:
     return list(found.values())
 
 
+def context_problems(settings: Settings) -> tuple[list[str], list[str]]:
+    """Return why contexts may not start with these settings, and why configured ones certainly cannot."""
+    try:
+        launcher = plugins.load(Launcher, settings.launcher.backend, settings, settings.data_dir)
+    except PluginNotFound:  # one of the mistakes
+        return [], []
+    with closing(launcher):
+        certain = list(configured_context_problems(settings.spark, launcher))
+        problems = configuration_problems(settings.spark, launcher)
+        return [problem for problem in problems if problem not in certain], certain
+
+
 def _check_launcher(settings: Settings) -> None:
-    from jobserver_core import plugins  # noqa: PLC0415 - --help does not need it
-    from jobserver_core.ports import Launcher  # noqa: PLC0415
-
     plugins.find(Launcher, settings.launcher.backend)
-
-
-def _python() -> Finding:
-    # Nothing to check: on a version before 3.10, this package cannot be installed or imported.
-    return _good("Python", f"{platform.python_version()} ({sys.executable})")
 
 
 def java_finding() -> Finding:
     """Check that there is a Java that Spark supports."""
-    try:
+    return _finding("Java", _java)
+
+
+def _java() -> str:
+    with _advising("pip install 'jobserver-core[pyspark,jdk]'", ImportError, about="cannot search for it: "):
         from jobserver_pyspark.installation import java  # noqa: PLC0415 - the extra may be missing
-    except ImportError as error:
-        return _bad("Java", f"cannot search for it: {error}", "pip install 'jobserver-core[pyspark,jdk]'")
     try:
         found = java.find_java()
     except java.JavaNotFound as error:
-        return _bad("Java", error.problem.format(**error.fields), error.advice)
+        raise _Problem(error.problem.format(**error.fields), error.advice) from error
     text = f"{found.version} ({found.program})"
     problem = next((reason for reason in found.refused if reason.startswith("JAVA_HOME")), None)
-    if problem is None:
-        return _good("Java", text)
-    return _warning(
-        "Java",
-        f"{text}; not used: {problem}",
-        "Set JAVA_HOME to the directory of a supported Java, or unset it.",
-    )
+    if problem is not None:
+        advice = "Set JAVA_HOME to the directory of a supported Java, or unset it."
+        raise _Problem(f"{text}; not used: {problem}", advice, Verdict.WARNING)
+    return text
 
 
 def pyspark_finding() -> Finding:
     """Check that this interpreter has a PySpark that contexts can use."""
-    from jobserver_core.errors import LaunchError  # noqa: PLC0415 - --help does not need it
+    return _finding("PySpark", _pyspark)
 
+
+def _pyspark() -> str:
     advice = "pip install 'jobserver-core[pyspark]'"
-    try:
+    with _advising(advice, LaunchError), _advising(advice, ImportError, about="cannot search for it: "):
         from jobserver_pyspark.installation.spark import find_installation  # noqa: PLC0415 - the extra may be missing
 
         found = find_installation(sys.executable)
-    except ImportError as error:
-        return _bad("PySpark", f"cannot search for it: {error}", advice)
-    except LaunchError as error:
-        return _bad("PySpark", str(error), advice)
-    return _good("PySpark", f"{found.version} ({found.package})")
+    return f"{found.version} ({found.package})"
 
 
-def _descriptors(_settings: Settings) -> Finding:
-    from jobserver_core.errors import LaunchError  # noqa: PLC0415 - --help does not need it
-
-    try:
+def _descriptors() -> str:
+    with _advising("Raise the hard limit for the server's process.", ImportError, LaunchError):
         from jobserver_pyspark.launcher.descriptors import check_descriptors  # noqa: PLC0415 - the extra may be missing
 
         check_descriptors()
-    except (ImportError, LaunchError) as error:
-        return _bad("File descriptors", str(error), "Raise the hard limit for the server's process.")
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    most = "any number of files" if hard == resource.RLIM_INFINITY else f"{hard} files"
-    return _good("File descriptors", f"a process may open {most}")
+    return f"a process may open {'any number of' if hard == resource.RLIM_INFINITY else hard} files"
 
 
-def _host_name(_settings: Settings) -> Finding:
+def _host_name() -> str:
     name = socket.gethostname()
     try:
-        address = socket.gethostbyname(name)
-    except OSError:
+        return f"{name} resolves to {socket.gethostbyname(name)}"
+    except OSError as error:
         advice = f"Add a line '127.0.0.1 {name}' to /etc/hosts, or set SPARK_LOCAL_IP=127.0.0.1."
-        return _warning("Host name", f"{name} does not resolve to an address, which Spark needs", advice)
-    return _good("Host name", f"{name} resolves to {address}")
+        text = f"{name} does not resolve to an address, which Spark needs"
+        raise _Problem(text, advice, Verdict.WARNING) from error
 
 
-def _backends(settings: Settings) -> Finding:
-    from jobserver_core import plugins  # noqa: PLC0415 - --help does not need it
-    from jobserver_core.errors import PluginNotFound  # noqa: PLC0415
-    from jobserver_core.ports import BlobStore, Fetcher, Launcher, MetadataStore  # noqa: PLC0415
-
+def _backends(settings: Settings) -> str:
     names = []
     for port, section in (
         (MetadataStore, settings.metadata),
@@ -182,31 +202,9 @@ def _backends(settings: Settings) -> Finding:
             text = f"{port.kind} {name!r} is not installed (installed: {known})"
             if error.__cause__:
                 text = f"cannot load {port.kind} {name!r}: {error.__cause__}"
-            return _bad("Backends", text, _installation(error))
+            raise _Problem(text, _installation(error)) from error
         names.append(f"{port.kind} {name}")
-    return _good("Backends", ", ".join(names))
-
-
-def _options(settings: Settings) -> Finding:
-    from jobserver_core.errors import InvalidSetting, PluginFailed, PluginNotFound  # noqa: PLC0415 - as above
-
-    name = "Options"
-    try:
-        _check_options(settings)
-    except InvalidSetting as error:
-        return _bad(name, str(error), "Correct it in the configuration.")
-    except (PluginNotFound, PluginFailed) as error:
-        return _warning(name, f"they are not checked: {error}", "Solve the other problems first.")
-    return _good(name, "those of the stores and the fetcher are known")
-
-
-def _check_options(settings: Settings) -> None:
-    from jobserver_core import plugins  # noqa: PLC0415 - --help does not need it
-    from jobserver_core.ports import BlobStore, Fetcher, MetadataStore  # noqa: PLC0415
-
-    plugins.check_options(MetadataStore, settings.metadata.backend, settings)
-    plugins.check_options(BlobStore, settings.blobs.backend, settings)
-    plugins.check_options(Fetcher, settings.fetcher.backend, settings)
+    return ", ".join(names)
 
 
 def _installation(missing: PluginNotFound) -> str:
@@ -216,16 +214,26 @@ def _installation(missing: PluginNotFound) -> str:
     return "Install the package that provides it."
 
 
-def _contexts(settings: Settings) -> Finding:
-    from jobserver_core import plugins  # noqa: PLC0415 - --help does not need it
-    from jobserver_core.errors import InvalidSetting, JobServerError  # noqa: PLC0415
-    from jobserver_core.ports import Launcher  # noqa: PLC0415
-    from jobserver_core.running.context_settings import (  # noqa: PLC0415
-        check_common_settings,
-        configuration_problems,
-    )
+_CORRECT = "Correct it in the configuration."
+_OTHERS_FIRST = "Solve the other problems first."
 
-    name, advice = "Contexts", "Correct it in the configuration."
+
+def _options(settings: Settings) -> str:
+    unchecked = _advising(
+        _OTHERS_FIRST, PluginNotFound, PluginFailed, about="they are not checked: ", verdict=Verdict.WARNING
+    )
+    with _advising(_CORRECT, InvalidSetting), unchecked:
+        _check_options(settings)
+    return "those of the stores and the fetcher are known"
+
+
+def _check_options(settings: Settings) -> None:
+    plugins.check_options(MetadataStore, settings.metadata.backend, settings)
+    plugins.check_options(BlobStore, settings.blobs.backend, settings)
+    plugins.check_options(Fetcher, settings.fetcher.backend, settings)
+
+
+def _contexts(settings: Settings) -> str:
     try:
         with closing(
             plugins.load(Launcher, settings.launcher.backend, settings, settings.data_dir)
@@ -233,54 +241,41 @@ def _contexts(settings: Settings) -> Finding:
             check_common_settings(settings.spark, launcher)
             problems = list(configuration_problems(settings.spark, launcher))
     except InvalidSetting as error:
-        return _bad(name, str(error), advice)
+        raise _Problem(str(error), _CORRECT) from error
     except JobServerError as error:
-        return _warning(name, f"their settings are not checked: {error}", "Solve the other problems first.")
+        text = f"their settings are not checked: {error}"
+        raise _Problem(text, _OTHERS_FIRST, Verdict.WARNING) from error
     if problems:
-        return _warning(name, "; ".join(problems), advice)
-    return _good(name, "their settings are valid")
+        raise _Problem("; ".join(problems), _CORRECT, Verdict.WARNING)
+    return "their settings are valid"
 
 
-def _metadata(settings: Settings) -> Finding:
-    from jobserver_core.errors import InvalidSetting, StorageError  # noqa: PLC0415 - --help does not need it
-
-    name, url = "Metadata", settings.metadata.url
+def _metadata(settings: Settings) -> str:
+    url = settings.metadata.url
     if settings.metadata.backend != "sql" or not url:
-        return _good(name, "no database server is used")
-    try:
+        return "no database server is used"
+    advice = "Start the database, or correct jobserver.metadata.url."
+    missing = _advising("pip install 'jobserver-core[sql]'", ImportError, about="cannot load the store: ")
+    with _advising(advice, InvalidSetting, StorageError), missing:
         from jobserver_sql import check_database  # noqa: PLC0415 - the extra may be missing
 
         check_database(url)
-    except ImportError as error:
-        return _bad(name, f"cannot load the store: {error}", "pip install 'jobserver-core[sql]'")
-    except (InvalidSetting, StorageError) as error:
-        return _bad(name, str(error), "Start the database, or correct jobserver.metadata.url.")
-    if url.startswith("sqlite"):  # to open the file would create it
-        return _good(name, "no database server is used")
-    return _good(name, "the database answers")
+    # To open the file of SQLite would create it.
+    return "no database server is used" if url.startswith("sqlite") else "the database answers"
 
 
-def _callbacks(settings: Settings) -> Finding:
-    from jobserver_core.errors import JobServerError, PluginNotFound  # noqa: PLC0415 - --help does not need it
-
-    name, transports = "Callbacks", settings.callbacks.transports
+def _callbacks(settings: Settings) -> str:
     try:
         _check_transports(settings)
     except PluginNotFound as error:
-        return _bad(name, str(error), _installation(error))
+        raise _Problem(str(error), _installation(error)) from error
     except JobServerError as error:
-        return _bad(name, str(error), "Correct jobserver.callbacks.")
-    if not transports:
-        return _good(name, "no transports are configured")
-    return _good(name, f"sent by {', '.join(transports)}")
+        raise _Problem(str(error), "Correct jobserver.callbacks.") from error
+    transports = settings.callbacks.transports
+    return f"sent by {', '.join(transports)}" if transports else "no transports are configured"
 
 
 def _check_transports(settings: Settings) -> None:
-    from jobserver_core import plugins  # noqa: PLC0415 - --help does not need it
-    from jobserver_core.callbacks.options import check_options  # noqa: PLC0415
-    from jobserver_core.callbacks.service import transports_by_scheme  # noqa: PLC0415
-    from jobserver_core.ports import Transport  # noqa: PLC0415
-
     with ExitStack() as stack:
         transports = [
             stack.enter_context(closing(plugins.load(Transport, name, settings, settings.data_dir)))
@@ -290,37 +285,31 @@ def _check_transports(settings: Settings) -> None:
         transports_by_scheme(transports)
 
 
-def _front_end(settings: Settings) -> Finding:
-    try:
+def _loading_front_end() -> AbstractContextManager[None]:
+    return _advising("pip install 'jobserver-core[http]'", ImportError, about="cannot load the front-end: ")
+
+
+def _front_end(settings: Settings) -> str:
+    with _loading_front_end():
         from jobserver_http.addresses import EXPOSURE_ADVICE, exposure  # noqa: PLC0415 - the extra may be missing
-    except ImportError as error:
-        return _bad("HTTP", f"cannot load the front-end: {error}", "pip install 'jobserver-core[http]'")
     problem = exposure(settings.http, authenticated=settings.auth.backend != "none")
     if problem is not None:
-        return _bad("HTTP", problem, f"{EXPOSURE_ADVICE[0].upper()}{EXPOSURE_ADVICE[1:]}.")
-    return _good("HTTP", "the front-end is installed")
+        raise _Problem(problem, f"{EXPOSURE_ADVICE[0].upper()}{EXPOSURE_ADVICE[1:]}.")
+    return "the front-end is installed"
 
 
-def _users(settings: Settings) -> Finding:
-    from jobserver_core.errors import JobServerError  # noqa: PLC0415 - --help does not need it
-
-    try:
+def _users(settings: Settings) -> str:
+    advice = "Correct jobserver.auth or the file. Create entries with: jobserver credentials"
+    with _advising(advice, JobServerError), _loading_front_end():
         from jobserver_http.authentication import authenticator_from_settings  # noqa: PLC0415 - as above
 
         authenticator = authenticator_from_settings(settings)
-    except ImportError as error:
-        return _bad("Users", f"cannot load the front-end: {error}", "pip install 'jobserver-core[http]'")
-    except JobServerError as error:
-        advice = "Correct jobserver.auth or the file. Create entries with: jobserver credentials"
-        return _bad("Users", str(error), advice)
     if authenticator is None:
-        return _good("Users", "nobody has to log in")
-    return _good("Users", f"authentication {settings.auth.backend} is configured")
+        return "nobody has to log in"
+    return f"authentication {settings.auth.backend} is configured"
 
 
-def _port(settings: Settings) -> Finding:
-    from jobserver_core.data_directory import server_process  # noqa: PLC0415 - --help does not need it
-
+def _port(settings: Settings) -> str:
     host, port = settings.http.host, settings.http.port
     where = f"{host}:{port}"
     try:
@@ -331,10 +320,10 @@ def _port(settings: Settings) -> Finding:
     except OSError as error:
         server = server_process(settings.data_dir)  # its lock is only asked for when something listens
         if error.errno == errno.EADDRINUSE and server is not None and _listens(server, port):
-            return _good("Port", f"{where} is used by the running server of this data directory ({server})")
+            return f"{where} is used by the running server of this data directory ({server})"
         advice = "Stop the program that listens there (another job server?), or choose a port with --port."
-        return _bad("Port", f"cannot listen on {where}: {error.strerror or error}", advice)
-    return _good("Port", f"{where} is free")
+        raise _Problem(f"cannot listen on {where}: {error.strerror or error}", advice) from error
+    return f"{where} is free"
 
 
 def _listens(process: int, port: int) -> bool:
@@ -361,7 +350,7 @@ def _existing(path: Path) -> Path:
     return next(parent for parent in (path, *path.absolute().parents) if parent.exists())
 
 
-def _data_dir(settings: Settings) -> Finding:
+def _data_dir(settings: Settings) -> str:
     path = settings.data_dir
     directory = _existing(path)
     try:
@@ -371,31 +360,47 @@ def _data_dir(settings: Settings) -> Finding:
             pass
     except OSError as error:
         advice = "Choose another one with --data-dir, or give this user write permission."
-        return _bad("Data directory", f"cannot write to {directory}: {error.strerror or error}", advice)
-    return _good("Data directory", f"{path} {'is writable' if directory == path else 'can be created'}")
+        raise _Problem(f"cannot write to {directory}: {error.strerror or error}", advice) from error
+    return f"{path} {'is writable' if directory == path else 'can be created'}"
 
 
-def _disk(settings: Settings) -> Finding:
-    return _free_space(
-        "Disk", _existing(settings.data_dir), "Free up space, or choose another directory with --data-dir."
-    )
-
-
-def _temporary_disk(_settings: Settings) -> Finding:
-    return _free_space(
-        "Temporary disk", Path(tempfile.gettempdir()), "Free up space, or set TMPDIR to a larger disk."
-    )
-
-
-def _free_space(name: str, directory: Path, advice: str) -> Finding:
+def _free_space(directory: Path, advice: str) -> str:
     free = shutil.disk_usage(directory).free
     text = f"{free / GIB:.1f} GiB free in {directory}"
-    return _good(name, text) if free >= SCARCE_DISK else _warning(name, text, advice)
+    if free < SCARCE_DISK:
+        raise _Problem(text, f"Free up space, or {advice}", Verdict.WARNING)
+    return text
 
 
-def _memory(_settings: Settings) -> Finding:
+def _disk(settings: Settings) -> str:
+    return _free_space(_existing(settings.data_dir), "choose another directory with --data-dir.")
+
+
+def _temporary_disk(_settings: Settings) -> str:
+    return _free_space(Path(tempfile.gettempdir()), "set TMPDIR to a larger disk.")
+
+
+def _memory(_settings: Settings) -> str:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     text = f"{total / GIB:.1f} GiB in this machine, {os.cpu_count()} cores"
     if total < SCARCE_MEMORY:
-        return _warning("Memory", text, "Each context needs about half a GiB. Limit their number.")
-    return _good("Memory", text)
+        advice = "Each context needs about half a GiB. Limit their number."
+        raise _Problem(text, advice, Verdict.WARNING)
+    return text
+
+
+_CHECKS: Mapping[str, Callable[[Settings], str]] = {
+    "Backends": _backends,
+    "Options": _options,
+    "Contexts": _contexts,
+    "Metadata": _metadata,
+    "Callbacks": _callbacks,
+    "HTTP": _front_end,
+    "Users": _users,
+    "Port": _port,
+    "Data directory": _data_dir,
+    "Disk": _disk,
+    "Temporary disk": _temporary_disk,
+    "Memory": _memory,
+}
+"""The checks for every launcher, most important first."""

@@ -25,7 +25,6 @@ from jobserver_cli.terminal import Terminal
 if TYPE_CHECKING:
     from jobserver_cli.diagnosis import Finding
     from jobserver_core.config.loading import Described
-    from jobserver_core.config.settings import Settings
 
 _MARKS = {"good": ("✓", "green"), "warning": ("!", "yellow"), "bad": ("✗", "red")}
 
@@ -131,13 +130,13 @@ def config_show(
         jobserver config show --changed
         jobserver config show --config server.conf --port 8091
     """
-    from jobserver_cli.diagnosis import mistakes  # noqa: PLC0415 - --help does not need it
+    from jobserver_cli.diagnosis import context_problems, mistakes  # noqa: PLC0415 - --help does not need it
     from jobserver_core.config.loading import describe  # noqa: PLC0415 - --help does not need it
 
     # Warnings are printed below. Without a handler, Python would print the logged ones a second time.
     logging.getLogger("jobserver_core").addHandler(logging.NullHandler())
     settings = settings_of(config, host, port, data_dir)
-    uncertain, certain = _context_problems(settings)
+    uncertain, certain = context_problems(settings)
     for warning in [*settings.warnings, *uncertain]:
         terminal.note(f"warning: {warning}", style="yellow")
     described = [one for one in describe(settings) if not changed or one.changed]
@@ -151,26 +150,6 @@ def config_show(
         raise CommandFailed("; ".join(map(str, found)), exit_code_of(found[0]))
     if certain:
         raise CommandFailed("; ".join(certain), ExitCode.USAGE)
-
-
-def _context_problems(settings: Settings) -> tuple[list[str], list[str]]:
-    """Return why contexts may not start with these settings, and why configured ones certainly cannot."""
-    from jobserver_core import plugins  # noqa: PLC0415 - asking for help needs no launcher
-    from jobserver_core.errors import PluginNotFound  # noqa: PLC0415
-    from jobserver_core.ports import Launcher  # noqa: PLC0415
-    from jobserver_core.running.context_settings import (  # noqa: PLC0415
-        configuration_problems,
-        configured_context_problems,
-    )
-
-    try:
-        launcher = plugins.load(Launcher, settings.launcher.backend, settings, settings.data_dir)
-    except PluginNotFound:  # which ends the command, as a mistake
-        return [], []
-    with closing(launcher):
-        certain = list(configured_context_problems(settings.spark, launcher))
-        problems = configuration_problems(settings.spark, launcher)
-        return [problem for problem in problems if problem not in certain], certain
 
 
 def _setting(described: Described) -> tuple[str, str, str]:
