@@ -12,7 +12,7 @@ from jobserver_cli.completion import context_names
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.following import showing_start
 from jobserver_cli.lookups import explained, resolve_context
-from jobserver_cli.options import config_text, key_and_value
+from jobserver_cli.options import argument, config_text, key_and_value
 from jobserver_cli.records import (
     ContextFields,
     context_state,
@@ -27,12 +27,7 @@ from jobserver_cli.terminal import REFUSAL_DELAY, Terminal
 NO_TIMEOUT = None
 """For starting and stopping contexts, which the server limits with its own settings."""
 
-ContextName = Annotated[
-    str,
-    typer.Argument(
-        metavar="NAME", help="The context's name.", show_default=False, autocompletion=context_names
-    ),
-]
+ContextName = Annotated[str, argument("NAME", "The context's name.", context_names)]
 
 Spares = Annotated[
     bool, typer.Option("--spares", help="List the pools of contexts that are kept started instead.")

@@ -11,26 +11,15 @@ from jobserver_cli.client import CommandClient, quoted_path, quoted_segment
 from jobserver_cli.completion import binary_names, data_files
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.lookups import explained
+from jobserver_cli.options import argument
 from jobserver_cli.records import time_shown
 from jobserver_cli.terminal import Terminal
 from jobserver_cli.uploads import BinaryKind, digest_of, has, kind_of, post_file, upload_binary
 
-BinaryName = Annotated[
-    str,
-    typer.Argument(
-        metavar="NAME", help="The binary's name.", show_default=False, autocompletion=binary_names
-    ),
-]
+BinaryName = Annotated[str, argument("NAME", "The binary's name.", binary_names)]
 LocalFile = Annotated[
     Path,
-    typer.Argument(
-        metavar="FILE",
-        help="The file to upload.",
-        exists=True,
-        dir_okay=False,
-        readable=True,
-        show_default=False,
-    ),
+    typer.Argument(metavar="FILE", help="The file to upload.", exists=True, dir_okay=False, readable=True),
 ]
 
 
@@ -136,12 +125,7 @@ def data_list(client: CommandClient, terminal: Terminal) -> None:
 def data_upload(
     client: CommandClient,
     terminal: Terminal,
-    prefix: Annotated[
-        str,
-        typer.Argument(
-            metavar="PREFIX", help="The first part of the file's name on the server.", show_default=False
-        ),
-    ],
+    prefix: Annotated[str, argument("PREFIX", "The first part of the file's name on the server.")],
     file: LocalFile,
 ) -> None:
     """Upload a data file, and print its path on the server's machine, which jobs use to open it.
@@ -171,13 +155,7 @@ def data_delete(
     client: CommandClient,
     terminal: Terminal,
     name: Annotated[
-        str,
-        typer.Argument(
-            metavar="FILE",
-            help="The name of the file, or the path that the upload printed.",
-            show_default=False,
-            autocompletion=data_files,
-        ),
+        str, argument("FILE", "The name of the file, or the path that the upload printed.", data_files)
     ],
 ) -> None:
     """Delete a data file.

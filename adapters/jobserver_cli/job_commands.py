@@ -15,7 +15,7 @@ from jobserver_cli.completion import job_ids, live_job_ids
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.following import followed_log, show_repeatedly, wait_for_end, while_taken_over
 from jobserver_cli.lookups import LAST, explained, resolve_context, resolve_job
-from jobserver_cli.options import number_option
+from jobserver_cli.options import argument, number_option
 from jobserver_cli.parameters import JOB_HELP, JobId, context_option
 from jobserver_cli.records import (
     FINAL,
@@ -249,12 +249,7 @@ def result(
 def kill(
     client: CommandClient,
     terminal: Terminal,
-    job_ids: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="JOB…", help="The IDs of the jobs.", show_default=False, autocompletion=live_job_ids
-        ),
-    ],
+    job_ids: Annotated[list[str], argument("JOB…", "The IDs of the jobs.", live_job_ids)],
     force: Annotated[
         bool, typer.Option("--force", help="If a job cannot be killed alone, kill its context too.")
     ] = False,
@@ -320,10 +315,7 @@ def _explained_kill(client: CommandClient, job_id: str) -> Iterator[None]:
 def logs(
     client: CommandClient,
     terminal: Terminal,
-    job_id: Annotated[
-        str | None,
-        typer.Argument(metavar="JOB", help=JOB_HELP, show_default=False, autocompletion=job_ids),
-    ] = None,
+    job_id: Annotated[str | None, argument("JOB", JOB_HELP, job_ids)] = None,
     context: Annotated[str | None, context_option("Print the log of this context's driver.")] = None,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Print new lines until the job or context has ended.")

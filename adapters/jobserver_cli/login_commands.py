@@ -5,23 +5,15 @@ from __future__ import annotations
 from typing import Annotated
 
 import attrs
-import typer
 
 from jobserver_cli import saved_servers
 from jobserver_cli.client import UNAUTHENTICATED, CommandClient, login_advice
 from jobserver_cli.completion import server_names
 from jobserver_cli.exits import CommandFailed
+from jobserver_cli.options import argument
 from jobserver_cli.terminal import Terminal
 
-ServerName = Annotated[
-    str,
-    typer.Argument(
-        metavar="NAME",
-        help="The name of the saved server.",
-        show_default=False,
-        autocompletion=server_names,
-    ),
-]
+ServerName = Annotated[str, argument("NAME", "The name of the saved server.", server_names)]
 
 
 def login(client: CommandClient, terminal: Terminal, name: ServerName) -> None:

@@ -17,7 +17,7 @@ import attrs
 import typer
 
 from jobserver_cli.exits import CommandFailed, ExitCode
-from jobserver_cli.options import ConfigFile, DataDir, Host, Port, check_config_file, settings_of
+from jobserver_cli.options import ConfigFile, DataDir, Host, Port, argument, check_config_file, settings_of
 from jobserver_cli.parameters import exit_code_of
 from jobserver_cli.server_process import front_end
 from jobserver_cli.terminal import Terminal
@@ -190,13 +190,8 @@ def jvm_api(
     terminal.line(class_path)
 
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The name to log in with.", show_default=False)]
-Permissions = Annotated[
-    str,
-    typer.Argument(
-        metavar="PERMISSIONS", help="Such as jobs,contexts:read — or * for everything.", show_default=False
-    ),
-]
+Name = Annotated[str, argument("NAME", "The name to log in with.")]
+Permissions = Annotated[str, argument("PERMISSIONS", "Such as jobs,contexts:read — or * for everything.")]
 
 
 def password(name: Name, permissions: Permissions) -> None:

@@ -13,10 +13,20 @@ import typer
 from jobserver_cli.exits import CommandFailed, ExitCode
 
 if TYPE_CHECKING:
-    from typer.models import OptionInfo
+    from collections.abc import Callable
+
+    from typer.models import ArgumentInfo, OptionInfo
 
     from jobserver_core.config.settings import Settings
     from jobserver_core.models.json_values import JsonObject
+
+
+def argument(metavar: str, help: str, complete: Callable[..., object] | None = None) -> ArgumentInfo:
+    """Return an argument, whose values a shell completes with this function."""
+    found: ArgumentInfo = typer.Argument(
+        metavar=metavar, help=help, show_default=False, autocompletion=complete
+    )
+    return found
 
 
 def number_option(*names: str, help: str, metavar: str = "N", least: int = 0, most: int) -> OptionInfo:

@@ -25,16 +25,14 @@ from jobserver_cli.client import DEFAULT_URL, UNAUTHENTICATED, CommandClient, Se
 from jobserver_cli.completion import context_names, job_ids, server_names
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.interruption import run_on_thread
+from jobserver_cli.options import argument
 from jobserver_cli.terminal import Terminal, writing
 
 if TYPE_CHECKING:
     from jobserver_core.errors import JobServerError
 
-CONNECTION_PANEL = "Server"
 JOB_HELP = "The job's ID, a unique prefix of it, or @last for the newest job."
-JobId = Annotated[
-    str, typer.Argument(metavar="JOB", help=JOB_HELP, show_default=False, autocompletion=job_ids)
-]
+JobId = Annotated[str, argument("JOB", JOB_HELP, job_ids)]
 
 Function = Callable[..., None]
 
@@ -53,47 +51,31 @@ def _json_option(
     """Define the option of commands that have a terminal."""
 
 
+def _connection_option(
+    name: str, metavar: str, variable: str, help: str, complete: Callable[..., object] | None = None
+) -> OptionInfo:
+    option: OptionInfo = typer.Option(
+        name, metavar=metavar, envvar=variable, help=help, autocompletion=complete, rich_help_panel="Server"
+    )
+    return option
+
+
+_SERVER_HELP = "The job server's address, or the name of a saved server."
+_USER_HELP = "Log in as this user. The password is JOBSERVER_PASSWORD, or is prompted for."
+_TOKEN_HELP = "Log in with a bearer token. Prefer the variable: process lists show options."  # noqa: S105 - no token
+_CA_HELP = "Trust the certificate authorities in this file (PEM) for https."
+
+
 def _connection_options(
     server: Annotated[
-        str,
-        typer.Option(
-            "--server",
-            metavar="URL|NAME",
-            envvar="JOBSERVER_URL",
-            help="The job server's address, or the name of a saved server.",
-            rich_help_panel=CONNECTION_PANEL,
-            autocompletion=server_names,
-        ),
+        str, _connection_option("--server", "URL|NAME", "JOBSERVER_URL", _SERVER_HELP, server_names)
     ] = DEFAULT_URL,
-    user: Annotated[
-        str | None,
-        typer.Option(
-            "--user",
-            metavar="NAME",
-            envvar="JOBSERVER_USER",
-            help="Log in as this user. The password is JOBSERVER_PASSWORD, or is prompted for.",
-            rich_help_panel=CONNECTION_PANEL,
-        ),
-    ] = None,
+    user: Annotated[str | None, _connection_option("--user", "NAME", "JOBSERVER_USER", _USER_HELP)] = None,
     token: Annotated[
-        str | None,
-        typer.Option(
-            "--token",
-            metavar="TOKEN",
-            envvar="JOBSERVER_TOKEN",
-            help="Log in with a bearer token. Prefer the variable: process lists show options.",
-            rich_help_panel=CONNECTION_PANEL,
-        ),
+        str | None, _connection_option("--token", "TOKEN", "JOBSERVER_TOKEN", _TOKEN_HELP)
     ] = None,
     ca_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--ca-file",
-            metavar="FILE",
-            envvar="JOBSERVER_CA_FILE",
-            help="Trust the certificate authorities in this file (PEM) for https.",
-            rich_help_panel=CONNECTION_PANEL,
-        ),
+        Path | None, _connection_option("--ca-file", "FILE", "JOBSERVER_CA_FILE", _CA_HELP)
     ] = None,
 ) -> None:
     """Define the options of commands that talk to a server."""

@@ -16,7 +16,7 @@ import sys
 from enum import Enum
 from typing import Annotated
 
-import typer
+from jobserver_cli.options import argument
 
 
 class Shell(str, Enum):
@@ -98,7 +98,7 @@ _SCRIPTS = {Shell.BASH: BASH, Shell.ZSH: ZSH, Shell.FISH: FISH}
 
 
 def completion(
-    shell: Annotated[Shell, typer.Argument(metavar="bash|zsh|fish", help="The shell.", show_default=False)],
+    shell: Annotated[Shell, argument("bash|zsh|fish", "The shell.")],
 ) -> None:
     """Print the script that completes this command in a shell: commands, options, and names on the server.
 

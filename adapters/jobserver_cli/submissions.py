@@ -14,7 +14,14 @@ from jobserver_cli.completion import binary_names
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.following import follow_job, interrupt_note, showing_start, wait_for_end
 from jobserver_cli.lookups import explained, similar_context, unknown_binaries
-from jobserver_cli.options import ConfigStrings, ConfigTexts, config_text, duration_option, number_option
+from jobserver_cli.options import (
+    ConfigStrings,
+    ConfigTexts,
+    argument,
+    config_text,
+    duration_option,
+    number_option,
+)
 from jobserver_cli.parameters import context_option
 from jobserver_cli.records import ContextFields, JobFields, duration_shown, missing_code_advice
 from jobserver_cli.results import copy_record, copy_response, failed, print_result
@@ -42,7 +49,6 @@ Packages = Annotated[
         "--package",
         metavar="NAME|URI|FILE",
         help="A further wheel, egg or ZIP file that a Python job imports from. Can be repeated.",
-        show_default=False,
         autocompletion=binary_names,
     ),
 ]
@@ -53,17 +59,11 @@ IdempotencyKey = Annotated[
         "--idempotency-key",
         metavar="KEY",
         help="A repeated command with the same key gets the job of the first one, and starts none.",
-        show_default=False,
         parser=_idempotency_key,
     ),
 ]
 
-MainClass = Annotated[
-    str,
-    typer.Argument(
-        metavar="CLASS", help="The job's class, for example package.module.Class.", show_default=False
-    ),
-]
+MainClass = Annotated[str, argument("CLASS", "The job's class, for example package.module.Class.")]
 
 
 def submit(
@@ -76,7 +76,6 @@ def submit(
             "--cp",
             metavar="NAME|URI|FILE",
             help="Code: the name of a binary, a URI, or a local file to upload. Can be repeated.",
-            show_default=False,
             autocompletion=binary_names,
         ),
     ],
@@ -192,7 +191,6 @@ def run(
             metavar="FILE|NAME|URI",
             help="Code: a local file, which is uploaded if its content is new, the name of a binary, or a "
             "URI. Can be repeated.",
-            show_default=False,
             autocompletion=binary_names,
         ),
     ],
