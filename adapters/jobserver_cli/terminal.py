@@ -217,13 +217,41 @@ class Terminal:
     def status(self, text: str, *, delay: float = 0.0) -> AbstractContextManager[Callable[[str], None]]:
         """Show a status message while the block runs. The block gets a function that changes it.
 
-        Without a terminal, each new message is printed as a line, so that logs of unattended runs have it
-        too. A line cannot be removed again, so ``delay`` is for what may be refused: a block that ends within
-        this many seconds announces nothing.
+        A terminal shows it with a spinner and the elapsed time. Without one, each new message is printed as a
+        line, so that logs of unattended runs have it too. A line cannot be removed again, so ``delay`` is for
+        what may be refused: a block that ends within this many seconds announces nothing.
         """
-        if isinstance(self.err, Pipe):
-            return _Lines(self, text, delay)
-        return _Spinner(self.err, self.remember, text)
+        return self._lines(text, delay) if isinstance(self.err, Pipe) else self._spinner(self.err, text)
+
+    @contextmanager
+    def _lines(self, first: str, delay: float) -> Iterator[Callable[[str], None]]:
+        shown = ""
+
+        def show(text: str) -> None:
+            nonlocal shown
+            if text != shown:
+                shown = text
+                self.note(text)
+
+        later = threading.Timer(delay, show, (first,))
+        later.daemon = True
+        later.start() if delay else show(first)
+        try:
+            yield show
+        finally:
+            if delay:
+                later.cancel()
+                later.join()
+
+    @contextmanager
+    def _spinner(self, console: Console, text: str) -> Iterator[Callable[[str], None]]:
+        from rich import progress as bars  # noqa: PLC0415 - only when progress is shown
+
+        columns = (bars.TextColumn("{task.description}", markup=False), bars.TimeElapsedColumn())
+        display = bars.Progress(bars.SpinnerColumn(), *columns, console=console, transient=True)
+        task = display.add_task(visible(text), total=None)
+        with self._remember(display):
+            yield lambda text: display.update(task, description=visible(text))
 
     @contextmanager
     def opened(self, file: Path) -> Iterator[BinaryIO]:
@@ -244,68 +272,13 @@ class Terminal:
             transient=True,
             expand=True,
         )
-        with self.remember(display), display.open(file, "rb", description=file.name) as content:
+        with self._remember(display), display.open(file, "rb", description=file.name) as content:
             yield content
 
-    def remember(self, display: Progress) -> Progress:
+    def _remember(self, display: Progress) -> Progress:
         """Remember the display that is on the terminal now, and return it."""
         self._display = display
         return display
-
-
-class _Spinner:
-    """A status message with a spinner and the elapsed time."""
-
-    def __init__(self, console: Console, remember: Callable[[Progress], object], text: str) -> None:
-        from rich import progress as bars  # noqa: PLC0415 - only when progress is shown
-
-        self._progress = bars.Progress(
-            bars.SpinnerColumn(),
-            bars.TextColumn("{task.description}", markup=False),
-            bars.TimeElapsedColumn(),
-            console=console,
-            transient=True,
-        )
-        remember(self._progress)
-        self._task = self._progress.add_task(visible(text), total=None)
-
-    def __enter__(self) -> Callable[[str], None]:
-        self._progress.start()
-        return self._show
-
-    def __exit__(self, *_exc: object) -> None:
-        self._progress.stop()
-
-    def _show(self, text: str) -> None:
-        self._progress.update(self._task, description=visible(text))
-
-
-class _Lines:
-    """A status message without a terminal: one line for each new message."""
-
-    def __init__(self, terminal: Terminal, text: str, delay: float) -> None:
-        self._terminal = terminal
-        self._shown = ""
-        self._first, self._delay = text, delay
-        self._later = threading.Timer(delay, self._show, (text,))
-        self._later.daemon = True
-
-    def __enter__(self) -> Callable[[str], None]:
-        if self._delay:
-            self._later.start()
-        else:
-            self._show(self._first)
-        return self._show
-
-    def __exit__(self, *_exc: object) -> None:
-        if self._delay:
-            self._later.cancel()
-            self._later.join()
-
-    def _show(self, text: str) -> None:
-        if text != self._shown:
-            self._shown = text
-            self._terminal.note(text)
 
 
 class Pipe:
