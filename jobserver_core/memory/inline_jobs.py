@@ -87,19 +87,15 @@ class InlineReports:
         self._listener: ContextListener | None = listener
         self._lock = threading.RLock()
         self._ended = False
-        self._ready = False
-        self._application_id: str | None = None
+        self._ready: Callable[[ContextListener], None] | None = None
         self._ignored: set[str] = set()
         self._kept: dict[str, list[Callable[[ContextListener], None]]] = {}
 
     def context_ready(self, *, application_id: str) -> None:
         """Report that the context is ready, now and to each later listener."""
         with self._lock:
-            self._ready, self._application_id = True, application_id
-            self.notify(self._report_ready)
-
-    def _report_ready(self, listener: ContextListener) -> None:
-        listener.context_ready(application_id=self._application_id, url=None)
+            self._ready = lambda listener: listener.context_ready(application_id=application_id, url=None)
+            self.notify(self._ready)
 
     def close(self, end: ContextEnd, error: ErrorInfo | None) -> None:
         """Report the end of the context, and nothing after it."""
@@ -148,8 +144,8 @@ class InlineReports:
         """Report to another listener, which gets all the kept events first."""
         with self._lock:
             self._listener = listener
-            if self._ready:
-                self.notify(self._report_ready)
+            if self._ready is not None:
+                self.notify(self._ready)
             for calls in list(self._kept.values()):
                 for call in list(calls):
                     self.notify(call)

@@ -47,15 +47,14 @@ class InlineLauncher(Launcher):
     ) -> None:
         self.functions: dict[str, JobFunction] = {}
         self.kill_grace = kill_grace
-        self._start_delay = start_delay
+        self.start_delay = start_delay
         self.threads = InlineThreads()
         self._lock = threading.Lock()
         self._contexts: set[_InlineContext] = set()
         self._left: set[_InlineContext] = set()
         check_seconds("start_delay", start_delay)
         check_seconds("kill_grace", kill_grace)
-        expected = "a mapping of class names to functions"
-        check_kind("functions", functions, (Mapping, type(None)), expected)
+        check_kind("functions", functions, (Mapping, type(None)), "a mapping of class names to functions")
         for class_name, function in (functions or {}).items():
             self.register(class_name, function)
 
@@ -65,8 +64,7 @@ class InlineLauncher(Launcher):
         Raises:
             InvalidRequest: It is not a function, or one that is declared with ``async def``.
         """
-        what = f"the job {class_name}"
-        check_callable(what, function, arguments=1)
+        check_callable(f"the job {class_name}", function, arguments=1)
         self.functions[class_name] = function
 
     def validate(self, settings: JsonMapping) -> None:
@@ -102,7 +100,7 @@ class InlineLauncher(Launcher):
         context = _InlineContext(self, spec, listener)
         with self._lock:
             self._contexts.add(context)
-        context.start(self._start_delay)
+        context.start()
         return context
 
     @property
@@ -168,11 +166,9 @@ class _InlineContext(ContextHandle):
         self._ending: tuple[ContextEnd, float] | None = None
         self._wanted = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"context-{spec.name}", daemon=True)
-        self._delay = 0.0
 
-    def start(self, delay: float) -> None:
-        """Start the context's thread; it is ready after ``delay`` seconds."""
-        self._delay = delay
+    def start(self) -> None:
+        """Start the context's thread."""
         self._thread.start()
 
     @property
@@ -241,7 +237,7 @@ class _InlineContext(ContextHandle):
         if failure is not None:
             self._finish(ContextEnd.FAILED, failure)
             return
-        if not self._wanted.wait(self._delay):
+        if not self._wanted.wait(self._launcher.start_delay):
             self._listener.context_ready(application_id=f"inline-{self.spec.id}")
         self._wanted.wait()
         self._cancel_jobs()

@@ -153,17 +153,16 @@ class MemoryMetadataStore(MetadataStore):
             self._let_pins_expire(lambda owner: owner == server_id)
 
     def renew_server(self, server_id: str, *, lease: float) -> bool:
-        with self._lock:
-            server = self._servers.get(server_id)
-            if server is not None:
-                self._servers[server_id] = attrs.evolve(server, lease_until=self._end_of(lease))
-            return server is not None
+        return self._change_server(server_id, lease_until=self._end_of(lease))
 
     def drain_server(self, server_id: str) -> bool:
+        return self._change_server(server_id, draining=True)
+
+    def _change_server(self, server_id: str, **changes: Any) -> bool:
         with self._lock:
             server = self._servers.get(server_id)
             if server is not None:
-                self._servers[server_id] = attrs.evolve(server, draining=True)
+                self._servers[server_id] = attrs.evolve(server, **changes)
             return server is not None
 
     def servers(self, *, expired: bool | None = None) -> list[Server]:

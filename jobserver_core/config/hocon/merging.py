@@ -122,14 +122,12 @@ def _merge(values: list[Node], step: Step) -> Merge:
     for value in values:
         if isinstance(value, Merge):
             step(value.size)
-        kept.extend(_layers(value))
+            kept += value.layers[value.size - 1 :: -1]
+        else:
+            kept.append(value)
         if hides(kept[-1]):
             break
     return Merge(kept[::-1], twice=len(set(map(id, kept))) < len(kept))
-
-
-def _layers(value: Node) -> Iterable[Node]:
-    return value.layers[value.size - 1 :: -1] if isinstance(value, Merge) else [value]
 
 
 def _merged_objects(objects: list[Object], step: Step) -> Object:

@@ -186,8 +186,8 @@ class Resolver:
             return known[1]
         if id(node) in self._active:
             raise _Circle
-        if isinstance(node, Reference) and self._is_missing(node, place.root, only):
-            return ABSENT
+        if isinstance(node, Reference) and self._missing.get((id(node), only)) is place.root:
+            return ABSENT  # nothing has been resolved since it was not found in this tree
         circles = self._circles
         found = self._work_out(node, place, only)
         if found is not ABSENT:
@@ -195,10 +195,6 @@ class Resolver:
         elif isinstance(node, Reference) and circles == self._circles:
             self._missing[id(node), only] = place.root
         return found
-
-    def _is_missing(self, node: Reference, root: Object, only: Path) -> bool:
-        """Return whether a reference found nothing in this tree, and nothing has been resolved since."""
-        return self._missing.get((id(node), only)) is root
 
     def _learn(self, node: Node, only: Path, found: Node) -> None:
         key = (id(node), only)

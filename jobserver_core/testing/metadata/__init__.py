@@ -23,14 +23,13 @@ from jobserver_core.testing.metadata.binaries import BinariesContract
 from jobserver_core.testing.metadata.contexts import ContextsContract
 from jobserver_core.testing.metadata.deliveries import BlobsInUseContract, DeliveriesContract
 from jobserver_core.testing.metadata.enqueued_jobs import EnqueuedJobsContract
-from jobserver_core.testing.metadata.epochs import EpochsContract
 from jobserver_core.testing.metadata.jobs import JobsContract
 from jobserver_core.testing.metadata.lists import ListsContract
 from jobserver_core.testing.metadata.persistence import PersistenceContract
 from jobserver_core.testing.metadata.pins import PinsContract
 from jobserver_core.testing.metadata.races import RacesContract
 from jobserver_core.testing.metadata.retention import RetentionContract
-from jobserver_core.testing.metadata.servers import ServersContract
+from jobserver_core.testing.metadata.servers import EpochsContract, ServersContract
 
 __all__ = ["MetadataStoreContract", "PersistentMetadataStoreContract", "renamed"]
 

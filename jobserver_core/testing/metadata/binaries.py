@@ -97,15 +97,12 @@ class BinariesContract(StoreAccess):
         names = ["b", "a b", "B", "_a", "a", "a-b", "Z", "9", "a.b", "a~"]
         newest = {name: a_binary(name, uploaded_at=at(5)) for name in names}
         for name in names:
-            store.add_binary(a_binary(name, uploaded_at=at(1)))
-            store.add_binary(newest[name])
-            store.add_binary(a_binary(name, uploaded_at=at(3)))
+            add(store, a_binary(name, uploaded_at=at(1)), newest[name], a_binary(name, uploaded_at=at(3)))
         assert store.binaries() == [newest[name] for name in sorted(names)]
 
     def test_names_that_differ_in_case_are_two_binaries(self, store: MetadataStore) -> None:
         lower, upper = a_binary("job"), a_binary("JOB")
-        store.add_binary(lower)
-        store.add_binary(upper)
+        add(store, lower, upper)
         assert (store.binary("job"), store.binary("JOB"), store.binary("Job")) == (lower, upper, None)
 
     def test_adding_a_known_id_raises_duplicate_id_and_changes_nothing(self, store: MetadataStore) -> None:
@@ -147,8 +144,7 @@ class BinariesContract(StoreAccess):
     @states(FINAL_JOBS)
     def test_a_binary_of_a_final_job_can_be_deleted(self, store: MetadataStore, state: JobState) -> None:
         ended, ending = a_binary("ended"), a_binary("ending")
-        add(store, ended, ending)
-        store.add_job(a_job(ended, state=state), config="{}")
+        add(store, ended, ending, a_job(ended, state=state))
         job = added(store, a_job(ending, state=JobState.RUNNING))
         store.advance_job(a_job(ending, id=job.id, state=state), expected=JobState.RUNNING)
         assert store.delete_binary("ended") == [ended]
@@ -180,8 +176,7 @@ class BinariesContract(StoreAccess):
     ) -> None:
         mine, other = a_binary("mine"), a_binary("other")
         copy = a_binary("copy", digest=mine.digest)
-        add(store, mine, other, copy)
-        store.add_job(a_job(copy, other), config="{}")
+        add(store, mine, other, copy, a_job(copy, other))
         assert store.delete_binary("mine") == [mine]
 
     def test_a_job_that_is_live_again_uses_its_binary_again(self, store: MetadataStore) -> None:

@@ -144,8 +144,7 @@ class ContextsContract(StoreAccess):
 
     def test_names_of_contexts_that_differ_in_case_are_two_contexts(self, store: MetadataStore) -> None:
         lower, upper = a_context("c"), a_context("C")
-        store.add_context(lower)
-        store.add_context(upper)
+        add(store, lower, upper)
         assert (store.context_named("c"), store.context_named("C")) == (lower, upper)
 
     def test_adding_a_context_with_a_known_id_raises_duplicate_id_and_changes_nothing(
@@ -257,8 +256,7 @@ class ContextsContract(StoreAccess):
 
     def test_a_context_whose_successor_cannot_be_stored_is_not_advanced(self, store: MetadataStore) -> None:
         before, other = a_context("c", state=ContextState.RUNNING), a_context("other")
-        store.add_context(before)
-        store.add_context(other)
+        add(store, before, other)
         ended = attrs.evolve(before, state=ContextState.ERROR)
         for successor, error in (
             (a_context("c", id=other.id), DuplicateId),

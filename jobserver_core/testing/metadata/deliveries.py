@@ -179,8 +179,7 @@ class BlobsInUseContract(StoreAccess):
     ) -> None:
         entry = an_entry(digest=digest_of("shared"))
         jobs = [a_job(class_path=(entry, entry)), a_job(class_path=(entry,))]
-        add(store, *jobs)
-        store.add_job(a_job(class_path=(entry,), state=state), config="{}")
+        add(store, *jobs, a_job(class_path=(entry,), state=state))
         for job, left in zip(jobs, ([], [entry.digest]), strict=True):
             store.advance_job(attrs.evolve(job, state=state), expected=JobState.STARTED)
             assert store.unreferenced([entry.digest]) == left

@@ -97,8 +97,7 @@ class EnqueuedJobsContract(StoreAccess):
 
     def test_only_living_jobs_of_the_context_take_its_room(self, store: MetadataStore) -> None:
         context, other = a_context("c"), a_context("d")
-        store.add_context(context)
-        store.add_context(other)
+        add(store, context, other)
         limits = QueueLimits(slots=1, places=1)
         for number in range(3):
             add(store, a_job(context_id=context.id, state=JobState.KILLED, ended_at=at(number)))

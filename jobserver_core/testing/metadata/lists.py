@@ -20,6 +20,7 @@ from jobserver_core.testing.metadata.access import (
     LIVE_JOBS,
     ODD_TEXTS,
     StoreAccess,
+    add,
     added,
     states,
 )
@@ -30,8 +31,7 @@ _ENDLESS = 1000
 
 def _fill(store: MetadataStore, jobs: list[Job]) -> list[Job]:
     """Store the jobs in random order, and return them as a page lists them."""
-    for job in random.Random(7).sample(jobs, len(jobs)):
-        store.add_job(job, config="{}")
+    add(store, *random.Random(7).sample(jobs, len(jobs)))
     return sorted(jobs, key=lambda job: (job.submitted_at, job.id), reverse=True)
 
 

@@ -26,7 +26,7 @@ from jobserver_core.models.servers import ServerRequest
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.builders import a_binary, a_context, a_delivery, a_job, a_result, at, digest_of
 from jobserver_core.testing.contract import assert_none_left, raised_by, threads_and_processes, wait_until
-from jobserver_core.testing.metadata.access import StoreAccess, added
+from jobserver_core.testing.metadata.access import StoreAccess, add, added
 from jobserver_core.testing.metadata.jobs import full_job
 from jobserver_core.testing.metadata.pins import pinned_and_removed
 from jobserver_core.testing.metadata.races import race, winner
@@ -84,8 +84,7 @@ class PersistenceContract(StoreAccess):
     def test_every_kind_of_record_is_there_after_opening_again(self, store: MetadataStore) -> None:
         binary, context, job = a_binary("b"), a_context("c", settings={"a": [1]}), full_job()
         delivery = a_delivery(job)
-        store.add_binary(binary)
-        store.add_context(context)
+        add(store, binary, context)
         store.add_job(a_job(id=job.id), config="config")
         store.advance_job(job, expected=JobState.STARTED, result=a_result(), delivery=delivery)
         store.close()
@@ -111,8 +110,7 @@ class PersistenceContract(StoreAccess):
 
     def test_uniqueness_survives_opening_again(self, store: MetadataStore) -> None:
         context, job = a_context("c"), a_job(idempotency_key="key")
-        store.add_context(context)
-        store.add_job(job, config="{}")
+        add(store, context, job)
         store.close()
         with closing(self.open_again(store)) as again:
             with pytest.raises(ContextExists):

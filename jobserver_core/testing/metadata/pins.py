@@ -9,7 +9,7 @@ import pytest
 from jobserver_core.models.lifecycle import JobState
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.builders import a_binary, a_job, an_entry, digest_of
-from jobserver_core.testing.metadata.access import HOUR, ODD_TEXTS, StoreAccess, register
+from jobserver_core.testing.metadata.access import HOUR, ODD_TEXTS, StoreAccess, add, register
 from jobserver_core.testing.metadata.races import ROUNDS, WRITERS, race
 
 BLOB, OTHER = digest_of("blob"), digest_of("other")
@@ -39,8 +39,7 @@ class PinsContract(StoreAccess):
 
     def test_a_blob_is_removed_unless_it_is_referred_to(self, store: MetadataStore) -> None:
         binary, entry = a_binary("b"), an_entry(digest=digest_of("job"))
-        store.add_binary(binary)
-        store.add_job(a_job(class_path=(entry,), state=JobState.RUNNING), config="{}")
+        add(store, binary, a_job(class_path=(entry,), state=JobState.RUNNING))
         assert _remove(store, OTHER, binary.digest, BLOB, entry.digest, OTHER) == [OTHER, BLOB]
 
     def test_a_blob_is_not_removed_until_its_last_pin_is_gone(self, store: MetadataStore) -> None:

@@ -123,9 +123,7 @@ class RetentionContract(StoreAccess):
 
     def test_usage_counts_the_records_and_the_bytes(self, store: MetadataStore) -> None:
         assert store.usage() == MetadataUsage()
-        store.add_binary(a_binary(size=2**40))
-        store.add_binary(a_binary(size=1))
-        store.add_context(a_context())
+        add(store, a_binary(size=2**40), a_binary(size=1), a_context())
         job = self._ended_job(store, 1, "x" * 10)
         self._ended_job(store, 2, "")
         store.advance_job(job, expected=job.state, delivery=a_delivery(job))
@@ -141,8 +139,7 @@ class RetentionContract(StoreAccess):
     ) -> None:
         kept = [a_binary("b", uploaded_at=at(n)) for n in (5, 3, 2)]
         others = [a_binary("other", uploaded_at=at(n)) for n in (1, 0)]
-        for binary in [*kept, *others]:
-            store.add_binary(binary)
+        add(store, *kept, *others)
         removed = store.delete_old_binaries(uploaded_before=at(5), keep=keep, limit=10)
         assert removed == sorted([*kept[keep:], *others[keep:]], key=lambda binary: binary.uploaded_at)
         assert store.binary_versions("b") == kept[:keep]
@@ -157,8 +154,7 @@ class RetentionContract(StoreAccess):
 
     def test_of_versions_of_one_time_the_last_is_the_newest(self, store: MetadataStore) -> None:
         first, second = a_binary("b", uploaded_at=at(1)), a_binary("b", uploaded_at=at(1))
-        store.add_binary(first)
-        store.add_binary(second)
+        add(store, first, second)
         assert store.delete_old_binaries(uploaded_before=at(9), keep=1, limit=10) == [first]
         assert store.binary("b") == second
 
@@ -179,8 +175,7 @@ class RetentionContract(StoreAccess):
         self, store: MetadataStore
     ) -> None:
         versions = {n: a_binary("b", uploaded_at=at(n)) for n in (3, 1, 9, 2)}
-        for binary in versions.values():
-            store.add_binary(binary)
+        add(store, *versions.values())
         remove = partial(store.delete_old_binaries, uploaded_before=at(9), keep=1)
         assert remove(limit=0) == []
         assert remove(limit=2) == [versions[1], versions[2]]
