@@ -32,8 +32,8 @@ _PANELS: Mapping[str, Mapping[str, str | Group]] = {
         "servers": "serving_commands.servers",
         "storage": "serving_commands.storage",
         "prune": "serving_commands.prune",
-        "login": "login_commands.login",
-        "logout": "login_commands.logout",
+        "login": "machine_commands.login",
+        "logout": "machine_commands.logout",
     },
     "Jobs": {
         "run": "submissions.run",

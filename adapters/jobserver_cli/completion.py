@@ -29,17 +29,25 @@ Described = tuple[str, str]
 """A name and its description."""
 
 
-def _complete(
-    context: typer.Context, incomplete: str, names: Callable[[CommandClient], Iterable[Described]]
-) -> list[Described]:
-    try:
-        connection = saved_servers.completed(_connection(context.params))
-        with CommandClient(connection, retries=0, connect_timeout=CONNECT_TIMEOUT, timeout=TIMEOUT) as client:
-            found = [(name, about) for name, about in names(client) if name.startswith(incomplete)]
-    except CommandFailed:
-        return []
-    # A hostile server must not steer the terminal.
-    return [(name, visible(about)) for name, about in found if visible(name) == name]
+Completion = Callable[[typer.Context, str], list[Described]]
+
+
+def _completing(names: Callable[[CommandClient, str], Iterable[Described]]) -> Completion:
+    """Return a completion: of the names that the function yields, those that begin with what was typed."""
+
+    def complete(context: typer.Context, incomplete: str) -> list[Described]:
+        try:
+            options = saved_servers.completed(_connection(context.params))
+            with CommandClient(
+                options, retries=0, connect_timeout=CONNECT_TIMEOUT, timeout=TIMEOUT
+            ) as client:
+                found = [one for one in names(client, incomplete) if one[0].startswith(incomplete)]
+        except CommandFailed:
+            return []
+        # A hostile server must not steer the terminal.
+        return [(name, visible(about)) for name, about in found if visible(name) == name]
+
+    return complete
 
 
 def _connection(given: Mapping[str, Any]) -> ServerOptions:
@@ -64,48 +72,37 @@ def _recent_jobs(client: CommandClient, *, live: bool) -> Iterable[Described]:
             yield record["jobId"], " ".join([*about, time_shown(record.get("startTime"))])
 
 
-def job_ids(context: typer.Context, incomplete: str) -> list[Described]:
-    """Return the IDs of recent jobs that start with what was typed."""
-
-    def newest(client: CommandClient) -> list[Described]:
-        return [("@last", "the newest job"), *_recent_jobs(client, live=False)]
-
-    return _complete(context, incomplete, newest)
+@_completing
+def job_ids(client: CommandClient, _typed: str) -> Iterable[Described]:
+    """Return the IDs of recent jobs."""
+    return [("@last", "the newest job"), *_recent_jobs(client, live=False)]
 
 
-def live_job_ids(context: typer.Context, incomplete: str) -> list[Described]:
-    """Return the IDs of recent jobs that have not ended and start with what was typed."""
-    return _complete(context, incomplete, lambda client: _recent_jobs(client, live=True))
+@_completing
+def live_job_ids(client: CommandClient, _typed: str) -> Iterable[Described]:
+    """Return the IDs of recent jobs that have not ended."""
+    return _recent_jobs(client, live=True)
 
 
-def context_names(context: typer.Context, incomplete: str) -> list[Described]:
-    """Return the names of live contexts that start with what was typed."""
-
-    def living(client: CommandClient) -> Iterable[Described]:
-        for record in client.get("/contexts", details="true"):
-            yield record["name"], f"{context_state(record)} since {time_shown(record.get('startTime'))}"
-
-    return _complete(context, incomplete, living)
+@_completing
+def context_names(client: CommandClient, _typed: str) -> Iterable[Described]:
+    """Yield the names of live contexts."""
+    for record in client.get("/contexts", details="true"):
+        yield record["name"], f"{context_state(record)} since {time_shown(record.get('startTime'))}"
 
 
-def binary_names(context: typer.Context, incomplete: str) -> list[Described]:
-    """Return the names of binaries that start with what was typed."""
-
-    def uploaded(client: CommandClient) -> Iterable[Described]:
-        for name, about in client.get("/binaries").items():
-            yield name, f"{about.get('binary-type')} of {time_shown(about.get('upload-time'))}"
-
-    return _complete(context, incomplete, uploaded)
+@_completing
+def binary_names(client: CommandClient, _typed: str) -> Iterable[Described]:
+    """Yield the names of binaries."""
+    for name, about in client.get("/binaries").items():
+        yield name, f"{about.get('binary-type')} of {time_shown(about.get('upload-time'))}"
 
 
-def data_files(context: typer.Context, incomplete: str) -> list[Described]:
-    """Return the names of data files that start with what was typed, or their paths if that is a path."""
-
-    def uploaded(client: CommandClient) -> Iterable[Described]:
-        for path in client.get("/data"):
-            yield (path if incomplete.startswith("/") else PurePosixPath(path).name), ""
-
-    return _complete(context, incomplete, uploaded)
+@_completing
+def data_files(client: CommandClient, typed: str) -> Iterable[Described]:
+    """Yield the names of data files, or their paths if what was typed is a path."""
+    for path in client.get("/data"):
+        yield (path if typed.startswith("/") else PurePosixPath(path).name), ""
 
 
 def server_names(incomplete: str) -> list[Described]:

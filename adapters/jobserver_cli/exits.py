@@ -6,39 +6,27 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """The exit codes of all commands. Their meanings are stable."""
+    """The exit codes of all commands, each with a one-line explanation. Their meanings are stable."""
 
-    OK = 0
-    JOB_FAILED = 1
-    USAGE = 2
-    UNREACHABLE = 3
-    REFUSED = 4
-    TIMED_OUT = 5
-    DENIED = 6
-    NOT_READY = 7
-    BUG = 70
-    INTERRUPTED = 130
-    PIPE_CLOSED = 141
+    meaning: str
 
-    @property
-    def meaning(self) -> str:
-        """A one-line explanation of the code."""
-        return _MEANINGS[self]
+    def __new__(cls, code: int, meaning: str) -> ExitCode:
+        """Create the member: a number with its meaning."""
+        member = int.__new__(cls, code)
+        member._value_, member.meaning = code, meaning
+        return member
 
-
-_MEANINGS = {
-    ExitCode.OK: "success",
-    ExitCode.JOB_FAILED: "the job failed, was killed, or rejected its configuration",
-    ExitCode.USAGE: "an argument, an input file or the configuration is invalid",
-    ExitCode.UNREACHABLE: "no job server answers at the given address",
-    ExitCode.REFUSED: "the server refused the request, or the named object does not exist",
-    ExitCode.TIMED_OUT: "timed out; the operation continues on the server",
-    ExitCode.DENIED: "credentials are missing, wrong, or lack the required permission",
-    ExitCode.NOT_READY: "something is missing on this machine: a JDK, a package, a free port, disk space",
-    ExitCode.BUG: "a bug in jobserver; please report it with the printed traceback",
-    ExitCode.INTERRUPTED: "interrupted by Ctrl-C",
-    ExitCode.PIPE_CLOSED: "the reader of the output closed the pipe, as `head` does",
-}
+    OK = 0, "success"
+    JOB_FAILED = 1, "the job failed, was killed, or rejected its configuration"
+    USAGE = 2, "an argument, an input file or the configuration is invalid"
+    UNREACHABLE = 3, "no job server answers at the given address"
+    REFUSED = 4, "the server refused the request, or the named object does not exist"
+    TIMED_OUT = 5, "timed out; the operation continues on the server"
+    DENIED = 6, "credentials are missing, wrong, or lack the required permission"
+    NOT_READY = 7, "something is missing on this machine: a JDK, a package, a free port, disk space"
+    BUG = 70, "a bug in jobserver; please report it with the printed traceback"
+    INTERRUPTED = 130, "interrupted by Ctrl-C"
+    PIPE_CLOSED = 141, "the reader of the output closed the pipe, as `head` does"
 
 
 class CommandFailed(Exception):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future, wait
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -21,24 +22,18 @@ def run_on_thread(call: Callable[[], T]) -> T:
     it could do harm: if it interrupts httpcore's connection pool at the wrong moment, the pool keeps its lock
     and blocks forever when it is closed.
     """
-    done = threading.Event()
-    returned: list[T] = []
-    raised: list[BaseException] = []
+    done: Future[T] = Future()
 
     def work() -> None:
         try:
-            returned.append(call())
+            done.set_result(call())
         except BaseException as error:  # noqa: BLE001 - raised again on the caller's thread
-            raised.append(error)
-        finally:
-            done.set()
+            done.set_exception(error)
 
     threading.Thread(target=work, name="command", daemon=True).start()
-    while not done.wait(POLL_INTERVAL):
+    while not wait([done], POLL_INTERVAL).done:
         pass
-    if raised:
-        raise raised[0]
-    return returned[0]
+    return done.result()
 
 
 @contextmanager
@@ -51,18 +46,14 @@ def _handling(handler: Any, *numbers: signal.Signals) -> Iterator[None]:
             signal.signal(number, previous)
 
 
-@contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
+def sigterm_as_interrupt() -> AbstractContextManager[None]:
     """Within the block, let SIGTERM raise KeyboardInterrupt, as Ctrl-C does."""
-    with _handling(signal.default_int_handler, signal.SIGTERM):
-        yield
+    return _handling(signal.default_int_handler, signal.SIGTERM)
 
 
-@contextmanager
-def signals_ignored() -> Iterator[None]:
+def signals_ignored() -> AbstractContextManager[None]:
     """Ignore signals within the block, which must end in bounded time."""
-    with _handling(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM):
-        yield
+    return _handling(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager

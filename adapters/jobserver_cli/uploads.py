@@ -49,11 +49,6 @@ class Code:
     packages: list[str]
 
 
-_MEDIA_TYPES = {
-    BinaryKind.JAR: "application/java-archive",
-    BinaryKind.EGG: "application/python-egg",
-    BinaryKind.WHEEL: "application/python-wheel",
-}
 _SUFFIXES = {
     ".jar": BinaryKind.JAR,
     ".egg": BinaryKind.EGG,
@@ -87,7 +82,10 @@ def _opened(terminal: Terminal, file: Path) -> Iterator[tuple[BinaryIO, int]]:
 
 def upload_binary(client: CommandClient, terminal: Terminal, name: str, file: Path, kind: BinaryKind) -> None:
     """Upload a file as the newest version of a binary."""
-    post_file(client, terminal, f"/binaries/{quoted_segment(name)}", file, _MEDIA_TYPES[kind])
+    from jobserver_core.models.binaries import BinaryType  # noqa: PLC0415 - --help does not need it
+
+    media_type = BinaryType.of(kind.value).media_type
+    post_file(client, terminal, f"/binaries/{quoted_segment(name)}", file, media_type)
 
 
 def upload_code(
