@@ -11,8 +11,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from conditions import SPARK_WAIT
+from jobserver_pyspark.launcher.leftovers import LeftoverRecord, Leftovers
 
-__all__ = ["spark_server"]
+__all__ = ["leftover_records", "remove_leftovers", "spark_server"]
+
+
+def leftover_records(data_dir: Path) -> list[LeftoverRecord]:
+    """Return the records of what contexts of a server have left, or still have."""
+    return list(Leftovers(data_dir / "pyspark" / "contexts").all())
+
+
+def remove_leftovers(data_dir: Path) -> None:
+    """Remove what contexts of a killed server left on this machine, as the next server there would."""
+    for record in leftover_records(data_dir):
+        assert record.end_local()
+        assert record.remove_files()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import struct
@@ -132,6 +133,8 @@ class Driver:
         port, secret = self._address()
         from py4j.clientserver import ClientServer, JavaParameters, PythonParameters  # noqa: PLC0415 - after the JVM
 
+        # py4j logs a lost connection with its stack before it raises the error, which the callers handle.
+        logging.getLogger().addFilter(lambda record: record.module != "java_gateway")
         self.gateway = ClientServer(
             java_parameters=JavaParameters(port=port, auth_token=secret, auto_convert=True),
             python_parameters=PythonParameters(port=0, eager_load=False),

@@ -255,8 +255,9 @@ class PythonJobs:
         if reason is None:
             self.runners.keep(runner)
         else:
-            line = f"the process of job {job.id} serves no other job: {reason}\n"
-            runner.idle_write(line.encode(errors="replace"))
+            if not self._closing:
+                line = f"the process of job {job.id} serves no other job: {reason}\n"
+                runner.idle_write(line.encode(errors="replace"))
             self.runners.discard(runner)
 
     def _retire(self, job: _PythonJob, runner: RunnerProcess) -> None:

@@ -234,6 +234,8 @@ def _defaults(
         "spark.rdd.compress": "True",
         "spark.python.task.killTimeout": "100ms",
     }
+    if settings.local:
+        conf["spark.python.daemon.module"] = "jobserver_pyspark.daemon"
     if settings.loopback:
         conf |= {"spark.driver.host": LOOPBACK, "spark.driver.bindAddress": LOOPBACK}
     if installation.release >= (4, 1) and not settings.containers:  # there, paths are too long for them

@@ -16,6 +16,7 @@ from server_process import Serving
 from conditions import wait_until
 from jobserver_cli.exits import ExitCode
 from jobserver_pyspark.demo import CLASS_NAME, build_example_wheel
+from spark_server import remove_leftovers
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -29,6 +30,7 @@ def server(environment: dict[str, str], tmp_path: Path) -> Iterator[Serving]:
     one = Serving(["--config", str(config), "--data-dir", str(tmp_path / "data"), "--port", "0"], environment)
     yield one
     one.close()
+    remove_leftovers(tmp_path / "data")
 
 
 @pytest.fixture

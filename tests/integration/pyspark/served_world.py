@@ -21,6 +21,7 @@ from jobserver_core.models.json_values import JsonObject
 from jobserver_core.ports import JobCode
 from jobserver_pyspark.launcher.context_settings import flattened
 from jobserver_sql.testing import PostgresqlServer
+from spark_server import remove_leftovers
 
 _numbers = itertools.count(1)
 until = partial(wait_until, timeout=SPARK_WAIT, pause=0.05)
@@ -155,6 +156,8 @@ def worlds_over_one_database(
         for world in worlds:
             world.end()
     until(lambda: not (first.processes() or second.processes()))
+    for world in worlds:
+        remove_leftovers(world.folder / "data")
     server.drop(database)
 
 

@@ -14,6 +14,7 @@ from conditions import wait_until
 from jobserver_core.models.failures import FailureKind
 from jobserver_core.ports import ContextEnd, JobCode
 from jobserver_pyspark import processes
+from spark_server import leftover_records
 
 pytestmark = pytest.mark.spark
 
@@ -109,9 +110,12 @@ JOBS: list[tuple[str, dict[str, Any]]] = [("contract.Endless", {}), ("trouble.Fa
 def test_killing_the_server_with_sigkill_ends_its_contexts(tmp_path: Path, code: JobCode) -> None:
     server = ServerProcess.start(tmp_path, code, {}, JOBS).wait()
     assert carrying(server.context_id)
+    [record] = leftover_records(tmp_path)
+    assert len(record.directories) == 2
+    assert all(directory.exists() for directory in record.directories)
     server.kill()
     wait_until(lambda: not carrying(server.context_id), timeout=15.0)
-    wait_until(lambda: not server.work_dir.exists(), timeout=15.0)
+    wait_until(lambda: not any(map(Path.exists, record.directories)), timeout=15.0)
 
 
 def test_processes_that_outlive_their_server_and_host_are_swept(tmp_path: Path, code: JobCode) -> None:

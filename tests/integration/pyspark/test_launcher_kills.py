@@ -4,10 +4,12 @@ import time
 from pathlib import Path
 
 import pytest
-from launcher_world import Context
+from context_processes import command, family
+from launcher_world import Context, Start
 
 from conditions import wait_until
 from jobserver_core.models.failures import FailureKind
+from jobserver_core.ports import ContextEnd
 
 pytestmark = pytest.mark.spark
 
@@ -44,6 +46,19 @@ def test_a_kill_interrupts_the_calls_that_a_job_waits_for_in_the_jvm(context: Co
     context.handle.kill_job(job.id)
     assert context.end_of(job, timeout=10.0).outcome.killed
     wait_until(lambda: context.run("trouble.JvmSleepers").value == before)
+
+
+def test_the_workers_of_a_context_that_stops_print_nothing(start: Start) -> None:
+    context = start().wait_ready()
+    assert context.run("work.WordCount", {"input": {"string": "a b"}}).value == {"a": 1, "b": 1}
+    workers = family(context)["workers"]
+    assert workers
+    assert all(b"jobserver_pyspark.daemon" in command(pid) for pid in workers)
+    context.handle.stop(30.0)
+    assert context.wait_end()[0] is ContextEnd.STOPPED
+    log = context.spec.log_path.read_text()
+    assert "Traceback" not in log
+    assert "serves no other job" not in log
 
 
 def test_a_kill_ends_a_job_in_its_validation(context: Context) -> None:
