@@ -50,6 +50,7 @@ from jobserver_core.models.storage import MetadataUsage
 from jobserver_core.ports.metadata import PIN_EXPIRY, MetadataStore
 
 M = TypeVar("M", Binary, Context, Job, Delivery, ServerRequest)
+R = TypeVar("R", Context, Job)
 _Key = tuple[datetime, str]
 
 
@@ -230,15 +231,11 @@ class MemoryMetadataStore(MetadataStore):
     def delete_contexts(self, *, ended_before: datetime, limit: int) -> list[str]:
         with self._lock:
             served = {job.context_id for job in self._jobs.values()}
-            ended = [
-                (context.ended_at, position, context.id)
-                for position, context in enumerate(self._contexts.values())
-                if context.state.final and context.ended_at is not None and context.ended_at < ended_before
-            ]
-            old = heapq.nsmallest(limit, (entry for entry in ended if entry[2] not in served))
-            for _, _, context_id in old:
+            ended = ((end, c.id) for end, c in _ended(self._contexts.values()) if c.id not in served)
+            old = heapq.nsmallest(limit, (e for e in ended if e[0] < ended_before), key=lambda e: e[0])
+            for _, context_id in old:
                 del self._contexts[context_id]
-            return [context_id for _, _, context_id in old]
+            return [context_id for _, context_id in old]
 
     def _put_context(self, context: Context) -> None:
         rivals = (c for c in self._contexts.values() if c.name == context.name and c.id != context.id)
@@ -340,12 +337,8 @@ class MemoryMetadataStore(MetadataStore):
     def delete_jobs(self, *, ended_before: datetime, limit: int) -> int:
         with self._lock:
             held = {d.job_id for d in self._deliveries.values() if not d.state.final}
-            ended = [
-                (job.ended_at, *_key(job))
-                for job in self._jobs.values()
-                if job.state.final and job.ended_at is not None and job.ended_at < ended_before
-            ]
-            old = heapq.nsmallest(limit, (entry for entry in ended if entry[2] not in held))
+            ended = ((end, *_key(job)) for end, job in _ended(self._jobs.values()) if job.id not in held)
+            old = heapq.nsmallest(limit, (entry for entry in ended if entry[0] < ended_before))
             for _, _, job_id in old:
                 self._forget(self._jobs[job_id])
                 del self._configs[job_id]
@@ -356,13 +349,9 @@ class MemoryMetadataStore(MetadataStore):
 
     def newest_excess_job(self, *, jobs: int | None, result_bytes: int | None) -> datetime | None:
         with self._lock:
+            sizes = {job_id: result.size for job_id, result in self._results.items()}
             ended = sorted(
-                (
-                    (job.ended_at, self._results[job.id].size if job.id in self._results else 0)
-                    for job in self._jobs.values()
-                    if job.state.final and job.ended_at is not None
-                ),
-                reverse=True,
+                ((e, sizes.get(job.id, 0)) for e, job in _ended(self._jobs.values())), reverse=True
             )
         excess = [] if jobs is None else [end for end, _ in ended[jobs : jobs + 1]]
         if result_bytes is not None:
@@ -558,6 +547,11 @@ def _age(delivery: Delivery) -> _Key:
 def _oldest_first(models: Iterable[M], time: str) -> list[M]:
     """Sort by a time; equal times keep the order in which they were added."""
     return sorted(models, key=lambda model: getattr(model, time))
+
+
+def _ended(records: Iterable[R]) -> Iterator[tuple[datetime, R]]:
+    """Yield the final records, and when they ended."""
+    return ((r.ended_at, r) for r in records if r.state.final and r.ended_at is not None)
 
 
 def _refuse_known(kind: str, record_id: str, records: Container[str]) -> None:

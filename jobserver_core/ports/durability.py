@@ -3,31 +3,26 @@
 Theory
 ======
 
-The problem: a write that must survive a power cut takes milliseconds, nearly all of them spent waiting for
-the disk. With one sync per write, a server does little else, and a caller that holds a lock blocks the
-others.
+The problem: a write that must survive a power cut takes milliseconds, nearly all of them waiting for the
+disk. With one sync per write, a server does little else, and a caller that holds a lock blocks the others.
 
-The idea: writing and syncing are two separate steps. A write is a small transaction that is complete once the
-operating system has it: this takes microseconds, and the write survives the end of the process. A caller that
-must guarantee durability then waits at the barrier, outside a transaction. Syncs are numbered and run one
-after the other. The *next* sync covers every write that was made before it begins, so all waiters for the
-same number share its cost. One of them runs it. When it is over, one of the waiters for the following number
-runs the next sync, and the others continue to wait.
-
-A caller that cannot wait remembers the number of the next sync, and checks later whether that sync succeeded.
+The idea: a write is complete once the operating system has it. This takes microseconds, and the write
+survives the end of the process. A caller that must guarantee durability then waits at the barrier, outside a
+transaction. Syncs are numbered and run one after the other. The *next* sync covers every write that was made
+before it begins, so all waiters for the same number share its cost. One of them runs it; when it is over, one
+of the waiters for the following number runs the next one. A caller that cannot wait remembers the number of
+the next sync, and checks later whether that sync succeeded.
 
 The invariants: :meth:`Barrier.wait` returns only after a sync that began after the call, or after the given
 number was returned by :attr:`Barrier.next`, and succeeded. The error of a failed sync is raised to all
-callers that it should have served, because it is unknown which writes reached the disk.
-Writes reach the disk in the order in which they were made, because they share one log.
+callers that it should have served, because it is unknown which writes reached the disk. Writes reach the disk
+in the order in which they were made, because they share one log.
 
-The barrier's lock guards its fields and is released during a sync. Callers wait for milliseconds, so they
-should hold no lock that others need. Callers that change a context do hold its lock, but such changes are
-rare.
+The barrier's lock is released during a sync. Callers wait for milliseconds, so they should hold no lock that
+others need. Callers that change a context do hold its lock, but such changes are rare.
 
-Deliberately not handled: repeating a sync that failed. The operating system may have dropped the data that it
-could not write. Callers treat the failure as an unknown outcome, as if a connection had broken during a
-commit.
+Deliberately not handled: repeating a sync that failed, because the operating system may have dropped the
+data. Callers treat the failure as an unknown outcome, as if a connection had broken during a commit.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.builders import at
 from jobserver_core.testing.contract import Contract
 
+T = TypeVar("T")
 Record = TypeVar("Record", Binary, Context, Job)
 
 LIVE_JOBS = [state for state in JobState if not state.final]
@@ -67,6 +68,12 @@ def added(store: MetadataStore, record: Record) -> Record:
     """Store a record, and return it."""
     add(store, record)
     return record
+
+
+def present(found: T | None) -> T:
+    """Return what a store has found; fail if that is nothing."""
+    assert found is not None
+    return found
 
 
 class StoreAccess(Contract):

@@ -19,6 +19,7 @@ from jobserver_core.testing.metadata.access import (
     StoreAccess,
     add,
     added,
+    present,
     states,
 )
 
@@ -42,8 +43,7 @@ class BinariesContract(StoreAccess):
     def test_an_upload_time_comes_back_in_utc(self, store: MetadataStore) -> None:
         local = datetime(2016, 6, 19, 16, 27, 12, 196001, tzinfo=timezone(timedelta(hours=5, minutes=30)))
         store.add_binary(a_binary("b", uploaded_at=local))
-        stored = store.binary("b")
-        assert stored is not None
+        stored = present(store.binary("b"))
         assert stored.uploaded_at == local
         assert stored.uploaded_at.utcoffset() == timedelta(0)
 
@@ -87,9 +87,7 @@ class BinariesContract(StoreAccess):
         ids = ["m", "z", "a", "q"]
         for binary_id in ids:
             store.add_binary(a_binary("b", id=binary_id))
-        stored = store.binary("b")
-        assert stored is not None
-        assert stored.id == "q"
+        assert present(store.binary("b")).id == "q"
         assert [b.id for b in store.binaries()] == ["q"]
         assert [b.id for b in store.binary_versions("b")] == ids[::-1]
 

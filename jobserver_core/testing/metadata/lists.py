@@ -22,6 +22,7 @@ from jobserver_core.testing.metadata.access import (
     StoreAccess,
     add,
     added,
+    present,
     states,
 )
 
@@ -205,8 +206,7 @@ class ListsContract(StoreAccess):
 
     def test_a_cursor_that_the_store_did_not_make_is_an_invalid_request(self, store: MetadataStore) -> None:
         _fill(store, [a_job(submitted_at=at(n)) for n in range(3)])
-        cursor = store.jobs(JobQuery(limit=1)).next
-        assert cursor is not None
+        cursor = present(store.jobs(JobQuery(limit=1)).next)
         flipped = [
             cursor[:n] + ("A" if cursor[n] != "A" else "B") + cursor[n + 1 :] for n in range(len(cursor))
         ]

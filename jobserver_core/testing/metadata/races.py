@@ -24,7 +24,7 @@ from jobserver_core.models.jobs import JobProgress, JobQuery
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.builders import a_binary, a_context, a_delivery, a_job, a_result, at
-from jobserver_core.testing.metadata.access import StoreAccess, add, added
+from jobserver_core.testing.metadata.access import StoreAccess, add, added, present
 
 WRITERS = 8
 ROUNDS = 10
@@ -200,9 +200,7 @@ class RacesContract(StoreAccess):
                 partial(store.advance_job, ended, expected=JobState.RUNNING),
                 *[partial(store.record_progress, job.id, JobProgress(tasks_done=1))] * 3,
             )
-            stored = store.job(job.id)
-            assert stored is not None
-            assert attrs.evolve(stored, progress=None) == ended
+            assert attrs.evolve(present(store.job(job.id)), progress=None) == ended
 
     def test_deletes_of_old_jobs_at_once_remove_each_job_once(self, store: MetadataStore) -> None:
         for number in range(40):
