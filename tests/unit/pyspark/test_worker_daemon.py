@@ -7,7 +7,9 @@ import socket
 import struct
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -22,6 +24,13 @@ def main(infile, outfile):
     infile.read()  # until Spark closes the connection
     {then}
 """
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """A directory with a path that is short enough for Unix sockets in it."""
+    with TemporaryDirectory() as directory:
+        yield Path(directory)
 
 
 def errors_of_worker(directory: Path, then: str) -> str:
@@ -52,9 +61,9 @@ def errors_of_worker(directory: Path, then: str) -> str:
     return errors.decode()
 
 
-def test_a_worker_whose_connection_was_closed_prints_nothing(tmp_path: Path) -> None:
-    assert errors_of_worker(tmp_path, "pass") == ""
+def test_a_worker_whose_connection_was_closed_prints_nothing(directory: Path) -> None:
+    assert errors_of_worker(directory, "pass") == ""
 
 
-def test_a_worker_that_fails_prints_why(tmp_path: Path) -> None:
-    assert "ValueError: broken" in errors_of_worker(tmp_path, "raise ValueError('broken')")
+def test_a_worker_that_fails_prints_why(directory: Path) -> None:
+    assert "ValueError: broken" in errors_of_worker(directory, "raise ValueError('broken')")
