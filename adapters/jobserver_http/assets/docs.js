@@ -22,13 +22,16 @@ function schemaText(schema) {
   return (schema.format || schema.type || "") + range;
 }
 
+function row(...cells) {
+  return element("tr", {}, ...cells.map((cell) => element("td", {}, cell)));
+}
+
 function parameterRow(parameter, inputs) {
   const field = element("input", { placeholder: schemaText(parameter.schema) });
   field.setAttribute("aria-label", parameter.name);
   inputs.push({ parameter, field });
   const name = element("code", { textContent: parameter.name + (parameter.required ? " *" : "") });
-  return element("tr", {}, element("td", {}, name), element("td", { textContent: parameter.in }),
-    element("td", { textContent: parameter.description || "" }), element("td", {}, field));
+  return row(name, parameter.in, parameter.description || "", field);
 }
 
 function bodyFields(body) {
@@ -62,8 +65,7 @@ async function show(response, output, signal) {
   output.textContent = `${response.status} ${response.statusText}\n`;
   const location = response.headers.get("Location") || response.headers.get("Link");
   if (location) output.textContent += location + "\n";
-  const isJson = (response.headers.get("Content-Type") || "").startsWith("application/json");
-  if (isJson) {
+  if ((response.headers.get("Content-Type") || "").startsWith("application/json")) {
     const text = await response.text();
     try { output.textContent += JSON.stringify(JSON.parse(text), null, 2); } catch { output.textContent += text; }
     return;
@@ -77,7 +79,6 @@ async function show(response, output, signal) {
 
 function callBox(base, path, method, operation) {
   const inputs = [];
-  const parameters = operation.parameters || [];
   const body = operation.requestBody ? bodyFields(operation.requestBody) : null;
   const output = element("pre", { hidden: true });
   const send = element("button", { textContent: "Send" });
@@ -98,13 +99,12 @@ function callBox(base, path, method, operation) {
     }
     stop.disabled = true;
   };
-  const rows = parameters.map((parameter) => parameterRow(parameter, inputs));
-  const responses = Object.entries(operation.responses).map(([status, response]) =>
-    element("tr", {}, element("td", { textContent: status }), element("td", { textContent: response.description })));
-  const summary = element("summary", {}, element("span", { className: "method", textContent: method.toUpperCase() }),
-    element("span", { className: "path", textContent: path }), element("span", { className: "summary", textContent: operation.summary }));
-  if (operation["x-extension"]) summary.append(element("span", { className: "mark", textContent: "extension" }));
-  if (operation["x-permission"]) summary.append(element("span", { className: "mark", textContent: operation["x-permission"] }));
+  const rows = (operation.parameters || []).map((parameter) => parameterRow(parameter, inputs));
+  const responses = Object.entries(operation.responses).map(([status, response]) => row(status, response.description));
+  const spans = [["method", method.toUpperCase()], ["path", path], ["summary", operation.summary],
+    ["mark", operation["x-extension"] && "extension"], ["mark", operation["x-permission"]]];
+  const summary = element("summary", {}, ...spans.filter(([, textContent]) => textContent)
+    .map(([className, textContent]) => element("span", { className, textContent })));
   const inside = element("div", {});
   if (rows.length) inside.append(element("table", {}, ...rows));
   if (body) inside.append(body.box);
@@ -119,16 +119,14 @@ async function main() {
   document.getElementById("title").textContent = `${description.info.title} ${description.info.version}`;
   document.getElementById("about").textContent = description.info.description;
   document.getElementById("login").hidden = !description.components.securitySchemes;
-  const groups = new Map();
+  const groups = {};
   for (const [path, methods] of Object.entries(description.paths)) {
     for (const [method, operation] of Object.entries(methods)) {
-      const tag = operation.tags[0];
-      if (!groups.has(tag)) groups.set(tag, []);
-      groups.get(tag).push(callBox(description.servers[0].url, path, method, operation));
+      (groups[operation.tags[0]] ??= []).push(callBox(description.servers[0].url, path, method, operation));
     }
   }
   calls.replaceChildren();
-  for (const [tag, boxes] of groups) calls.append(element("h2", { textContent: tag }), ...boxes);
+  for (const [tag, boxes] of Object.entries(groups)) calls.append(element("h2", { textContent: tag }), ...boxes);
 }
 
 main().catch((error) => {

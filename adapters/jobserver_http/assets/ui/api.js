@@ -1,8 +1,26 @@
 // Calls the HTTP API. URLs are relative to where the UI is served, so any prefix works.
-import { authorization } from "./credentials.js";
 import { setServerTime } from "./format.js";
 
 const BASE = new URL("..", import.meta.url);
+const KEY = `jobserver.authorization:${BASE.pathname}`;
+
+/** The user's credentials, kept for this browser tab. */
+export function authorization() {
+  return sessionStorage.getItem(KEY);
+}
+
+export function setBasic(user, password) {
+  const bytes = new TextEncoder().encode(`${user}:${password}`);
+  sessionStorage.setItem(KEY, "Basic " + btoa(String.fromCharCode(...bytes)));
+}
+
+export function setBearer(token) {
+  sessionStorage.setItem(KEY, "Bearer " + token);
+}
+
+export function clear() {
+  sessionStorage.removeItem(KEY);
+}
 
 /** An error response of the API. `status` is 0 if there was no response. */
 export class ApiError extends Error {
@@ -14,7 +32,7 @@ export class ApiError extends Error {
 }
 
 /** The URL of a resource, such as `url("jobs", id)`. */
-export function url(segments, query = {}) {
+function url(segments, query = {}) {
   const made = new URL(segments.map(encodeURIComponent).join("/"), BASE);
   for (const [key, value] of Object.entries(query)) {
     if (value !== null && value !== undefined && value !== "") made.searchParams.set(key, value);
@@ -23,9 +41,9 @@ export function url(segments, query = {}) {
 }
 
 // With X-Requested-With, the browser shows no password dialog of its own if credentials are missing.
-export function headers(more = {}) {
+function headers() {
   const held = authorization();
-  return { "X-Requested-With": "XMLHttpRequest", ...(held ? { Authorization: held } : {}), ...more };
+  return { "X-Requested-With": "XMLHttpRequest", ...(held && { Authorization: held }) };
 }
 
 /** Send a request and return its response. Throws ApiError, or AbortError when `signal` is aborted. */
@@ -47,7 +65,7 @@ export async function json(segments, options) {
 }
 
 /** The error of a response body, in any of the API's shapes. */
-export function asError(status, text) {
+function asError(status, text) {
   let message = "";
   let body = {};
   try {
@@ -65,7 +83,7 @@ export function upload(name, type, file, report) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     request.open("POST", url(["binaries", name]));
-    for (const [key, value] of Object.entries(headers({ "Content-Type": type }))) request.setRequestHeader(key, value);
+    for (const [key, value] of Object.entries({ ...headers(), "Content-Type": type })) request.setRequestHeader(key, value);
     request.upload.addEventListener("progress", (event) => event.lengthComputable && report(event.loaded / event.total));
     request.addEventListener("load", () =>
       request.status < 300 ? resolve() : reject(asError(request.status, request.responseText)));

@@ -1,15 +1,14 @@
 // The shell: shows the page that the fragment of the URL names, and asks for credentials when the API does.
+import { authorization, clear, send, setBasic, setBearer } from "./api.js";
 import { binaries, binary } from "./binaries.js";
 import { context } from "./context.js";
-import { authorization, clear, setBasic, setBearer } from "./credentials.js";
-import { alert, element } from "./dom.js";
+import { alert, bdi, element } from "./dom.js";
 import { connect, disconnect } from "./events.js";
 import { tick } from "./format.js";
 import { field, onSubmit } from "./forms.js";
 import { job } from "./job.js";
 import { jobs } from "./jobs.js";
 import { overview } from "./overview.js";
-import { send } from "./api.js";
 
 const PAGES = [
   [/^$/, overview],
@@ -25,11 +24,6 @@ const signOut = document.getElementById("sign-out");
 let leave = new AbortController();
 let signingIn = false;
 
-/** Tell screen readers what has happened. */
-function announce(text) {
-  document.getElementById("announcements").textContent = text;
-}
-
 function makePage() {
   leave.abort();
   leave = new AbortController();
@@ -42,10 +36,13 @@ function makePage() {
   return {
     root,
     signal,
-    announce,
+    /** Tell screen readers what has happened. */
+    announce(text) {
+      document.getElementById("announcements").textContent = text;
+    },
     title(text, ...more) {
       document.title = `${text} – Job server`;
-      heading.replaceChildren(element("bdi", {}, text), ...more);
+      heading.replaceChildren(bdi(text), ...more);
     },
     /** Handle errors that mean the same everywhere; return whether it did. */
     failed(error) {
@@ -54,14 +51,20 @@ function makePage() {
       signIn(error);
       return true;
     },
-    /** Remove the error of an earlier refresh: loading the page has succeeded. */
-    succeeded() {
-      loaded = true;
-      message.replaceChildren();
+    /** Run `load`. Show its error instead of the page, or above what was loaded before, until it succeeds. */
+    async load(load) {
+      if (await this.attempt(loaded ? message : root, load, message)) loaded = true;
     },
-    /** Show an error, unless it is handled elsewhere: instead of the page, or above what was loaded before. */
-    fail(error) {
-      if (!this.failed(error)) (loaded ? message : root).replaceChildren(alert(error));
+    /** Run `action`, and show its error in `place`, unless it is handled elsewhere; return whether it succeeded. */
+    async attempt(place, action, shown = place) {
+      try {
+        await action();
+        shown.replaceChildren();
+        return true;
+      } catch (error) {
+        if (!this.failed(error)) place.replaceChildren(alert(error));
+        return false;
+      }
     },
   };
 }

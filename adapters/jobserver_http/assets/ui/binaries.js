@@ -1,11 +1,9 @@
 // Binaries: the list with uploads, and the page of one binary.
 import { json, send, upload } from "./api.js";
-import { confirm } from "./dialogs.js";
-import { address, alert, button, element, section } from "./dom.js";
-import { choice, field, onSubmit } from "./forms.js";
+import { bdi, button, element, grid, nameLink, section } from "./dom.js";
 import { bytes, moment } from "./format.js";
-import { grid } from "./job.js";
-import { table } from "./tables.js";
+import { choice, confirm, field, onSubmit } from "./forms.js";
+import { jobLink, table } from "./tables.js";
 
 const TYPES = [
   ["application/python-wheel", "Wheel", ".whl"],
@@ -20,22 +18,17 @@ export function binaries(page) {
     empty: "No binaries yet.",
     key: ({ name }) => name,
     columns: [
-      { title: "Name", show: ({ name }) => element("a", { class: "name", href: address("binaries", name) }, element("bdi", {}, name)) },
+      { title: "Name", show: ({ name }) => nameLink("binaries", name) },
       { title: "Type", show: (binary) => binary["binary-type"] },
       { title: "Package", class: "name", show: carried },
       { title: "Newest upload", show: (binary) => moment(binary["upload-time"]) },
     ],
   });
   const message = element("div");
-  async function load() {
-    try {
-      const found = await json(["binaries"], { signal: page.signal });
-      update(Object.entries(found).map(([name, binary]) => ({ name, ...binary })));
-      message.replaceChildren();
-    } catch (error) {
-      if (!page.failed(error)) message.replaceChildren(alert(error));
-    }
-  }
+  const load = () => page.attempt(message, async () => {
+    const found = await json(["binaries"], { signal: page.signal });
+    update(Object.entries(found).map(([name, binary]) => ({ name, ...binary })));
+  });
   page.root.append(section("Upload", uploads(page, load)), section("Uploaded", message, root));
   load();
 }
@@ -68,47 +61,42 @@ export function binaryName(file) {
 function uploadForm(page, file, uploaded) {
   const kind = TYPES.find(([, , extension]) => file.name.toLowerCase().endsWith(extension)) ?? TYPES[0];
   const name = field("Name", { value: binaryName(file.name), required: true, autocomplete: "off" });
-  const type = choice("Type", TYPES.map(([value, text]) => [value, text]), kind[0]);
+  const type = choice("Type", TYPES, kind[0]);
   const bar = element("progress", { max: 1, value: 0, "aria-label": "Uploaded", hidden: true });
   const message = element("div");
   const form = element("form", { "aria-label": `Upload ${file.name}` },
-    element("p", {}, element("bdi", {}, file.name), ` (${bytes(file.size)})`),
+    element("p", {}, bdi(file.name), ` (${bytes(file.size)})`),
     element("div", { class: "bar" }, name.root, type.root, element("button", {}, "Upload"),
       button("Remove", () => form.remove()), bar), message);
   onSubmit(form, async () => {
     bar.hidden = false;
-    try {
+    bar.hidden = !await page.attempt(message, async () => {
       await upload(name.input.value, type.input.value, file, (part) => { bar.value = part; });
-      form.replaceWith(element("p", { role: "status" }, "Uploaded ", element("bdi", {}, name.input.value), "."));
+      form.replaceWith(element("p", { role: "status" }, "Uploaded ", bdi(name.input.value), "."));
       await uploaded();
-    } catch (error) {
-      bar.hidden = true;
-      if (!page.failed(error)) message.replaceChildren(alert(error));
-    }
+    });
   });
   return form;
 }
 
-export async function binary(page, name) {
+export function binary(page, name) {
   page.title(`Binary ${name}`);
-  try {
+  page.load(async () => {
     const versions = await json(["binaries", name, "versions"], { signal: page.signal });
     const remove = button("Delete", () => askToDelete(page, name, versions), { class: "danger" });
     page.root.append(section("Versions", grid(["Uploaded", "Package", "Type", "Size", "SHA-256", "In use by"], versions.map(cells)),
       element("div", { class: "actions" }, remove)));
-  } catch (error) {
-    page.fail(error);
-  }
+  });
 }
 
 /** The name and version that a package carries in itself. */
 function carried(binary) {
-  return element("bdi", {}, binary.package ?? "–");
+  return bdi(binary.package ?? "–");
 }
 
 function cells(version) {
   const users = version.usedBy ?? [];
-  const shown = users.slice(0, 10).flatMap((id) => [element("a", { href: address("jobs", id) }, element("code", {}, id.slice(0, 8))), " "]);
+  const shown = users.slice(0, 10).flatMap((id) => [jobLink(id), " "]);
   return [
     moment(version["upload-time"]), carried(version), version["binary-type"], bytes(version.size),
     element("code", { title: version.digest }, version.digest.slice(0, 12)),

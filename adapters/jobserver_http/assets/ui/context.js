@@ -1,13 +1,12 @@
 // The page of one context.
 import { json, send } from "./api.js";
-import { contextState, memory } from "./contexts.js";
-import { confirm } from "./dialogs.js";
-import { address, alert, button, element, externalLink, facts, refill, section } from "./dom.js";
+import { address, bdi, button, element, externalLink, facts, grid, nothing, refill, section } from "./dom.js";
 import { subscribe, throttled } from "./events.js";
 import { elapsed, moment } from "./format.js";
-import { errorSection, grid } from "./job.js";
+import { confirm } from "./forms.js";
+import { errorSection } from "./job.js";
 import { showLog } from "./log.js";
-import { jobTable } from "./tables.js";
+import { contextState, jobTable, memory } from "./tables.js";
 
 export function context(page, name) {
   page.title(`Context ${name}`);
@@ -17,24 +16,19 @@ export function context(page, name) {
   let shown = "";
   let last = "";
 
-  async function load() {
-    try {
-      const record = await json(["contexts", name], { signal: page.signal });
-      if (record.state !== last) page.announce(`Context is ${record.state}`);
-      last = record.state;
-      refill(parts.summary, summary(page, record));
-      parts.error.replaceChildren(...(record.error ? [errorSection(record.error)] : []));
-      if (record.id !== shown) {
-        shown = record.id;
-        parts.settings.replaceChildren(section("Settings", settings(record.settings ?? {})));
-        parts.log.replaceChildren(showLog(page, ["contexts", name, "logs"], "Log", record.endTime === "Empty"));
-      }
-      await list();
-      page.succeeded();
-    } catch (error) {
-      page.fail(error);
+  const load = () => page.load(async () => {
+    const record = await json(["contexts", name], { signal: page.signal });
+    if (record.state !== last) page.announce(`Context is ${record.state}`);
+    last = record.state;
+    refill(parts.summary, summary(page, record));
+    parts.error.replaceChildren(...(record.error ? [errorSection(record.error)] : []));
+    if (record.id !== shown) {
+      shown = record.id;
+      parts.settings.replaceChildren(section("Settings", settings(record.settings ?? {})));
+      parts.log.replaceChildren(showLog(page, ["contexts", name, "logs"], "Log", record.endTime === "Empty"));
     }
-  }
+    await list();
+  });
   const refresh = throttled(load, page.signal);
   subscribe((event, data) => {
     const mine = event === "context" ? data.name === name : data.context === name;
@@ -45,21 +39,22 @@ export function context(page, name) {
 
 function summary(page, record) {
   const ended = record.endTime !== "Empty";
+  const load = ended ? null : record.load;
   const stop = ended ? null : button("Stop", () => askToStop(page, record), { class: "danger" });
   return section("Summary", facts([
     ["State", contextState(record)],
     ["Up for", ended ? null : elapsed(record.startTime)],
-    ["Slots in use", ended || !record.load ? null : `${record.load.running} of ${record.load.slots}`],
-    ["Jobs in the queue", ended || !record.load ? null : String(record.load.waiting)],
-    ["Memory", element("bdi", {}, memory(record))],
+    ["Slots in use", load && `${load.running} of ${load.slots}`],
+    ["Jobs in the queue", load?.waiting],
+    ["Memory", bdi(memory(record))],
     ["Started", moment(record.startTime)],
     ["Ended", ended ? moment(record.endTime) : null],
-    ["Ended because", record.endReason && element("bdi", {}, record.endReason)],
-    ["Server", record.server && element("bdi", {}, record.server)],
-    ["Application", record.applicationId && element("bdi", {}, record.applicationId)],
+    ["Ended because", record.endReason && bdi(record.endReason)],
+    ["Server", record.server && bdi(record.server)],
+    ["Application", record.applicationId && bdi(record.applicationId)],
     ["Spark UI", record.url && externalLink(record.url, record.url)],
     ["Restarts", record.restarts && String(record.restarts)],
-    ["Last restart", record.lastRestart && element("bdi", {}, record.lastRestart.error?.message ?? "reason unknown")],
+    ["Last restart", record.lastRestart && bdi(record.lastRestart.error?.message ?? "reason unknown")],
     ["Context before", record.lastRestart && element("code", {}, record.lastRestart.id)],
     ["ID", element("code", {}, record.id)],
   ]), stop && element("div", { class: "actions" }, stop));
@@ -84,21 +79,13 @@ function jobList(page, container, name) {
   const message = element("div");
   const all = element("a", { href: `${address("jobs")}?${new URLSearchParams({ context: name })}` }, "All jobs of this context");
   container.append(section("Jobs", message, root, element("p", {}, all)));
-  return async () => {
-    try {
-      update(await json(["jobs"], { query: { context: name, limit: 20 }, signal: page.signal }));
-      message.replaceChildren();
-    } catch (error) {
-      if (!page.failed(error)) message.replaceChildren(alert(error));
-    }
-  };
+  return () => page.attempt(message, async () =>
+    update(await json(["jobs"], { query: { context: name, limit: 20 }, signal: page.signal })));
 }
 
 function settings(values) {
   const rows = Object.entries(values).sort(([one], [other]) => (one < other ? -1 : 1));
-  if (rows.length === 0) return element("p", { class: "empty" }, "None");
-  return grid(["Setting", "Value"], rows.map(([key, value]) => [
-    element("bdi", { class: "mono" }, key),
-    element("bdi", { class: "mono" }, typeof value === "string" ? value : JSON.stringify(value)),
-  ]));
+  if (rows.length === 0) return nothing("None");
+  const mono = (value) => element("bdi", { class: "mono" }, typeof value === "string" ? value : JSON.stringify(value));
+  return grid(["Setting", "Value"], rows.map((cells) => cells.map(mono)));
 }

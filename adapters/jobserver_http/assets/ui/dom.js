@@ -29,6 +29,16 @@ export function address(...segments) {
   return "#/" + segments.map(encodeURIComponent).join("/");
 }
 
+/** A text from outside, whose direction of writing does not affect what is around it. */
+export function bdi(text) {
+  return element("bdi", {}, text);
+}
+
+/** A link to the page of something that has a name. */
+export function nameLink(kind, name) {
+  return element("a", { class: "name", href: address(kind, name) }, bdi(name));
+}
+
 /** A dotted name that may be broken after its dots. */
 export function breakable(name) {
   return name.split(/(?<=\.)/).flatMap((part) => [part, element("wbr")]).slice(0, -1);
@@ -67,8 +77,20 @@ export function facts(pairs) {
     shown.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))));
 }
 
+/** A small table that does not change. */
+export function grid(titles, rows) {
+  return element("div", { class: "scroller" }, element("table", {},
+    element("thead", {}, element("tr", {}, titles.map((title) => element("th", { scope: "col" }, title)))),
+    element("tbody", {}, rows.map((cells) => element("tr", {}, cells.map((cell) => element("td", { class: "name" }, cell)))))));
+}
+
 export function button(text, action, attributes = {}) {
   return element("button", { type: "button", click: action, ...attributes }, text);
+}
+
+/** What stands where there is nothing. */
+export function nothing(text) {
+  return element("p", { class: "empty" }, text);
 }
 
 /** An error as a message that screen readers announce. */

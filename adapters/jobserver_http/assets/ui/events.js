@@ -1,5 +1,5 @@
 // One stream of server-sent events for the whole page. EventSource cannot send credentials, so it is read here.
-import { ApiError, send } from "./api.js";
+import { send } from "./api.js";
 
 const subscribers = new Set();
 const SILENCE = 45_000; // milliseconds; the server sends at least a comment every 15 seconds
@@ -34,14 +34,8 @@ export async function connect(show, refused) {
       await read(response.body, mine.signal);
     } catch (error) {
       if (mine.signal.aborted) return;
-      if (error instanceof ApiError && error.status === 401) {
-        refused(error);
-        return;
-      }
-      if (error instanceof ApiError && [403, 404].includes(error.status)) {
-        show("No live updates");
-        return;
-      }
+      if (error.status === 401) return refused(error);
+      if ([403, 404].includes(error.status)) return show("No live updates");
     }
     if (mine.signal.aborted) return;
     show("Reconnecting …");
@@ -90,18 +84,12 @@ export function throttled(load, signal) {
     const now = performance.now();
     earliest = now + Math.max(1000, 5 * (now - began));
     running = false;
-    if (wanted) {
-      wanted = false;
-      trigger();
-    }
+    if (wanted) schedule();
   };
+  const schedule = () => setTimeout(run, Math.max(0, earliest - performance.now()));
   const trigger = () => {
-    if (running || wanted) {
-      wanted = true;
-      return;
-    }
+    if (!running && !wanted) schedule();
     wanted = true;
-    setTimeout(run, Math.max(0, earliest - performance.now()));
   };
   return trigger;
 }

@@ -1,25 +1,24 @@
-// Labelled form fields.
-import { element } from "./dom.js";
+// Labelled form fields, and questions before something cannot be undone.
+import { alert, button, element } from "./dom.js";
 
 let count = 0;
 
-/** An input with its label. */
-export function field(label, attributes) {
+function labelled(label, name, attributes, options) {
   count += 1;
   const id = `field-${count}`;
-  const input = element("input", { id, ...attributes });
+  const input = element(name, { id, ...attributes }, options);
   return { input, root: element("div", { class: "field" }, element("label", { for: id }, label), input) };
 }
 
-/** A select with its label. Options are values, or pairs of value and text. */
+/** An input with its label. */
+export function field(label, attributes) {
+  return labelled(label, "input", attributes, []);
+}
+
+/** A select with its label. Options are lists of a value and its text, which is by default the value. */
 export function choice(label, options, chosen) {
-  count += 1;
-  const id = `field-${count}`;
-  const input = element("select", { id }, options.map((option) => {
-    const [value, text] = Array.isArray(option) ? option : [option, option];
-    return element("option", { value, selected: value === chosen }, text);
-  }));
-  return { input, root: element("div", { class: "field" }, element("label", { for: id }, label), input) };
+  return labelled(label, "select", {}, options.map(([value, text = value]) =>
+    element("option", { value, selected: value === chosen }, text)));
 }
 
 /** Call `action` when a form is submitted, and show that it works. */
@@ -34,4 +33,37 @@ export function onSubmit(form, action) {
       for (const button of buttons) button.disabled = false;
     }
   });
+}
+
+/**
+ * Ask before `action` is run; an error of the action is shown in the dialog. `option` is the label of a
+ * checkbox whose value the action gets.
+ */
+export function confirm({ title, text, verb, option, action }) {
+  const message = element("div");
+  const checkbox = element("input", { type: "checkbox", id: "dialog-option" });
+  const cancel = button("Cancel", () => dialog.close());
+  const perform = button(verb, run, { class: "danger" });
+  const dialog = element("dialog", { "aria-labelledby": "dialog-title" },
+    element("h2", { id: "dialog-title" }, title), element("p", {}, text),
+    option ? element("p", {}, checkbox, " ", element("label", { for: "dialog-option" }, option)) : null,
+    message, element("div", { class: "actions" }, perform, cancel));
+
+  async function run() {
+    perform.disabled = true;
+    perform.textContent = "Please wait …";
+    try {
+      await action(checkbox.checked);
+      dialog.close();
+    } catch (error) {
+      message.replaceChildren(alert(error));
+      perform.disabled = false;
+      perform.textContent = verb;
+    }
+  }
+
+  dialog.addEventListener("close", () => dialog.remove());
+  document.body.append(dialog);
+  dialog.showModal();
+  cancel.focus();
 }

@@ -1,8 +1,8 @@
 // The page of one job.
 import { json } from "./api.js";
-import { confirm } from "./dialogs.js";
-import { address, alert, breakable, button, element, facts, refill, section } from "./dom.js";
+import { address, alert, bdi, breakable, button, element, facts, grid, nothing, refill, section } from "./dom.js";
 import { subscribe, throttled } from "./events.js";
+import { confirm } from "./forms.js";
 import { bytes, duration, jobDuration, jobState, moment, progress, state } from "./format.js";
 import { tree } from "./jsontree.js";
 import { showLog } from "./log.js";
@@ -17,30 +17,23 @@ export function job(page, id) {
   let last = "";
   let ended = false;
 
-  async function load() {
-    try {
-      show(await json(["jobs", id], { query: { result: false }, signal: page.signal }));
-      page.succeeded();
-    } catch (error) {
-      page.fail(error);
-    }
-  }
-  function show(record) {
+  const load = () => page.load(async () => {
+    const record = await json(["jobs", id], { query: { result: false }, signal: page.signal });
     if (record.status !== last) page.announce(`Job is ${record.status}`);
-    const first = last === "";
+    if (last === "") showOnce(page, parts, record);
     last = record.status;
     refill(parts.summary, summary(page, record));
     refill(parts.callbacks, ...callbacks(record));
-    if (first) showOnce(page, parts, record);
     if (FINAL.includes(record.status) && !ended) {
       ended = true;
-      end(page, parts, record);
+      if (record.status === "FINISHED") showResult(page, id).then((result) => parts.result.replaceChildren(result));
+      else parts.error.replaceChildren(errorSection(record.result));
     }
-  }
+  });
   const refresh = throttled(load, page.signal);
   subscribe((name, data) => {
-    if (!ended && (name === "lost" || name === "connected" || data.jobId === id)) refresh();
-    else if (ended && name === "callback" && data.jobId === id) refresh();
+    const mine = data.jobId === id;
+    if (ended ? mine && name === "callback" : mine || name === "lost" || name === "connected") refresh();
   }, page.signal);
   refresh();
 }
@@ -48,16 +41,11 @@ export function job(page, id) {
 /** What does not change while the job runs. */
 function showOnce(page, parts, record) {
   parts.code.append(section("Class path", classPath(record.cp ?? [])));
+  const show = (shown) => parts.code.prepend(section("Configuration", shown));
   json(["jobs", record.jobId, "config"], { signal: page.signal })
-    .then((config) => parts.code.prepend(section("Configuration",
-      Object.keys(config).length ? tree(config) : element("p", { class: "empty" }, "Empty"))))
-    .catch((error) => page.failed(error) || parts.code.prepend(section("Configuration", alert(error))));
+    .then((config) => show(Object.keys(config).length ? tree(config) : nothing("Empty")))
+    .catch((error) => page.failed(error) || show(alert(error)));
   parts.log.append(showLog(page, ["jobs", record.jobId, "logs"], "Log", !FINAL.includes(record.status)));
-}
-
-async function end(page, parts, record) {
-  if (record.status === "FINISHED") parts.result.replaceChildren(await showResult(page, record.jobId));
-  else parts.error.replaceChildren(errorSection(record.result));
 }
 
 function summary(page, record) {
@@ -68,9 +56,9 @@ function summary(page, record) {
     ["State", jobState(record)],
     ["Progress", progress(record)],
     ["Duration", jobDuration(record)],
-    ["Class", element("bdi", {}, breakable(record.classPath))],
-    ["Context", element("a", { href: address("contexts", record.context) }, element("bdi", {}, record.context))],
-    ["Submitted by", record.submittedBy && element("bdi", {}, record.submittedBy)],
+    ["Class", bdi(breakable(record.classPath))],
+    ["Context", element("a", { href: address("contexts", record.context) }, bdi(record.context))],
+    ["Submitted by", record.submittedBy && bdi(record.submittedBy)],
     ["Submitted", moment(record.startTime)],
     ["Dispatched", record.dispatchTime && moment(record.dispatchTime)],
     ["Began to run", record.runningTime && moment(record.runningTime)],
@@ -105,8 +93,8 @@ export function errorSection(error) {
 }
 
 function classPath(entries) {
-  if (entries.length === 0) return element("p", { class: "empty" }, "Empty");
-  const name = ({ source, id }) => (id ? element("a", { href: address("binaries", source) }, element("bdi", {}, source)) : element("bdi", {}, source));
+  if (entries.length === 0) return nothing("Empty");
+  const name = ({ source, id }) => (id ? element("a", { href: address("binaries", source) }, bdi(source)) : bdi(source));
   return grid(["Source", "Type", "Size", "SHA-256"], entries.map((entry) =>
     [name(entry), entry["binary-type"], bytes(entry.size), element("code", { title: entry.digest }, entry.digest.slice(0, 12))]));
 }
@@ -115,14 +103,7 @@ function callbacks(record) {
   if (!record.callbacks?.length) return [];
   const rows = record.callbacks.map((delivery) => [
     state(delivery.state), delivery.attempts, delivery.endedAt ? moment(delivery.endedAt) : "–",
-    delivery.state === "PENDING" ? moment(delivery.dueAt) : "–", delivery.lastStatus ?? "–", element("bdi", {}, delivery.lastError ?? "–"),
+    delivery.state === "PENDING" ? moment(delivery.dueAt) : "–", delivery.lastStatus ?? "–", bdi(delivery.lastError ?? "–"),
   ]);
   return [section("Callback", grid(["State", "Attempts", "Ended", "Next attempt", "Last status", "Last error"], rows))];
-}
-
-/** A small table that does not change. */
-export function grid(titles, rows) {
-  return element("div", { class: "scroller" }, element("table", {},
-    element("thead", {}, element("tr", {}, titles.map((title) => element("th", { scope: "col" }, title)))),
-    element("tbody", {}, rows.map((cells) => element("tr", {}, cells.map((cell) => element("td", { class: "name" }, cell)))))));
 }

@@ -29,8 +29,8 @@ export function jobs(page, query) {
       const response = await send(["jobs"], { query: { ...given, limit: LIMIT, cursor }, signal: page.signal });
       const rows = await response.json();
       if (outdated()) return;
-      next = /[?&]cursor=([^&>]+)/.exec(response.headers.get("link") ?? "")?.[1] ?? null;
-      next = next && decodeURIComponent(next);
+      const found = /[?&]cursor=([^&>]+)/.exec(response.headers.get("link") ?? "");
+      next = found && decodeURIComponent(found[1]);
       update(rows);
       message.replaceChildren();
     } catch (error) {
@@ -53,7 +53,7 @@ export function jobs(page, query) {
 }
 
 function filters(query) {
-  const status = choice("State", [["", "Any"], "STARTED", "RUNNING", "RESTARTING", "FINISHED", "ERROR", "KILLED"], query.get("status") ?? "");
+  const status = choice("State", [["", "Any"], ["STARTED"], ["RUNNING"], ["RESTARTING"], ["FINISHED"], ["ERROR"], ["KILLED"]], query.get("status") ?? "");
   const context = field("Context", { value: query.get("context") ?? "", autocomplete: "off" });
   const classPath = field("Class", { value: query.get("classPath") ?? "", autocomplete: "off" });
   const form = element("form", { class: "bar", role: "search", "aria-label": "Filter jobs" },

@@ -1,5 +1,5 @@
 // Parses JSON without losing digits, and shows it as a tree or a table.
-import { button, element } from "./dom.js";
+import { bdi, button, element } from "./dom.js";
 import { plural } from "./format.js";
 
 const PAGE = 200;
@@ -40,19 +40,21 @@ function columnsOf(rows) {
 export function dataTable(rows, label) {
   const named = !Array.isArray(rows[0]);
   const columns = named ? columnsOf(rows) : rows[0].map((_value, index) => index);
+  // Nested values are trees that can be opened.
+  const leaf = (value) => (isObject(value) ? tree(value, { open: false }) : bdi(text(value)));
   const cell = (row, column) => (Object.hasOwn(row, column) ? leaf(row[column]) : "");
   const body = element("tbody");
-  const head = columns.map((column) => element("th", { scope: "col" }, element("bdi", {}, named ? column : column + 1)));
-  const count = element("p", { class: "empty", role: "status" });
+  const head = columns.map((column) => element("th", { scope: "col" }, bdi(named ? column : column + 1)));
+  const frame = element("div", { class: "scroller data", role: "region", "aria-label": label, tabindex: 0 },
+    element("table", {}, element("thead", {}, element("tr", {}, head)), body));
   return growing(rows, body, (row) =>
-    element("tr", {}, columns.map((column) => element("td", { class: "name" }, cell(row, column)))), count,
-  element("div", { class: "scroller data", role: "region", "aria-label": label, tabindex: 0 },
-    element("table", {}, element("thead", {}, element("tr", {}, head)), body)));
+    element("tr", {}, columns.map((column) => element("td", { class: "name" }, cell(row, column)))), frame);
 }
 
 /** Show a page of items in a container, and a button for the next page. */
-function growing(items, container, show, count, frame = container) {
+function growing(items, container, show, frame = container) {
   const more = button("Show more", add);
+  const count = element("p", { class: "empty", role: "status" });
   let shown = 0;
   function add() {
     container.append(...items.slice(shown, shown + PAGE).map(show));
@@ -62,11 +64,6 @@ function growing(items, container, show, count, frame = container) {
   }
   add();
   return element("div", {}, frame, more, items.length > PAGE || frame !== container ? count : null);
-}
-
-/** A value in a table's cell: nested values are trees that can be opened. */
-function leaf(value) {
-  return isObject(value) ? tree(value, { open: false }) : element("bdi", {}, text(value));
 }
 
 function text(value) {
@@ -90,7 +87,7 @@ function branch(label, value, depth) {
   const details = element("details", {}, element("summary", {}, label, element("span", { class: "key" }, size)));
   const build = () => {
     if (details.childElementCount > 1) return;
-    details.append(growing(entries, element("ul"), ([key, item]) => element("li", {}, entry(key, item, depth + 1)), element("p", { class: "empty" })));
+    details.append(growing(entries, element("ul"), ([key, item]) => element("li", {}, entry(key, item, depth + 1))));
   };
   details.addEventListener("toggle", build);
   if (depth === 0 || (depth < DEPTH && entries.length <= SMALL)) {

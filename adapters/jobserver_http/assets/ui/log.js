@@ -12,7 +12,7 @@ const INTERRUPTED = "Interrupted. The log continues when the server responds aga
 const CONTROLS = /[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]/g;
 
 /** Remove escape sequences and control characters from a log. */
-export function plainText(text) {
+function plainText(text) {
   return visible(text.replace(ESCAPES, "").replace(/\r\n?/g, "\n").replace(CONTROLS, "\ufffd"));
 }
 
@@ -50,21 +50,19 @@ export function showLog(page, segments, name, live) {
     const mine = reading = new AbortController();
     page.signal.addEventListener("abort", () => mine.abort(), { signal: mine.signal });
     let any = false;
-    const add = (text) => {
-      if (!any) output.replaceChildren();
-      any = true;
-      append(text);
-    };
     status.textContent = live ? "Following …" : "";
     message.replaceChildren();
     try {
-      await read(segments, live, mine.signal, add);
+      for await (const text of read(segments, live, mine.signal)) {
+        if (!any) output.replaceChildren();
+        any = true;
+        append(text);
+      }
       status.textContent = any ? (live ? "Ended." : "") : "No output.";
     } catch (error) {
       if (mine.signal.aborted || page.failed(error)) return;
-      const interrupted = live && !error.status;
-      status.textContent = interrupted ? INTERRUPTED : "";
-      if (!interrupted) show(error);
+      status.textContent = live && !error.status ? INTERRUPTED : "";
+      if (!status.textContent) show(error);
     }
   }
   if (live) subscribe((event) => event === "connected" && root.isConnected && load(), page.signal);
@@ -72,9 +70,8 @@ export function showLog(page, segments, name, live) {
   return root;
 }
 
-async function read(segments, live, signal, append) {
-  const query = { tail: TAIL, follow: live ? "true" : "" };
-  const response = await send(segments, { query, signal });
+async function* read(segments, live, signal) {
+  const response = await send(segments, { query: { tail: TAIL, follow: live || null }, signal });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
@@ -82,7 +79,7 @@ async function read(segments, live, signal, append) {
     const text = rest + (value ?? "");
     rest = done ? "" : (UNFINISHED.exec(text)?.[0] ?? "");
     const plain = plainText(text.slice(0, text.length - rest.length));
-    if (plain) append(plain);
+    if (plain) yield plain;
     if (done) return;
   }
 }

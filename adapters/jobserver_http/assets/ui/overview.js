@@ -1,41 +1,32 @@
 // The overview: contexts, and running, failed and recent jobs, kept current by events.
 import { json } from "./api.js";
-import { contextTable } from "./contexts.js";
-import { address, alert, element, section } from "./dom.js";
+import { address, element, section } from "./dom.js";
 import { subscribe, throttled } from "./events.js";
-import { jobTable } from "./tables.js";
+import { contextTable, jobTable } from "./tables.js";
+
+const jobsWith = (query) => (options) => json(["jobs"], { ...options, query });
 
 const PARTS = [
-  {
-    title: "Contexts",
-    make: contextTable,
-    load: (options) => json(["contexts"], { ...options, query: { details: true } }),
-  },
+  { title: "Contexts", make: contextTable, load: (options) => json(["contexts"], { ...options, query: { details: true } }) },
   {
     title: "Running jobs",
     more: { status: "RUNNING" },
     make: () => jobTable("Running jobs", ["job", "state:wide", "class", "context", "progress", "duration"], "No job is running."),
-    load: running,
+    load: async (options) => (await Promise.all(["RUNNING", "STARTED"].map((status) => jobsWith({ status, limit: 10 })(options)))).flat(),
   },
   {
     title: "Failed jobs",
     more: { status: "ERROR" },
     make: () => jobTable("Failed jobs", ["job", "class:wide", "context", "error", "started"], "No job has failed."),
-    load: (options) => json(["jobs"], { ...options, query: { status: "ERROR", limit: 5 } }),
+    load: jobsWith({ status: "ERROR", limit: 5 }),
   },
   {
     title: "Recent jobs",
     more: {},
     make: () => jobTable("Recent jobs", ["job", "state", "class", "context", "started", "duration"], "No jobs yet."),
-    load: (options) => json(["jobs"], { ...options, query: { limit: 15 } }),
+    load: jobsWith({ limit: 15 }),
   },
 ];
-
-async function running(options) {
-  const lists = await Promise.all(["RUNNING", "STARTED"].map((status) =>
-    json(["jobs"], { ...options, query: { status, limit: 10 } })));
-  return lists.flat();
-}
 
 export function overview(page) {
   page.title("Overview");
@@ -52,13 +43,6 @@ function show(page, { title, more, make, load }) {
   const link = more && element("p", {}, element("a", { href: `${address("jobs")}?${new URLSearchParams(more)}` }, `All ${title.toLowerCase().replace("recent ", "")}`));
   page.root.append(section(title, message, root, link));
   return async () => {
-    try {
-      update(await load({ signal: page.signal }));
-      message.replaceChildren();
-      root.hidden = false;
-    } catch (error) {
-      root.hidden = true;
-      if (!page.failed(error)) message.replaceChildren(alert(error));
-    }
+    root.hidden = !await page.attempt(message, async () => update(await load({ signal: page.signal })));
   };
 }

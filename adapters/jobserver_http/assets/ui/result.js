@@ -1,6 +1,6 @@
 // A job's result: a table or a tree if it is JSON of reasonable size, a download in any case.
 import { download, send } from "./api.js";
-import { alert, button, element, section } from "./dom.js";
+import { alert, button, element, nothing, section } from "./dom.js";
 import { bytes } from "./format.js";
 import { dataTable, isTable, parse, tree } from "./jsontree.js";
 
@@ -9,25 +9,26 @@ const MAX_TEXT = 100_000;
 
 /** Add the result of a finished job to its page. */
 export async function showResult(page, id) {
-  const body = element("div", {}, element("p", { class: "empty" }, "Loading …"));
-  const save = button("Download", () =>
-    download(["jobs", id, "result"], `result-${id}`, page.signal).catch((error) => page.failed(error) || body.replaceChildren(alert(error))));
+  const path = ["jobs", id, "result"];
+  const body = element("div", {}, nothing("Loading …"));
+  const failed = (error) => page.failed(error) || body.replaceChildren(alert(error));
+  const save = button("Download", () => download(path, `result-${id}`, page.signal).catch(failed));
   const actions = element("div", { class: "actions" }, save);
-  const root = section("Result", body, actions);
   try {
-    const head = await send(["jobs", id, "result"], { method: "HEAD", signal: page.signal });
+    const head = await send(path, { method: "HEAD", signal: page.signal });
     // A proxy that compresses responses may leave the length out.
     const length = head.headers.get("content-length");
     const size = length === null ? null : bytes(Number(length));
+    const say = (text) => body.replaceChildren(element("p", {}, text));
     const isJson = head.headers.get("content-type")?.startsWith("application/json");
-    if (!isJson) body.replaceChildren(element("p", {}, size === null ? "A streamed result." : `A streamed result of ${size}.`));
-    else if (size === null) body.replaceChildren(element("p", {}, "A result of unknown size, which may be too large to show."));
-    else if (Number(length) > MAX_SIZE) body.replaceChildren(element("p", {}, `A result of ${size}, which is too large to show.`));
-    else render(body, actions, await (await send(["jobs", id, "result"], { signal: page.signal })).text());
+    if (!isJson) say(size === null ? "A streamed result." : `A streamed result of ${size}.`);
+    else if (size === null) say("A result of unknown size, which may be too large to show.");
+    else if (Number(length) > MAX_SIZE) say(`A result of ${size}, which is too large to show.`);
+    else render(body, actions, await (await send(path, { signal: page.signal })).text());
   } catch (error) {
-    if (!page.failed(error)) body.replaceChildren(alert(error));
+    failed(error);
   }
-  return root;
+  return section("Result", body, actions);
 }
 
 function render(body, actions, text) {

@@ -1,6 +1,6 @@
-// Tables whose rows are updated in place, so that live updates keep focus, selection and scrolling.
-import { address, breakable, element } from "./dom.js";
-import { jobDuration, jobState, moment, progress } from "./format.js";
+// Tables of jobs and contexts. Rows are updated in place, so that live updates keep focus, selection and scrolling.
+import { address, bdi, breakable, element, nameLink } from "./dom.js";
+import { elapsed, jobDuration, jobState, moment, progress, state } from "./format.js";
 
 /**
  * A table. Each column has a `title`, `show(row)`, and perhaps a `class`. `key(row)` identifies a row, and
@@ -23,11 +23,9 @@ export function table({ label, columns, key, empty }) {
       next.set(id, old?.written === written ? old : { written, line: line(row, old?.line) });
     }
     for (const [id, { line: old }] of shown) if (next.get(id)?.line !== old) old.remove();
-    let at = 0;
-    for (const { line: current } of next.values()) {
+    [...next.values()].forEach(({ line: current }, at) => {
       if (body.children[at] !== current) body.insertBefore(current, body.children[at] ?? null);
-      at += 1;
-    }
+    });
     shown = next;
     scroller.hidden = rows.length === 0;
     none.hidden = rows.length > 0;
@@ -46,30 +44,58 @@ export function table({ label, columns, key, empty }) {
   return { root: element("div", {}, none, scroller), update };
 }
 
+/** A link to a job, with the beginning of its ID. */
+export function jobLink(id) {
+  return element("a", { href: address("jobs", id), title: id }, element("code", {}, id.slice(0, 8)));
+}
+
 const COLUMNS = {
-  job: { title: "Job", show: (job) => element("a", { href: address("jobs", job.jobId), title: job.jobId }, element("code", {}, job.jobId.slice(0, 8))) },
+  job: { title: "Job", show: ({ jobId }) => jobLink(jobId) },
   state: { title: "State", show: jobState },
   class: { title: "Class", show: (job) => element("bdi", { class: "name" }, breakable(job.classPath)) },
-  context: {
-    title: "Context",
-    class: "wide",
-    show: (job) => element("a", { class: "name", href: address("contexts", job.context) }, element("bdi", {}, job.context)),
-  },
+  context: { title: "Context", class: "wide", show: ({ context }) => nameLink("contexts", context) },
   progress: { title: "Progress", show: (job) => progress(job, { short: true }) ?? "–" },
   started: { title: "Submitted", class: "wide", show: (job) => moment(job.startTime) },
   duration: { title: "Duration", class: "number", show: jobDuration },
-  error: {
-    title: "Error",
-    show: (job) => element("bdi", { class: "excerpt" }, job.result?.message?.split("\n", 1)[0] ?? ""),
-  },
+  error: { title: "Error", show: ({ result }) => element("bdi", { class: "excerpt" }, result?.message?.split("\n", 1)[0] ?? "") },
 };
 
 /** A table of job records with some of the columns; those named `<column>:wide` are left out on small screens. */
-export function jobTable(label, columns, empty) {
-  return table({ label, empty, key: (job) => job.jobId, columns: columns.map(column) });
+export function jobTable(label, names, empty) {
+  const columns = names.map((name) => name.split(":")).map(([known, size = COLUMNS[known].class]) => ({ ...COLUMNS[known], class: size }));
+  return table({ label, empty, key: (job) => job.jobId, columns });
 }
 
-function column(name) {
-  const [known, size] = name.split(":");
-  return size ? { ...COLUMNS[known], class: size } : COLUMNS[known];
+function slots({ load }) {
+  if (!load) return "–";
+  return element("span", { class: "progress" },
+    element("meter", { value: load.running, max: load.slots, "aria-label": "Slots in use" }), `${load.running} of ${load.slots}`);
+}
+
+/** A context's memory settings: of each executor, and of the driver if that is set. */
+export function memory({ settings = {} }) {
+  const executor = settings["memory-per-node"] ?? settings["spark.executor.memory"] ?? settings["passthrough.spark.executor.memory"];
+  const driver = settings["launcher.spark.driver.memory"] ?? settings["spark.driver.memory"];
+  const parts = [executor && `${executor} per executor`, driver && `${driver} driver`].filter(Boolean);
+  return parts.join(", ") || "default";
+}
+
+export function contextState(context) {
+  return element("span", {}, state(context.state), context.waiting ? " waiting to start" : "");
+}
+
+export function contextTable() {
+  return table({
+    label: "Contexts",
+    empty: "No context is running. One starts when a job needs it.",
+    key: (context) => context.id,
+    columns: [
+      { title: "Context", show: ({ name }) => nameLink("contexts", name) },
+      { title: "State", show: contextState },
+      { title: "Slots in use", show: slots },
+      { title: "Queue", class: "number", show: ({ load }) => load?.waiting ?? "–" },
+      { title: "Memory", class: "wide", show: (context) => bdi(memory(context)) },
+      { title: "Up for", class: "number wide", show: ({ startTime }) => elapsed(startTime) },
+    ],
+  });
 }
