@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import (
-    Connection,
-    Select,
-    bindparam,
-    delete,
-    func,
-    insert,
-    select,
-    tuple_,
-)
+from sqlalchemy import Connection, Select, bindparam, delete, func, insert, select, tuple_
 
 from jobserver_core.errors import BinaryInUse, BinaryNotFound, DuplicateId
 from jobserver_core.models.binaries import Binary
 from jobserver_sql.statements import DriverConnection, Statement, first
-from jobserver_sql.tables import binaries, columns_of, job_holds, jobs, values_of
+from jobserver_sql.tables import binaries, columns_of, job_holds, jobs, read, values_of
 
 _COLUMNS = columns_of(Binary, binaries)
 _NAMES = tuple(column.name for column in _COLUMNS)
@@ -38,20 +31,20 @@ def add(connection: DriverConnection, binary: Binary) -> None:
 
 
 def conflict(connection: DriverConnection, binary: Binary) -> DuplicateId | None:
-    """Return why a version could not be written."""
     known = connection.row(_KNOWN, binary.id)
     return None if known is None else DuplicateId(kind="binary", id=binary.id, holder=binary.id)
 
 
 def versions(connection: Connection, name: str) -> list[Binary]:
-    return [Binary(**row._mapping) for row in connection.execute(_VERSIONS.where(binaries.c.name == name))]
+    return read(connection, Binary, _VERSIONS.where(binaries.c.name == name))
 
 
 def newest_of_all(connection: Connection) -> list[Binary]:
-    return [Binary(**row._mapping) for row in connection.execute(_NEWEST_OF_ALL)]
+    return read(connection, Binary, _newest_of_all())
 
 
-def _newest_of_all() -> Select[tuple[Binary]]:
+@functools.cache
+def _newest_of_all() -> Select[Any]:
     """Skip from name to name along the index, so that many versions of few names cost little."""
     names = select(func.min(binaries.c.name).label("name")).cte("names", recursive=True)
     following = select(func.min(binaries.c.name)).where(binaries.c.name > names.c.name).scalar_subquery()
@@ -65,9 +58,6 @@ def _newest_of_all() -> Select[tuple[Binary]]:
     )
     chosen = select(newest_seq.label("seq")).where(names.c.name.is_not(None))
     return select(*_COLUMNS).where(binaries.c.seq.in_(chosen)).order_by(binaries.c.name)
-
-
-_NEWEST_OF_ALL = _newest_of_all()
 
 
 def remove(connection: Connection, name: str) -> list[Binary]:
@@ -91,9 +81,9 @@ def remove(connection: Connection, name: str) -> list[Binary]:
     )
     if job_ids := tuple(connection.scalars(users)):
         raise BinaryInUse(name=name, job_ids=job_ids)
-    removed = connection.execute(_VERSIONS.where(binaries.c.id.in_(ids))).all()
+    removed = read(connection, Binary, _VERSIONS.where(binaries.c.id.in_(ids)))
     connection.execute(delete(binaries).where(binaries.c.id.in_(ids)))
-    return [Binary(**row._mapping) for row in removed]
+    return removed
 
 
 def remove_old(connection: Connection, uploaded_before: datetime, keep: int, limit: int) -> list[Binary]:
@@ -121,7 +111,6 @@ def remove_old(connection: Connection, uploaded_before: datetime, keep: int, lim
     )
     ids = list(connection.scalars(chosen))
     oldest_first = select(*_COLUMNS).order_by(binaries.c.uploaded_at, binaries.c.seq)
-    removed = connection.execute(oldest_first.where(binaries.c.id.in_(ids), ~in_use)).all()
-    found = [Binary(**row._mapping) for row in removed]
-    connection.execute(delete(binaries).where(binaries.c.id.in_([binary.id for binary in found])))
-    return found
+    removed = read(connection, Binary, oldest_first.where(binaries.c.id.in_(ids), ~in_use))
+    connection.execute(delete(binaries).where(binaries.c.id.in_([binary.id for binary in removed])))
+    return removed

@@ -47,10 +47,8 @@ def limit_pins(connection: Connection, server_id: str) -> None:
 
 def is_removed(connection: Connection, digest: str) -> bool:
     """Whether a server removes a blob."""
-    chosen = select(blob_removals.c.digest).where(
-        blob_removals.c.digest == digest, ~passed(connection, blob_removals.c.until)
-    )
-    return connection.scalar(chosen) is not None
+    chosen = select(blob_removals.c.digest).where(blob_removals.c.digest == digest)
+    return connection.scalar(chosen.where(~passed(connection, blob_removals.c.until))) is not None
 
 
 def mark(connection: Connection, digests: Iterable[str], server_id: str, lease: float) -> list[str]:
@@ -62,11 +60,9 @@ def mark(connection: Connection, digests: Iterable[str], server_id: str, lease: 
     """
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
-    registered = select(servers.c.id)
-    ended = update(blob_pins).where(
-        blob_pins.c.expires_at.is_(None), blob_pins.c.server_id.not_in(registered)
-    )
-    connection.execute(ended.values(expires_at=after(connection, PIN_EXPIRY)))
+    ended = blob_pins.c.server_id.not_in(select(servers.c.id))
+    limited = update(blob_pins).where(blob_pins.c.expires_at.is_(None), ended)
+    connection.execute(limited.values(expires_at=after(connection, PIN_EXPIRY)))
     connection.execute(delete(blob_pins).where(passed(connection, blob_pins.c.expires_at)))
     connection.execute(delete(blob_removals).where(passed(connection, blob_removals.c.until)))
     names = ("digest", "server_id", "until")
@@ -76,13 +72,8 @@ def mark(connection: Connection, digests: Iterable[str], server_id: str, lease: 
     ).bindparams(*(bindparam(name, type_=blob_removals.c[name].type) for name in names[:2]))
     asked = list(dict.fromkeys(digests))
     used = _used(connection, asked)
-    marked = {
-        digest
-        for digest in asked
-        if digest not in used
-        and connection.execute(insert, {"digest": digest, "server_id": server_id}).rowcount == 1
-    }
-    return [digest for digest in asked if digest in marked]
+    rows = ({"digest": digest, "server_id": server_id} for digest in asked if digest not in used)
+    return [row["digest"] for row in rows if connection.execute(insert, row).rowcount == 1]
 
 
 def spare_used(connection: Connection, digests: list[str], server_id: str) -> list[str]:
@@ -103,21 +94,17 @@ def _used(connection: Connection, digests: list[str]) -> set[str]:
     """
     if connection.scalar(select(servers.c.id).where(~servers.c.pins_blobs).limit(1)) is not None:
         return set(digests)
-    pinned: set[str] = set()
+    used: set[str] = set()
     for part in _chunks(digests):
-        chosen = select(blob_pins.c.digest).where(blob_pins.c.digest.in_(part))
-        pinned.update(connection.scalars(chosen))
-    return pinned.union(set(digests).difference(unreferenced(connection, digests)))
+        used.update(connection.scalars(select(blob_pins.c.digest).where(blob_pins.c.digest.in_(part))))
+    return used.union(set(digests).difference(unreferenced(connection, digests)))
 
 
 def unmark(connection: Connection, digests: Iterable[str], server_id: str) -> None:
     """Delete the marks that a server has set on these digests."""
+    own = delete(blob_removals).where(blob_removals.c.server_id == server_id)
     for part in _chunks(list(digests)):
-        connection.execute(
-            delete(blob_removals).where(
-                blob_removals.c.digest.in_(part), blob_removals.c.server_id == server_id
-            )
-        )
+        connection.execute(own.where(blob_removals.c.digest.in_(part)))
 
 
 def _chunks(items: list[str]) -> Iterator[list[str]]:

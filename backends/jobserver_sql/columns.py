@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from enum import Enum
 from typing import Generic, TypeVar
@@ -65,25 +66,19 @@ class FreeText(TypeDecorator[str]):
         return dialect.type_descriptor(Text(collation=collation))
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        """Return the text with the unsupported characters escaped."""
-        if value is None or _storable(value):
-            return value
+        if value is None:
+            return None
+        try:
+            if "\0" not in value and "\x1a" not in value and (value.isascii() or value.encode()):
+                return value
+        except UnicodeEncodeError:
+            pass
         return _UNSTORABLE.sub(lambda found: f"\x1a{ord(found[0]):04x}", value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
         if value is None or "\x1a" not in value:
             return value
         return _ESCAPE.sub(lambda found: chr(int(found[1], 16)), value)
-
-
-def _storable(text: str) -> bool:
-    if "\0" in text or "\x1a" in text:
-        return False
-    try:
-        text.isascii() or text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 class EnumMember(TypeDecorator[E], Generic[E]):
@@ -97,7 +92,6 @@ class EnumMember(TypeDecorator[E], Generic[E]):
         self.kind = kind
 
     def process_bind_param(self, value: E | None, dialect: Dialect) -> str | None:
-        """Return the member's value."""
         return None if value is None else value.value
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> E | None:
@@ -109,7 +103,7 @@ class EnumMember(TypeDecorator[E], Generic[E]):
         try:
             return None if value is None else self.kind(value)
         except ValueError as error:
-            raise StorageError(message=f"the metadata database holds a damaged value: {error}") from error
+            raise _damaged(error) from error
 
 
 class Json(TypeDecorator[T], Generic[T]):
@@ -126,14 +120,10 @@ class Json(TypeDecorator[T], Generic[T]):
         super().__init__()
         self.kind = kind
         self.shared = shared
+        self._read: Callable[[str], T] = functools.partial(loads, kind=kind)
+        self._write: Callable[[T], str] = functools.partial(dumps, kind=kind)
         self._read_again = functools.lru_cache(maxsize=1024)(self._read)
         self._write_again = functools.lru_cache(maxsize=1024)(self._write)
-
-    def _read(self, text: str) -> T:
-        return loads(text, self.kind)
-
-    def _write(self, value: T) -> str:
-        return dumps(value, self.kind)
 
     def process_bind_param(self, value: T | None, dialect: Dialect) -> str | None:
         if value is None:
@@ -151,4 +141,8 @@ class Json(TypeDecorator[T], Generic[T]):
                 return None
             return self._read_again(value) if self.shared and len(value) <= _SHORT else self._read(value)
         except ValueError as error:
-            raise StorageError(message=f"the metadata database holds a damaged value: {error}") from error
+            raise _damaged(error) from error
+
+
+def _damaged(error: ValueError) -> StorageError:
+    return StorageError(message=f"the metadata database holds a damaged value: {error}")

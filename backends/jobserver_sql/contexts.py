@@ -12,7 +12,7 @@ from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.lifecycle import CONTEXTS, ContextState
 from jobserver_sql.pages import END, LIMIT, OFFSET, newest_first, state_parameter
 from jobserver_sql.statements import CompareAndSet, DriverConnection, Statement, first, literal_states
-from jobserver_sql.tables import columns_of, contexts, jobs, values_of
+from jobserver_sql.tables import columns_of, contexts, jobs, read, values_of
 
 _COLUMNS = columns_of(Context, contexts)
 _NAMES = tuple(column.name for column in _COLUMNS)
@@ -46,25 +46,7 @@ def add(connection: DriverConnection, context: Context) -> None:
     connection.run(_ADD, *values_of(context))
 
 
-def replace(
-    connection: DriverConnection,
-    context: Context,
-    *,
-    expected: ContextState,
-    epoch: int | None,
-    successor: Context,
-) -> None:
-    """Write a context that has ended, and the new one that takes its name.
-
-    Raises:
-        StaleState: The stored state or epoch of the first is not the expected one.
-    """
-    advance(connection, context, expected=expected, epoch=epoch)
-    add(connection, successor)
-
-
 def conflict(connection: DriverConnection, context: Context, *, new: bool) -> JobServerError | None:
-    """Return why a context could not be written."""
     if new and connection.row(by_id, context.id) is not None:
         return DuplicateId(kind="context", id=context.id, holder=context.id)
     rival = connection.row(_RIVAL, context.name, context.id)
@@ -80,7 +62,7 @@ def selected(connection: Connection, query: ContextQuery) -> list[Context]:
     limit = _EVERYTHING if query.limit is None else query.limit
     values: dict[str, object] = {state_parameter(number): state for number, state in enumerate(states)}
     values |= filters | {LIMIT: limit, OFFSET: 0, END: limit}
-    return [Context(**row._mapping) for row in connection.execute(statement, values)]
+    return read(connection, Context, statement, values)
 
 
 def remove_ended(connection: Connection, ended_before: datetime, limit: int) -> list[str]:

@@ -134,16 +134,16 @@ class Database:
 
     @contextmanager
     def _writing(self, lock_timeout: float | None, *, durable: bool) -> Iterator[DriverConnection]:
-        if self._file is None:
-            with self._engine.begin() as connection:
-                made = _psycopg_of(connection)
-                if not durable:
-                    made.driver.execute("SET LOCAL synchronous_commit = off")
+        if self._file is not None:
+            with self._writing_turn(lock_timeout) as left, self._sqlite.writing(left) as made:
                 yield made
+            self._file.verify_commit()
             return
-        with self._writing_turn(lock_timeout) as left, self._sqlite.writing(left) as made:
+        with self._engine.begin() as connection:
+            made = _psycopg_of(connection)
+            if not durable:
+                made.driver.execute("SET LOCAL synchronous_commit = off")
             yield made
-        self._file.verify_commit()
 
     def sync(self) -> None:
         """Return once all earlier writes survive a power cut.
@@ -280,13 +280,9 @@ def check_database(url: str) -> None:
         InvalidSetting: The URL is not that of a supported database.
         StorageError: The database cannot be reached, or refuses the user.
     """
-    if _parse(url).get_backend_name() == "sqlite":
-        return
-    with (
-        closing(Database(url, synchronous="full", pool_size=1, lock_timeout=1.0)) as database,
-        database.read() as connection,
-    ):
-        connection.exec_driver_sql("SELECT 1")
+    if _parse(url).get_backend_name() != "sqlite":
+        with closing(Database(url, synchronous="full", pool_size=1, lock_timeout=1.0)) as database:
+            database.query(lambda connection: connection.exec_driver_sql("SELECT 1"))
 
 
 def _psycopg_of(connection: Connection) -> DriverConnection:
@@ -383,21 +379,16 @@ def _keep_write_ahead_log(engine: Engine, lock_timeout: float) -> None:
     """Switch the file to WAL permanently; SQLite does not wait for others that do the same."""
     deadline = time.monotonic() + lock_timeout
     while True:
-        problem = _switch_to_write_ahead_log(engine)
-        if problem is None:
-            return
+        try:
+            with closing(engine.raw_connection()) as connection, closing(connection.cursor()) as cursor:
+                cursor.execute("PRAGMA journal_mode=WAL")
+                mode = cursor.fetchone()
+            if mode == ("wal",):
+                return
+            problem = f"its journal mode stays {mode}; is it on a network drive?"
+        except (SQLAlchemyError, sqlite3.Error) as error:
+            problem = str(getattr(error, "orig", None) or error)
         if time.monotonic() > deadline or "locked" not in problem:
             engine.dispose()
             raise StorageError(message=f"the metadata database cannot be opened: {problem}")
         time.sleep(0.01)
-
-
-def _switch_to_write_ahead_log(engine: Engine) -> str | None:
-    """Return the reason of a failure, or None."""
-    try:
-        with closing(engine.raw_connection()) as connection, closing(connection.cursor()) as cursor:
-            cursor.execute("PRAGMA journal_mode=WAL")
-            mode = cursor.fetchone()
-    except (SQLAlchemyError, sqlite3.Error) as error:
-        return str(getattr(error, "orig", None) or error)
-    return None if mode == ("wal",) else f"its journal mode stays {mode}; is it on a network drive?"

@@ -4,30 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, insert, or_, select
+from sqlalchemy import Connection, bindparam, insert, or_, select
 
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.lifecycle import DELIVERIES, DeliveryState
 from jobserver_sql.statements import CompareAndSet, DriverConnection, Statement
-from jobserver_sql.tables import columns_of, deliveries, values_of
+from jobserver_sql.tables import columns_of, deliveries, read, values_of
 
 _COLUMNS = columns_of(Delivery, deliveries)
-_NAMES = tuple(column.name for column in _COLUMNS)
 _ALL = select(*_COLUMNS)
 _AGE = (deliveries.c.created_at, deliveries.c.id)
-_PENDING = deliveries.c.state == DeliveryState.PENDING
 
 by_id = Statement(_ALL.where(deliveries.c.id == bindparam("id")), ("id",), columns=_COLUMNS, make=Delivery)
 """The delivery with an id."""
 advance = CompareAndSet(DELIVERIES, deliveries, _COLUMNS, by_id)
 """Writes a delivery, if its stored state is the expected one."""
-_ADD = Statement[None](insert(deliveries), _NAMES)
-
-
-def _read(connection: Connection, statement: Select[Any]) -> list[Delivery]:
-    return [Delivery(**row._mapping) for row in connection.execute(statement)]
+_ADD = Statement[None](insert(deliveries), [column.name for column in _COLUMNS])
 
 
 def add(connection: DriverConnection, delivery: Delivery) -> None:
@@ -35,7 +28,7 @@ def add(connection: DriverConnection, delivery: Delivery) -> None:
 
 
 def of_job(connection: Connection, job_id: str) -> list[Delivery]:
-    return _read(connection, _ALL.where(deliveries.c.job_id == job_id).order_by(*_AGE))
+    return read(connection, Delivery, _ALL.where(deliveries.c.job_id == job_id).order_by(*_AGE))
 
 
 def in_state(
@@ -44,11 +37,11 @@ def in_state(
     statement = _ALL.where(deliveries.c.state == state)
     if left_out := list(excluding):
         statement = statement.where(or_(deliveries.c.owner.is_(None), deliveries.c.owner.not_in(left_out)))
-    return _read(connection, statement.order_by(*_AGE).limit(limit))
+    return read(connection, Delivery, statement.order_by(*_AGE).limit(limit))
 
 
 def due(connection: Connection, now: datetime, limit: int, excluding: Iterable[str]) -> list[Delivery]:
-    statement = _ALL.where(_PENDING, deliveries.c.due_at <= now)
+    statement = _ALL.where(deliveries.c.state == DeliveryState.PENDING, deliveries.c.due_at <= now)
     if left_out := list(excluding):
         statement = statement.where(deliveries.c.receiver.not_in(left_out))
-    return _read(connection, statement.order_by(deliveries.c.due_at, *_AGE).limit(limit))
+    return read(connection, Delivery, statement.order_by(deliveries.c.due_at, *_AGE).limit(limit))

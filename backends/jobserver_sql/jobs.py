@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import functools
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import (
-    Column,
     ColumnElement,
     Connection,
     bindparam,
@@ -45,6 +43,7 @@ from jobserver_sql.tables import (
     job_holds,
     job_results,
     jobs,
+    read,
     servers,
     values_of,
 )
@@ -83,16 +82,12 @@ _QUEUE = Statement[None](
     ("context_id", "user"),
 )
 _STORED = Statement[None](select(*_COLUMNS).where(jobs.c.id == bindparam("id")).with_for_update(), ("id",))
-_SET_RESULT = Statement[
-    None
-](
-    text(
-        f"INSERT INTO job_results ({', '.join(_RESULT_NAMES)})"  # noqa: S608 - names of our columns
-        f" VALUES ({', '.join(f':{name}' for name in _RESULT_NAMES)}) ON CONFLICT (job_id) DO UPDATE"
-        f" SET {', '.join(f'{name} = excluded.{name}' for name in _RESULT_NAMES[1:])}"
-    ).bindparams(*(bindparam(name, type_=job_results.c[name].type) for name in _RESULT_NAMES)),
-    _RESULT_NAMES,
-)
+_upsert = text(
+    f"INSERT INTO job_results ({', '.join(_RESULT_NAMES)})"  # noqa: S608 - names of our columns
+    f" VALUES ({', '.join(f':{name}' for name in _RESULT_NAMES)}) ON CONFLICT (job_id) DO UPDATE"
+    f" SET {', '.join(f'{name} = excluded.{name}' for name in _RESULT_NAMES[1:])}"
+).bindparams(*(bindparam(name, type_=job_results.c[name].type) for name in _RESULT_NAMES))
+_SET_RESULT = Statement[None](_upsert, _RESULT_NAMES)
 _SET_PROGRESS = Statement[None](
     update(jobs)
     .where(jobs.c.id == bindparam("key"), literal_states(jobs.c.state, JOBS.live_states))
@@ -101,30 +96,26 @@ _SET_PROGRESS = Statement[None](
 )
 
 
-def _made_by(condition: ColumnElement[bool], parameter: str) -> Statement[Job]:
-    return Statement(select(*_COLUMNS).where(condition), (parameter,), columns=_COLUMNS, make=Job)
+def _job_with(name: str) -> Statement[Job]:
+    """Return the statement for the job with a value of a unique column."""
+    query = select(*_COLUMNS).where(jobs.c[name] == bindparam(name))
+    return Statement(query, (name,), columns=_COLUMNS, make=Job)
 
 
-by_id = _made_by(jobs.c.id == bindparam("id"), "id")
-"""The job with an id."""
-by_key = _made_by(jobs.c.idempotency_key == bindparam("idempotency_key"), "idempotency_key")
-"""The job that has an idempotency key."""
-
-
+by_id = _job_with("id")
+by_key = _job_with("idempotency_key")
 config = Statement[str](
     select(job_configs.c.config).where(job_configs.c.job_id == bindparam("job_id")),
     ("job_id",),
     columns=(job_configs.c.config,),
     make=lambda config: config,
 )
-"""A job's configuration."""
 result = Statement[JobResult](
     select(*columns_of(JobResult, job_results)).where(job_results.c.job_id == bindparam("job_id")),
     ("job_id",),
     columns=columns_of(JobResult, job_results),
     make=JobResult,
 )
-"""The location of a job's result."""
 
 _FILTERS = ("context_id", "context_name", "class_name", "since", "until")
 _CHUNK = 1000
@@ -164,18 +155,12 @@ def enqueue(connection: DriverConnection, job: Job, text: str, limits: QueueLimi
     if connection.row(_DRAINING, found[2]) is not None:
         raise ServerClosed()
     live, running, of_user = connection.row(_QUEUE, job.context_id, job.submitted_by) or (0, 0, 0)
-    limits.check(
-        job.context_name,
-        job.submitted_by,
-        running=running,
-        waiting=live - running,
-        waiting_of_user=of_user,
-    )
+    name, user, waiting = job.context_name, job.submitted_by, live - running
+    limits.check(name, user, running=running, waiting=waiting, waiting_of_user=of_user)
     add(connection, job, text)
 
 
 def conflict(connection: DriverConnection, job: Job) -> DuplicateId | None:
-    """Return why a new job could not be written."""
     if connection.row(by_id, job.id) is not None:
         return DuplicateId(kind="job", id=job.id, holder=job.id)
     return _key_conflict(connection, job)
@@ -220,11 +205,9 @@ def advance(
 
 @functools.cache
 def _set(changed: tuple[int, ...]) -> Statement[None]:
-    """Return the statement that sets some columns of a job."""
-    columns: list[Column[Any]] = [_COLUMNS[n] for n in changed]
-    values = {column.name: bindparam(f"new_{column.name}", type_=column.type) for column in columns}
-    statement = update(jobs).where(jobs.c.id == bindparam("key")).values(**values)
-    return Statement(statement, ("key", *(f"new_{column.name}" for column in columns)))
+    new = {_NAMES[n]: bindparam(f"new_{_NAMES[n]}", type_=_COLUMNS[n].type) for n in changed}
+    statement = update(jobs).where(jobs.c.id == bindparam("key")).values(**new)
+    return Statement(statement, ("key", *(f"new_{name}" for name in new)))
 
 
 def advance_conflict(connection: DriverConnection, job: Job, delivery: Delivery | None) -> DuplicateId | None:
@@ -307,14 +290,10 @@ def _undelivered() -> ColumnElement[bool]:
 def usage(connection: Connection) -> MetadataUsage:
     tables = {"contexts": contexts, "jobs": jobs, "deliveries": deliveries}
     tables |= {"binaries": binaries, "results": job_results}
-    counts = {
-        name: connection.scalar(select(func.count()).select_from(table)) for name, table in tables.items()
-    }
-    sizes = {
-        name: connection.scalar(select(func.coalesce(func.sum(table.c.size), 0)))
-        for name, table in {"binary_bytes": binaries, "result_bytes": job_results}.items()
-    }
-    return MetadataUsage(**{name: int(value or 0) for name, value in (counts | sizes).items()})
+    queries = {name: select(func.count()).select_from(table) for name, table in tables.items()}
+    sized = {"binary_bytes": binaries, "result_bytes": job_results}
+    queries |= {name: select(func.sum(table.c.size)) for name, table in sized.items()}
+    return MetadataUsage(**{name: int(connection.scalar(query) or 0) for name, query in queries.items()})
 
 
 # -- reading ---------------------------------------------------------------------------------------
@@ -332,5 +311,4 @@ def page(connection: Connection, query: JobQuery) -> JobPage:
     values |= {state_parameter(number): state for number, state in enumerate(states)}
     values |= {LIMIT: query.limit + 1, OFFSET: query.offset, END: query.offset + query.limit + 1}
     statement = newest_first(jobs, _NAMES, ("submitted_at", "id"), len(states), names)
-    found = [Job(**row._mapping) for row in connection.execute(statement, values)]
-    return JobPage.of(found, query.limit)
+    return JobPage.of(read(connection, Job, statement, values), query.limit)

@@ -82,7 +82,8 @@ class NoticeListener:
                     self._receive(None)
                     self._pass_on(connection)
             except Exception as error:  # noqa: BLE001 - whatever is wrong with the connection, try another
-                unexpected = not isinstance(error, StorageError | OSError) and not _of_driver(error)
+                of_driver = type(error).__module__.startswith("psycopg")
+                unexpected = not of_driver and not isinstance(error, StorageError | OSError)
                 text = "cannot listen to other servers, trying again: %s"
                 _repeats.warning("listen", text, error, exc_info=unexpected)
                 self._closed.wait(pause)
@@ -99,7 +100,3 @@ class NoticeListener:
             raw.consume_input()
             while (notice := raw.notifies()) is not None:
                 self._receive(notice.extra.decode())
-
-
-def _of_driver(error: Exception) -> bool:
-    return type(error).__module__.startswith("psycopg")

@@ -9,7 +9,6 @@ The few keys left after merging fetch the records.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import FromClause, Select, Table, bindparam, select, tuple_, union_all
@@ -44,8 +43,7 @@ def newest_first(
 def _keys(table: Table, order: tuple[str, str], number: int, filters: tuple[str, ...]) -> Select[Any]:
     keys = select(table.c[order[0]], table.c[order[1]])
     keys = keys.where(table.c.state == bindparam(state_parameter(number), type_=table.c.state.type))
-    for name in filters:
-        keys = keys.where(_CONDITIONS.get(name, _equal)(table, order, name))
+    keys = keys.where(*(_condition(table, order, name) for name in filters))
     limited = _descending(keys, table, order).limit(bindparam(END)).subquery()
     return select(limited.c[0], limited.c[1])
 
@@ -54,22 +52,10 @@ def _descending(statement: Select[Any], source: FromClause, order: tuple[str, st
     return statement.order_by(source.c[order[0]].desc(), source.c[order[1]].desc())
 
 
-def _equal(table: Table, order: tuple[str, str], name: str) -> ColumnElement[bool]:
-    return table.c[name] == bindparam(name, type_=table.c[name].type)
-
-
-def _since(table: Table, order: tuple[str, str], name: str) -> ColumnElement[bool]:
-    return table.c[order[0]] >= bindparam(name, type_=table.c[order[0]].type)
-
-
-def _until(table: Table, order: tuple[str, str], name: str) -> ColumnElement[bool]:
-    return table.c[order[0]] < bindparam(name, type_=table.c[order[0]].type)
-
-
-def _after(table: Table, order: tuple[str, str], name: str) -> ColumnElement[bool]:
-    position = [bindparam(f"{name}_{n}", type_=table.c[column].type) for n, column in enumerate(order)]
-    return tuple_(*(table.c[column] for column in order)) < tuple_(*position)
-
-
-_Condition = Callable[[Table, tuple[str, str], str], ColumnElement[bool]]
-_CONDITIONS: dict[str, _Condition] = {"since": _since, "until": _until, "after": _after}
+def _condition(table: Table, order: tuple[str, str], name: str) -> ColumnElement[bool]:
+    if name == "after":
+        position = [bindparam(f"{name}_{n}", type_=table.c[column].type) for n, column in enumerate(order)]
+        return tuple_(*(table.c[column] for column in order)) < tuple_(*position)
+    column = table.c[order[0] if name in ("since", "until") else name]
+    value = bindparam(name, type_=column.type)
+    return column >= value if name == "since" else column < value if name == "until" else column == value

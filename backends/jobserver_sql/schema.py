@@ -86,7 +86,10 @@ def upgrade(database: Database) -> None:
             return
     with database.write(lock_timeout=_LOCK_TIMEOUT) as connection:
         if connection.dialect.name == "postgresql":
-            _refuse_other_encodings(connection)
+            encoding = connection.scalar(select(func.current_setting("server_encoding")))
+            if encoding != "UTF8":
+                problem = f"the database has the encoding {encoding}; create it with the encoding UTF8"
+                raise StorageError(message=problem)
             connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
         revision = found(connection)
         if revision is None:
@@ -96,9 +99,8 @@ def upgrade(database: Database) -> None:
 
 
 def _create(connection: Connection) -> None:
-    tables.metadata.create_all(
-        connection, checkfirst=False
-    )  # somebody else's table must not be taken for ours
+    # Somebody else's table must not be taken for ours.
+    tables.metadata.create_all(connection, checkfirst=False)
     _VERSION.create(connection)
     connection.execute(insert(_VERSION).values(version_num=HEAD, compatible_from=COMPATIBLE))
 
@@ -122,11 +124,3 @@ def _config(connection: Connection) -> Config:
     directory = str(Path(__file__).with_name("migrations"))
     config.set_main_option("script_location", directory.replace("%", "%%"))
     return config
-
-
-def _refuse_other_encodings(connection: Connection) -> None:
-    encoding = connection.scalar(select(func.current_setting("server_encoding")))
-    if encoding != "UTF8":
-        raise StorageError(
-            message=f"the database has the encoding {encoding}; create it with the encoding UTF8"
-        )

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Select, cast, delete, insert, literal_column, select, update
+from sqlalchemy import BigInteger, Connection, cast, delete, insert, literal_column, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from jobserver_core.errors import DuplicateId
 from jobserver_core.models.servers import Server, ServerRequest
-from jobserver_sql.tables import columns_of, requests, row_of, servers
+from jobserver_sql.tables import columns_of, read, requests, row_of, servers
 
-_COLUMNS = columns_of(Server, servers)
-_REQUEST_COLUMNS = columns_of(ServerRequest, requests)
+_REQUESTS = select(*columns_of(ServerRequest, requests))
 _NOW = {
     "postgresql": "floor(extract(epoch from clock_timestamp()) * 1000000)",
     "sqlite": "(julianday('now') - 2440587.5) * 86400000000",
@@ -40,11 +37,11 @@ def drain(connection: Connection, server_id: str) -> bool:
 
 
 def registered(connection: Connection, expired: bool | None) -> list[Server]:
-    chosen = select(*_COLUMNS).order_by(servers.c.started_at, servers.c.id)
+    chosen = select(*columns_of(Server, servers)).order_by(servers.c.started_at, servers.c.id)
     if expired is not None:
         has_expired = passed(connection, servers.c.lease_until)
         chosen = chosen.where(has_expired if expired else ~has_expired)
-    return [Server(**row._mapping) for row in connection.execute(chosen)]
+    return read(connection, Server, chosen)
 
 
 def remove(connection: Connection, server_id: str, only_expired: bool) -> bool:
@@ -61,12 +58,12 @@ def add_request(connection: Connection, new: ServerRequest) -> None:
 
 
 def request(connection: Connection, request_id: str) -> ServerRequest | None:
-    return next(_requests(connection, select(*_REQUEST_COLUMNS).where(requests.c.id == request_id)), None)
+    return next(iter(read(connection, ServerRequest, _REQUESTS.where(requests.c.id == request_id))), None)
 
 
 def requests_to(connection: Connection, server_id: str) -> list[ServerRequest]:
-    chosen = select(*_REQUEST_COLUMNS).where(requests.c.recipient == server_id, requests.c.answer.is_(None))
-    return list(_requests(connection, chosen.order_by(requests.c.created_at, requests.c.id)))
+    chosen = _REQUESTS.where(requests.c.recipient == server_id, requests.c.answer.is_(None))
+    return read(connection, ServerRequest, chosen.order_by(requests.c.created_at, requests.c.id))
 
 
 def answer_request(connection: Connection, request_id: str, answer: str) -> bool:
@@ -76,18 +73,13 @@ def answer_request(connection: Connection, request_id: str, answer: str) -> bool
 
 def remove_request(connection: Connection, request_id: str) -> ServerRequest | None:
     """Delete a request, locked against an answer in between, and return it."""
-    chosen = select(*_REQUEST_COLUMNS).where(requests.c.id == request_id).with_for_update()
-    found = next(_requests(connection, chosen), None)
+    found = read(connection, ServerRequest, _REQUESTS.where(requests.c.id == request_id).with_for_update())
     connection.execute(delete(requests).where(requests.c.id == request_id))
-    return found
+    return next(iter(found), None)
 
 
 def delete_requests(connection: Connection, created_before: datetime) -> int:
     return connection.execute(delete(requests).where(requests.c.created_at < created_before)).rowcount
-
-
-def _requests(connection: Connection, chosen: Select[Any]) -> Iterator[ServerRequest]:
-    return (ServerRequest(**row._mapping) for row in connection.execute(chosen))
 
 
 def _now(connection: Connection) -> ColumnElement[int]:

@@ -12,6 +12,7 @@ import sqlite3
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from jobserver_core.data_directory import create_private
@@ -118,11 +119,10 @@ class SqliteFile:
 class DatabaseFile:
     """A SQLite database's file; created if it is missing, readable only by this user.
 
-    A file can be removed or replaced while it is open. The operating system then keeps the open file
-    without a name: reads and writes still succeed, and everything is lost when the process ends. SQLite
-    does not notice. So the identity of the file (its device and inode) is remembered when it is opened,
-    and compared with that of its path before each transaction and after each commit, which costs a few
-    microseconds. Once the original is back in its place, calls succeed again.
+    If a file is removed or replaced while it is open, the operating system keeps it without a name: reads and
+    writes still succeed, and everything is lost when the process ends. SQLite does not notice. So the file's
+    identity (its device and inode) is compared with that of its path before each transaction and after each
+    commit, which costs a few microseconds. Once the original is back in its place, calls succeed again.
 
     Raises:
         StorageError: It cannot be created or written to.
@@ -133,11 +133,8 @@ class DatabaseFile:
         self._log = f"{path}-wal"
         try:
             create_private(path.parent)
-            descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            try:
-                opened = os.fstat(descriptor)
-            finally:
-                os.close(descriptor)
+            with open(path, "ab", opener=partial(os.open, mode=0o600)) as file:
+                opened = os.fstat(file.fileno())
         except OSError as error:
             raise StorageError(message=f"cannot write the metadata database: {error}") from error
         self._identity = (opened.st_dev, opened.st_ino)

@@ -26,6 +26,7 @@ from jobserver_sql import binaries, blobs, contexts, deliveries, jobs, schema, s
 from jobserver_sql.database import Database
 from jobserver_sql.jobs import newest_excess, usage
 from jobserver_sql.notices import NoticeListener, notify
+from jobserver_sql.statements import DriverConnection
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
@@ -56,12 +57,7 @@ class SqlMetadataStore(MetadataStore):
     """
 
     def __init__(
-        self,
-        url: str | URL,
-        *,
-        synchronous: str = "full",
-        pool_size: int = 10,
-        lock_timeout: float = 5.0,
+        self, url: str | URL, *, synchronous: str = "full", pool_size: int = 10, lock_timeout: float = 5.0
     ) -> None:
         _check_arguments(synchronous=synchronous, pool_size=pool_size, lock_timeout=lock_timeout)
         self._defers = False
@@ -117,10 +113,9 @@ class SqlMetadataStore(MetadataStore):
     def register_server(
         self, server_id: str, *, started_at: datetime, address: str, lease: float, version: str = ""
     ) -> None:
+        values: JsonObject = {"started_at": started_at, "address": address, "version": version}
         with self._database.write() as connection:
-            servers.register(
-                connection, server_id, lease, started_at=started_at, address=address, version=version
-            )
+            servers.register(connection, server_id, lease, **values)
             blobs.limit_pins(connection, server_id)
 
     def renew_server(self, server_id: str, *, lease: float) -> bool:
@@ -159,14 +154,12 @@ class SqlMetadataStore(MetadataStore):
         epoch: int | None = None,
         successor: Context | None = None,
     ) -> None:
-        if successor is None:
-            work = partial(contexts.advance, record=context, expected=expected, epoch=epoch)
-            conflict = partial(contexts.conflict, context=context, new=False)
-        else:
-            work = partial(
-                contexts.replace, context=context, expected=expected, epoch=epoch, successor=successor
-            )
-            conflict = partial(contexts.conflict, context=successor, new=True)
+        def work(connection: DriverConnection) -> None:
+            contexts.advance(connection, context, expected=expected, epoch=epoch)
+            if successor is not None:
+                contexts.add(connection, successor)
+
+        conflict = partial(contexts.conflict, context=successor or context, new=successor is not None)
         self._database.commit(work, conflict=conflict)
 
     def delete_contexts(self, *, ended_before: datetime, limit: int) -> list[str]:
@@ -175,11 +168,12 @@ class SqlMetadataStore(MetadataStore):
     # -- jobs --------------------------------------------------------------------------------------
 
     def add_job(self, job: Job, *, config: str) -> None:
-        work = partial(jobs.add, job=job, text=config)
-        self._database.commit(work, conflict=partial(jobs.conflict, job=job), durable=not self._defers)
+        self._write_new(job, partial(jobs.add, job=job, text=config))
 
     def enqueue_job(self, job: Job, *, config: str, limits: QueueLimits) -> None:
-        work = partial(jobs.enqueue, job=job, text=config, limits=limits)
+        self._write_new(job, partial(jobs.enqueue, job=job, text=config, limits=limits))
+
+    def _write_new(self, job: Job, work: Callable[[DriverConnection], None]) -> None:
         self._database.commit(work, conflict=partial(jobs.conflict, job=job), durable=not self._defers)
 
     def job(self, job_id: str) -> Job | None:

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias, TypeVar, get_args
 
 import attrs
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, Table, false
+from sqlalchemy import BigInteger, Boolean, Column, Connection, Index, Integer, MetaData, Select, Table, false
 from sqlalchemy.sql.elements import ColumnElement
 
 from jobserver_core.models.binaries import Binary, BinaryType, ResolvedEntry
@@ -228,27 +228,32 @@ deliveries = Table(
     Index("ix_deliveries_state", "state", "created_at", "id"),
 )
 
-_FIELDS = {
-    model: tuple(field.name for field in attrs.fields(model))
-    for model in (Binary, Context, Job, JobResult, Delivery, Server, ServerRequest)
-}
+Record: TypeAlias = Binary | Context | Job | JobResult | Delivery | Server | ServerRequest
+R = TypeVar("R", Binary, Context, Job, Delivery, Server, ServerRequest)
+
+_FIELDS = {model: tuple(field.name for field in attrs.fields(model)) for model in get_args(Record)}
 _GETTERS: dict[type, Callable[[object], tuple[object, ...]]] = {
     model: operator.attrgetter(*names) for model, names in _FIELDS.items()
 }
 
 
-def columns_of(
-    model: type[Binary | Context | Job | JobResult | Delivery | Server | ServerRequest], table: Table
-) -> list[Column[Any]]:
+def columns_of(model: type[Record], table: Table) -> list[Column[Any]]:
     """Return the columns of a model's fields, without the table's internal ones."""
     return [table.c[name] for name in _FIELDS[model]]
 
 
-def row_of(record: Binary | Context | Job | JobResult | Delivery | ServerRequest) -> dict[str, object]:
+def row_of(record: Record) -> dict[str, object]:
     """Return a record's fields as the row to write."""
     return dict(zip(_FIELDS[type(record)], values_of(record), strict=True))
 
 
-def values_of(record: Binary | Context | Job | JobResult | Delivery | ServerRequest) -> tuple[object, ...]:
+def values_of(record: Record) -> tuple[object, ...]:
     """Return a record's fields in the order of :func:`columns_of`."""
     return _GETTERS[type(record)](record)
+
+
+def read(
+    connection: Connection, model: type[R], query: Select[Any], values: Mapping[str, object] | None = None
+) -> list[R]:
+    """Return the records of a query for the columns of a model."""
+    return [model(**row._mapping) for row in connection.execute(query, values)]

@@ -127,10 +127,9 @@ class PostgresqlServer:
         if self._process is not None:
             parent = self._process.pid
             os.kill(parent, number)  # first, so that it starts no other process
-            children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-            for child in map(int, children):
+            for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
                 with suppress(ProcessLookupError):
-                    os.kill(child, number)
+                    os.kill(int(child), number)
 
     def stop(self, *, abruptly: bool = False) -> None:
         """Stop the server, even if it has connections; ``abruptly`` as in a crash."""
@@ -141,50 +140,39 @@ class PostgresqlServer:
 
     def start(self) -> None:
         """Start the server on its data, and wait until it accepts connections."""
-        options = {
-            "listen_addresses": "",
-            "unix_socket_directories": str(self._directory),
-            "max_connections": "60",
-        }
+        directory = str(self._directory)
+        options = {"listen_addresses": "", "unix_socket_directories": directory, "max_connections": "60"}
         if not self._durable:
             options |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
         command = [str(self._programs / "postgres"), "-D", str(self._directory / "data")]
         for name, value in options.items():
             command += ["-c", f"{name}={value}"]
+        if setpriv := shutil.which("setpriv"):  # ends the server with this process, even after SIGKILL
+            command = [setpriv, "--pdeathsig", "QUIT", *command]
         with (self._directory / "log").open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - the command is ours
-                self._bound(command), stdout=log, stderr=log, **self._identity
+                command, stdout=log, stderr=log, **self._identity
             )
-        self._wait()
+        self._wait(self._process)
 
     def _create(self) -> None:
         if self._identity:
             os.chown(self._directory, self._identity["user"], self._identity["group"])
-        data = str(self._directory / "data")
-        creation = [str(self._programs / "initdb"), "-D", data, "-U", "postgres", "-A", "trust", "-N"]
+        options = ["-D", str(self._directory / "data"), "-U", "postgres", "-A", "trust", "-N"]
+        command = [str(self._programs / "initdb"), *options, "-E", "UTF8", "--no-locale"]
         subprocess.run(  # noqa: S603 - the command is ours
-            [*creation, "-E", "UTF8", "--no-locale"],
-            check=True,
-            cwd=self._directory,
-            capture_output=True,
-            **self._identity,
+            command, check=True, cwd=self._directory, capture_output=True, **self._identity
         )
 
-    def _bound(self, command: list[str]) -> list[str]:
-        """Let the server end with this process, even after SIGKILL, if setpriv is installed."""
-        found = shutil.which("setpriv")
-        return [found, "--pdeathsig", "QUIT", *command] if found else command
-
-    def _wait(self) -> None:
+    def _wait(self, process: subprocess.Popen[bytes]) -> None:
         import psycopg  # noqa: PLC0415 - in the extra postgresql
 
-        assert self._process is not None
         deadline = time.monotonic() + _SECONDS_TO_START
         while True:
             try:
                 self.connect(self.url("postgres")).close()
             except psycopg.OperationalError:
-                if self._process.poll() is not None or time.monotonic() > deadline:
+                if process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError((self._directory / "log").read_text()) from None
                 time.sleep(0.05)
             else:
