@@ -16,20 +16,12 @@ from jobserver_fsspec.sources import Stamp
 
 @attrs.frozen(kw_only=True)
 class Pinned:
-    """A file of the cache that is pinned: it is not removed until :meth:`release`."""
+    """A file of the cache that is not removed until its lease is released."""
 
     lease: CacheLease
     digest: str
     size: int
     stamp: Stamp
-
-    @property
-    def path(self) -> Path:
-        return self.lease.path
-
-    def release(self) -> None:
-        """Allow the cache to remove the file. Idempotent."""
-        self.lease.release()
 
 
 class FetchCache:
@@ -52,12 +44,8 @@ class FetchCache:
 
     def find(self, key: str) -> Pinned | None:
         """Pin and return the cached file of a key, or return None. The key's lock must be held."""
-        try:
-            entry = json.loads(self._entry(key).read_bytes())
-            digest, size, stamp = str(entry["digest"]), int(entry["size"]), dict(entry["stamp"])
-        except (OSError, ValueError, TypeError, KeyError):
-            return None
-        return self.pin(key, digest, size, stamp)
+        found = self._recorded(key)
+        return None if found is None else self.pin(key, *found)
 
     def pin(self, key: str, digest: str, size: int, stamp: Stamp) -> Pinned | None:
         """Pin and return a file if it is still cached, otherwise return None."""
@@ -73,11 +61,13 @@ class FetchCache:
         name = f"{key}.{part.digest}"
         lease = self._contents.publish(name, part)
         pinned = Pinned(lease=lease, digest=part.digest, size=part.size, stamp=stamp)
+        former = self._recorded(key)
+        if former is not None and former[0] != part.digest:
+            self._contents.discard(f"{key}.{former[0]}")
         try:
-            self._discard_others(key, name)
             self._record(key, pinned, shown)
         except OSError:
-            pinned.release()
+            lease.release()
             raise
         if not stamp:
             self._contents.discard(name)
@@ -90,12 +80,13 @@ class FetchCache:
     def _entry(self, key: str) -> Path:
         return self._contents.path("").parent / "entries" / key
 
-    def _discard_others(self, key: str, name: str) -> None:
-        """Discard the previous content of a key."""
-        with suppress(OSError, ValueError, TypeError, KeyError):
-            former = f"{key}.{json.loads(self._entry(key).read_bytes())['digest']}"
-            if former != name:
-                self._contents.discard(former)
+    def _recorded(self, key: str) -> tuple[str, int, Stamp] | None:
+        """Return the digest, size and stamp of the newest content of a key."""
+        try:
+            entry = json.loads(self._entry(key).read_bytes())
+            return str(entry["digest"]), int(entry["size"]), dict(entry["stamp"])
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
 
     def _record(self, key: str, pinned: Pinned, shown: str) -> None:
         path = self._entry(key)
@@ -115,7 +106,7 @@ class FetchCache:
     def _forget(self, name: str) -> None:
         """Remove the entry of a content that was removed."""
         key, _, digest = name.partition(".")
-        path = self._entry(key)
-        with suppress(OSError, ValueError, TypeError, KeyError):
-            if json.loads(path.read_bytes())["digest"] == digest:
-                path.unlink()
+        found = self._recorded(key)
+        if found is not None and found[0] == digest:
+            with suppress(OSError):
+                self._entry(key).unlink()

@@ -44,32 +44,23 @@ class DirectoryBlobStore(BlobStore):
             return _DirectoryWriter(self, *self._create_temporary())
 
     def open(self, digest: str) -> BinaryIO:
-        with _translated(self._root, "read from"):
-            try:
-                return self._path(digest).open("rb")
-            except FileNotFoundError:
-                raise BlobNotFound(digest=digest) from None
+        with self._existing(digest, "read from") as path:
+            return path.open("rb")
 
     @contextmanager
     def local_path(self, digest: str) -> Iterator[Path]:
-        path = self._path(digest)
-        with _translated(self._root, "read from"):
-            try:
-                path.stat()
-            except FileNotFoundError:
-                raise BlobNotFound(digest=digest) from None
+        with self._existing(digest, "read from") as path:
+            path.stat()
         yield path
 
     def size(self, digest: str) -> int | None:
-        with _translated(self._root, "read from"):
-            try:
-                return self._path(digest).stat().st_size
-            except (FileNotFoundError, BlobNotFound):
-                return None
+        with suppress(BlobNotFound), self._existing(digest, "read from") as path:
+            return path.stat().st_size
+        return None
 
     def delete(self, digest: str) -> None:
-        with _translated(self._root, "delete from"), suppress(FileNotFoundError, BlobNotFound):
-            self._path(digest).unlink()
+        with suppress(BlobNotFound), self._existing(digest, "delete from") as path:
+            path.unlink()
 
     def digests(self, *, modified_before: datetime) -> Iterator[str]:
         limit = modified_before.timestamp()
@@ -98,6 +89,15 @@ class DirectoryBlobStore(BlobStore):
     def check(self) -> None:
         with self.create() as writer:
             writer.write(b"readiness probe")
+
+    @contextmanager
+    def _existing(self, digest: str, action: str) -> Iterator[Path]:
+        """Yield the path of a blob. What the block raises if there is none becomes BlobNotFound."""
+        with _translated(self._root, action):
+            try:
+                yield self._path(digest)
+            except FileNotFoundError:
+                raise BlobNotFound(digest=digest) from None
 
     def _path(self, digest: str) -> Path:
         if not _DIGEST.fullmatch(digest):
@@ -149,15 +149,9 @@ class DirectoryBlobStore(BlobStore):
         _sync_directory(target.parent)
 
     def _blobs(self) -> Iterator[os.DirEntry[str]]:
-        for directory in self._shards():
-            yield from (entry for entry in _scan(directory) if _DIGEST.fullmatch(entry.name))
-
-    def _shards(self) -> Iterator[str]:
-        for first in _scan(self._root):
-            if len(first.name) == 2 and first.is_dir(follow_symlinks=False):
-                for second in _scan(first.path):
-                    if len(second.name) == 2 and second.is_dir(follow_symlinks=False):
-                        yield second.path
+        for first in _shards(self._root):
+            for second in _shards(first):
+                yield from (entry for entry in _scan(second) if _DIGEST.fullmatch(entry.name))
 
 
 class _DirectoryWriter(DigestingWriter[BinaryIO]):
@@ -223,6 +217,12 @@ def _scan(directory: str | Path) -> list[os.DirEntry[str]]:
             return list(entries)
     except FileNotFoundError:
         return []
+
+
+def _shards(directory: str | Path) -> Iterator[str]:
+    for entry in _scan(directory):
+        if len(entry.name) == 2 and entry.is_dir(follow_symlinks=False):
+            yield entry.path
 
 
 def _older(entry: os.DirEntry[str], limit: float) -> bool:

@@ -10,10 +10,10 @@ from urllib.parse import quote, unquote
 from jobserver_core.errors import FetchError
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.uris import Uri
-from jobserver_fsspec.sources import CHUNK, Interrupted, Opened, Source, Stamp
+from jobserver_fsspec.sources import CHUNK, Interrupted, Opened, Source, Stamp, shown
 from jobserver_net.deadlines import Deadline
 
-_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError)
+_FINAL = (PermissionError, IsADirectoryError, NotADirectoryError, ValueError)
 
 
 class DriverSource(Source):
@@ -81,12 +81,9 @@ def _translated(uri: Uri) -> Iterator[None]:
         raise
     except ImportError as error:
         raise FetchError(url=str(uri), reason=f"the driver is not installed: {error}") from None
+    except FileNotFoundError:
+        raise FetchError(url=str(uri), reason="not found") from None
     except _FINAL as error:
-        raise FetchError(url=str(uri), reason=_shown(uri, error)) from None
+        raise FetchError(url=str(uri), reason=shown(error, uri, empty=type(error).__name__)) from None
     except Exception as error:  # noqa: BLE001 - drivers raise errors of their own libraries
-        raise Interrupted(_shown(uri, error)) from None
-
-
-def _shown(uri: Uri, error: BaseException) -> str:
-    text = "not found" if isinstance(error, FileNotFoundError) else str(error) or type(error).__name__
-    return text.replace(uri.password, "***") if uri.password else text
+        raise Interrupted(shown(error, uri, empty=type(error).__name__)) from None

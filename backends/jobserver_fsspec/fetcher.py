@@ -40,9 +40,9 @@ class FsspecFetcher(Fetcher):
 
     Sizes are in bytes. ``timeout`` is in seconds, and covers the whole fetch: resolving names, redirects,
     retries, and waiting for another fetch of the same URI. A failed connection is retried until three
-    attempts in a row bring no data, and resumes where it stopped if the source supports this. Responses such
-    as "not found" are final. Fetched files are cached in ``cache_directory`` (default: a temporary directory
-    that :meth:`close` removes), up to ``cache_size``, and revalidated with conditional requests.
+    attempts in a row bring no data, and resumes where it stopped if the source can. Responses such as "not
+    found" are final. Files are cached in ``cache_directory`` (default: a temporary directory that
+    :meth:`close` removes), up to ``cache_size``, and revalidated with conditional requests.
 
     In the configuration, ``jobserver.fetcher.options`` has the options of fsspec's drivers by scheme.
     """
@@ -84,10 +84,8 @@ class FsspecFetcher(Fetcher):
         fetcher = settings.fetcher
         for scheme, options in fetcher.options.items():
             if not isinstance(options, Mapping):
-                key = f"jobserver.fetcher.options.{scheme}"
-                raise InvalidSetting(
-                    key=key, message="must be an object with the options of the scheme's driver"
-                )
+                message = "must be an object with the options of the scheme's driver"
+                raise InvalidSetting(key=f"jobserver.fetcher.options.{scheme}", message=message)
         return cls(
             policy=AddressPolicy.from_settings(fetcher, schemes=fetcher.allowed_schemes),
             allowed_folders=fetcher.allowed_folders,
@@ -119,9 +117,9 @@ class FsspecFetcher(Fetcher):
             except Expired as error:
                 raise FetchError(url=str(parsed), reason=str(error)) from None
         try:
-            yield Fetched(path=pinned.path, digest=pinned.digest, size=pinned.size)
+            yield Fetched(path=pinned.lease.path, digest=pinned.digest, size=pinned.size)
         finally:
-            pinned.release()
+            pinned.lease.release()
 
     def close(self) -> None:
         """Remove the cache if it is in a temporary directory. Idempotent."""
@@ -152,23 +150,20 @@ class FsspecFetcher(Fetcher):
                 held = stack.enter_context(cache.locked(key, lambda: deadline.expired))
             if not held:
                 raise Expired(deadline.reason)
-            found = self._just_fetched(cache, key, uri, begun)
+            # Another thread may have fetched it with the same password while this one waited.
+            with self._lock:
+                at, digest, size = self._recent.get(f"{key}{uri.password}", (0.0, "", 0))
+            with _local(uri):
+                found = cache.pin(key, digest, size, {}) if at > begun else None
             if found is None:
                 return self._download(cache, key, uri, progress, deadline)
         try:
             if progress is not None:
                 progress(found.size, found.size)
         except BaseException:
-            found.release()
+            found.lease.release()
             raise
         return found
-
-    def _just_fetched(self, cache: FetchCache, key: str, uri: Uri, begun: float) -> Pinned | None:
-        """Return the file that another thread has fetched with the same password while this one waited."""
-        with self._lock:
-            at, digest, size = self._recent.get(f"{key}{uri.password}", (0.0, "", 0))
-        with _local(uri):
-            return cache.pin(key, digest, size, {}) if at > begun else None
 
     def _download(
         self, cache: FetchCache, key: str, uri: Uri, progress: ProgressCallback | None, deadline: Deadline
@@ -179,32 +174,23 @@ class FsspecFetcher(Fetcher):
         try:
             transfer = _Transfer(uri, part, self._max_size, progress)
             source = self._sources.get(uri.scheme, self._drivers)
-            if _run(source, transfer, known.stamp if known else {}, deadline):
+            if transfer.run(source, known.stamp if known else {}, deadline):
                 with _local(uri):
                     pinned = cache.add(key, part, transfer.stamp, str(uri))
+            elif known is None:
+                raise FetchError(url=str(uri), reason="the server answered 304 to an unconditional request")
             else:
-                pinned, known = self._reuse(transfer, known), None
-            self._remember(key, uri, pinned)
+                transfer.report_whole(known.size)
+                pinned, known = known, None
+            with self._lock:
+                while len(self._recent) >= _RECENT:
+                    del self._recent[next(iter(self._recent))]
+                self._recent[f"{key}{uri.password}"] = (time.monotonic(), pinned.digest, pinned.size)
             return pinned
         finally:
             part.close()
             if known is not None:
-                known.release()
-
-    @staticmethod
-    def _reuse(transfer: _Transfer, known: Pinned | None) -> Pinned:
-        if known is None:
-            raise FetchError(
-                url=str(transfer.uri), reason="the server answered 304 to an unconditional request"
-            )
-        transfer.report_whole(known.size)
-        return known
-
-    def _remember(self, key: str, uri: Uri, pinned: Pinned) -> None:
-        with self._lock:
-            while len(self._recent) >= _RECENT:
-                del self._recent[next(iter(self._recent))]
-            self._recent[f"{key}{uri.password}"] = (time.monotonic(), pinned.digest, pinned.size)
+                known.lease.release()
 
 
 class _Transfer:
@@ -217,13 +203,38 @@ class _Transfer:
         self._limit = limit
         self._progress = progress
 
-    def receive(self, opened: Opened, deadline: Deadline) -> None:
-        """Write the received data.
+    def run(self, source: Source, known: Stamp, deadline: Deadline) -> bool:
+        """Fetch, with retries after interruptions. Return False if the known version is still current.
 
         Raises:
+            FetchError: Several attempts in a row brought no data.
             TooLarge: The content exceeds the size limit.
-            Interrupted: The content is incomplete.
+            Expired: The deadline has passed.
         """
+        fruitless = 0
+        for _ in range(_ATTEMPTS):
+            before = self.part.size
+            try:
+                with source.open(
+                    self.uri, known=known, partial=self.stamp, offset=before, deadline=deadline
+                ) as opened:
+                    if opened is None:
+                        return False
+                    self._receive(opened, deadline)
+                    return True
+            except FetchError:
+                deadline.left()
+                raise
+            except Interrupted as error:
+                deadline.left()
+                reason = str(error)
+            fruitless = 0 if self.part.size > before else fruitless + 1
+            if fruitless >= _FRUITLESS_ATTEMPTS:
+                break
+            deadline.pause(_FIRST_PAUSE * 2**fruitless)
+        raise FetchError(url=str(self.uri), reason=reason)
+
+    def _receive(self, opened: Opened, deadline: Deadline) -> None:
         if opened.start != self.part.size:
             self.part.restart()
         self.stamp = opened.stamp
@@ -246,36 +257,6 @@ class _Transfer:
     def _check_size(self, size: int) -> None:
         if size > self._limit:
             raise TooLarge(what=str(self.uri), limit=self._limit)
-
-
-def _run(source: Source, transfer: _Transfer, known: Stamp, deadline: Deadline) -> bool:
-    """Fetch, with retries after interruptions. Return False if the known version is still current.
-
-    Raises:
-        FetchError: Several attempts in a row brought no data.
-        Expired: The deadline has passed.
-    """
-    fruitless = 0
-    for _ in range(_ATTEMPTS):
-        before = transfer.part.size
-        try:
-            with source.open(
-                transfer.uri, known=known, partial=transfer.stamp, offset=before, deadline=deadline
-            ) as opened:
-                if opened is None:
-                    return False
-                transfer.receive(opened, deadline)
-                return True
-        except (Interrupted, FetchError) as error:
-            deadline.left()
-            if isinstance(error, FetchError):
-                raise
-            reason = str(error)
-        fruitless = 0 if transfer.part.size > before else fruitless + 1
-        if fruitless >= _FRUITLESS_ATTEMPTS:
-            break
-        deadline.pause(_FIRST_PAUSE * 2**fruitless)
-    raise FetchError(url=str(transfer.uri), reason=reason)
 
 
 @contextmanager

@@ -6,13 +6,13 @@ import re
 import time
 from calendar import timegm
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from jobserver_core.errors import FetchError, MalformedUrl
 from jobserver_core.uris import Uri
-from jobserver_fsspec.sources import CHUNK, Interrupted, Opened, Source, Stamp
+from jobserver_fsspec.sources import CHUNK, Interrupted, Opened, Source, Stamp, shown
 from jobserver_net.connections import CONNECT_SECONDS, Connector, TimedSocket, is_unknown_host
 from jobserver_net.deadlines import Deadline, Expired
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _PORT = 21
 _STABLE_SECONDS = 2
+_CLOSED = "the connection was closed"
 _TYPE = re.compile(r";type=[aidAID]$")
 
 
@@ -82,12 +83,10 @@ def _stamp(client: FTP, path: str) -> tuple[dict[str, str], int | None]:
     total = int(size) if size is not None and size.isdecimal() else None
     if size is None or changed is None:
         return {}, total
-    try:
-        modified = timegm(time.strptime(changed[:14], "%Y%m%d%H%M%S"))
-    except ValueError:
-        return {}, total
-    stable = time.time() - modified >= _STABLE_SECONDS
-    return ({"modified": changed, "size": size} if stable else {}), total
+    with suppress(ValueError):
+        if time.time() - timegm(time.strptime(changed[:14], "%Y%m%d%H%M%S")) >= _STABLE_SECONDS:
+            return {"modified": changed, "size": size}, total
+    return {}, total
 
 
 def _ask(client: FTP, command: str) -> str | None:
@@ -120,14 +119,8 @@ def _translated(uri: Uri) -> Iterator[None]:
     except (Expired, MalformedUrl):
         raise
     except (ftplib.error_perm, ValueError) as error:  # ValueError: the command would contain a line break
-        raise FetchError(url=str(uri), reason=_shown(uri, error)) from None
+        raise FetchError(url=str(uri), reason=shown(error, uri, empty=_CLOSED)) from None
     except (ftplib.Error, OSError, EOFError) as error:
         if is_unknown_host(error):
             raise FetchError(url=str(uri), reason=str(error)) from None
-        raise Interrupted(_shown(uri, error)) from None
-
-
-def _shown(uri: Uri, error: BaseException) -> str:
-    """Return the text of an error, with the password redacted in case the server repeats it."""
-    text = str(error) or "the connection was closed"
-    return text.replace(uri.password, "***") if uri.password else text
+        raise Interrupted(shown(error, uri, empty=_CLOSED)) from None

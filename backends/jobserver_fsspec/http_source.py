@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
@@ -46,15 +46,12 @@ class HttpSource(Source):
 
     @contextmanager
     def _response(self, uri: Uri, headers: Mapping[str, str], deadline: Deadline) -> Iterator[HttpResponse]:
-        from jobserver_net.http import HttpRequest, RedirectRefused  # noqa: PLC0415 - see _open_client
+        from jobserver_net.http import HttpRequest  # noqa: PLC0415 - see _open_client
 
         request = HttpRequest(uri=uri, headers={**headers, "Accept-Encoding": "identity"})
         with ExitStack() as stack:
             with _translated(uri):
-                try:
-                    response = stack.enter_context(self._open_client().exchange(request, deadline))
-                except RedirectRefused as error:
-                    raise FetchError(url=str(uri), reason=str(error)) from None
+                response = stack.enter_context(self._open_client().exchange(request, deadline))
             yield response
 
     def _open_client(self) -> HttpClient:
@@ -68,12 +65,14 @@ class HttpSource(Source):
 
 @contextmanager
 def _translated(uri: Uri) -> Iterator[None]:
-    from jobserver_net.http import ConnectionFailed  # noqa: PLC0415
+    from jobserver_net.http import ConnectionFailed, RedirectRefused  # noqa: PLC0415
 
     try:
         yield
+    except RedirectRefused as error:
+        raise FetchError(url=str(uri), reason=str(error)) from None
     except ConnectionFailed as error:
-        if error.cause_error is not None and is_unknown_host(error.cause_error):
+        if is_unknown_host(error.__cause__):
             raise FetchError(url=str(uri), reason=str(error)) from None
         raise Interrupted(str(error)) from None
 
@@ -106,36 +105,23 @@ def _opened(uri: Uri, response: HttpResponse, headers: Mapping[str, str]) -> Ope
 
 
 def _stamp(response: HttpResponse) -> dict[str, str]:
-    """Return the validators of a response."""
-    stamp = {}
-    if etag := response.headers.get("etag"):
-        stamp["etag"] = etag
-    if _settled(response):
-        stamp["modified"] = response.headers["last-modified"]
+    """Return the validators of a response.
+
+    Last-Modified has a resolution of one second (RFC 9110, section 8.8.2.2). So it identifies a version only
+    if the content was old enough when it was sent.
+    """
+    headers = response.headers
+    stamp = {"etag": headers["etag"]} if headers.get("etag") else {}
+    with suppress(TypeError, ValueError, KeyError):
+        modified, sent = (parsedate_to_datetime(headers[name]) for name in ("last-modified", "date"))
+        if (sent - modified).total_seconds() >= 2:
+            stamp["modified"] = headers["last-modified"]
     return stamp
 
 
-def _settled(response: HttpResponse) -> bool:
-    """Whether the content was old enough when it was sent for Last-Modified to identify its version.
-
-    Last-Modified has a resolution of one second (RFC 9110, section 8.8.2.2).
-    """
-    try:
-        modified, sent = (
-            parsedate_to_datetime(response.headers.get(name, "")) for name in ("last-modified", "date")
-        )
-        return (sent - modified).total_seconds() >= 2
-    except (TypeError, ValueError):
-        return False
-
-
 def _conditions(known: Stamp) -> dict[str, str]:
-    headers = {}
-    if "etag" in known:
-        headers["If-None-Match"] = known["etag"]
-    if "modified" in known:
-        headers["If-Modified-Since"] = known["modified"]
-    return headers
+    names = {"etag": "If-None-Match", "modified": "If-Modified-Since"}
+    return {header: known[name] for name, header in names.items() if name in known}
 
 
 def _range(partial: Stamp, offset: int) -> dict[str, str]:

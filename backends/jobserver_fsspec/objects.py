@@ -156,11 +156,6 @@ class ObjectBlobStore(BlobStore):
         else:
             self._files.mv(temporary, key)
 
-    def remove_temporary(self, key: str) -> None:
-        """Remove the temporary object of a writer, ignoring errors. A later sweep removes the rest."""
-        with suppress(Exception):
-            self._remove(key)
-
     def _key(self, digest: str) -> str:
         return f"{self._root}/{digest[:2]}/{digest[2:4]}/{digest}"
 
@@ -193,9 +188,8 @@ class ObjectBlobStore(BlobStore):
             return
         self._files.invalidate_cache(self._bucket)
         if not self._files.exists(self._bucket):
-            raise StorageError(
-                message=f"the bucket of {self._name} does not exist, or these credentials may not list it"
-            )
+            problem = "does not exist, or these credentials may not list it"
+            raise StorageError(message=f"the bucket of {self._name} {problem}")
 
     def _objects(self) -> Iterator[tuple[str, _Info]]:
         """Iterate over the keys of all blobs, with what the listing says about them."""
@@ -312,7 +306,8 @@ class _ObjectWriter(DigestingWriter[Any]):
         self._copy.drop()
         with suppress(Exception):
             _abandon(file)
-        self._store.remove_temporary(self._key)
+        with suppress(Exception):  # a later sweep removes what is left
+            self._store._remove(self._key)
 
 
 def _abandon(file: Any) -> None:

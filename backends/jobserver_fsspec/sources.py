@@ -19,6 +19,13 @@ from jobserver_core.errors import FetchError, MalformedUrl
 from jobserver_core.uris import Uri
 from jobserver_net.deadlines import Deadline
 
+
+def shown(error: BaseException, uri: Uri, *, empty: str) -> str:
+    """Return the text of an error, with the password redacted in case the server repeats it."""
+    text = str(error) or empty
+    return text.replace(uri.password, "***") if uri.password else text
+
+
 CHUNK = 256 * 1024
 """How many bytes are read at a time."""
 
@@ -135,15 +142,11 @@ def _stamp(path: str, found: os.stat_result) -> dict[str, str]:
 
 
 def _chunks(descriptor: int, before: os.stat_result) -> Iterator[bytes]:
-    while chunk := _read(descriptor):
-        yield chunk
+    try:
+        while chunk := os.read(descriptor, CHUNK):
+            yield chunk
+    except OSError as error:
+        raise Interrupted(error.strerror or "cannot read it") from None
     after = os.fstat(descriptor)
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise Interrupted("it was modified while it was read")
-
-
-def _read(descriptor: int) -> bytes:
-    try:
-        return os.read(descriptor, CHUNK)
-    except OSError as error:
-        raise Interrupted(error.strerror or "cannot read it") from None

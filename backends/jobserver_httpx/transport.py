@@ -13,7 +13,7 @@ import hmac
 import math
 from email.utils import parsedate_to_datetime
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,7 +62,11 @@ class HttpxTransport(Transport):
         self._policy = policy or AddressPolicy(schemes=SCHEMES, section=_SECTION)
         self._signer = signer
         self._connector = Connector(self._policy, resolver)
-        self._tls = None if ca_file is None else _trusting(ca_file)
+        self._tls: ssl.SSLContext | None = None
+        if ca_file is not None:
+            from jobserver_net.http import tls_context  # noqa: PLC0415 - see _client
+
+            self._tls = tls_context(ca_file, key=f"{_SECTION}.ca-file")
         self._closed = False
 
     @classmethod
@@ -90,7 +94,7 @@ class HttpxTransport(Transport):
         return HttpClient(
             self._connector,
             tls=lambda: self._tls or tls_context(),
-            user_agent=f"jobserver-core/{_version()}",
+            user_agent=f"jobserver-core/{version('jobserver-core')}",
         )
 
     def send(self, message: Message, *, timeout: float) -> Answer:
@@ -126,24 +130,17 @@ class HttpxTransport(Transport):
         """
         from jobserver_net.http import HttpRequest  # noqa: PLC0415 - see _client
 
+        identity, sent_at, body = message.delivery_id, message.timestamp, message.body
         signature = {}
         if self._signer is not None:
-            signature = self._signer.headers(
-                delivery_id=message.delivery_id, timestamp=message.timestamp, body=message.body
-            )
+            signature = self._signer.headers(delivery_id=identity, timestamp=sent_at, body=body)
         return HttpRequest(
             uri=self._policy.check(message.url),
             method="POST",
-            headers={"webhook-id": message.delivery_id, "webhook-timestamp": str(message.timestamp)},
+            headers={"webhook-id": identity, "webhook-timestamp": str(sent_at)},
             body_headers={**message.headers, "content-type": "application/json", **signature},
-            body=message.body,
+            body=body,
         )
-
-
-def _trusting(ca_file: Path) -> ssl.SSLContext:
-    from jobserver_net.http import tls_context  # noqa: PLC0415 - see _client
-
-    return tls_context(ca_file, key=f"{_SECTION}.ca-file")
 
 
 def _retry_after(value: str | None, sent_at: int) -> float | None:
@@ -151,19 +148,11 @@ def _retry_after(value: str | None, sent_at: int) -> float | None:
     if value is None:
         return None
     try:
-        seconds = (
-            float(value) if value.strip().isdigit() else parsedate_to_datetime(value).timestamp() - sent_at
-        )
+        written = value.strip().isdigit()
+        seconds = float(value) if written else parsedate_to_datetime(value).timestamp() - sent_at
     except (ValueError, OverflowError, TypeError):
         return None
     return max(0.0, seconds) if math.isfinite(seconds) else None
-
-
-def _version() -> str:
-    try:
-        return version("jobserver-core")
-    except PackageNotFoundError:
-        return "0"
 
 
 _PREFIX = "whsec_"
@@ -183,18 +172,14 @@ class Signer:
     def __init__(self, secrets: str) -> None:
         self._keys = [_key(secret) for secret in secrets.split()]
         if not self._keys:
-            raise InvalidSetting(
-                key=_KEY, message="is empty; remove it to send callbacks without a signature"
-            )
+            message = "is empty; remove it to send callbacks without a signature"
+            raise InvalidSetting(key=_KEY, message=message)
 
     def headers(self, *, delivery_id: str, timestamp: int, body: bytes) -> dict[str, str]:
         """Return the header with the signature of this ID, time (seconds since 1970) and body."""
         signed = f"{delivery_id}.{timestamp}.".encode() + body
-        return {"webhook-signature": " ".join(_signature(key, signed) for key in self._keys)}
-
-
-def _signature(key: bytes, signed: bytes) -> str:
-    return "v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
+        digests = (base64.b64encode(hmac.digest(key, signed, hashlib.sha256)) for key in self._keys)
+        return {"webhook-signature": " ".join(f"v1,{digest.decode()}" for digest in digests)}
 
 
 def _key(secret: str) -> bytes:

@@ -70,9 +70,8 @@ def parse_address(host: str) -> Address | None:
 
 def reached(address: Address) -> tuple[Address, ...]:
     """Return the address, and all IPv4 addresses to which its traffic may be delivered."""
-    if isinstance(address, IPv4Address):
-        return (address,)
-    return (address, *dict.fromkeys(_embedded(address)))
+    embedded = [] if isinstance(address, IPv4Address) else _embedded(address)
+    return (address, *dict.fromkeys(embedded))
 
 
 def is_no_server(address: Address) -> bool:

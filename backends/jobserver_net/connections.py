@@ -116,7 +116,7 @@ class _Unresolved(OSError):
         self.temporary = temporary
 
 
-def is_unknown_host(error: BaseException) -> bool:
+def is_unknown_host(error: BaseException | None) -> bool:
     """Whether an error says that a host has no address, so that trying again is pointless."""
     return isinstance(error, _Unresolved) and not error.temporary
 
@@ -135,17 +135,14 @@ class TimedSocket(socket.socket):
         return timed
 
     def recv(self, bufsize: int, flags: int = 0) -> bytes:
-        """Receive data before the deadline."""
         self.settimeout(self._deadline.left(IDLE_SECONDS))
         return super().recv(bufsize, flags)
 
     def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
-        """Receive data into a buffer before the deadline."""
         self.settimeout(self._deadline.left(IDLE_SECONDS))
         return super().recv_into(buffer, nbytes, flags)
 
     def sendall(self, data: ReadableBuffer, flags: int = 0) -> None:
-        """Send all data before the deadline."""
         rest = memoryview(data)
         while rest:
             self.settimeout(self._deadline.left(IDLE_SECONDS))

@@ -45,12 +45,10 @@ class Deadline:
 
     @property
     def expired(self) -> bool:
-        """Whether the deadline has passed, or the exchange was cancelled."""
         return self._cancelled.is_set() or time.monotonic() >= self._end
 
     @property
     def reason(self) -> str:
-        """Why the exchange has expired."""
         return self._reason if self._cancelled.is_set() else f"it took longer than {self.seconds:g} s"
 
     def left(self, most: float | None = None) -> float:

@@ -33,14 +33,7 @@ _REDIRECTS = (301, 302, _SEE_OTHER, 307, 308)
 
 
 class ConnectionFailed(Exception):
-    """A connection failed, or the peer does not speak HTTP; ``str()`` returns the reason.
-
-    ``cause_error`` is the operating system's error, if there is one.
-    """
-
-    def __init__(self, reason: str, cause: OSError | None = None) -> None:
-        super().__init__(reason)
-        self.cause_error = cause
+    """A connection failed, or the peer does not speak HTTP; ``str()`` returns the reason."""
 
 
 class RedirectRefused(Exception):
@@ -147,7 +140,8 @@ class HttpClient:
                         port=target.port or _PORTS[target.scheme],
                         target=f"{target.encoded_path}{query}".encode("ascii"),
                     ),
-                    headers=_encoded(headers),
+                    # In the usual case, for servers that accept no other.
+                    headers=[(name.title().encode("ascii"), text.encode()) for name, text in headers.items()],
                     content=request.body or None,
                 )
                 response = stream.__enter__()
@@ -183,20 +177,16 @@ def tls_context(ca_file: Path | None = None, *, key: str = "", trust_env: bool =
         InvalidSetting: The file of the setting ``key`` cannot be used.
     """
     if ca_file is None:
-        return _usual_context(trust_env)
+        file = os.environ.get("SSL_CERT_FILE") if trust_env else None
+        directory = os.environ.get("SSL_CERT_DIR") if trust_env else None
+        if not file and not directory:
+            file = certifi.where()
+        return ssl.create_default_context(cafile=file or None, capath=directory or None)
     try:
         return ssl.create_default_context(cafile=str(ca_file))
     except (OSError, ssl.SSLError) as error:
         reason = error.strerror or "it contains no certificates in PEM format"
         raise InvalidSetting(key=key, message=f"cannot use {ca_file}: {reason}") from error
-
-
-def _usual_context(trust_env: bool) -> ssl.SSLContext:
-    file = os.environ.get("SSL_CERT_FILE") if trust_env else None
-    directory = os.environ.get("SSL_CERT_DIR") if trust_env else None
-    if file or directory:
-        return ssl.create_default_context(cafile=file or None, capath=directory or None)
-    return ssl.create_default_context(cafile=certifi.where())
 
 
 class _PinnedBackend(httpcore.NetworkBackend):
@@ -266,7 +256,7 @@ def _translated(deadline: Deadline) -> Iterator[None]:
         raise
     except _FAILURES as error:
         deadline.left()
-        raise ConnectionFailed(_reason(error), error if isinstance(error, OSError) else None) from error
+        raise ConnectionFailed(_reason(error)) from error
 
 
 def _reason(error: Exception) -> str:
@@ -292,11 +282,6 @@ def _response(response: httpcore.Response, deadline: Deadline) -> HttpResponse:
             yield from response.iter_stream()
 
     return HttpResponse(status=response.status, reason=reason, headers=headers, chunks=chunks())
-
-
-def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    """Return headers in the usual case, for servers that accept no other."""
-    return [(name.title().encode("ascii"), text.encode("utf-8")) for name, text in headers.items()]
 
 
 def _not_followed(error: MalformedUrl) -> RedirectRefused:

@@ -21,8 +21,7 @@ class _Hosts:
         self.names: list[str] = []
         self.networks: list[Network] = []
         for pattern in patterns:
-            network = _network(pattern)
-            if network is not None:
+            if (network := _network(pattern)) is not None:
                 self.networks.append(network)
             else:
                 self.names.append(pattern.lower().rstrip("."))
@@ -34,7 +33,7 @@ class _Hosts:
         return any(host == p or (p.startswith("*.") and host.endswith(p[1:])) for p in self.names)
 
     def has_address(self, address: Address) -> bool:
-        return any(address in network for network in self.networks)
+        return _is_in(address, self.networks)
 
 
 class AddressPolicy:
@@ -132,28 +131,28 @@ class AddressPolicy:
     def _check_address(self, uri: Uri, address: Address) -> None:
         # In other schemes, the host can be the name of a bucket, such as 12345.
         if is_no_server(address) and uri.scheme in HOST_SCHEMES:
-            raise _refused(uri, f"host {uri.host} is not allowed: no server has its address")
-        for name, denied in (("denied-hosts", self._denied), ("denied-networks", self._outside)):
-            if denied.has_address(address):
-                reason = f"its address is denied by {self._section}.{name}"
-                raise _refused(uri, f"host {uri.host} is not allowed: {reason}")
-        if self._is_metadata(address):
+            reason = "no server has its address"
+        elif self._denied.has_address(address):
+            reason = f"its address is denied by {self._section}.denied-hosts"
+        elif self._outside.has_address(address):
+            reason = f"its address is denied by {self._section}.denied-networks"
+        elif _is_in(address, METADATA_NETWORKS) and not _is_in(address, self._excepted):
             reason = "its address is link-local or that of a metadata service"
-            raise _refused(uri, f"host {uri.host} is not allowed: {reason}")
-        if self._inside and not self._inside.has_address(address):
+        elif self._inside and not self._inside.has_address(address):
             reason = f"its address is in no network of {self._section}.allowed-networks"
-            raise _refused(uri, f"host {uri.host} is not allowed: {reason}")
-        if self._allowed and not self._allowed.has_name(uri.host) and not self._allowed.has_address(address):
+        elif self._allowed and not (self._allowed.has_name(uri.host) or self._allowed.has_address(address)):
             raise _refused(uri, f"host {uri.host} is not among the allowed hosts")
-
-    def _is_metadata(self, address: Address) -> bool:
-        if any(address in network for network in self._excepted):
-            return False
-        return any(address in network for network in METADATA_NETWORKS)
+        else:
+            return
+        raise _refused(uri, f"host {uri.host} is not allowed: {reason}")
 
 
 def _refused(uri: Uri, reason: str) -> MalformedUrl:
     return MalformedUrl(url=str(uri), reason=reason)
+
+
+def _is_in(address: Address, networks: Iterable[Network]) -> bool:
+    return any(address in network for network in networks)
 
 
 def _network(text: str) -> Network | None:
