@@ -7,6 +7,7 @@ If the authenticated user is the Spark proxy user, each user has separate contex
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 
 import attrs
 
@@ -53,9 +54,8 @@ class Namespace:
         try:
             return check_context_name(stored)
         except InvalidName as error:
-            raise InvalidName(
-                kind="context", name=name, rule=f"including the user's name, {error.rule}"
-            ) from None
+            rule = f"including the user's name, {error.rule}"
+            raise InvalidName(kind="context", name=name, rule=rule) from None
 
     def shown(self, name: str) -> str:
         """Return the name without the prefix, as its owner sees it."""
@@ -118,6 +118,10 @@ PERMISSIONS: dict[str, tuple[str, ...]] = {
 """The actions of each group. A group's name alone grants all of its actions, and ``*`` grants everything."""
 
 
+_GROUPS = ((group, *(f"{group}:{action}" for action in PERMISSIONS[group])) for group in PERMISSIONS)
+_KNOWN = (EVERYTHING, *chain.from_iterable(_GROUPS))
+
+
 def parse_permissions(text: str) -> frozenset[str]:
     """Parse permissions separated by commas or whitespace.
 
@@ -128,22 +132,11 @@ def parse_permissions(text: str) -> frozenset[str]:
     if not words:
         raise ValueError("permissions must not be empty; expected for example jobs:read, or * for all")
     for word in words:
-        group, _, action = word.partition(":")
-        known = word == EVERYTHING or (
-            group in PERMISSIONS and (word == group or action in PERMISSIONS[group])
-        )
-        if not known:
-            raise ValueError(f"unknown permission {word!r}; expected one of *, {', '.join(_all())}")
+        if word not in _KNOWN:
+            raise ValueError(f"unknown permission {word!r}; expected one of {', '.join(_KNOWN)}")
     return frozenset(words)
 
 
 def allows(held: Iterable[str], wanted: str) -> bool:
     """Whether the permissions that a caller holds include a single one, such as ``jobs:read``."""
-    held = frozenset(held)
-    return bool(held & {EVERYTHING, wanted, wanted.partition(":")[0]})
-
-
-def _all() -> list[str]:
-    return [
-        name for group, actions in PERMISSIONS.items() for name in (group, *(f"{group}:{a}" for a in actions))
-    ]
+    return not {EVERYTHING, wanted, wanted.partition(":")[0]}.isdisjoint(held)

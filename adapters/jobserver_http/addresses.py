@@ -20,27 +20,25 @@ def network_of(address: str) -> str:
     For IPv4, this is the address itself. For IPv6, it is the address's /64, because one machine can use all
     addresses in it. A string that is not an address is returned unchanged.
     """
-    try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
+    ip = _parsed(address.partition("%")[0])
+    if ip is None:
         return address
-    if isinstance(ip, ipaddress.IPv4Address):
-        return str(ip)
-    if ip.ipv4_mapped is not None:
-        return str(ip.ipv4_mapped)
-    return str(ipaddress.ip_network((ip, 64), strict=False))
+    return str(ip if ip.version == 4 else ipaddress.ip_network((ip, 64), strict=False))
+
+
+def _parsed(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return an address, that of IPv4 if it is mapped into IPv6, or None if it is something else."""
+    try:
+        ip = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return (ip.ipv4_mapped or ip) if isinstance(ip, ipaddress.IPv6Address) else ip
 
 
 def is_loopback(host: str) -> bool:
     """Whether a listening address can be reached only from this machine."""
-    if host == "localhost":
-        return True
-    try:
-        ip = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-    return (mapped or ip).is_loopback
+    ip = _parsed(host)
+    return host == "localhost" or (ip is not None and ip.is_loopback)
 
 
 EXPOSURE_ADVICE = (
@@ -119,13 +117,8 @@ class BrowserGuard:
             raise Rejected(403, f"cross-origin request from {origin[:128]!a} refused")
 
     def _local(self, name: str) -> bool:
-        if name == "localhost" or name.endswith(".localhost") or name in self.hosts:
-            return True
-        try:
-            ipaddress.ip_address(name)
-        except ValueError:
-            return False
-        return True
+        known = name == "localhost" or name.endswith(".localhost") or name in self.hosts
+        return known or _parsed(name) is not None
 
 
 def without_password_dialog(challenge: str, headers: Mapping[bytes, bytes]) -> str:

@@ -53,6 +53,10 @@ _AMBIGUOUS = StatusResponse(
     headers={"Connection": "close"},
 )
 _NO_PATH = StatusResponse(status=400, result="the request target must start with /", code=REFUSALS[400])
+_UNFINISHED = (
+    "the job server is shutting down and could not finish this request in time; it may have been carried "
+    "out, so check before you repeat it"
+)
 CHALLENGE = "WWW-Authenticate"
 CLIENT_DISCONNECTED = 499
 """The status in logs and metrics if the client disconnected before the response."""
@@ -96,16 +100,8 @@ def create_app(
         authenticator=authenticator,
     )
     state.metrics.watch(server)
-    verifier = (
-        CredentialVerifier(authenticator, state.threads.passwords) if authenticator is not None else None
-    )
+    verifier = CredentialVerifier(authenticator, state.threads.passwords) if authenticator else None
     return HttpApplication(state, selected, verifier, browsers or BrowserGuard())
-
-
-_UNFINISHED = (
-    "the job server is shutting down and could not finish this request in time; it may have been carried "
-    "out, so check before you repeat it"
-)
 
 
 class HttpApplication:
@@ -169,15 +165,9 @@ class HttpApplication:
             # The query is not logged, because it may contain secrets, for example in a callback URL.
             path = quote(scope["path"], safe="/:@!$&'()*+,;=~-._")
             user = quote(scope.get("jobserver.user", ""), safe="@:+")
-            _access.info(
-                "%s %s %s %s %.3f%s",
-                client,
-                scope["method"],
-                path,
-                recorder.status,
-                seconds,
-                f" {user}" if user else "",
-            )
+            last = f" {user}" if user else ""
+            text = "%s %s %s %s %.3f%s"
+            _access.info(text, client, scope["method"], path, recorder.status, seconds, last)
 
 
 def _no_job(job_id: str) -> str:
@@ -271,10 +261,7 @@ class _Endpoint:
                 scope=scope,
                 guard=scope["jobserver.guard"],
                 query=query,
-                params={
-                    **parsed(route.parameters, query),
-                    **_header_values(route, scope),
-                },
+                params=parsed(route.parameters, query) | _header_values(route, scope),
                 path=scope.get("path_params", {}),
                 names=names,
                 identity=identity,
@@ -292,8 +279,11 @@ class _Endpoint:
             if isinstance(error, BackendError):
                 _log.warning("%s: %s", operation, error)
             return respond(response_to(error, operation, names))
-        except Exception:  # noqa: BLE001 - an unexpected error is logged and becomes a 500 response
-            return _unexpected(operation)
+        except Exception:  # noqa: BLE001 - becomes a response with a reference to the log entry
+            reference = secrets.token_hex(4)
+            _log.exception("%s failed (reference %s)", operation, reference)
+            text = f"internal error; the server's log has the details under reference {reference}"
+            return respond(StatusResponse(status=500, result=text, code=INTERNAL))
 
     def _route(self, method: str, query: dict[str, str]) -> Route | None:
         """Return the route for a method, or None for OPTIONS. POST can override its method."""
@@ -306,10 +296,9 @@ class _Endpoint:
             return None
         route = self._routes.get("GET" if method == "HEAD" else method)
         if route is None:
-            headers = self._allowed()
-            raise Rejected(
-                405, f"method {method[:32]} is not allowed; allowed methods: {headers['Allow']}", headers
-            )
+            allowed = self._allowed()
+            text = f"method {method[:32]} is not allowed; allowed methods: {allowed['Allow']}"
+            raise Rejected(405, text, allowed)
         return route
 
     def _allowed(self) -> dict[str, str]:
@@ -352,14 +341,6 @@ def _header_values(route: Route, scope: Scope) -> dict[str, object]:
             given[key] = value.decode("latin-1")
     lower = {parameter.name: given.get(parameter.name.lower(), "") for parameter in route.headers}
     return parsed(route.headers, lower)
-
-
-def _unexpected(operation: str | None) -> Response:
-    """Log an unexpected error, and return a response with a reference to the log entry."""
-    reference = secrets.token_hex(4)
-    _log.exception("%s failed (reference %s)", operation, reference)
-    text = f"internal error; the server's log has the details under reference {reference}"
-    return respond(StatusResponse(status=500, result=text, code=INTERNAL))
 
 
 async def _respond_not_found(scope: Scope, receive: Receive, send: Send) -> None:

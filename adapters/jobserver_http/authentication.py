@@ -17,7 +17,9 @@ import secrets
 import time
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 import attrs
@@ -45,6 +47,8 @@ RECHECK_SECONDS = 5.0
 MISSING = "The resource requires authentication, which was not supplied with the request"
 INVALID = "The supplied authentication is invalid"
 """The contract prescribes these messages, because clients match on them."""
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -93,12 +97,9 @@ class Authenticator(Backend):
     def current(self, identity: Identity) -> bool:
         """Whether an authenticated identity is still valid. Must be cheap.
 
-        The server asks:
-
-        - at the start of a request whose credentials were verified within the last minute, instead of
-          verifying them again; False has them verified again
-        - when a request has read its body or has waited; False has its credentials verified again
-        - from time to time while events or logs are streamed; False ends the stream
+        The server asks at the start of a request whose credentials were verified within the last minute, and
+        when a request has read its body or has waited; False has the credentials verified again. It also asks
+        from time to time while events or logs are streamed; False ends the stream.
 
         Raises:
             Unavailable: It cannot be checked at the moment. Requests get 503, and streams end.
@@ -128,29 +129,26 @@ class _Queue:
         self.waiting = 0
         self._turn = asyncio.Lock()
 
-    async def __aenter__(self) -> None:
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for the turn of a login, which ends with the block."""
         self.waiting += 1
         try:
-            await self._turn.acquire()
-        except BaseException:
+            async with self._turn:
+                yield
+        finally:
             self.waiting -= 1
-            raise
-
-    async def __aexit__(self, *_exc: object) -> None:
-        self.waiting -= 1
-        self._turn.release()
 
 
 class CredentialVerifier:
     """Verifies the credentials of requests in threads, caches the results, and slows down guessing.
 
-    Verifying a password is expensive by design, so it happens as rarely as possible. Requests with equal
-    credentials share a check that is in progress, and a success is cached for a minute. The cache keys are
-    keyed hashes of the credentials, neither passwords nor plain hashes.
+    Verifying a password is expensive by design. So requests with equal credentials share a check that is in
+    progress, and a success is cached for a minute, by a keyed hash of the credentials.
 
-    Credentials that were valid before are *familiar*. They never wait because of other callers' failures,
-    since only their owner knows them. Others may have to wait, see :mod:`~jobserver_http.throttle`. Each
-    token counts as a separate account, so wrong tokens do not affect other tokens.
+    Credentials that were valid before are *familiar*: as only their owner knows them, they never wait because
+    of other callers' failures. Others may, see :mod:`~jobserver_http.throttle`. Each token counts as a
+    separate account, so wrong tokens do not affect other tokens.
     """
 
     def __init__(
@@ -217,7 +215,7 @@ class CredentialVerifier:
             seconds = math.ceil(throttle.pace)
             raise Rejected(429, "too many failed logins; try again later", {"Retry-After": str(seconds)})
         # One at a time, so that concurrent guesses are counted before further ones are checked.
-        async with queue:
+        async with queue.turn():
             await self._sleep(throttle.pause(network, account))
             return await self._verify(credentials, mark, network)
 
@@ -228,24 +226,15 @@ class CredentialVerifier:
         identity = await self._threads.run(self._authenticator.authenticate, credentials)
         if identity is None:
             self._familiar.pop(mark, None)
-            self._count_failure(credentials, mark, network)
+            if not self._wrong_within(SAME_FAILURE_SECONDS, mark):
+                self._throttles[credentials.scheme].count_failure(network, _account(credentials, mark))
+            _keep_newest(self._wrong, mark, self._clock(), most=MAX_WRONG)
             name = ascii(credentials.user[:64]) if credentials.user else f"a {credentials.scheme} token"
             _log.warning("login of %s from %s failed", name, network)
             return None
         self._wrong.pop(mark, None)
-        self._familiar[mark] = (self._clock() + REMEMBER_SECONDS, identity)
-        self._familiar.move_to_end(mark)
-        while len(self._familiar) > MAX_FAMILIAR:
-            self._familiar.popitem(last=False)
+        _keep_newest(self._familiar, mark, (self._clock() + REMEMBER_SECONDS, identity), most=MAX_FAMILIAR)
         return identity
-
-    def _count_failure(self, credentials: Credentials, mark: bytes, network: str) -> None:
-        if not self._wrong_within(SAME_FAILURE_SECONDS, mark):
-            self._throttles[credentials.scheme].count_failure(network, _account(credentials, mark))
-        self._wrong[mark] = self._clock()
-        self._wrong.move_to_end(mark)
-        while len(self._wrong) > MAX_WRONG:
-            self._wrong.popitem(last=False)
 
     def _cached(self, mark: bytes) -> Identity | None:
         until, identity = self._familiar.get(mark, (0.0, None))
@@ -264,6 +253,14 @@ class CredentialVerifier:
     def _challenge(self, message: str, detail: str | None = None) -> Rejected:
         headers = {"WWW-Authenticate": ", ".join(self._authenticator.challenges)}
         return Rejected(401, message, headers, detail=detail)
+
+
+def _keep_newest(entries: OrderedDict[bytes, T], key: bytes, value: T, *, most: int) -> None:
+    """Write an entry, and remove the oldest ones beyond a number."""
+    entries[key] = value
+    entries.move_to_end(key)
+    while len(entries) > most:
+        entries.popitem(last=False)
 
 
 def _account(credentials: Credentials, mark: bytes) -> str:

@@ -6,14 +6,12 @@ objects, and an upload returns 200 with a message. The content type of an upload
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from starlette.responses import Response
 
 from jobserver_core.errors import BinaryInUse, BinaryNotFound
 from jobserver_core.models.binaries import Binary, BinaryType
 from jobserver_core.models.jobs import Job, JobQuery
-from jobserver_core.models.lifecycle import JobState
+from jobserver_core.models.lifecycle import JOBS
 from jobserver_http.calls import Call
 from jobserver_http.errors import BinaryInUseByOthers
 from jobserver_http.responses import json_response, success
@@ -35,8 +33,7 @@ BINARY_TYPES = (
 
 
 @ROUTES.add(
-    "GET",
-    "/binaries",
+    "GET /binaries",
     permission="binaries:read",
     summary="List the binaries, each with its newest version",
     responses=(RouteResponse(200, "The binaries by name", "Binaries"),),
@@ -47,54 +44,39 @@ async def list_binaries(call: Call) -> Response:
 
 
 @ROUTES.add(
-    "GET",
-    "/binaries/{name}",
+    "GET /binaries/{name}",
     permission="binaries:read",
     summary="Get the newest version of a binary",
     responses=(RouteResponse(200, "The binary", "Binary"), *NO_BINARY),
 )
 async def get_binary(call: Call) -> Response:
-    return json_response(
-        named_binary_record(await call.threads.quick.run(call.server.binary, call.path["name"]))
-    )
+    binary = await call.threads.quick.run(call.server.binary, call.path["name"])
+    return json_response(named_binary_record(binary))
 
 
-@ROUTES.add(
-    "GET",
-    "/binaries/{name}/versions",
+@ROUTES.add_extension(
+    "GET /binaries/{name}/versions",
     permission="binaries:read",
     summary="List all versions of a binary, newest first",
     responses=(RouteResponse(200, "The versions", "Versions"), *NO_BINARY),
-    extension=True,
 )
 async def list_versions(call: Call) -> Response:
     versions = await call.threads.quick.run(call.server.binary_versions, call.path["name"])
-    users = await call.threads.quick.run(_users, call)
-    return json_response(
-        [{**binary_record(binary), "usedBy": users.get(binary.id, [])} for binary in versions]
-    )
-
-
-def _users(call: Call) -> dict[str, list[str]]:
-    """Return the IDs of the caller's unfinished jobs, by the IDs of the versions that they use."""
-    users: dict[str, list[str]] = {}
-    for job in _unfinished(call):
-        for binary_id in {entry.binary_id for entry in job.class_path if entry.binary_id is not None}:
+    users: dict[str | None, list[str]] = {}
+    for job in await call.threads.quick.run(_unfinished, call):
+        for binary_id in {entry.binary_id for entry in job.class_path}:
             users.setdefault(binary_id, []).append(job.id)
-    return users
+    return json_response([{**binary_record(one), "usedBy": users.get(one.id, [])} for one in versions])
 
 
-def _unfinished(call: Call) -> Iterator[Job]:
-    """Yield those of the newest jobs that have not ended which the caller may see."""
-    states = tuple(state for state in JobState if not state.final)
-    for job in call.server.jobs(JobQuery(states=states, limit=MAX_USERS)).jobs:
-        if call.names.owns(job.context_name):
-            yield job
+def _unfinished(call: Call) -> list[Job]:
+    """Return those of the newest jobs that have not ended which the caller may see."""
+    found = call.server.jobs(JobQuery(states=JOBS.live_states, limit=MAX_USERS)).jobs
+    return [job for job in found if call.names.owns(job.context_name)]
 
 
 @ROUTES.add(
-    "POST",
-    "/binaries/{name}",
+    "POST /binaries/{name}",
     permission="binaries:upload",
     summary="Upload a jar, an egg or a wheel",
     body=Body("The file. Its content type determines the binary's type", BINARY_TYPES, required=True),
@@ -119,8 +101,7 @@ async def _store(call: Call, kind: BinaryType) -> None:
 
 
 @ROUTES.add(
-    "DELETE",
-    "/binaries/{name}",
+    "DELETE /binaries/{name}",
     permission="binaries:delete",
     summary="Delete all versions of a binary",
     responses=(
@@ -149,8 +130,7 @@ def _delete(call: Call, name: str) -> None:
 
 
 @ROUTES.add(
-    "GET",
-    "/jars",
+    "GET /jars",
     permission="binaries:read",
     summary="List the jars, each with the upload time of its newest version",
     responses=(RouteResponse(200, "The upload times by name", "Jars"),),
@@ -160,21 +140,18 @@ async def list_jars(call: Call) -> Response:
     return json_response({b.name: timestamp(b.uploaded_at) for b in binaries if b.type is BinaryType.JAR})
 
 
-@ROUTES.add(
-    "GET",
-    "/jars/{name}",
+@ROUTES.add_extension(
+    "GET /jars/{name}",
     permission="binaries:read",
     summary="Get the newest version of a jar",
     responses=(RouteResponse(200, "The jar", "Binary"), *NO_BINARY),
-    extension=True,
 )
 async def get_jar(call: Call) -> Response:
     return json_response(named_binary_record(await _jar(call)))
 
 
 @ROUTES.add(
-    "POST",
-    "/jars/{name}",
+    "POST /jars/{name}",
     permission="binaries:upload",
     summary="Upload a jar",
     body=Body("The jar, regardless of the content type", ("application/java-archive",), required=True),
@@ -190,8 +167,7 @@ async def upload_jar(call: Call) -> Response:
 
 
 @ROUTES.add(
-    "DELETE",
-    "/jars/{name}",
+    "DELETE /jars/{name}",
     permission="binaries:delete",
     summary="Delete all versions of a jar",
     responses=(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from email.message import Message as Headers
 from typing import Any
 
@@ -89,25 +90,17 @@ def decoded(body: bytes, content_type: str | None) -> str:
     headers = Headers()
     headers["Content-Type"] = content_type or ""
     charset = headers.get_content_charset() or "utf-8"
-    name = _codec(charset)
-    if name is None:
-        raise Rejected(
-            415, f"charset {charset[:40]!a} is not supported; send UTF-8", code="unsupported_charset"
-        )
+    name = ""
+    if re.fullmatch(r"[\w.:+-]{1,40}", charset, re.ASCII):
+        with suppress(LookupError):
+            name = codecs.lookup(charset).name
+    if not _CHARSETS.fullmatch(name):
+        message = f"charset {charset[:40]!a} is not supported; send UTF-8"
+        raise Rejected(415, message, code="unsupported_charset")
     try:
         return body.decode(name)
     except UnicodeDecodeError as error:
         raise InvalidConfig(message=f"byte {error.start + 1} of the body is not valid {charset}") from None
-
-
-def _codec(charset: str) -> str | None:
-    if not re.fullmatch(r"[\w.:+-]{1,40}", charset, re.ASCII):
-        return None
-    try:
-        name = codecs.lookup(charset).name
-    except LookupError:
-        return None
-    return name if _CHARSETS.fullmatch(name) else None
 
 
 async def _next(receive: Receive) -> Message:
@@ -132,14 +125,13 @@ class BodyGuard:
         length = headers.get(b"content-length", b"0")
         self.ambiguous = b"content-length" in headers and b"transfer-encoding" in headers
         """Whether a proxy and this server could disagree on where the request ends (RFC 9112, 6.3)."""
-        self._expected = b"transfer-encoding" in headers or length.strip() not in (b"", b"0")
         self._waits = headers.get(b"expect", b"").lower() == b"100-continue"
         self._receive = receive
         self._send = send
         self._begun = False
-        self._complete = not self._expected
-        self.empty = not self._expected
+        self.empty = b"transfer-encoding" not in headers and length.strip() in (b"", b"0")
         """Whether the request has no body."""
+        self._complete = self.empty
         self.declared = int(length) if length.isdigit() and len(length) < 19 else None
 
     async def receive(self) -> Message:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import quote
 
 import attrs
@@ -33,10 +33,10 @@ T = TypeVar("T")
 class ApplicationState:
     """The state that all calls of one application share.
 
-    ``draining`` means that no new work is accepted. ``closing`` is set when the server stops; endless streams
-    and waiting calls end then. ``heartbeat`` is the number of seconds after which an idle event stream sends
-    a comment. ``describe`` returns the OpenAPI document, for the path at which the application is mounted.
-    Without an ``authenticator``, every caller may do everything.
+    ``draining``: no new work is accepted. ``closing`` is set when the server stops; endless streams and
+    waiting calls end then. After ``heartbeat`` seconds, an idle event stream sends a comment. ``describe``
+    returns the OpenAPI document, for the path at which the application is mounted. Without an
+    ``authenticator``, every caller may do everything.
     """
 
     server: JobServer
@@ -210,7 +210,7 @@ class Call:
         """
         if not waiter.done():
             with self.state.notified(waiter) as done:
-                await _first_of(done, asyncio.ensure_future(self._wait_for_disconnect()), timeout=timeout)
+                await wait_for_first(done, self._wait_for_disconnect(), timeout=timeout)
             await self.recheck()
         if waiter.done():
             return waiter.result(0)
@@ -223,10 +223,9 @@ class Call:
     ) -> T:
         """Parse a posted configuration, begin an operation with it, and finish that when its files are here.
 
-        Usually one thread does all of this. Files that have to be fetched are waited for without a thread.
-        Large configurations are parsed one after the other, so that they use at most one core and do not
-        occupy the threads that other calls need. After the following errors, the operation has not been
-        carried out.
+        Usually one thread does all of this, but files are waited for without a thread. Large configurations
+        are parsed one at a time, so that they use at most one core and no thread that other calls need. After
+        the following errors, the operation has not been carried out.
 
         Raises:
             InvalidConfig: The configuration is not HOCON, or exceeds a limit.
@@ -276,12 +275,9 @@ class Call:
                 raise Disconnected
 
 
-async def wait_for_first(*waits: Coroutine[object, None, object], timeout: float | None = None) -> None:
+async def wait_for_first(*waits: Awaitable[object], timeout: float | None = None) -> None:
     """Wait until one of them is done or the timeout expires, cancel the others, and raise its error."""
-    await _first_of(*[asyncio.ensure_future(wait) for wait in waits], timeout=timeout)
-
-
-async def _first_of(*futures: asyncio.Future[Any], timeout: float | None) -> None:
+    futures = [asyncio.ensure_future(wait) for wait in waits]
     try:
         done, _ = await asyncio.wait(futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     finally:

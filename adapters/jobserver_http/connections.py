@@ -1,14 +1,12 @@
 """Limiting the number of connections, and how long they may be idle.
 
-An open connection costs a client nothing: it can connect and send nothing, send a request byte by byte, or
-never read the response. But each connection costs the server a file descriptor, and without free descriptors
-the server can neither accept connections nor open its own files. So there is a limit in total, and one for
-each client network.
+A client can connect and send nothing, send a request byte by byte, or never read the response. That costs it
+nothing, but the server a file descriptor, and without free descriptors it can neither accept connections nor
+open its own files. So there is a limit in total, and one for each client network.
 
 At a limit, the connection that has been idle the longest is closed to make room. HTTP clients handle this, so
 idle connections never keep other clients out. Only if every connection is in use is a request refused, with
-503, on a small reserve of connections beyond the limit. Beyond the reserve, connections are dropped
-immediately.
+503, on a small reserve of connections beyond the limit. Beyond the reserve, connections are dropped at once.
 
 Loopback and trusted proxies are exempt from the limit per network, because many clients can be behind them.
 
@@ -74,7 +72,11 @@ class Connections:
         until its request is refused.
         """
         network = network_of(address)
-        room = self._room_for(network, address) and self._room(list(self._open), self.total)
+        room = True
+        if not is_loopback(address) and not within(address, self.proxies):
+            same = [connection for connection, other in self._open.items() if other == network]
+            room = self._room(same, self.per_network)
+        room = room and self._room(list(self._open), self.total)
         self._open[connection] = network
         return room
 
@@ -86,12 +88,6 @@ class Connections:
     def overfull(self) -> bool:
         """Whether the reserve for refusals is exhausted."""
         return len(self._open) > self.total + RESERVE
-
-    def _room_for(self, network: str, address: str) -> bool:
-        if is_loopback(address) or within(address, self.proxies):
-            return True
-        same = [connection for connection, other in self._open.items() if other == network]
-        return self._room(same, self.per_network)
 
     def _room(self, connections: list[LimitedProtocol], limit: int) -> bool:
         if len(connections) < limit:

@@ -29,7 +29,6 @@ from jobserver_http.routing import (
 )
 from jobserver_http.wire import context_details, pool_object, restart_object
 
-MEMORY, OLD_MEMORY = "memory-per-node", "mem-per-node"
 DEFAULT_ENDED, MOST_ENDED = 50, 10_000
 """How many ended contexts are listed by default and at most."""
 KILL_TIMEOUT = 10.0
@@ -52,28 +51,22 @@ def context_settings_of(config: JsonMapping) -> JsonObject:
 
 
 def _renamed(settings: JsonMapping) -> JsonObject:
-    """Rename ``mem-per-node``, which old clients send, to its current name."""
-    rest = {key: value for key, value in settings.items() if key != OLD_MEMORY}
-    old = {MEMORY: settings[OLD_MEMORY]} if OLD_MEMORY in settings else {}
-    return {**old, **rest}
+    """Rename ``mem-per-node``, which old clients send, to its current name, which takes precedence."""
+    renamed = dict(settings)
+    if "mem-per-node" in renamed:
+        renamed.setdefault("memory-per-node", renamed.pop("mem-per-node"))
+    return renamed
 
 
 @ROUTES.add(
-    "GET",
-    "/contexts",
+    "GET /contexts",
     permission="contexts:read",
     summary="List the names of the live contexts",
     parameters=(
-        Parameter(name="details", kind=Flag(), doc="true returns the records instead of the names"),
-        Parameter(name="spares", kind=Flag(), doc="true returns the pools of spare contexts instead"),
-        Parameter(
-            name="ended", kind=Flag(), doc="true returns the records of ended contexts instead, newest first"
-        ),
-        Parameter(
-            name="limit",
-            kind=Integer(1, MOST_ENDED),
-            doc=f"how many ended contexts; default {DEFAULT_ENDED}",
-        ),
+        Parameter("details", "true returns the records instead of the names", Flag()),
+        Parameter("spares", "true returns the pools of spare contexts instead", Flag()),
+        Parameter("ended", "true returns the records of ended contexts instead, newest first", Flag()),
+        Parameter("limit", f"how many ended contexts; default {DEFAULT_ENDED}", Integer(1, MOST_ENDED)),
     ),
     responses=(RouteResponse(200, "The names, the records, or the pools", "Contexts"),),
 )
@@ -102,8 +95,7 @@ def _read_ended(call: Call, limit: int) -> list[Context]:
 
 
 @ROUTES.add(
-    "GET",
-    "/contexts/{name}",
+    "GET /contexts/{name}",
     permission="contexts:read",
     summary="Get the newest context with a name, or the context with this id, even after it has ended",
     responses=(RouteResponse(200, "The context", "Context"), *NO_CONTEXT),
@@ -151,22 +143,21 @@ def _details(call: Call, contexts: Iterable[Context]) -> list[JsonObject]:
 
 
 @ROUTES.add(
-    "POST",
-    "/contexts/{name}",
+    "POST /contexts/{name}",
     permission="contexts:start",
     summary="Start a context, and wait until jobs can run in it",
     parameters=(
         Parameter(
-            name="num-cpu-cores",
-            doc="how many cores the context may use; without effect if the master says it, as local[2] does",
+            "num-cpu-cores",
+            "how many cores the context may use; without effect if the master says it, as local[2] does",
         ),
-        Parameter(name="memory-per-node", doc="memory of each executor, such as 512m"),
+        Parameter("memory-per-node", "memory of each executor, such as 512m"),
         Parameter(
-            name="context-factory",
-            doc="the context type: the kind of session that jobs get. With a class name of your own, "
+            "context-factory",
+            "the context type: the kind of session that jobs get. With a class name of your own, "
             "such as com.example.Mine, each Python job builds its context in build_context",
         ),
-        Parameter(name="spark.proxy.user", doc="the user to impersonate"),
+        Parameter("spark.proxy.user", "the user to impersonate"),
     ),
     open_query=True,
     body=CONFIGURATION,
@@ -195,11 +186,10 @@ async def create_context(call: Call) -> Response:
 
 
 @ROUTES.add(
-    "DELETE",
-    "/contexts/{name}",
+    "DELETE /contexts/{name}",
     permission="contexts:delete",
     summary="Stop a context and the jobs in it",
-    parameters=(Parameter(name="force", kind=Flag(), doc="true kills it"),),
+    parameters=(Parameter("force", "true kills it", Flag()),),
     responses=(
         RouteResponse(200, "The context has stopped", SUCCESS_BODY),
         RouteResponse(202, "The context has not stopped yet; Location has the URL of its record"),
@@ -212,12 +202,10 @@ async def create_context(call: Call) -> Response:
 )
 async def delete_context(call: Call) -> Response:
     name = call.names.stored(call.path["name"])
-    if call.params["force"]:
-        waiter = await call.threads.ending.run(call.server.kill_context, name, user=call.user)
-        timeout = KILL_TIMEOUT
-    else:
-        waiter = await call.threads.ending.run(call.server.stop_context, name, user=call.user)
-        timeout = call.server.settings.contexts.deletion_timeout
+    force = call.params["force"]
+    end = call.server.kill_context if force else call.server.stop_context
+    timeout = KILL_TIMEOUT if force else call.server.settings.contexts.deletion_timeout
+    waiter = await call.threads.ending.run(end, name, user=call.user)
     try:
         await call.wait(waiter, timeout)
     except (ResultTimeout, ServerClosed):
@@ -226,8 +214,7 @@ async def delete_context(call: Call) -> Response:
 
 
 @ROUTES.add(
-    "PUT",
-    "/contexts",
+    "PUT /contexts",
     permission="contexts:reset",
     summary="Stop all contexts of all servers, and restart those of the configuration",
     parameters=(RESET, SYNC),

@@ -28,7 +28,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import argon2
-import attrs
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from jobserver_core.config.settings import AuthSettings, Settings
@@ -72,12 +71,6 @@ def entry_line(name: str, hashed: str, permissions: str) -> str:
     return f"{name}:{hashed}:{permissions}"
 
 
-@attrs.frozen
-class _Entry:
-    hash: str = attrs.field(repr=False)
-    identity: Identity
-
-
 def _argon2(text: str) -> str:
     try:
         argon2.extract_parameters(text)
@@ -93,7 +86,7 @@ def _sha256(text: str) -> str:
 
 
 class _File:
-    """A file of entries that is reloaded when it has changed."""
+    """A file of identities, whose proofs are the hashes. It is reloaded when it has changed."""
 
     def __init__(self, path: Path, key: str, check: Callable[[str], str]) -> None:
         self._path = path
@@ -105,8 +98,8 @@ class _File:
         self._stamp = self._read_stamp()
         self._entries = self._read()
 
-    def entries(self) -> dict[str, _Entry]:
-        """Return the entries by name. If a changed file is invalid, log it and keep the old entries."""
+    def entries(self) -> dict[str, Identity]:
+        """Return the identities by name. If a changed file is invalid, log it and keep the old ones."""
         with self._lock:
             now = time.monotonic()
             if now - self._checked_at >= CHECK_INTERVAL:
@@ -136,9 +129,8 @@ class _File:
             )
         if mode & stat.S_IROTH and self._check is _argon2 and not self._warned:
             self._warned = True
-            _log.warning(
-                "%s: everyone may read the password hashes; run: chmod o-r %s", self._key, self._path
-            )
+            text = "%s: everyone may read the password hashes; run: chmod o-r %s"
+            _log.warning(text, self._key, self._path)
 
     def _read_stamp(self) -> tuple[int, int, int, int]:
         try:
@@ -147,35 +139,33 @@ class _File:
             raise self._invalid(str(error.strerror)) from None
         return status.st_mtime_ns, status.st_size, status.st_ino, status.st_mode
 
-    def _read(self) -> dict[str, _Entry]:
+    def _read(self) -> dict[str, Identity]:
         try:
             with self._path.open(encoding="utf-8") as file:
                 self._check_access(os.fstat(file.fileno()))
                 lines = file.read().splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise self._invalid(getattr(error, "strerror", None) or "not UTF-8") from None
-        entries: dict[str, _Entry] = {}
+        entries: dict[str, Identity] = {}
         for number, line in enumerate(lines, start=1):
             if line.strip() and not line.lstrip().startswith("#"):
                 try:
-                    entry = self._parsed(line.strip())
-                    if entry.identity.name in entries:
-                        name = entry.identity.name
-                        raise ValueError(f"the name {name} is on an earlier line as well; delete one")
+                    found = self._parsed(line.strip())
+                    if found.name in entries:
+                        raise ValueError(f"the name {found.name} is on an earlier line as well; delete one")
                 except ValueError as error:
                     raise self._invalid(f"line {number}: {error}") from None
-                entries[entry.identity.name] = entry
+                entries[found.name] = found
         return entries
 
-    def _parsed(self, line: str) -> _Entry:
+    def _parsed(self, line: str) -> Identity:
         fields = line.split(":", 2)
         if len(fields) != 3:
             raise ValueError("expected name:hash:permissions")
         name, hashed, permissions = fields
         if not _NAME.fullmatch(name):
             raise ValueError(NAME_RULE)
-        identity = Identity(name=name, permissions=parse_permissions(permissions), proof=self._check(hashed))
-        return _Entry(hashed, identity)
+        return Identity(name=name, permissions=parse_permissions(permissions), proof=self._check(hashed))
 
     def _invalid(self, reason: str) -> InvalidSetting:
         return InvalidSetting(key=self._key, message=f"{self._path}: {reason}")
@@ -190,9 +180,8 @@ class FileAuthenticator(Authenticator):
 
     def __init__(self, settings: AuthSettings) -> None:
         if settings.password_file is None and settings.token_file is None:
-            raise InvalidSetting(
-                key="jobserver.auth.backend", message="file requires password-file or token-file"
-            )
+            message = "file requires password-file or token-file"
+            raise InvalidSetting(key="jobserver.auth.backend", message=message)
         self._hasher = argon2.PasswordHasher()
         self._dummy_hash = hash_password(secrets.token_hex())
         self._users = self._tokens = None
@@ -212,33 +201,28 @@ class FileAuthenticator(Authenticator):
 
     def current(self, identity: Identity) -> bool:
         """Whether a file still has an entry for this identity with these permissions."""
-        return any(
-            entry.identity == identity
-            for file in (self._users, self._tokens)
-            if file is not None
-            for entry in [file.entries().get(identity.name)]
-            if entry is not None
-        )
+        files = (file for file in (self._users, self._tokens) if file is not None)
+        return any(file.entries().get(identity.name) == identity for file in files)
 
     def _by_password(self, user: str, password: str) -> Identity | None:
         if self._users is None:
             return None
-        entry = self._users.entries().get(user)
+        found = self._users.entries().get(user)
         try:
             # Verify a dummy hash for an unknown user, so that both cases take the same time.
-            self._hasher.verify(entry.hash if entry else self._dummy_hash, password)
+            self._hasher.verify(found.proof if found else self._dummy_hash, password)
         except (VerificationError, InvalidHashError):
             return None
-        return entry.identity if entry else None
+        return found
 
     def _by_token(self, token: str) -> Identity | None:
         if self._tokens is None:
             return None
         hashed = hash_token(token)
         found = None
-        for entry in self._tokens.entries().values():
-            if hmac.compare_digest(entry.hash, hashed):
-                found = entry.identity
+        for identity in self._tokens.entries().values():
+            if hmac.compare_digest(identity.proof, hashed):
+                found = identity
         return found
 
 

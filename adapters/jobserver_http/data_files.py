@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from starlette.responses import Response
 
-from jobserver_core.binaries.data_files import DataUpload
 from jobserver_core.models.validation import DEFAULT_ENDING
 from jobserver_http.calls import Call
 from jobserver_http.parameters import Parameter
@@ -23,15 +24,14 @@ from jobserver_http.routing import (
 ROUTES = Routes()
 
 ENDING = Parameter(
-    name="ending",
-    doc=f"the end of the file's name, such as `.csv.gz`, by which Spark recognizes compressed files; "
+    "ending",
+    f"the end of the file's name, such as `.csv.gz`, by which Spark recognizes compressed files; "
     f"by default `{DEFAULT_ENDING}`, whatever the path is, as in spark-jobserver",
 )
 
 
 @ROUTES.add(
-    "GET",
-    "/data",
+    "GET /data",
     permission="data:read",
     summary="The full names of the data files",
     responses=(RouteResponse(200, "The names", "Names"),),
@@ -42,8 +42,7 @@ async def list_data_files(call: Call) -> Response:
 
 
 @ROUTES.add(
-    "POST",
-    "/data/{name:jobserver_path}",
+    "POST /data/{name:jobserver_path}",
     permission="data:upload",
     summary="Upload a data file. The path is the prefix of its name",
     parameters=(ENDING,),
@@ -56,17 +55,13 @@ async def list_data_files(call: Call) -> Response:
 )
 async def upload_data_file(call: Call) -> Response:
     ending = call.params["ending"] or DEFAULT_ENDING
-
-    def begin() -> DataUpload:
-        return call.server.begin_data_file(call.path["name"], ending=ending)
-
+    begin = partial(call.server.begin_data_file, call.path["name"], ending=ending)
     file = await call.store_body("data file", begin)
     return json_response({"result": {"filename": str(file.path)}})
 
 
 @ROUTES.add(
-    "DELETE",
-    "/data/{name:jobserver_path}",
+    "DELETE /data/{name:jobserver_path}",
     permission="data:delete",
     summary="Delete a data file by its URL-encoded full name",
     responses=(
@@ -80,8 +75,7 @@ async def delete_data_file(call: Call) -> Response:
 
 
 @ROUTES.add(
-    "PUT",
-    "/data",
+    "PUT /data",
     permission="data:reset",
     summary="Delete all data files",
     parameters=(RESET, SYNC),

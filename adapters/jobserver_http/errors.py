@@ -20,11 +20,10 @@ from jobserver_http.wire import error_object, exception_object
 class StatusResponse:
     """A response whose body has a ``status`` in one of the contract's formats, with its headers.
 
-    ``result`` is a string, an error object, or None. As an extension, failures have a machine-readable
-    ``code``, a ``detail`` if the contract prescribes the message, and the ``fields`` of the error, from which
-    a client creates an equal one. ``job_id`` is the job of a submit that was accepted, and then failed before
-    its code ran, or whose caller may not see its outcome any more. ``warnings``, another extension, are about
-    what is wrong although the operation has succeeded.
+    ``result`` is a string, an error object, or None. The rest are extensions. Failures have a ``code`` for
+    machines, a ``detail`` if the contract prescribes the message, and the error's ``fields``, from which a
+    client creates an equal one. ``job_id`` is the job of an accepted submit that failed before its code ran,
+    or whose outcome the caller may not see any more. ``warnings`` are about what is wrong despite a success.
     """
 
     status: int

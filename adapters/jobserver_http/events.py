@@ -111,13 +111,11 @@ def _visible(names: Namespace) -> Callable[[Event], bool]:
     return visible
 
 
-@ROUTES.add(
-    "GET",
-    "/jobs/{id}/events",
+@ROUTES.add_extension(
+    "GET /jobs/{id}/events",
     permission="jobs:read",
     summary="Stream the states and progress of a job as server-sent events, until it has ended",
     responses=(RouteResponse(200, "The events", media_type=f"{EVENT_STREAM}; charset=utf-8"), *NO_JOB),
-    extension=True,
 )
 async def follow_job(call: Call) -> Response:
     """Stream the current record of a job and then its events, until the job has ended.
@@ -137,13 +135,11 @@ async def follow_job(call: Call) -> Response:
     )
 
 
-@ROUTES.add(
-    "GET",
-    "/events",
+@ROUTES.add_extension(
+    "GET /events",
     permission="jobs:read",
     summary="Stream all events of the server that responds as server-sent events",
     responses=(RouteResponse(200, "The events", media_type=f"{EVENT_STREAM}; charset=utf-8"),),
-    extension=True,
 )
 async def follow_events(call: Call) -> Response:
     """Stream all events from now on, until the client disconnects or is refused, or the server stops."""

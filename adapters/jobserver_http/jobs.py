@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from urllib.parse import urlencode
 
 import attrs
@@ -29,11 +27,11 @@ from jobserver_http.parameters import Choice, Flag, Integer, Parameter, Text, Ti
 from jobserver_http.responses import (
     JSON,
     ClosingResponse,
-    ResultResponse,
     chunks_of_result,
     json_response,
     raw_json_response,
     respond,
+    result_response,
 )
 from jobserver_http.routing import CONFIGURATION, NO_JOB, RouteResponse, Routes, failures
 from jobserver_http.submissions import submit
@@ -49,65 +47,59 @@ KILL_MARGIN = 2.0
 ROUTES = Routes()
 
 _SUBMIT_PARAMETERS = (
-    Parameter(name="appName", doc="the name of a binary; takes precedence over `cp`"),
-    Parameter(name="classPath", doc="the class to run, with `appName`"),
+    Parameter("appName", "the name of a binary; takes precedence over `cp`"),
+    Parameter("classPath", "the class to run, with `appName`"),
     Parameter(
-        name="cp",
-        doc="names of binaries, such as `words` or, for an old version, `words@4517bab2`, and URIs, "
+        "cp",
+        "names of binaries, such as `words` or, for an old version, `words@4517bab2`, and URIs, "
         "separated by commas",
     ),
-    Parameter(name="mainClass", doc="the class to run, with `cp`"),
+    Parameter("mainClass", "the class to run, with `cp`"),
     Parameter(
-        name="packages",
-        doc="further wheels, eggs or ZIP files of a Python job: names of binaries and URIs, "
-        "separated by commas",
+        "packages",
+        "further wheels, eggs or ZIP files of a Python job: names of binaries and URIs, separated by commas",
     ),
-    Parameter(name="context", doc="the context to run in; by default, one is created for the job"),
-    Parameter(name="sync", kind=Flag(), doc="true waits for the job and returns its result"),
-    Parameter(name="timeout", kind=Integer(), doc="how many seconds a synchronous call waits"),
+    Parameter("context", "the context to run in; by default, one is created for the job"),
+    Parameter("sync", "true waits for the job and returns its result", Flag()),
+    Parameter("timeout", "how many seconds a synchronous call waits", Integer()),
     Parameter(
-        name="maxQueueTime",
-        kind=Integer(1, int(MAX_SECONDS)),
-        doc="how many seconds the job may wait for its start; then it ends as ERROR",
-    ),
-    Parameter(
-        name="maxRunTime",
-        kind=Integer(1, int(MAX_SECONDS)),
-        doc="how many seconds the job may take after its dispatch; then it is killed and ends as ERROR",
+        "maxQueueTime",
+        "how many seconds the job may wait for its start; then it ends as ERROR",
+        Integer(1, int(MAX_SECONDS)),
     ),
     Parameter(
-        name="priority",
-        kind=Integer(-MAX_PRIORITY, MAX_PRIORITY),
-        doc="waiting jobs with a higher priority start first; default 0",
+        "maxRunTime",
+        "how many seconds the job may take after its dispatch; then it is killed and ends as ERROR",
+        Integer(1, int(MAX_SECONDS)),
     ),
     Parameter(
-        name="restartable",
-        kind=Flag(),
-        doc="true runs the job again from the beginning if its context dies and is supervised",
+        "priority",
+        "waiting jobs with a higher priority start first; default 0",
+        Integer(-MAX_PRIORITY, MAX_PRIORITY),
     ),
-    Parameter(name="callbackUrl", doc="the http(s) URL to which the server posts the outcome"),
-    Parameter(name="spark.proxy.user", doc="the user to impersonate, in a context created for the job"),
+    Parameter(
+        "restartable",
+        "true runs the job again from the beginning if its context dies and is supervised",
+        Flag(),
+    ),
+    Parameter("callbackUrl", "the http(s) URL to which the server posts the outcome"),
+    Parameter("spark.proxy.user", "the user to impersonate, in a context created for the job"),
 )
 
 
 @ROUTES.add(
-    "GET",
-    "/jobs",
+    "GET /jobs",
     permission="jobs:read",
     summary="List jobs, newest first",
     parameters=(
-        Parameter(name="limit", kind=Integer(0, 10_000), doc=f"how many jobs; default {DEFAULT_LIMIT}"),
-        Parameter(
-            name="status",
-            kind=Choice(tuple(s.value for s in JobState), any_case=True),
-            doc="only this state",
-        ),
-        Parameter(name="context", doc="only this context"),
-        Parameter(name="classPath", doc="only this class"),
-        Parameter(name="since", kind=Timestamp(), doc="submitted at this time or later"),
-        Parameter(name="until", kind=Timestamp(), doc="submitted before this time"),
-        Parameter(name="offset", kind=Integer(0, 1_000_000), doc="how many of the newest jobs to skip"),
-        Parameter(name="cursor", kind=Text(512), doc="the end of the previous page, from its Link header"),
+        Parameter("limit", f"how many jobs; default {DEFAULT_LIMIT}", Integer(0, 10_000)),
+        Parameter("status", "only this state", Choice(tuple(s.value for s in JobState), any_case=True)),
+        Parameter("context", "only this context"),
+        Parameter("classPath", "only this class"),
+        Parameter("since", "submitted at this time or later", Timestamp()),
+        Parameter("until", "submitted before this time", Timestamp()),
+        Parameter("offset", "how many of the newest jobs to skip", Integer(0, 1_000_000)),
+        Parameter("cursor", "the end of the previous page, from its Link header", Text(512)),
     ),
     responses=(
         RouteResponse(200, "The records, with a Link header for the next page", "Jobs"),
@@ -116,18 +108,8 @@ _SUBMIT_PARAMETERS = (
 )
 async def list_jobs(call: Call) -> Response:
     limit = DEFAULT_LIMIT if call.params["limit"] is None else call.params["limit"]
-    page = await call.threads.quick.run(_page, call, _query(call, limit))
-    headers = {}
-    if page.next is not None:
-        next_query = {**call.query, "cursor": page.next}
-        next_query.pop("offset", None)
-        headers["Link"] = f'<{call.url("jobs")}?{urlencode(next_query)}>; rel="next"'
-    return json_response([job_record(job, call.names) for job in page.jobs], headers=headers)
-
-
-def _query(call: Call, limit: int) -> JobQuery:
     status, context = call.params["status"], call.params["context"]
-    return JobQuery(
+    query = JobQuery(
         states=(JobState(status),) if status else None,
         context_name=call.names.stored(context) if context else None,
         class_name=call.params["classPath"],
@@ -137,6 +119,13 @@ def _query(call: Call, limit: int) -> JobQuery:
         offset=call.params["offset"] or 0,
         limit=limit,
     )
+    page = await call.threads.quick.run(_page, call, query)
+    headers = {}
+    if page.next is not None:
+        next_query = {**call.query, "cursor": page.next}
+        next_query.pop("offset", None)
+        headers["Link"] = f'<{call.url("jobs")}?{urlencode(next_query)}>; rel="next"'
+    return json_response([job_record(job, call.names) for job in page.jobs], headers=headers)
 
 
 def _page(call: Call, query: JobQuery) -> JobPage:
@@ -157,14 +146,11 @@ def _page(call: Call, query: JobQuery) -> JobPage:
 
 
 @ROUTES.add(
-    "POST",
-    "/jobs",
+    "POST /jobs",
     permission="jobs:start",
     summary="Run a job",
     parameters=_SUBMIT_PARAMETERS,
-    headers=(
-        Parameter(name="Idempotency-Key", kind=Text(255), doc="a repeated call returns the first one's job"),
-    ),
+    headers=(Parameter("Idempotency-Key", "a repeated call returns the first one's job", Text(255)),),
     body=CONFIGURATION,
     responses=(
         RouteResponse(200, "The job has ended (synchronous call)", "JobResult"),
@@ -186,28 +172,20 @@ def _page(call: Call, query: JobQuery) -> JobPage:
     ),
 )
 async def submit_job(call: Call) -> Response:
-    """Submit a job, and wait until it runs, or with ``sync``, until it has ended."""
-    body = await call.text("the configuration")
-    if not call.params["sync"]:
-        handle = await submit(call, body, None)
-        with _naming(handle):
-            return await _respond_accepted(call, handle)
-    started = time.monotonic()
-    seconds = call.params["timeout"]
-    timeout = call.server.settings.jobs.sync_timeout if seconds is None else float(seconds)
-    handle = await submit(call, body, timeout)
-    with _naming(handle):
-        return await _respond_finished(call, handle, timeout - (time.monotonic() - started))
+    """Submit a job, and wait until it runs, or with ``sync``, until it has ended.
 
-
-@contextmanager
-def _naming(handle: JobHandle) -> Iterator[None]:
-    """Name the job to a caller who may not wait for it any more, because a token expired or was revoked.
-
-    An authenticator does not say which of the two it was, so the outcome is not revealed. The job goes on.
+    If a token expires or is revoked meanwhile, the caller may not wait any more. The response then names the
+    job, which goes on, but not its outcome: an authenticator does not say which of the two it was.
     """
+    body = await call.text("the configuration")
+    started, seconds, timeout = time.monotonic(), call.params["timeout"], None
+    if call.params["sync"]:
+        timeout = call.server.settings.jobs.sync_timeout if seconds is None else float(seconds)
+    handle = await submit(call, body, timeout)
     try:
-        yield
+        if timeout is None:
+            return await _respond_accepted(call, handle)
+        return await _respond_finished(call, handle, timeout - (time.monotonic() - started))
     except Rejected as rejected:
         rejected.job_id = handle.id
         rejected.detail = f"the credentials changed or expired while the call waited; job {handle.id} goes on"
@@ -237,7 +215,9 @@ async def _respond_finished(call: Call, handle: JobHandle, timeout: float) -> Re
     except ServerClosed:
         job = await call.threads.quick.run(call.server.job, handle.id)
         if not job.state.final:
-            return _closing(call, job)
+            kind = JobPostponed if job.waiting else JobInterrupted
+            response = response_to(kind(job_id=job.id), call.operation, call.names)
+            return respond(attrs.evolve(response, job_id=job.id))
     failed = failed_submission(job, call.names)
     if failed is not None:
         return respond(failed)
@@ -247,16 +227,8 @@ async def _respond_finished(call: Call, handle: JobHandle, timeout: float) -> Re
             return _with_text({"jobId": job.id}, text.encode())
         reader = await call.threads.quick.run(call.server.open_result, job.id)
         return _with_result(call, {"jobId": job.id}, reader)
-    return json_response(
-        {"jobId": job.id, "status": job.state.value, "result": error_object(job.error, call.names)}
-    )
-
-
-def _closing(call: Call, job: Job) -> Response:
-    """Return the response for a synchronous call during shutdown: the job is postponed or interrupted."""
-    kind = JobPostponed if job.waiting else JobInterrupted
-    response = response_to(kind(job_id=job.id), call.operation, call.names)
-    return json_response({**response.body, "jobId": job.id}, response.status, headers=response.headers)
+    reason = error_object(job.error, call.names)
+    return json_response({"jobId": job.id, "status": job.state.value, "result": reason})
 
 
 def _with_result(call: Call, members: JsonMapping, reader: ResultReader | None) -> Response:
@@ -266,7 +238,7 @@ def _with_result(call: Call, members: JsonMapping, reader: ResultReader | None) 
     if reader.kind is ResultKind.INLINE:
         with reader:
             return _with_text(members, reader.read(reader.size))
-    return ResultResponse(members, reader, call.threads)
+    return result_response(members, reader, call.threads)
 
 
 def _with_text(members: JsonMapping, result: bytes) -> Response:
@@ -274,11 +246,10 @@ def _with_text(members: JsonMapping, result: bytes) -> Response:
 
 
 @ROUTES.add(
-    "GET",
-    "/jobs/{id}",
+    "GET /jobs/{id}",
     permission="jobs:read",
     summary="Get a job, including its result if it has finished",
-    parameters=(Parameter(name="result", kind=Flag(), doc="false omits the result"),),
+    parameters=(Parameter("result", "false omits the result", Flag()),),
     responses=(RouteResponse(200, "The record and the result", "JobWithResult"), *NO_JOB),
 )
 async def get_job(call: Call) -> Response:
@@ -294,8 +265,7 @@ async def get_job(call: Call) -> Response:
 
 
 @ROUTES.add(
-    "GET",
-    "/jobs/{id}/config",
+    "GET /jobs/{id}/config",
     permission="jobs:read",
     summary="Get the configuration that the job was submitted with",
     responses=(RouteResponse(200, "The configuration", "Configuration"), *NO_JOB),
@@ -306,13 +276,10 @@ async def get_job_config(call: Call) -> Response:
 
 
 @ROUTES.add(
-    "DELETE",
-    "/jobs/{id}",
+    "DELETE /jobs/{id}",
     permission="jobs:delete",
     summary="Kill a job",
-    parameters=(
-        Parameter(name="force", kind=Flag(), doc="true kills its context if the job cannot be killed alone"),
-    ),
+    parameters=(Parameter("force", "true kills its context if the job cannot be killed alone", Flag()),),
     responses=(
         RouteResponse(200, "The job was killed, or had already failed", "Killed"),
         RouteResponse(202, "The job has not ended yet", "Job"),
@@ -347,9 +314,8 @@ def _too_late(call: Call, job: Job) -> Response:
     return respond(response_to(JobAlreadyFinal(job_id=job.id, state=job.state.value)))
 
 
-@ROUTES.add(
-    "GET",
-    "/jobs/{id}/result",
+@ROUTES.add_extension(
+    "GET /jobs/{id}/result",
     permission="jobs:read",
     summary="Get only the result of a job",
     responses=(
@@ -358,7 +324,6 @@ def _too_late(call: Call, job: Job) -> Response:
         *NO_JOB,
         *failures(s409="The job has not finished"),
     ),
-    extension=True,
 )
 async def get_job_result(call: Call) -> Response:
     """Return the result of a finished job: JSON, or the bytes of a streamed result.

@@ -17,19 +17,17 @@ from jobserver_http.routing import FOLLOW, NO_CONTEXT, NO_JOB, NO_LOG, RouteResp
 
 CHUNK_SIZE = 512 * 1024
 TEXT = "text/plain; charset=utf-8"
-TAIL = Parameter(name="tail", kind=Integer(), doc="how many bytes of the end of the log; default all")
+TAIL = Parameter("tail", "how many bytes of the end of the log; default all", Integer())
 
 ROUTES = Routes()
 
 
-@ROUTES.add(
-    "GET",
-    "/contexts/{name}/logs",
+@ROUTES.add_extension(
+    "GET /contexts/{name}/logs",
     permission="contexts:read",
     summary="Get the log of a context's driver, given the name or id of the context",
     parameters=(FOLLOW, TAIL),
     responses=(RouteResponse(200, "The log", media_type="text/plain; charset=utf-8"), *NO_CONTEXT, *NO_LOG),
-    extension=True,
 )
 async def get_context_log(call: Call) -> Response:
     """Return the log of a context's driver. With ``follow``, stream it until the context has ended."""
@@ -46,14 +44,12 @@ async def get_context_log(call: Call) -> Response:
     return await _growing(call, log, ended)
 
 
-@ROUTES.add(
-    "GET",
-    "/jobs/{id}/logs",
+@ROUTES.add_extension(
+    "GET /jobs/{id}/logs",
     permission="jobs:read",
     summary="Get the output of a job",
     parameters=(FOLLOW, TAIL),
     responses=(RouteResponse(200, "The log", media_type="text/plain; charset=utf-8"), *NO_JOB, *NO_LOG),
-    extension=True,
 )
 async def get_job_log(call: Call) -> Response:
     """Return a job's output. With ``follow``, stream it until the job has ended."""

@@ -17,9 +17,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from jobserver_core.events import ContextChanged, DeliveryChanged, Event, JobChanged
-from jobserver_core.models.contexts import Context, LoadStatus, ResourceUsage, SparePool, StartQueueStatus
+from jobserver_core.models.contexts import Context
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
-from jobserver_core.models.servers import Takeovers
 from jobserver_core.server import JobServer
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -40,14 +39,10 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         version = importlib.metadata.version("jobserver-core")
         gauge("jobserver_build_info", "1, with the version", ("version",)).labels(version).set(1)
-        self._storage = gauge(
-            "jobserver_storage_working",
-            "1 if the server can write to this part of its storage, otherwise 0",
-            ("part",),
-        )
-        self._requests = counter(
-            "jobserver_http_requests", "Completed requests", ("route", "method", "status")
-        )
+        doc = "1 if the server can write to this part of its storage, otherwise 0"
+        self._storage = gauge("jobserver_storage_working", doc, ("part",))
+        labels = ("route", "method", "status")
+        self._requests = counter("jobserver_http_requests", "Completed requests", labels)
         self._seconds = Histogram(
             "jobserver_http_request_duration_seconds",
             "Time from the head of a request to the end of its response",
@@ -60,12 +55,10 @@ class Metrics:
         self._submitted = counter("jobserver_jobs_submitted", "Jobs that have been accepted")
         self._contexts = gauge("jobserver_contexts", "Live contexts", ("state",))
         self._contexts_ended = counter("jobserver_contexts_ended", "Contexts that have ended", ("state",))
-        self._context_restarts = counter(
-            "jobserver_context_restarts", "Supervised contexts that this server has started again"
-        )
-        self._callbacks = counter(
-            "jobserver_callbacks", "Callbacks that were delivered or given up", ("state",)
-        )
+        doc = "Supervised contexts that this server has started again"
+        self._context_restarts = counter("jobserver_context_restarts", doc)
+        doc = "Callbacks that were delivered or given up"
+        self._callbacks = counter("jobserver_callbacks", doc, ("state",))
         for ended, states in (
             (self._jobs, JobState),
             (self._contexts_ended, ContextState),
@@ -76,9 +69,8 @@ class Metrics:
                     ended.labels(state.value)
         self._starting = gauge("jobserver_contexts_starting", "Contexts that are starting")
         self._queued = gauge("jobserver_contexts_queued", "Contexts that are queued to start")
-        self._spares = gauge(
-            "jobserver_spare_contexts", "Contexts that are kept started for new ones", ("pool", "state")
-        )
+        doc = "Contexts that are kept started for new ones"
+        self._spares = gauge("jobserver_spare_contexts", doc, ("pool", "state"))
         used = "What live contexts and spares may use at most"
         limit = "What they may use in total; +Inf without a limit"
         self._used = {resource: gauge(name.format("used"), used) for resource, name in _RESOURCES.items()}
@@ -86,17 +78,14 @@ class Metrics:
         self._running = gauge("jobserver_jobs_running", "Jobs that have begun")
         self._waiting = gauge("jobserver_jobs_waiting", "Jobs that wait for a slot or their context")
         self._refused = counter("jobserver_jobs_refused", "Submits refused for lack of room")
-        self._shedding = gauge(
-            "jobserver_shedding_load", "1 if a submit was refused for lack of room within the last minute"
-        )
-        self._takeovers = {
-            name: Counter(f"jobserver_{name}", doc, registry=self.registry)
-            for name, doc in (
-                ("contexts_reattached", "Contexts that continued after a restart of their server"),
-                ("leases_taken_over", "Other servers that this one has declared dead"),
-                ("leases_lost", "How often others have declared this server dead"),
-            )
+        doc = "1 if a submit was refused for lack of room within the last minute"
+        self._shedding = gauge("jobserver_shedding_load", doc)
+        takeovers = {
+            "contexts_reattached": "Contexts that continued after a restart of their server",
+            "leases_taken_over": "Other servers that this one has declared dead",
+            "leases_lost": "How often others have declared this server dead",
         }
+        self._takeovers = {name: counter(f"jobserver_{name}", doc) for name, doc in takeovers.items()}
         self._counted: dict[Counter, int] = {}
         """The last value of each counter that the server counts by itself."""
 
@@ -139,38 +128,31 @@ class Metrics:
         self._seconds.labels(route).observe(seconds)
 
     def render(
-        self,
-        contexts: Iterable[Context],
-        starts: StartQueueStatus,
-        load: LoadStatus,
-        pools: Iterable[SparePool] = (),
-        storage: Mapping[str, str | None] | None = None,
-        *,
-        usage: Iterable[ResourceUsage] = (),
-        takeovers: Takeovers | None = None,
+        self, server: JobServer, contexts: Iterable[Context], storage: Mapping[str, str | None]
     ) -> bytes:
         """Return all metrics in Prometheus' text format, including the current contexts and load.
 
         ``storage`` has the reason why a part of the storage does not work, or None.
         """
-        for part, reason in (storage or {}).items():
+        for part, reason in storage.items():
             self._storage.labels(part).set(reason is None)
+        load, starts = server.load, server.start_queue()
         self._running.set(load.running)
         self._waiting.set(load.waiting)
         self._shedding.set(load.shedding)
         self._count_up(self._refused, load.refused)
         for name, counter in self._takeovers.items():
-            self._count_up(counter, getattr(takeovers or Takeovers(), name))
+            self._count_up(counter, getattr(server.takeovers, name))
         self._starting.set(starts.starting)
         self._queued.set(starts.queued)
         live = Tally(context.state for context in contexts)
         for state in ContextState:
             if not state.final:
                 self._contexts.labels(state.value).set(live[state])
-        for pool in pools:
+        for pool in server.spare_pools():
             self._spares.labels(pool.name, "ready").set(pool.ready)
             self._spares.labels(pool.name, "starting").set(pool.starting)
-        for of in usage:
+        for of in server.resource_usage():
             self._used[of.resource].set(inf if of.used is None else of.used)
             self._limits[of.resource].set(inf if of.limit is None else of.limit)
         return generate_latest(self.registry)

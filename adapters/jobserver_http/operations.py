@@ -37,13 +37,11 @@ NOT_READY = "not_ready"
 ROUTES = Routes()
 
 
-@ROUTES.add(
-    "GET",
-    "/storage",
+@ROUTES.add_extension(
+    "GET /storage",
     permission="storage:read",
     summary="List what uses how much storage, and the settings that limit it",
     responses=(RouteResponse(200, "Each kind of data with its number and bytes", "StorageUsages"),),
-    extension=True,
 )
 async def get_storage(call: Call) -> Response:
     """Return what uses how much storage. Such calls run one at a time, as they read everything."""
@@ -51,28 +49,24 @@ async def get_storage(call: Call) -> Response:
     return json_response([storage_object(kind) for kind in usage])
 
 
-@ROUTES.add(
-    "POST",
-    "/storage/prune",
+@ROUTES.add_extension(
+    "POST /storage/prune",
     permission="storage:prune",
     summary="Remove now what the hourly sweep would remove",
     responses=(
         RouteResponse(200, "How many of each kind were removed", "Pruned"),
         *failures(s503="The server is shutting down"),
     ),
-    extension=True,
 )
 async def prune_storage(call: Call) -> Response:
     return json_response({"removed": await call.threads.pruning.run(call.server.prune)})
 
 
-@ROUTES.add(
-    "GET",
-    "/servers",
+@ROUTES.add_extension(
+    "GET /servers",
     permission="storage:read",
     summary="List the servers that share the database",
     responses=(RouteResponse(200, "Each server with the state of its lease", "ServerStatuses"),),
-    extension=True,
 )
 async def list_servers(call: Call) -> Response:
     found = await call.threads.quick.run(call.server.servers)
@@ -80,8 +74,7 @@ async def list_servers(call: Call) -> Response:
 
 
 @ROUTES.add(
-    "GET",
-    "/healthz",
+    "GET /healthz",
     permission=None,
     summary="Check that the server is alive and can write to its storage",
     responses=(
@@ -96,28 +89,22 @@ async def get_health(call: Call) -> Response:
     """
     with anyio.move_on_after(THREAD_TIMEOUT):
         problem = await _failures(call, call.server.check_storage)
-        if not problem:
-            return success()
-        return respond(
-            StatusResponse(status=500, result=f"cannot write to storage: {problem}", code=UNHEALTHY)
-        )
-    return respond(
-        StatusResponse(
-            status=500, result=f"no thread was free for {THREAD_TIMEOUT:g} seconds", code=UNHEALTHY
-        )
-    )
+        return _failure(500, f"cannot write to storage: {problem}", UNHEALTHY) if problem else success()
+    return _failure(500, f"no thread was free for {THREAD_TIMEOUT:g} seconds", UNHEALTHY)
 
 
-@ROUTES.add(
-    "GET",
-    "/readyz",
+def _failure(status: int, problem: str, code: str) -> Response:
+    return respond(StatusResponse(status=status, result=problem, code=code))
+
+
+@ROUTES.add_extension(
+    "GET /readyz",
     permission=None,
     summary="Check that storage and launcher work, and that the server accepts jobs",
     responses=(
         RouteResponse(200, "The server is ready", SUCCESS_BODY),
         *failures(s503="The server is not ready"),
     ),
-    extension=True,
 )
 async def get_readiness(call: Call) -> Response:
     """Report whether the server accepts jobs: storage and launcher work, and it is not shutting down.
@@ -128,15 +115,14 @@ async def get_readiness(call: Call) -> Response:
     This call needs no credentials. So with authentication, details are only logged.
     """
     if call.state.draining:
-        return respond(StatusResponse(status=503, result="the server is shutting down", code=NOT_READY))
+        return _failure(503, "the server is shutting down", NOT_READY)
     if problem := await _failures(call, call.server.check):
-        return respond(StatusResponse(status=503, result=problem, code=NOT_READY))
+        return _failure(503, problem, NOT_READY)
     failed = await call.threads.quick.run(call.server.failed_contexts)
     warnings = [f"configured context {name} failed: {reason}" for name, reason in failed.items()]
     if failed and call.state.guarded:
-        warnings = [
-            f"configured contexts that failed: {len(failed)}; the log of the server says which and why"
-        ]
+        number = f"configured contexts that failed: {len(failed)}"
+        warnings = [f"{number}; the log of the server says which and why"]
     return success(SHEDDING if call.server.load.shedding else None, warnings=warnings)
 
 
@@ -149,68 +135,51 @@ async def _failures(call: Call, check: Callable[[], dict[str, str | None]]) -> s
     return "; ".join(name if call.state.guarded else f"{name}: {reason}" for name, reason in failed.items())
 
 
-@ROUTES.add(
-    "GET",
-    "/metrics",
+@ROUTES.add_extension(
+    "GET /metrics",
     permission="jobs:read",
     group="operations",
     summary="Get metrics in Prometheus' format",
     responses=(RouteResponse(200, "The metrics", media_type=CONTENT_TYPE),),
-    extension=True,
 )
 async def get_metrics(call: Call) -> Response:
-    server = call.server
     # Only those of this server, as all other metrics: or a sum over servers would count them repeatedly.
-    here = ContextQuery(states=CONTEXTS.live_states, owner=server.id)
-    contexts = await call.threads.quick.run(server.contexts, here)
-    storage = await call.threads.quick.run(server.check_storage)
-    text = call.state.metrics.render(
-        contexts,
-        server.start_queue(),
-        server.load,
-        server.spare_pools(),
-        storage,
-        usage=server.resource_usage(),
-        takeovers=server.takeovers,
-    )
+    here = ContextQuery(states=CONTEXTS.live_states, owner=call.server.id)
+    contexts = await call.threads.quick.run(call.server.contexts, here)
+    storage = await call.threads.quick.run(call.server.check_storage)
+    text = call.state.metrics.render(call.server, contexts, storage)
     return Response(text, media_type=CONTENT_TYPE)
 
 
-@ROUTES.add(
-    "GET",
-    "/openapi.json",
+@ROUTES.add_extension(
+    "GET /openapi.json",
     permission=None,
     summary="Get this description as OpenAPI",
     responses=(RouteResponse(200, "The OpenAPI document", "OpenApi"),),
-    extension=True,
 )
 async def get_openapi(call: Call) -> Response:
     return json_response(call.state.describe(call.url()))
 
 
-@ROUTES.add(
-    "GET",
-    "/docs",
+@ROUTES.add_extension(
+    "GET /docs",
     permission=None,
     summary="Show the interactive documentation",
     responses=(RouteResponse(200, "An HTML page", media_type="text/html; charset=utf-8"),),
-    extension=True,
 )
 async def get_docs(call: Call) -> Response:
     """Return the page with the interactive documentation. It loads nothing from other servers."""
     return _asset("docs.html")
 
 
-@ROUTES.add(
-    "GET",
-    "/docs/{file}",
+@ROUTES.add_extension(
+    "GET /docs/{file}",
     permission=None,
     summary="Get a file of the interactive documentation",
     responses=(
         *(RouteResponse(200, "The file", media_type=media_type) for media_type in ASSETS.values()),
         *failures(s404="The file does not exist"),
     ),
-    extension=True,
 )
 async def get_asset(call: Call) -> Response:
     return _asset(call.path["file"])

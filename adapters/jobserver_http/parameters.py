@@ -98,9 +98,8 @@ class Timestamp(Kind):
                 moment = moment.replace(tzinfo=timezone.utc)
             return moment.astimezone(timezone.utc)
         except (ValueError, OverflowError):
-            raise ValueError(
-                f"must be a time such as 2016-06-19T16:27:12.196+05:30, got {_shown(text)}"
-            ) from None
+            example = "2016-06-19T16:27:12.196+05:30"
+            raise ValueError(f"must be a time such as {example}, got {_shown(text)}") from None
 
     def schema(self) -> Schema:
         return {"type": "string", "format": "date-time"}
@@ -124,13 +123,13 @@ class Choice(Kind):
         return {"type": "string", "enum": list(self.words)}
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen
 class Parameter:
     """A query or header parameter of a route, with its name on the wire."""
 
     name: str
-    kind: Kind = attrs.field(factory=Text)
     doc: str
+    kind: Kind = attrs.field(factory=Text)
     required: bool = False
 
     def read(self, given: Mapping[str, str]) -> object:

@@ -68,26 +68,23 @@ class ClosingResponse(StreamingResponse):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-class ResultResponse(ClosingResponse):
-    """A JSON object whose last member is a job's result, copied from storage without decoding it.
+def result_response(members: JsonMapping, reader: ResultReader, threads: ThreadPools) -> Response:
+    """Return a JSON object whose last member is a job's result, copied from storage without decoding it.
 
     It has a Content-Length, except for a streamed result, which the contract sends chunked.
     """
+    # Of a stream without bytes, null keeps the response valid JSON.
+    head = encoded(members)[:-1] + b',"result":' + (b"" if reader.size else b"null")
 
-    def __init__(self, members: JsonMapping, reader: ResultReader, threads: ThreadPools) -> None:
-        head = encoded(members)[:-1] + (b"," if members else b"") + b'"result":'
-        # Of a stream without bytes, null keeps the response valid JSON.
-        head += b"" if reader.size else b"null"
-        super().__init__(_framed(head, reader, threads), media_type=JSON, opened=reader)
-        if reader.kind is not ResultKind.STREAM:
-            self.headers["content-length"] = str(len(head) + reader.size + 1)
+    async def framed() -> AsyncIterator[bytes]:
+        yield head
+        async for chunk in chunks_of_result(reader, threads):
+            yield chunk
+        yield b"}"
 
-
-async def _framed(head: bytes, reader: ResultReader, threads: ThreadPools) -> AsyncIterator[bytes]:
-    yield head
-    async for chunk in chunks_of_result(reader, threads):
-        yield chunk
-    yield b"}"
+    length = {"content-length": str(len(head) + reader.size + 1)}
+    headers = None if reader.kind is ResultKind.STREAM else length
+    return ClosingResponse(framed(), media_type=JSON, headers=headers, opened=reader)
 
 
 async def chunks_of_result(reader: ResultReader, threads: ThreadPools) -> AsyncIterator[bytes]:

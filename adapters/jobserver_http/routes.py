@@ -35,7 +35,6 @@ def chosen(wanted: Collection[str] | None) -> tuple[Route, ...]:
     known = {*GROUPS, *(route.name for route in ROUTES)}
     for word in wanted:
         if word not in known:
-            raise InvalidRequest(
-                message=f"unknown route or group {word!r}; the groups are {', '.join(GROUPS)}"
-            )
+            groups = ", ".join(GROUPS)
+            raise InvalidRequest(message=f"unknown route or group {word!r}; the groups are {groups}")
     return tuple(route for route in ROUTES if route.group in wanted or route.name in wanted)

@@ -72,26 +72,26 @@ class Routes(list[Route]):
     """The routes of a module, in the order of their handlers."""
 
     def add(
-        self,
-        method: str,
-        path: str,
-        *,
-        permission: str | None,
-        group: str | None = None,
-        **fields: Any,
+        self, call: str, *, permission: str | None, group: str | None = None, **fields: Any
     ) -> Callable[[Handler], Handler]:
-        """Make the decorated handler a route, with its name; ``fields`` are further ones of :class:`Route`.
+        """Make the decorated handler a route, with its name.
 
-        Without a ``group``, it is that of the permission, and ``operations`` if there is none.
+        ``call`` is the method and the path, and ``fields`` are further fields of :class:`Route`. Without a
+        ``group``, it is that of the permission, and ``operations`` if there is none.
         """
-        group = group or (permission or "operations").partition(":")[0]
-        fields |= {"method": method, "path": path, "permission": permission, "group": group}
+        fields["method"], _, fields["path"] = call.partition(" ")
+        fields["group"] = group or (permission or "operations").partition(":")[0]
+        fields["permission"] = permission
 
         def register(handler: Handler) -> Handler:
             self.append(Route(name=handler.__name__, handler=handler, **fields))
             return handler
 
         return register
+
+    def add_extension(self, call: str, **fields: Any) -> Callable[[Handler], Handler]:
+        """Do what :meth:`add` does, for a route that the old server did not have."""
+        return self.add(call, extension=True, **fields)
 
 
 SUCCESS_BODY = "Success"
@@ -104,11 +104,9 @@ def failures(**statuses: str) -> tuple[RouteResponse, ...]:
 
 CONFIG_TYPES = ("text/plain", "application/json", "application/x-www-form-urlencoded")
 CONFIGURATION = Body("HOCON or JSON, regardless of the content type", CONFIG_TYPES)
-SYNC = Parameter(name="sync", kind=Flag(), doc="false returns before the operation is complete")
-RESET = Parameter(name="reset", kind=Choice(("reboot",)), doc="must be reboot", required=True)
-FOLLOW = Parameter(
-    name="follow", kind=Flag(), doc="true streams new lines until the job or context has ended"
-)
+SYNC = Parameter("sync", "false returns before the operation is complete", Flag())
+RESET = Parameter("reset", "must be reboot", Choice(("reboot",)), required=True)
+FOLLOW = Parameter("follow", "true streams new lines until the job or context has ended", Flag())
 NOT_STORED = failures(
     s413="The body is larger than the limit",
     s500="The file could not be stored",

@@ -12,8 +12,10 @@ import ssl
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent import futures
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import uvicorn
 
@@ -70,11 +72,10 @@ def serve(
     Args:
         server: The job server.
         authenticator: Verifies callers. By default, it is created from ``server.settings.auth``.
-        on_listening: Called with host and port when the server answers requests. Port 0 is replaced with the
-            actual port.
+        on_listening: Called with the host and the actual port when the server answers requests.
         on_draining: Called when the drain starts.
-        on_overdue: Called on a separate thread if the process is still alive after both timeouts. This can
-            happen even after this function has returned, because a hanging thread keeps the process alive.
+        on_overdue: Called on a separate thread if the process is still alive after both timeouts, even after
+            this function has returned: a hanging thread keeps the process alive.
 
     Raises:
         InvalidSetting: The server cannot listen on the address, or it would be exposed without
@@ -90,36 +91,21 @@ def running(server: JobServer, *, authenticator: Authenticator | None = None) ->
     For tests, and for programs that embed a server. Starts and closes the job server like :func:`serve`, but
     does not handle signals.
     """
-    listening: list[tuple[str, int]] = []
-    up = threading.Event()
-
-    def on_listening(host: str, port: int) -> None:
-        listening.append((host, port))
-        up.set()
-
-    failed: list[BaseException] = []
-    server_run = ServerRun(server, authenticator, on_listening)
-
-    def work() -> None:
+    url: Future[str] = Future()
+    server_run = ServerRun(
+        server, authenticator, lambda host, port: url.set_result(server_run.url(host, port))
+    )
+    with ThreadPoolExecutor(1, thread_name_prefix="jobserver-http") as threads:
+        ended = threads.submit(server_run.run, signals=False)
+        either: list[Future[Any]] = [url, ended]
         try:
-            server_run.run(signals=False)
-        except BaseException as error:  # noqa: BLE001 - raised again on the caller's thread
-            failed.append(error)
+            futures.wait(either, return_when=futures.FIRST_COMPLETED)
+            if ended.done():
+                ended.result()
+            yield url.result()
         finally:
-            up.set()
-
-    thread = threading.Thread(target=work, name="jobserver-http")
-    thread.start()
-    try:
-        up.wait()
-        if failed:
-            raise failed[0]
-        yield server_run.url(*listening[0])
-    finally:
-        server_run.stop()
-        thread.join()
-    if failed:
-        raise failed[0]
+            server_run.stop()
+    ended.result()
 
 
 class _Uvicorn(uvicorn.Server):
@@ -196,11 +182,10 @@ class ServerRun:
 
     def _request_stop(self) -> None:
         self._stop_requests += 1
-        if self._stop_requests == 1:
-            self._start_watchdog()
-        (self._stop if self._stop_requests == 1 else self._force).set()
-
-    def _start_watchdog(self) -> None:
+        if self._stop_requests > 1:
+            self._force.set()
+            return
+        self._stop.set()
         if self._on_overdue is not None:
             seconds = self._http.drain_timeout + self._server.settings.stop_timeout
             watchdog = threading.Timer(min(seconds, threading.TIMEOUT_MAX), self._on_overdue)
@@ -220,7 +205,9 @@ class ServerRun:
             await self._close()
 
     async def _serve(self, listener: socket.socket) -> None:
-        app = create_app(self._server, authenticator=self._authenticator, browsers=self._browsers())
+        exposed = self._authenticator is not None or self._http.allow_unauthenticated
+        browsers = BrowserGuard(local_only=not exposed, hosts=(self._http.host,))
+        app = create_app(self._server, authenticator=self._authenticator, browsers=browsers)
         web = _Uvicorn(self._config(app))
         serving = asyncio.ensure_future(web.serve(sockets=[listener]))
         while not web.started and not serving.done():
@@ -233,19 +220,19 @@ class ServerRun:
         await serving
 
     async def _close(self) -> None:
-        """Close the job server. After a second request to stop, kill its contexts."""
-        remaining = self._remaining()
-        seconds = min(FORCED_STOP_TIMEOUT, remaining) if self._force.is_set() else remaining
+        """Close the job server within the stop timeout, which starts at the end of the drain.
+
+        After a second request to stop, kill its contexts.
+        """
+        now = time.monotonic()
+        seconds = self._server.settings.stop_timeout - (now - (self._stopping_since or now))
+        if self._force.is_set():
+            seconds = min(FORCED_STOP_TIMEOUT, seconds)
         closing = asyncio.ensure_future(asyncio.to_thread(self._server.close, seconds))
         await _first(closing, self._force.wait())
         if not closing.done():
             await asyncio.to_thread(self._kill_contexts)
         await closing
-
-    def _remaining(self) -> float:
-        """Return the remaining seconds of the stop timeout, which starts at the end of the drain."""
-        started = self._stopping_since or time.monotonic()
-        return self._server.settings.stop_timeout - (time.monotonic() - started)
 
     def _kill_contexts(self) -> None:
         try:
@@ -261,21 +248,12 @@ class ServerRun:
         deadline = time.monotonic() + self._http.drain_timeout
         await _first(asyncio.to_thread(self._server.drain), timeout=self._http.drain_timeout)
         self._on_draining()
-        jobs_go_on = self._server.detaches
-        while (
-            self._server.begun_jobs
-            and not jobs_go_on
-            and not self._force.is_set()
-            and time.monotonic() < deadline
-        ):
-            await _first(self._force.wait(), timeout=POLL_INTERVAL)
+        if not self._server.detaches:  # jobs do not go on without this server
+            while self._server.begun_jobs and not self._force.is_set() and time.monotonic() < deadline:
+                await _first(self._force.wait(), timeout=POLL_INTERVAL)
         self._stopping_since = time.monotonic()
         app.close()
         web.stop(force=self._force.is_set())
-
-    def _browsers(self) -> BrowserGuard:
-        exposed = self._authenticator is not None or self._http.allow_unauthenticated
-        return BrowserGuard(local_only=not exposed, hosts=(self._http.host,))
 
     def _config(self, app: HttpApplication) -> uvicorn.Config:
         connections = Connections(
@@ -323,30 +301,22 @@ class ServerRun:
 
     def _bind(self) -> socket.socket:
         host, port = self._http.host, self._http.port
-        try:
-            family, kind, protocol, _, address = socket.getaddrinfo(
-                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
-            listener = socket.socket(family, kind, protocol)
-        except OSError as error:
-            raise _cannot_listen(host, port, error) from None
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            listener.listen(BACKLOG)
-        except OSError as error:
-            listener.close()
-            raise _cannot_listen(host, port, error) from None
-        listener.setblocking(False)
-        return listener
-
-
-def _cannot_listen(host: str, port: int, error: OSError) -> InvalidSetting:
-    reason = error.strerror or str(error)
-    return InvalidSetting(
-        key="jobserver.http.port",
-        message=f"cannot listen on {host} port {port}: {reason}; choose another port, or 0 for any free port",
-    )
+        with contextlib.ExitStack() as stack:
+            try:
+                family, kind, protocol, _, address = socket.getaddrinfo(
+                    host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+                )[0]
+                listener = stack.enter_context(socket.socket(family, kind, protocol))
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind(address)
+                listener.listen(BACKLOG)
+            except OSError as error:
+                advice = "choose another port, or 0 for any free port"
+                reason = f"cannot listen on {host} port {port}: {error.strerror or error}; {advice}"
+                raise InvalidSetting(key="jobserver.http.port", message=reason) from None
+            listener.setblocking(False)
+            stack.pop_all()
+            return listener
 
 
 async def _first(*waits: Awaitable[object], timeout: float | None = None) -> None:

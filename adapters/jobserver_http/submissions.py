@@ -59,8 +59,7 @@ def job_request(call: Call, config: JsonMapping) -> JobRequest:
         MalformedUrl: A URI of them is malformed.
         InvalidSetting: A context setting is invalid.
     """
-    params = call.params
-    context = params["context"]
+    params, context = call.params, call.params["context"]
     settings = context_settings_of(config)
     if params["spark.proxy.user"]:
         settings = merged({"spark.proxy.user": params["spark.proxy.user"]}, settings)

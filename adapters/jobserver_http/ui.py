@@ -36,22 +36,19 @@ HEADERS = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer", 
 ROUTES = Routes()
 
 
-@ROUTES.add(
-    "GET",
-    "/",
+@ROUTES.add_extension(
+    "GET /",
     permission=None,
     group="ui",
     summary="Show the web UI",
     responses=(RouteResponse(200, "An HTML page", media_type=_HTML),),
-    extension=True,
 )
 async def get_index(call: Call) -> Response:
     return _file(call, "index.html", _HTML)
 
 
-@ROUTES.add(
-    "GET",
-    "/ui/{file}",
+@ROUTES.add_extension(
+    "GET /ui/{file}",
     permission=None,
     group="ui",
     summary="Get a file of the web UI",
@@ -59,7 +56,6 @@ async def get_index(call: Call) -> Response:
         *(RouteResponse(200, "The file", media_type=kind) for kind in _KINDS.values()),
         *failures(s404="The file does not exist"),
     ),
-    extension=True,
 )
 async def get_ui_file(call: Call) -> Response:
     name = call.path["file"]

@@ -14,7 +14,7 @@ from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextLoad, SparePool
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.jobs import Job, JobProgress
-from jobserver_core.models.json_values import JsonObject
+from jobserver_core.models.json_values import Json, JsonObject
 from jobserver_core.models.lifecycle import JobState
 from jobserver_core.models.redaction import redacted, redacted_url
 from jobserver_core.models.servers import ServerStatus
@@ -60,19 +60,24 @@ def exception_object(error: BaseException, names: Namespace = NO_NAMESPACE) -> J
     }
 
 
+def _present(**members: Json) -> JsonObject:
+    """Return the members whose value is neither None, false, 0 nor empty."""
+    return {name: value for name, value in members.items() if value}
+
+
 def binary_record(binary: Binary) -> JsonObject:
     """Return a binary as ``GET /binaries`` shows it.
 
     ID, digest and size are extensions, and the name and version of its package, if it has any.
     """
-    record: JsonObject = {
+    return {
         "binary-type": binary.type.value,
         "upload-time": timestamp(binary.uploaded_at),
         "id": binary.id,
         "digest": binary.digest,
         "size": binary.size,
+        **_present(package=binary.package),
     }
-    return record if binary.package is None else {**record, "package": binary.package}
 
 
 def named_binary_record(binary: Binary) -> JsonObject:
@@ -92,38 +97,29 @@ def context_record(context: Context, names: Namespace = NO_NAMESPACE, *, waiting
     or a limit has ended it, ``restarts`` if it was started again, and the address of its ``server`` if
     several servers may share their database.
     """
-    record: JsonObject = {
+    return {
         "id": context.id,
         "name": names.shown(context.name),
         "startTime": timestamp(context.started_at),
         "endTime": timestamp(context.ended_at) if context.ended_at else "Empty",
         "state": context.state.value,
+        **_present(
+            waiting=waiting,
+            applicationId=context.application_id,
+            url=context.url,
+            error=context.error and error_object(context.error, names),
+            endReason=context.end_reason,
+            restarts=context.restarts,
+            server=context.server,
+        ),
     }
-    if waiting:
-        record["waiting"] = True
-    if context.application_id is not None:
-        record["applicationId"] = context.application_id
-    if context.url is not None:
-        record["url"] = context.url
-    if context.error is not None:
-        record["error"] = error_object(context.error, names)
-    if context.end_reason:
-        record["endReason"] = context.end_reason
-    if context.restarts:
-        record["restarts"] = context.restarts
-    if context.server:
-        record["server"] = context.server
-    return record
 
 
 def restart_object(before: Context, names: Namespace) -> JsonObject:
     """Return why a context was started again: its ID, end and error are those of the one before it."""
-    restart: JsonObject = {"id": before.id}
-    if before.ended_at is not None:
-        restart["endTime"] = timestamp(before.ended_at)
-    if before.error is not None:
-        restart["error"] = error_object(before.error, names)
-    return restart
+    ended, error = before.ended_at, before.error
+    more = _present(endTime=ended and timestamp(ended), error=error and error_object(error, names))
+    return {"id": before.id, **more}
 
 
 def context_details(
@@ -135,23 +131,19 @@ def context_details(
     """
     record = context_record(context, names, waiting=waiting)
     if load is not None:
-        if load.preparing:
-            record["preparing"] = load.preparing
+        record |= _present(preparing=load.preparing)
         record["load"] = {"slots": slots, "running": load.running, "waiting": load.waiting}
-    effective = {
-        key: value for key, value in flatten(context.settings).items() if key not in IGNORED_IN_CONTEXTS
-    }
-    record["settings"] = redacted(effective)
+    settings = flatten(context.settings).items()
+    record["settings"] = redacted({key: value for key, value in settings if key not in IGNORED_IN_CONTEXTS})
     return record
 
 
 def job_record(job: Job, names: Namespace = NO_NAMESPACE) -> JsonObject:
     """Return the record of a job that the contract defines.
 
-    As extensions, it has ``waiting`` and ``killRequested`` if they are true, the time of its end and the kind
-    of its failure if there are any, its priority if it is not 0, its time limits if it has any,
-    ``restartable`` if it is true, ``restarts`` if it has run again, and ``progress`` if it is known and the
-    job has not finished. The last progress of a finished job would be outdated.
+    As extensions, it has ``waiting``, ``killRequested`` and ``restartable`` if they are true, the time of its
+    end, the kind of its failure and its time limits if there are any, its priority and ``restarts`` if they
+    are not 0, and ``progress``, unless the job has finished: the last one would be outdated.
     """
     record: JsonObject = {
         "jobId": job.id,
@@ -189,25 +181,26 @@ def job_record(job: Job, names: Namespace = NO_NAMESPACE) -> JsonObject:
 
 def detailed_record(job: Job, names: Namespace = NO_NAMESPACE) -> JsonObject:
     """Return a job as ``GET /jobs/<id>`` shows it: also with its code, submitter and times."""
-    record = {**job_record(job, names), "cp": [_code_object(entry) for entry in job.class_path]}
-    if job.dispatched_at is not None:
-        record["dispatchTime"] = timestamp(job.dispatched_at)
-    if job.running_at is not None:
-        record["runningTime"] = timestamp(job.running_at)
-    if job.submitted_by:
-        record["submittedBy"] = job.submitted_by
-    return record
+    return {
+        **job_record(job, names),
+        "cp": [_code_object(entry) for entry in job.class_path],
+        **_present(
+            dispatchTime=job.dispatched_at and timestamp(job.dispatched_at),
+            runningTime=job.running_at and timestamp(job.running_at),
+            submittedBy=job.submitted_by,
+        ),
+    }
 
 
 def _code_object(entry: ResolvedEntry) -> JsonObject:
     """Return what was asked for, with passwords redacted, and the bytes that this meant."""
-    code: JsonObject = {
+    return {
         "source": redacted_url(entry.source),
         "binary-type": entry.type.value,
         "digest": entry.digest,
         "size": entry.size,
+        **_present(id=entry.binary_id),
     }
-    return code if entry.binary_id is None else {**code, "id": entry.binary_id}
 
 
 def progress_object(progress: JobProgress) -> dict[str, int]:
