@@ -96,10 +96,12 @@ class Services:
         self._closing = threading.RLock()
         self._closed = False
         self.clock = clock = SteadyClock(clock)
-        self.data_directory = data_directory = DataDirectory(data_dir, settings.data_files.directory)
+        self.admission = admission = Admission()
+        self.data_directory = data_directory = DataDirectory(
+            data_dir, settings.data_files.directory, admission.check_not_ended
+        )
         self.server_id = server_id = data_directory.server_id(ids.new)
         self.address = address = settings.servers.address or socket.gethostname()
-        self.admission = admission = Admission()
         self.bus = bus = EventBus()
         self.user_thread = user_thread = UserThread("jobserver-done-callbacks")
         self.configs = configs = JobConfigs(settings.limits, settings.jobs.default_config)
@@ -298,8 +300,8 @@ class Services:
     def _retire(self, context: LiveContext) -> None:
         self.intake.context_ended(context)
 
-    def _kill_waiting(self, job_id: str) -> Job | None:
-        return self.intake.kill(job_id)
+    def _kill_waiting(self, job_id: str, user: str) -> Job | None:
+        return self.intake.kill(job_id, user)
 
     def _run_again(self, jobs: list[Job]) -> None:
         self.recovery.restart(jobs)

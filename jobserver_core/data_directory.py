@@ -26,12 +26,19 @@ class DataDirectory:
     subdirectory that is removed later is created again for a new file, in the original data directory only.
 
     ``data_files`` is another place for data files, which several servers may share. It must exist, and is
-    never created: a directory that is not mounted would be taken for an empty one.
+    never created: a directory that is not mounted would be taken for an empty one. ``check_open`` raises if
+    the server has closed: a temporary data directory is gone then.
     """
 
-    def __init__(self, root: Path, data_files: Path | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        data_files: Path | None = None,
+        check_open: Callable[[], object] = lambda: None,
+    ) -> None:
         self.root = root
         self._data_files = data_files
+        self._check_open = check_open
         self.shares_data_files = data_files is not None
         """Whether other servers may keep their data files in the same place."""
         try:
@@ -61,6 +68,7 @@ class DataDirectory:
 
         Raises:
             StorageError: It is not.
+            ServerClosed: It is not, because the server has closed.
         """
         try:
             found = self._identify()
@@ -146,6 +154,7 @@ class DataDirectory:
         return status.st_dev, status.st_ino
 
     def _lost(self, what: str) -> StorageError:
+        self._check_open()
         return StorageError(
             message=f"the data directory {self.root} {what} while the server was running: "
             "put the original back, or restart the server"

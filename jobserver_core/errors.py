@@ -543,8 +543,9 @@ class JobKilled(JobUnsuccessful):
     """The job ended in the state KILLED."""
 
     def _text(self) -> str:
-        if getattr(self.error, "message", None) == f"Job {self.job_id} killed":
-            return f"job {self.job_id} was killed"
+        start, message = f"Job {self.job_id} killed", getattr(self.error, "message", "")
+        if message.startswith(start):
+            return f"job {self.job_id} was killed{message.removeprefix(start)}"
         return super()._text()
 
 

@@ -533,6 +533,7 @@ class JobServer:
             ContextExists: A living context has this name.
             InvalidName: The name is not allowed.
             InvalidSetting: No context can start with these settings.
+            InvalidRequest: The settings are not a mapping.
             ContextTooLarge: The context would exceed a limit even if it were the only one.
             CapacityReached: The context, in addition to the living ones, would exceed a limit.
             MalformedUrl: A URI of the settings is invalid or not allowed.
@@ -556,7 +557,12 @@ class JobServer:
         return self._new_work.contexts.begin(name, {} if settings is None else settings, caller)
 
     def contexts(self, query: ContextQuery | None = None) -> list[Context]:
-        """Return contexts, newest first. Without a query, return those that are not final."""
+        """Return contexts, newest first. Without a query, return those that are not final.
+
+        Raises:
+            InvalidRequest: The query is something else.
+        """
+        check_kind("the query", query, (ContextQuery, type(None)), "a ContextQuery")
         return self._services.contexts.select(query)
 
     def context(self, name: str) -> Context:
@@ -776,7 +782,7 @@ class JobServer:
         """Begin to kill a job. The waiter returns it once it is final: KILLED, unless it ended first.
 
         With ``force``, the context is killed if the job has not ended after the configured ``kill-timeout``.
-        The log of this server names the ``user`` who killed it.
+        The log of this server and the job's error name the ``user`` who killed it.
 
         If the job is on another server, this blocks for up to 10 seconds until that server has accepted.
 

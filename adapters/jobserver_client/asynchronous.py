@@ -186,7 +186,7 @@ class AsyncClient(RemoteServer):
     async def create_context(self, name: str, settings: JsonMapping | None = None) -> AsyncWaiter[Context]:
         """Begin to start a context; the waiter has it once jobs can run, or raises the error."""
         settings = {} if settings is None else settings
-        check_settings(settings)
+        check_settings(settings, "settings")
         text = config_text({"spark": {"context-settings": settings}}) if settings else ""
 
         async def create() -> Context:

@@ -16,11 +16,11 @@ from jobserver_core.errors import ResultTimeout
 from jobserver_core.models.arguments import check_callable, check_seconds
 from jobserver_core.models.jobs import Job, ResultKind
 from jobserver_core.models.json_values import Json, loads
+from jobserver_core.running.results import CHUNK, reader_closed
 from jobserver_core.running.waiting import raise_unless_finished
 
 T = TypeVar("T")
 
-CHUNK = 256 * 1024
 IN_THE_LOOP = "start a task in a function"
 """What to do instead of passing an asynchronous function that is called in the event loop."""
 
@@ -157,7 +157,8 @@ class AsyncResultReader:
 
     ``kind`` is ``ResultKind.STREAM`` for the bytes that the job yielded, any other for JSON. ``size`` is the
     number of bytes. Both are known before anything is read. Close it, or use it in an ``async with`` block.
-    If the connection breaks, reading raises ConnectionLost: a part is never taken for the whole.
+    If the connection breaks, reading raises ConnectionLost: a part is never taken for the whole. Once it is
+    closed, reading raises Conflict.
     """
 
     def __init__(self, response: httpx.Response, opened: AbstractAsyncContextManager[httpx.Response]) -> None:
@@ -165,6 +166,7 @@ class AsyncResultReader:
         self.kind = ResultKind.STORED if json else ResultKind.STREAM
         self.size = int(response.headers["content-length"])
         self._opened = opened
+        self._closed = False
         self._chunks = response.aiter_bytes(CHUNK)
 
     @classmethod
@@ -186,6 +188,8 @@ class AsyncResultReader:
         return self
 
     async def __anext__(self) -> bytes:
+        if self._closed:
+            raise reader_closed("result")
         try:
             return await self._chunks.__anext__()
         except httpx.HTTPError as error:
@@ -201,6 +205,7 @@ class AsyncResultReader:
 
     async def close(self) -> None:
         """Close the connection. Idempotent."""
+        self._closed = True
         await self._opened.__aexit__(None, None, None)
 
     async def __aenter__(self) -> AsyncResultReader:

@@ -31,14 +31,14 @@ from jobserver_core.models.jobs import Job, JobPage, JobQuery, JobRequest
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.models.servers import ServerStatus
 from jobserver_core.models.storage import StorageUsage
-from jobserver_core.running.results import CHUNK, ResultReader
+from jobserver_core.running.results import ResultReader
 from jobserver_core.running.waiting import JobHandle, Waiter
 
 T = TypeVar("T")
 
 
 class RemoteResult(ResultReader):
-    """A result that is being read from the server."""
+    """A result that is being read from the server. Raises ConnectionLost if the connection breaks."""
 
     def __init__(self, thread: LoopThread, reader: AsyncResultReader) -> None:
         self.kind = reader.kind
@@ -47,18 +47,14 @@ class RemoteResult(ResultReader):
         self._reader = reader
         self._rest = b""
 
-    def read(self, size: int = CHUNK) -> bytes:
-        """Return the next bytes, at most ``size``; empty at the end.
-
-        Raises:
-            ConnectionLost: The connection breaks before the end.
-        """
+    def _read(self, size: int) -> bytes:
         if not self._rest:
             [self._rest] = self._thread.run(_next(self._reader)) or [b""]
         chunk, self._rest = self._rest[:size], self._rest[size:]
         return chunk
 
     def close(self) -> None:
+        self._closed = True
         self._thread.run(self._reader.close())
 
 

@@ -154,12 +154,17 @@ def check_query_time(what: str, value: object) -> None:
         raise InvalidRequest(message=f"{what} must be a datetime with a time zone, got {value!r}")
 
 
-def check_settings(settings: object) -> None:
-    """Check the form of context settings.
+def check_settings(settings: object, argument: str = "") -> None:
+    """Check the form of context settings, which are the value of an ``argument`` or of the configuration.
 
     Raises:
         InvalidSetting: They are not an object of JSON values.
+        InvalidRequest: The argument is not a mapping.
     """
+    if argument:
+        check_kind(
+            argument, settings, Mapping, 'a mapping of context settings, such as {"memory-per-node": "2g"}'
+        )
     if not isinstance(settings, Mapping):
         message = f"must be an object {{ … }} or a mapping, not {type(settings).__name__}"
         raise InvalidSetting(key="spark.context-settings", message=message)

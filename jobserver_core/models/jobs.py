@@ -104,7 +104,7 @@ class JobRequest:
                 f"a job's configuration must be HOCON text or a mapping, not {type(self.config).__name__}"
             )
             raise InvalidConfig(message=message)
-        check_settings(self.context_settings)
+        check_settings(self.context_settings, "context_settings")
         if self.context is not None and self.context_settings:
             message = (
                 "context_settings are for a job without context, which gets a context of its own; pass those "
@@ -188,7 +188,8 @@ class Job:
     ``dispatched_at``, and ``max_run_time`` those from there to the end. Jobs of a
     higher ``priority`` are dispatched first. ``submitted_by`` is the authenticated user, or empty. ``epoch``
     grows whenever another server takes the job over. A ``restartable`` job may run again if its supervised
-    context dies; ``restarts`` is how often it has begun and was put back into the queue.
+    context dies; ``restarts`` is how often it has begun and was put back into the queue. ``error`` is the
+    error of a job that failed or was killed, or of the kill that was requested.
     """
 
     id: str

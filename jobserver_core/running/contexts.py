@@ -65,7 +65,7 @@ class ContextService:
     def begin(self, name: str, settings: JsonMapping, caller: str = "") -> Preparation[Waiter[Context]]:
         """Begin to fetch the files of a context; finishing the preparation starts the context."""
         check_context_name(name)
-        check_settings(settings)
+        check_settings(settings, "settings")
 
         def start(fetched: Mapping[str, Fetched]) -> Waiter[Context]:
             context, spec = self._registry.create(name, settings, fetched, ad_hoc=False, caller=caller)
@@ -156,7 +156,7 @@ class ContextService:
         try:
             return named_context(self._metadata, name)
         except ContextNotFound:
-            raise self._records.context_not_found(name) from None
+            raise self._records.context_not_found(name, or_id=True) from None
 
     def before(self, context: Context) -> Context | None:
         """Return the context whose death led to this one, or None; its record may have been removed."""
@@ -171,17 +171,23 @@ class ContextService:
     def stop(self, name: str, timeout: float | None, user: str) -> Waiter[Context]:
         """Begin to stop a context on request, wherever it runs."""
         grace_period = self._settings.contexts.deletion_timeout if timeout is None else timeout
-        found = self._registry.find(name)
+        found = self._find(name)
         if isinstance(found, Context):
             return self._end_elsewhere(Action.STOP_CONTEXT, found, {"timeout": grace_period}, user)
         return found.stop(grace_period, requested=True, reason=_by(user, "stopped"))
 
     def kill(self, name: str, user: str) -> Waiter[Context]:
         """End a context by force on request, wherever it runs."""
-        found = self._registry.find(name)
+        found = self._find(name)
         if isinstance(found, Context):
             return self._end_elsewhere(Action.KILL_CONTEXT, found, {}, user)
         return found.kill(requested=True, reason=_by(user, "killed"))
+
+    def _find(self, name: str) -> LiveContext | Context:
+        try:
+            return self._registry.find(name)
+        except ContextNotFound:
+            raise self._records.context_not_found(name) from None
 
     def _end_elsewhere(
         self, action: Action, context: Context, arguments: JsonObject, user: str

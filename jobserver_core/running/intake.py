@@ -115,7 +115,7 @@ class Intake:
                 self._pick_up(job_id, owner)
         self._end_left_over()
 
-    def kill(self, job_id: str) -> Job | None:
+    def kill(self, job_id: str, user: str) -> Job | None:
         """End a job that waits for a context here and was not picked up; None if there is no such job.
 
         Raises:
@@ -127,7 +127,7 @@ class Intake:
                 return None
             if self._registry.with_id(job.context_id) is None:
                 return None
-            return self._end(job, FinalOutcome.killed(job_id))
+            return self._end(job, FinalOutcome.killed(job, user))
 
     @contextmanager
     def _claim(self, job_id: str, timeout: float = 0.0) -> Iterator[bool]:

@@ -154,11 +154,11 @@ class JobQueue:
         """Whether waiting jobs are left to the next server: none is dispatched, and no end was requested."""
         return self.holding and not self._context.current.stop_requested
 
-    def remove(self, live: LiveJob) -> bool:
-        """End a job as killed if it still waits for a slot; return whether it did."""
+    def end_if_waiting(self, live: LiveJob, outcome: FinalOutcome) -> bool:
+        """End a job if it still waits for a slot; return whether it did."""
         if live not in self._waiting:
             return False
-        self._end_waiting(live, FinalOutcome.killed(live.job.id))
+        self._end_waiting(live, outcome)
         return True
 
     def expire(self, now: float) -> float | None:

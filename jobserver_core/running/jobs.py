@@ -50,9 +50,9 @@ class JobService:
         data_directory: DataDirectory,
         clock: Clock,
         requests: Requests,
-        kill_waiting: Callable[[str], Job | None],
+        kill_waiting: Callable[[str, str], Job | None],
     ) -> None:
-        """``kill_waiting`` ends a job that another server accepted, if it has not been picked up here yet."""
+        """``kill_waiting`` ends, for a user, a job of another server that was not picked up here yet."""
         self._requests = requests
         requests.on(Action.KILL_JOB, self._kill_for_another)
         self._kill_waiting = kill_waiting
@@ -270,7 +270,7 @@ class JobService:
         self.watch.close()
 
     def kill(self, job_id: str, *, force: bool, user: str | None = None) -> Waiter[Job]:
-        """Begin to end a job, wherever it runs. The log says which user asked for it; None: none did.
+        """Begin to end a job, wherever it runs. Log and error name the user who asked for it; None: none did.
 
         Raises:
             JobNotFound: No job has this id.
@@ -278,7 +278,7 @@ class JobService:
             Unavailable: Its server is gone, and no other server has taken the job over yet.
         """
         try:
-            waiter = self._kill_here(job_id, force=force)
+            waiter = self._kill_here(job_id, force, user or "")
             _log_kill(job_id, user)
             return waiter
         except OnAnotherServer:
@@ -286,12 +286,12 @@ class JobService:
             context = self._metadata.context(job.context_id)
             if context is None:
                 raise
-        arguments: JsonObject = {"id": job_id, "force": force}
+        arguments: JsonObject = {"id": job_id, "force": force, "user": user or ""}
         self._requests.ask(context.owner, Action.KILL_JOB, arguments, f"job {job_id}")
         _log_kill(job_id, user)
         return self.watched(job).finished
 
-    def _kill_here(self, job_id: str, *, force: bool) -> Waiter[Job]:
+    def _kill_here(self, job_id: str, force: bool, user: str) -> Waiter[Job]:
         with self._lock:
             found = self._live.get(job_id)
         if found is None:
@@ -300,7 +300,7 @@ class JobService:
                 raise JobAlreadyFinal(job_id=job_id, state=job.state.value)
             self._records.check_here("job", job_id, self._metadata.context(job.context_id))
             # Another server has just accepted it, or it has lost its context and does not run again yet.
-            killed = self._kill_waiting(job_id) or self._kill_left(job)
+            killed = self._kill_waiting(job_id, user) or self._kill_left(job, user)
             if killed is not None:
                 return self._kept(killed)
             with self._lock:
@@ -308,9 +308,9 @@ class JobService:
         if found is None:
             raise Unavailable(message=f"job {job_id} is being taken over by another server; try again")
         live, context = found
-        return context.kill_job(live, force=force)
+        return context.kill_job(live, force=force, user=user)
 
-    def _kill_left(self, job: Job) -> Job | None:
+    def _kill_left(self, job: Job, user: str) -> Job | None:
         """End a job whose context is final. Return None if the job is just being run again.
 
         Both running it again and ending it use compare-and-set, so only one of them happens.
@@ -318,7 +318,8 @@ class JobService:
         context = self._metadata.context(job.context_id)
         if self.lives(job.id) or (context is not None and not context.state.final):
             return None
-        ended, _ = self._records.end_job(job, FinalOutcome.killed(job.id), cancelled=True, exact=True)
+        outcome = FinalOutcome.killed(job, user)
+        ended, _ = self._records.end_job(job, outcome, cancelled=True, exact=True)
         self._records.syncer.sync()
         if not ended.state.final:
             return None
@@ -326,7 +327,7 @@ class JobService:
         return ended
 
     def _kill_for_another(self, arguments: JsonMapping) -> JsonObject:
-        self._kill_here(arguments["id"], force=arguments["force"])
+        self._kill_here(arguments["id"], arguments["force"], arguments.get("user", ""))
         return {}
 
 

@@ -331,7 +331,7 @@ class LiveContext:
         """
         with self._context.changing():
             if live.job.kill_requested:
-                self._jobs.end(live, FinalOutcome.killed(live.job.id))
+                self._jobs.end(live, FinalOutcome.killed(live.job))
             elif self._jobs.postpones and self._context.ended_at is not None:
                 raise ServerClosed()
             elif self.record.state.final:
@@ -353,7 +353,7 @@ class LiveContext:
             if self._jobs.holding:
                 raise ServerClosed()
             if live.job.kill_requested and not self.record.state.final:
-                self._jobs.end(live, FinalOutcome.killed(live.job.id))
+                self._jobs.end(live, FinalOutcome.killed(live.job))
                 return
             self._context.check_accepts_jobs()
             live.waits_since = self._clock.now()
@@ -377,8 +377,11 @@ class LiveContext:
         with self._context.changing():
             self._jobs.holding = True
 
-    def kill_job(self, live: LiveJob, *, force: bool) -> Waiter[Job]:
+    def kill_job(self, live: LiveJob, *, force: bool, user: str) -> Waiter[Job]:
         """Remove a waiting job from the queue, or have the launcher end a running one.
+
+        Records the outcome with the kill: it names the first ``user`` who requested it, also if another
+        server has taken the job over before it ends.
 
         Raises:
             JobAlreadyFinal: The job has ended.
@@ -388,8 +391,9 @@ class LiveContext:
         with self._changing_for_user(f"job {live.job.id}"):
             if live.job.state.final:
                 raise JobAlreadyFinal(job_id=live.job.id, state=live.job.state.value)
-            if not self._jobs.remove(live):
-                live.advance(None, kill_requested=True)
+            killed = FinalOutcome.killed(live.job, user)
+            if not self._jobs.end_if_waiting(live, killed):
+                live.advance(None, kill_requested=True, error=killed.error)
                 self._ending.kill_job(live, force=force)
         self._records.syncer.sync()
         return live.finished.waiter

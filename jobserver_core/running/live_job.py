@@ -164,7 +164,7 @@ class LiveJob:
             StorageError: The result could not be stored, and calling it again may succeed.
         """
         if reported.killed:
-            return FinalOutcome.killed(self.job.id)
+            return FinalOutcome.killed(self.job)
         if reported.error is not None and reported.failure is not None:
             return FinalOutcome.failed(reported.failure, reported.error)
         try:

@@ -60,6 +60,7 @@ from jobserver_core.running.log_files import (
 )
 from jobserver_core.running.records import Records
 from jobserver_core.running.requests import Action, Requests
+from jobserver_core.running.results import reader_closed
 
 __all__ = ["LogReader", "LogService"]
 
@@ -75,8 +76,8 @@ class LogReader:
     With ``last``, it starts that many bytes before the current end. A log that does not exist yet reads as
     empty. A log that starts over is read from its new start. This happens when it was cut because it had
     reached its maximum size, or when its job runs again on another server, which is noticed within seconds.
-    Iterating yields chunks up to the current end. Close the reader after use, or use it as a context manager.
-    Not thread-safe.
+    Iterating yields chunks up to the current end. Close the reader after use, or use it as a context manager;
+    then reading raises Conflict. Not thread-safe.
     """
 
     def __init__(self, search: LogSearch, last: int | None = None) -> None:
@@ -86,6 +87,7 @@ class LogReader:
         self._identity: str | None = None
         self._head = b""
         self._offset = 0
+        self._closed = False
 
     def open(self) -> LogReader:
         """Find the log. :meth:`read` does this, too, if necessary.
@@ -94,8 +96,11 @@ class LogReader:
             LogNotFound: The log does not exist, or not yet.
             LogServerGone: It is on the machine of a server that has ended.
             Unavailable: Its server does not respond, or is gone and has not been taken over yet. Try again.
+            Conflict: The reader is closed.
         """
-        self.close()
+        if self._closed:
+            raise reader_closed("log")
+        self._close_file()
         self._file = file = self._search.find()
         if self._last is not None:
             self._offset = max(0, file.size - self._last)
@@ -122,18 +127,19 @@ class LogReader:
         Raises:
             Unavailable: The server that has the log is gone or does not respond. Another read continues
                 where this one failed, as soon as the log can be found.
+            Conflict: The reader is closed.
         """
         try:
             file = self._file or self.open()._file
             assert file is not None
             chunk = self._next(file, limit)
         except (LogNotFound, Unavailable) as error:
-            self.close()
+            self._close_file()
             if isinstance(error, LogNotFound):
                 return b""
             raise
         if not chunk and (file.replaced() or self._search.moved()):
-            self.close()
+            self._close_file()
             return self.read(limit)
         return chunk
 
@@ -153,6 +159,10 @@ class LogReader:
 
     def close(self) -> None:
         """Close the file. Idempotent."""
+        self._closed = True
+        self._close_file()
+
+    def _close_file(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -18,6 +18,7 @@ from jobserver_core.callbacks.service import CallbackService
 from jobserver_core.errors import (
     CONTEXT_TERMINATED,
     ContextNotFound,
+    InvalidName,
     OnAnotherServer,
     ServerClosed,
     StaleState,
@@ -32,6 +33,7 @@ from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job, JobProgress, JobRequest, JobResult, QueueLimits
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.models.lifecycle import CONTEXTS, JOBS, ContextEvent, ContextState, JobEvent, JobState
+from jobserver_core.models.validation import check_context_name
 from jobserver_core.ports import Clock, Ids, MetadataStore
 from jobserver_core.running.context_settings import TimeLimits
 from jobserver_core.running.notices import Notices, Topic
@@ -54,9 +56,14 @@ class FinalOutcome:
     result: JobResult | None = None
 
     @classmethod
-    def killed(cls, job_id: str) -> FinalOutcome:
-        """Return the outcome of a job that was killed, in the words of the HTTP contract."""
-        return cls(event=JobEvent.KILL, error=ErrorInfo(message=f"Job {job_id} killed"))
+    def killed(cls, job: Job, user: str = "") -> FinalOutcome:
+        """Return the outcome of a job that was killed, in the words of the HTTP contract.
+
+        It names the ``user``, or the one that was recorded when the kill was requested.
+        """
+        by = f" by user {user}" if user else ""
+        error = job.error or ErrorInfo(message=f"Job {job.id} killed{by}")
+        return cls(event=JobEvent.KILL, error=error)
 
     @classmethod
     def failed(cls, failure: FailureKind, error: ErrorInfo) -> FinalOutcome:
@@ -67,7 +74,7 @@ class FinalOutcome:
     def without_context(cls, job: Job, reason: str) -> FinalOutcome:
         """Return the outcome of a job whose context ended: killed if that was requested, else failed."""
         if job.kill_requested:
-            return cls.killed(job.id)
+            return cls.killed(job)
         message = f"Context ({job.context_name}) for this job was terminated"
         error = ErrorInfo(message=message, error_class=CONTEXT_TERMINATED, stack=reason)
         return cls.failed(FailureKind.CONTEXT_LOST, error)
@@ -280,13 +287,20 @@ class Records:
             self.check_here("context", name, context)
             raise self._taken_over("context", name)
 
-    def context_not_found(self, name: str) -> ContextNotFound:
-        """Return the error that no context of this name lives, with the reason if it failed.
+    def context_not_found(self, name: str, *, or_id: bool = False) -> ContextNotFound:
+        """Return the error that no context of this name lives (``or_id``: or has this id), with the reason.
 
-        A configured context may have been refused, or the last context of the name may have failed.
+        A configured context may have been refused, or the last context of the name may have failed. Names
+        that no context can have are not allowed.
         """
         if (why := self.refused.get(name)) is not None:
             return ContextNotFound(name=name, reason=f"the configured context could not be started: {why}")
+        try:
+            check_context_name(name)
+        except InvalidName as error:
+            return ContextNotFound(
+                name=name, reason=None if or_id else f"the name is not allowed: {error.rule}"
+            )
         last = self._metadata.context_named(name)
         if last is None or last.error is None or last.ended_at is None:
             return ContextNotFound(name=name)

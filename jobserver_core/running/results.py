@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
+from jobserver_core.errors import Conflict
 from jobserver_core.models.jobs import JobResult, ResultKind
 from jobserver_core.models.json_values import Json, loads
 
@@ -18,12 +19,20 @@ CHUNK = 256 * 1024
 """How many bytes of a result to read at a time."""
 
 
+def reader_closed(what: str) -> Conflict:
+    """Return the error for reading from a closed reader of a result or a log."""
+    return Conflict(message=f"this reader is closed; open the {what} again")
+
+
 class ResultReader:
     """A stored result, to be read in chunks or as a value. Close it, or use it in a ``with`` block.
 
     ``kind`` is the :class:`~jobserver_core.ResultKind`: STREAM for the bytes that the job yielded, any other
-    for JSON. ``size`` is the number of bytes. Both are known before anything is read.
+    for JSON. ``size`` is the number of bytes. Both are known before anything is read. Once it is closed,
+    reading raises Conflict.
     """
+
+    _closed = False
 
     def __init__(self, result: JobResult, blobs: BlobStore) -> None:
         self.kind = result.kind
@@ -36,6 +45,11 @@ class ResultReader:
 
     def read(self, size: int = CHUNK) -> bytes:
         """Return the next bytes, at most ``size``; empty at the end."""
+        if self._closed:
+            raise reader_closed("result")
+        return self._read(size)
+
+    def _read(self, size: int) -> bytes:
         return self._file.read(size)
 
     def __iter__(self) -> Iterator[bytes]:
@@ -53,6 +67,7 @@ class ResultReader:
 
     def close(self) -> None:
         """Close the file. Idempotent."""
+        self._closed = True
         self._file.close()
 
     def __enter__(self) -> ResultReader:

@@ -24,6 +24,7 @@ from jobserver_core import (
     BinaryInUse,
     BinaryNotFound,
     BinaryType,
+    Conflict,
     ContextChanged,
     ContextExists,
     ContextFailed,
@@ -319,6 +320,22 @@ def test_a_streamed_result_is_read_in_chunks_or_as_bytes(play: Play) -> None:
     play(scenario)
 
 
+def test_a_closed_reader_of_a_result_says_that_it_is_closed(play: Play) -> None:
+    async def scenario(facade: Facade) -> None:
+        for job_class, config in (("w.Stream", "n = 6"), ("w.Echo", "value = 1")):
+            handle = await done(facade.submit(a_request(job_class, config)))
+            await handle
+            reader = await done(facade.open_result(handle.id))
+            await done(reader.close())
+            reads = [reader.value]
+            reads.append(reader.__anext__ if hasattr(reader, "__aiter__") else reader.read)
+            for read in reads:
+                with pytest.raises(Conflict, match="this reader is closed; open the result again"):
+                    await done(read())
+
+    play(scenario)
+
+
 def test_a_repeated_submit_with_a_key_returns_the_first_job(play: Play) -> None:
     async def scenario(facade: Facade) -> None:
         request = a_request("w.Echo", "value = 1", idempotency_key="once")
@@ -498,7 +515,7 @@ def test_errors_are_the_same_exceptions(play: Play, act: Callable[[Facade], Any]
 CONTENT = (
     'the content of an upload must be bytes, a file opened with open(path, "rb"), or an iterable of bytes'
 )
-SETTINGS = "setting 'spark.context-settings':"
+MAPPING = 'must be a mapping of context settings, such as {"memory-per-node": "2g"}'
 JSON_ONLY = "a job's configuration must hold only JSON values:"
 NO_JSON = "cannot be represented in JSON"
 HANDLE = "a job's ID must be a string (handle.id or job.id), not Named"
@@ -569,8 +586,8 @@ BY_JOB_ID: list[Callable[[Any], Any]] = [
         ),
         (
             lambda facade: facade.submit(a_request("w.Echo", context_settings=["a"])),
-            InvalidSetting,
-            f"{SETTINGS} must be an object {{ … }} or a mapping, not list",
+            InvalidRequest,
+            f"context_settings {MAPPING}, not list",
         ),
         (
             lambda facade: facade.submit(JobRequest(class_name="w.Echo", class_path=5)),  # type: ignore[arg-type]
@@ -596,8 +613,8 @@ BY_JOB_ID: list[Callable[[Any], Any]] = [
         (lambda facade: facade.jobs("RUNNING"), InvalidRequest, "the query must be a JobQuery, not str"),
         (
             lambda facade: facade.create_context("c", "a = 1"),
-            InvalidSetting,
-            f"{SETTINGS} must be an object {{ … }} or a mapping, not str",
+            InvalidRequest,
+            f"settings {MAPPING}, not str",
         ),
         (
             lambda facade: facade.create_context("c", {"a": object()}),

@@ -38,11 +38,14 @@ class Requesting(Fleet):
     def test_a_job_can_be_killed_on_any_server(self, members: list[Member]) -> None:
         owner, other = self.owner_and_other()
         job = owner.running_job("shared")
-        killed = other.server.kill_job(job)
+        killed = other.server.kill_job(job, user="ann")
         assert owner.launcher.handles[0].calls[-1] == ("kill_job", job)
         owner.launcher.listeners[0].job_ended(job, JobOutcome(killed=True))
         other.clock.advance(POLL)
-        assert killed.result(WAIT).state is JobState.KILLED
+        record = killed.result(WAIT)
+        assert record.state is JobState.KILLED
+        assert record.error is not None
+        assert record.error.message == f"Job {job} killed by user ann"
         with pytest.raises(JobAlreadyFinal):
             other.server.kill_job(job)
 
@@ -60,7 +63,10 @@ class Requesting(Fleet):
         send, other.server._services.notices.send = other.server._services.notices.send, lambda *_: None
         job = other.server.submit(a_request("w.Any", context="shared"))
         other.server._services.notices.send = send
-        assert other.server.kill_job(job.id).result(WAIT).state is JobState.KILLED
+        killed = other.server.kill_job(job.id, user="ann").result(WAIT)
+        assert killed.state is JobState.KILLED
+        assert killed.error is not None
+        assert killed.error.message == f"Job {job.id} killed by user ann"
 
     def test_a_context_can_be_stopped_on_any_server(self, members: list[Member]) -> None:
         owner, other = self.owner_and_other()

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
+from jobserver_core import Conflict
 from jobserver_core.running.logs import CHUNK_SIZE
 from jobserver_pyspark.host.logs import BoundedLog
 from serving import Scene
@@ -58,5 +61,19 @@ def test_iterating_over_a_log_yields_chunks_up_to_its_current_end() -> None:
         with path.open("ab") as file:
             file.write(b"two\n")
         assert list(log) == [b"two\n"]
+    scene.launcher.close()
+    scene.server.close(0)
+
+
+def test_a_closed_reader_says_that_it_is_closed() -> None:
+    scene = Scene()
+    job = scene.submit()
+    scene.server._services.data_directory.job_log(job.id).write_bytes(b"one\n")
+    with scene.server.open_job_log(job.id) as log:
+        assert log.read() == b"one\n"
+    for use in (log.read, log.open, lambda: list(log)):
+        with pytest.raises(Conflict, match="this reader is closed; open the log again"):
+            use()
+    log.close()
     scene.launcher.close()
     scene.server.close(0)

@@ -99,10 +99,14 @@ def test_a_job_that_was_being_killed_is_killed(world: Successors) -> None:
     job = first.submit(a_request("w.Any", callback_url="memory://receiver/x"))
     listener = world.launchers[0].listeners[0]
     listener.context_ready(application_id=None, url=None)
-    first.kill_job(job.id)
+    first.kill_job(job.id, user="ann")
+    first.kill_job(job.id, user="bob")
 
     second = world.boot()
-    assert second.job(job.id).state is JobState.KILLED
+    killed = second.job(job.id)
+    assert killed.state is JobState.KILLED
+    assert killed.error is not None
+    assert killed.error.message == f"Job {job.id} killed by user ann"
     assert second.deliveries(job.id) == []
 
 

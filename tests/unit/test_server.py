@@ -179,14 +179,20 @@ def test_a_handle_can_be_obtained_again_before_and_after_the_job_ends(server: Jo
         server.job_handle("nobody")
 
 
-@pytest.mark.parametrize(("user", "by"), [("ann", "by user ann"), ("", "on request")])
-def test_the_log_says_who_killed_a_job(
-    server: JobServer, caplog: pytest.LogCaptureFixture, user: str, by: str
+@pytest.mark.parametrize(
+    ("user", "by", "killed"), [("ann", "by user ann", "killed by user ann"), ("", "on request", "killed")]
+)
+def test_the_log_and_the_error_say_who_killed_a_job(
+    server: JobServer, caplog: pytest.LogCaptureFixture, user: str, by: str, killed: str
 ) -> None:
     job = server.submit(a_request("w.Sleep"))
     with caplog.at_level("INFO", "jobserver_core.running.jobs"):
-        server.kill_job(job.id, user=user)
+        record = server.kill_job(job.id, user=user).result(WAIT)
     assert f"job {job.id} is killed {by}" in caplog.messages
+    assert record.error is not None
+    assert record.error.message == f"Job {job.id} {killed}"
+    with pytest.raises(errors.JobKilled, match=f"^job {job.id} was {killed}$"):
+        job.result(WAIT)
 
 
 def test_a_killed_job_is_killed_once(server: JobServer) -> None:

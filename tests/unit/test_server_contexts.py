@@ -63,6 +63,30 @@ def test_a_context_is_created_lives_and_is_stopped(server: JobServer) -> None:
     server.create_context("shared").result(WAIT)
 
 
+@pytest.mark.parametrize(
+    ("name", "rule"), [("bad name", "it may contain letters"), ("1st", "it must start with a letter")]
+)
+def test_stopping_a_context_with_an_impossible_name_says_what_is_wrong_with_it(
+    server: JobServer, name: str, rule: str
+) -> None:
+    for end in (server.stop_context, server.kill_context):
+        with pytest.raises(
+            errors.ContextNotFound, match=f"^context {name} not found: the name is not allowed: {rule}"
+        ):
+            end(name)
+    with pytest.raises(errors.ContextNotFound, match=f"^context {name} not found$"):
+        server.context(name)  # which may also be an ID
+
+
+def test_stopping_a_context_that_has_failed_says_why_it_failed(server: JobServer) -> None:
+    with pytest.raises(errors.ContextFailed):
+        server.create_context("bad", {"inline.fail": "no cores left"}).result(WAIT)
+    with pytest.raises(
+        errors.ContextNotFound, match=r"^context bad not found: it failed at .*: no cores left$"
+    ):
+        server.stop_context("bad")
+
+
 def test_a_context_that_cannot_start_says_why(server: JobServer) -> None:
     waiter = server.create_context("bad", {"inline.fail": "no cores left"})
     with pytest.raises(errors.ContextFailed, match="no cores left"):
@@ -302,5 +326,7 @@ def test_a_waiting_job_can_be_killed_at_once_and_never_runs() -> None:
     with limited(1, 2) as server:
         running(server, context="shared")
         waiting = server.submit(a_request("w.Echo", context="shared"))
-        assert server.kill_job(waiting.id).result(WAIT).state is JobState.KILLED
-        assert server.job(waiting.id).dispatched_at is None
+        killed = server.kill_job(waiting.id, user="ann").result(WAIT)
+        assert (killed.state, killed.dispatched_at) == (JobState.KILLED, None)
+        assert killed.error is not None
+        assert killed.error.message == f"Job {waiting.id} killed by user ann"

@@ -242,3 +242,23 @@ def test_settings_that_are_a_mapping_are_refused(create: Callable[[Any], JobServ
 def test_only_what_can_be_called_can_subscribe(server: JobServer) -> None:
     with pytest.raises(InvalidRequest, match="the subscriber must be a function, not NoneType"):
         server.subscribe(None)  # type: ignore[arg-type]
+
+
+def test_the_logs_and_files_of_a_server_that_has_closed_are_closed_with_it(server: JobServer) -> None:
+    server.start()
+    server.upload("words", BinaryType.EGG, archive())
+    handle = server.submit(a_request("w.Echo", "value = 7"))
+    handle.result(WAIT)
+    name = server.job(handle.id).context_name
+    log = server.open_job_log(handle.id)
+    server.close()
+    uses: list[Callable[[], object]] = [
+        lambda: server.job_log(handle.id),
+        lambda: server.context_log(name),
+        log.read,
+        lambda: server.open_context_log(name).read(),
+        server.data_files,
+    ]
+    for use in uses:
+        with pytest.raises(ServerClosed, match="the job server is closed; create a new one"):
+            use()

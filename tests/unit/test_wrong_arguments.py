@@ -114,3 +114,11 @@ def test_the_end_of_a_log_is_a_number_of_bytes(last: object) -> None:
 def test_a_data_directory_may_be_a_string(tmp_path: Path) -> None:
     in_memory(data_dir=str(tmp_path / "data")).close()
     assert (tmp_path / "data" / "server.id").exists()
+
+
+def test_contexts_are_selected_by_a_query() -> None:
+    with (
+        in_memory() as server,
+        pytest.raises(InvalidRequest, match=r"^the query must be a ContextQuery, not str$"),
+    ):
+        server.contexts("warm")

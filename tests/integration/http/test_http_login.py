@@ -164,11 +164,15 @@ def test_readiness_hides_the_names_of_failed_contexts_from_unauthenticated_calle
     }
 
 
-def test_the_log_names_the_user_who_killed_a_job(guarded: Site, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_and_the_record_name_the_user_who_killed_a_job(
+    guarded: Site, caplog: pytest.LogCaptureFixture
+) -> None:
     job_id = guarded.sleeping()
     with caplog.at_level("INFO", "jobserver_core.running.jobs"):
         assert guarded.client.delete(f"/jobs/{job_id}").json() == {"status": "KILLED"}
     assert f"job {job_id} is killed by user admin" in caplog.messages
+    record = guarded.client.get(f"/jobs/{job_id}").json()
+    assert record["result"]["message"] == f"Job {job_id} killed by user admin"
 
 
 # -- proxy users -----------------------------------------------------------------------------------
