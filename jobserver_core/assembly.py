@@ -24,7 +24,7 @@ from jobserver_core.models.arguments import digest_of
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.models.contexts import ContextQuery
 from jobserver_core.models.failures import ErrorInfo
-from jobserver_core.models.jobs import Job, JobQuery
+from jobserver_core.models.jobs import JobQuery
 from jobserver_core.ports import (
     BlobStore,
     Clock,
@@ -43,8 +43,6 @@ from jobserver_core.running.intake import Intake
 from jobserver_core.running.job_configs import JobConfigs
 from jobserver_core.running.jobs import JobService
 from jobserver_core.running.jobs_without_room import JobsWithoutRoom
-from jobserver_core.running.live_context import LiveContext
-from jobserver_core.running.live_job import LiveJob
 from jobserver_core.running.logs import LogService
 from jobserver_core.running.notices import Notices, Topic
 from jobserver_core.running.outbox import Syncer
@@ -169,8 +167,8 @@ class Services:
             data_directory=data_directory,
             clock=clock,
             settings=settings,
-            restart=self._restart,
-            on_retired=self._retire,
+            restart=lambda context, jobs: self.supervisor.restart(context, jobs),  # noqa: PLW0108 - made below
+            on_retired=lambda context: self.intake.context_ended(context),  # noqa: PLW0108 - made below
         )
         self.contexts = contexts = ContextService(
             registry=registry,
@@ -191,9 +189,10 @@ class Services:
             data_directory=data_directory,
             clock=clock,
             requests=requests,
-            kill_waiting=self._kill_waiting,
+            kill_waiting=lambda job_id, user: self.intake.kill(job_id, user),  # noqa: PLW0108 - made below
         )
         self.submissions = SubmissionService(
+            metadata=metadata,
             jobs=jobs,
             contexts=registry,
             records=records,
@@ -211,7 +210,7 @@ class Services:
             class_paths=class_paths,
             notices=notices,
             clock=clock,
-            restart=self._run_again,
+            restart=lambda jobs: self.recovery.restart(jobs),  # noqa: PLW0108 - made below
         )
         notices.on(Topic.SUBMITTED, intake.scan)
         notices.on(Topic.ENDED, self._notice_ends)
@@ -225,7 +224,7 @@ class Services:
             clock=clock,
             notices=notices,
             heirs=membership.heirs,
-            restart=self._run_again,
+            restart=lambda jobs: self.recovery.restart(jobs),  # noqa: PLW0108 - made below
         )
         notices.on(Topic.PASSED_ON, membership.search_given)
         self.recovery = Recovery(
@@ -293,18 +292,6 @@ class Services:
             self.callbacks.take_over(self.membership.others)
             self.contexts.start_configured(lost.names)
             self.recovery.restart(lost.jobs)
-
-    def _restart(self, context: LiveContext, jobs: Sequence[LiveJob]) -> None:
-        self.supervisor.restart(context, jobs)
-
-    def _retire(self, context: LiveContext) -> None:
-        self.intake.context_ended(context)
-
-    def _kill_waiting(self, job_id: str, user: str) -> Job | None:
-        return self.intake.kill(job_id, user)
-
-    def _run_again(self, jobs: list[Job]) -> None:
-        self.recovery.restart(jobs)
 
     def _lose_contexts(self) -> None:
         """End all contexts here, because other servers have declared this one dead."""
@@ -376,8 +363,8 @@ class Services:
         release.run("waking waiters for the disk", self.syncer.close)
         release.run("ending requests to other servers", self.requests.close)
         release.run("closing the notices", self.notices.close)
-        release.run("waking waiters for jobs of other servers", self.jobs.close)
-        release.run("waking waiters for contexts of other servers", self.contexts.close)
+        release.run("waking waiters for jobs of other servers", self.jobs.watch.close)
+        release.run("waking waiters for contexts of other servers", self.contexts.watch.close)
         # Not as a step on another thread: one of these functions may be closing the server.
         if not self.user_thread.close(BRIEF_STEP):
             _log.warning("a function of add_done_callback takes too long; the shutdown goes on without it")

@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+import attrs
+
 from jobserver_core.errors import ContextExists, ContextNotFound, JobServerError, ServerClosed, Unavailable
 from jobserver_core.models.arguments import check_settings
 from jobserver_core.models.contexts import Context, ContextQuery
@@ -33,32 +35,25 @@ _PREDECESSORS = 100
 """How many of the newest ended contexts of a name to search for a predecessor."""
 
 
+@attrs.define(kw_only=True, eq=False)
 class ContextService:
-    """The use cases of contexts."""
+    """The use cases of contexts. ``watch`` waits for contexts of other servers to end."""
 
-    def __init__(
-        self,
-        *,
-        registry: ContextRegistry,
-        fetching: FetchService,
-        metadata: MetadataStore,
-        settings: Settings,
-        requests: Requests,
-        records: Records,
-    ) -> None:
-        self._records = records
-        self._requests = requests
-        requests.on(Action.STOP_CONTEXT, self._stop_for_another)
-        requests.on(Action.KILL_CONTEXT, self._kill_for_another)
-        requests.on(Action.RESET_CONTEXTS, self._reset_for_another)
-        self.watch: Watch[Context] = Watch(
-            metadata.context, lambda key: ContextNotFound(name=key), records.call_back
+    _registry: ContextRegistry
+    _fetching: FetchService
+    _metadata: MetadataStore
+    _settings: Settings
+    _requests: Requests
+    _records: Records
+    watch: Watch[Context] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._requests.on(Action.STOP_CONTEXT, self._stop_for_another)
+        self._requests.on(Action.KILL_CONTEXT, self._kill_for_another)
+        self._requests.on(Action.RESET_CONTEXTS, self._reset_for_another)
+        self.watch = Watch(
+            self._metadata.context, lambda key: ContextNotFound(name=key), self._records.call_back
         )
-        """Waits for contexts of other servers to end."""
-        self._registry = registry
-        self._fetching = fetching
-        self._metadata = metadata
-        self._settings = settings
 
     # -- creating ----------------------------------------------------------------------------------
 
@@ -171,39 +166,29 @@ class ContextService:
     def stop(self, name: str, timeout: float | None, user: str) -> Waiter[Context]:
         """Begin to stop a context on request, wherever it runs."""
         grace_period = self._settings.contexts.deletion_timeout if timeout is None else timeout
-        found = self._find(name)
-        if isinstance(found, Context):
-            return self._end_elsewhere(Action.STOP_CONTEXT, found, {"timeout": grace_period}, user)
-        return found.stop(grace_period, requested=True, reason=_by(user, "stopped"))
+        return self._end(Action.STOP_CONTEXT, name, {"timeout": grace_period, "user": user})
 
     def kill(self, name: str, user: str) -> Waiter[Context]:
         """End a context by force on request, wherever it runs."""
-        found = self._find(name)
-        if isinstance(found, Context):
-            return self._end_elsewhere(Action.KILL_CONTEXT, found, {}, user)
-        return found.kill(requested=True, reason=_by(user, "killed"))
+        return self._end(Action.KILL_CONTEXT, name, {"user": user})
 
-    def _find(self, name: str) -> LiveContext | Context:
+    def _end(self, action: Action, name: str, arguments: JsonObject) -> Waiter[Context]:
         try:
-            return self._registry.find(name)
+            found = self._registry.find(name)
         except ContextNotFound:
             raise self._records.context_not_found(name) from None
-
-    def _end_elsewhere(
-        self, action: Action, context: Context, arguments: JsonObject, user: str
-    ) -> Waiter[Context]:
-        arguments |= {"id": context.id, "name": context.name, "user": user}
-        self._requests.ask(context.owner, action, arguments, f"context {context.name}")
-        return self.watch.watch(context).finished.waiter
+        if isinstance(found, LiveContext):
+            return _end_here(action, found, arguments)
+        arguments |= {"id": found.id, "name": found.name}
+        self._requests.ask(found.owner, action, arguments, f"context {found.name}")
+        return self.watch.watch(found).finished.waiter
 
     def _stop_for_another(self, arguments: JsonMapping) -> JsonObject:
-        reason = _by(arguments.get("user", ""), "stopped")
-        self._requested_context(arguments).stop(arguments["timeout"], requested=True, reason=reason)
+        _end_here(Action.STOP_CONTEXT, self._requested_context(arguments), arguments)
         return {}
 
     def _kill_for_another(self, arguments: JsonMapping) -> JsonObject:
-        reason = _by(arguments.get("user", ""), "killed")
-        self._requested_context(arguments).kill(requested=True, reason=reason)
+        _end_here(Action.KILL_CONTEXT, self._requested_context(arguments), arguments)
         return {}
 
     def _requested_context(self, arguments: JsonMapping) -> LiveContext:
@@ -216,10 +201,6 @@ class ContextService:
         if context.record.id != arguments["id"]:
             raise Unavailable(message=f"context {context.record.name} has just been replaced; try again")
         return context
-
-    def close(self) -> None:
-        """Notify those who wait for contexts of other servers that this server is closing. Idempotent."""
-        self.watch.close()
 
     # -- resetting ---------------------------------------------------------------------------------
 
@@ -276,6 +257,14 @@ class ContextService:
     def _reset_for_another(self, arguments: JsonMapping) -> JsonObject:
         self._reset_here((), arguments.get("user", ""))
         return {}
+
+
+def _end_here(action: Action, context: LiveContext, arguments: JsonMapping) -> Waiter[Context]:
+    """Stop or kill a context of this server, for a user who may have asked another one."""
+    user = arguments.get("user", "")
+    if action is Action.STOP_CONTEXT:
+        return context.stop(arguments["timeout"], requested=True, reason=_by(user, "stopped"))
+    return context.kill(requested=True, reason=_by(user, "killed"))
 
 
 def _by(user: str, what: str) -> str:

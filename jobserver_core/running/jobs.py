@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
+import attrs
+
 from jobserver_core.data_directory import DataDirectory
 from jobserver_core.errors import (
     JobAlreadyFinal,
@@ -37,39 +39,33 @@ SHEDDING = 60.0
 """Seconds for which the server counts as shedding load after it refused a submit."""
 
 
+@attrs.define(kw_only=True, eq=False)
 class JobService:
-    """Keeps track of living jobs, and reads the records of all jobs. Thread-safe."""
+    """Keeps track of living jobs, and reads the records of all jobs. Thread-safe.
 
-    def __init__(
-        self,
-        *,
-        records: Records,
-        results: ResultStore,
-        configs: JobConfigs,
-        metadata: MetadataStore,
-        data_directory: DataDirectory,
-        clock: Clock,
-        requests: Requests,
-        kill_waiting: Callable[[str, str], Job | None],
-    ) -> None:
-        """``kill_waiting`` ends, for a user, a job of another server that was not picked up here yet."""
-        self._requests = requests
-        requests.on(Action.KILL_JOB, self._kill_for_another)
-        self._kill_waiting = kill_waiting
-        self._records = records
-        self._results = results
-        self._configs = configs
-        self._metadata = metadata
-        self._data_directory = data_directory
-        self._clock = clock
-        self.watch: Watch[Job] = Watch(
-            metadata.job, lambda job_id: JobNotFound(job_id=job_id), records.call_back
+    ``kill_waiting`` ends, for a user, a job of another server that was not picked up here yet. ``watch``
+    waits for jobs of other servers to end.
+    """
+
+    _records: Records
+    _results: ResultStore
+    _configs: JobConfigs
+    _metadata: MetadataStore
+    _data_directory: DataDirectory
+    _clock: Clock
+    _requests: Requests
+    _kill_waiting: Callable[[str, str], Job | None]
+    watch: Watch[Job] = attrs.field(init=False)
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
+    _live: dict[str, tuple[LiveJob, LiveContext]] = attrs.field(factory=dict, init=False)
+    _refused: int = attrs.field(default=0, init=False)
+    _refused_at: float | None = attrs.field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._requests.on(Action.KILL_JOB, self._kill_for_another)
+        self.watch = Watch(
+            self._metadata.job, lambda job_id: JobNotFound(job_id=job_id), self._records.call_back
         )
-        """Waits for jobs of other servers to end."""
-        self._lock = threading.Lock()
-        self._live: dict[str, tuple[LiveJob, LiveContext]] = {}
-        self._refused = 0
-        self._refused_at: float | None = None
 
     # -- living jobs -------------------------------------------------------------------------------
 
@@ -206,10 +202,6 @@ class JobService:
             raise JobNotFound(job_id=job_id)
         return job
 
-    def with_key(self, idempotency_key: str) -> Job | None:
-        """Return the job that was submitted with a key, or None."""
-        return self._metadata.job_with_key(idempotency_key)
-
     def handle(self, job_id: str) -> JobHandle:
         """Return a handle to wait for a job.
 
@@ -223,12 +215,9 @@ class JobService:
         # A job of this server is forgotten only after its end was stored, so the record is final by then.
         job = self.get(job_id)
         if job.state.final or not self._metadata.shared:
-            over = self._kept(job)
+            over = Promise.kept(job, f"job {job.id}", self._records.call_back)
             return JobHandle(job, started=over, finished=over, open_result=self.open_result)
         return self.watched(job)
-
-    def _kept(self, job: Job) -> Waiter[Job]:
-        return Promise.kept(job, f"job {job.id}", self._records.call_back)
 
     def watched(self, job: Job) -> JobHandle:
         """Return a handle to wait for a job of another server."""
@@ -265,10 +254,6 @@ class JobService:
 
     # -- ending ------------------------------------------------------------------------------------
 
-    def close(self) -> None:
-        """Notify those who wait for jobs of other servers that this server is closing. Idempotent."""
-        self.watch.close()
-
     def kill(self, job_id: str, *, force: bool, user: str | None = None) -> Waiter[Job]:
         """Begin to end a job, wherever it runs. Log and error name the user who asked for it; None: none did.
 
@@ -302,7 +287,7 @@ class JobService:
             # Another server has just accepted it, or it has lost its context and does not run again yet.
             killed = self._kill_waiting(job_id, user) or self._kill_left(job, user)
             if killed is not None:
-                return self._kept(killed)
+                return Promise.kept(killed, f"job {job_id}", self._records.call_back)
             with self._lock:
                 found = self._live.get(job_id)
         if found is None:

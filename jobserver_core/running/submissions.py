@@ -24,7 +24,7 @@ from jobserver_core.errors import (
 from jobserver_core.models.binaries import ResolvedEntry
 from jobserver_core.models.contexts import Context
 from jobserver_core.models.jobs import JobRequest, QueueLimits
-from jobserver_core.ports import ContextSpec, Fetched
+from jobserver_core.ports import ContextSpec, Fetched, MetadataStore
 from jobserver_core.running.context_registry import ContextRegistry
 from jobserver_core.running.context_settings import time_limits
 from jobserver_core.running.fetching import FetchService, Preparation
@@ -54,6 +54,7 @@ class _Checked:
 class SubmissionService:
     """Accepts jobs. Thread-safe."""
 
+    _metadata: MetadataStore
     _jobs: JobService
     _contexts: ContextRegistry
     _records: Records
@@ -184,7 +185,7 @@ class SubmissionService:
     def _submitted_before(self, checked: _Checked) -> JobHandle | None:
         request = checked.request
         key = request.idempotency_key
-        job = self._jobs.with_key(key) if key else None
+        job = self._metadata.job_with_key(key) if key else None
         if job is None:
             return None
         same_user = job.submitted_by == request.submitted_by
