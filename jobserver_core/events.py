@@ -30,34 +30,35 @@ _repeats = Repeats(logging.getLogger(__name__))
 
 
 @attrs.frozen(kw_only=True)
-class ContextChanged:
+class _Timed:
+    at: datetime = attrs.field(validator=aware)
+
+
+@attrs.frozen(kw_only=True)
+class ContextChanged(_Timed):
     """A context was recorded or changed; ``context`` is what is stored now."""
 
-    at: datetime = attrs.field(validator=aware)
     context: Context
 
 
 @attrs.frozen(kw_only=True)
-class JobChanged:
+class JobChanged(_Timed):
     """A job was recorded, dispatched or changed its state; ``job`` is what is stored now."""
 
-    at: datetime = attrs.field(validator=aware)
     job: Job
 
 
 @attrs.frozen(kw_only=True)
-class JobProgressed:
+class JobProgressed(_Timed):
     """A running job made progress; ``job`` is the last stored record with the new progress."""
 
-    at: datetime = attrs.field(validator=aware)
     job: Job
 
 
 @attrs.frozen(kw_only=True)
-class DeliveryChanged:
+class DeliveryChanged(_Timed):
     """A callback's delivery was recorded, attempted or ended."""
 
-    at: datetime = attrs.field(validator=aware)
     delivery: Delivery
 
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 
+import attrs
+
 from jobserver_core.binaries.archives import check_archive
 from jobserver_core.binaries.pins import BlobPins
 from jobserver_core.errors import BinaryNotFound, FetchError, InvalidRequest, NotAnArchive
@@ -24,13 +26,13 @@ def uris_of(entries: Iterable[ClassPathEntry]) -> list[str]:
     return [entry.uri for entry in entries if entry.uri is not None]
 
 
+@attrs.frozen(eq=False)
 class ClassPaths:
     """Resolves class paths, and leases their files."""
 
-    def __init__(self, metadata: MetadataStore, blobs: BlobStore, pins: BlobPins) -> None:
-        self._metadata = metadata
-        self._blobs = blobs
-        self._pins = pins
+    _metadata: MetadataStore
+    _blobs: BlobStore
+    _pins: BlobPins
 
     def resolve(
         self, entries: Iterable[ClassPathEntry], fetched: Mapping[str, Fetched], until: ExitStack
@@ -102,11 +104,7 @@ class ClassPaths:
         if binary is None:
             raise BinaryNotFound(name=name)
         return ResolvedEntry(
-            source=name,
-            type=binary.type,
-            digest=binary.digest,
-            size=binary.size,
-            binary_id=binary.id,
+            source=name, type=binary.type, digest=binary.digest, size=binary.size, binary_id=binary.id
         )
 
     def _version(self, given: str) -> Binary | None:
@@ -132,14 +130,11 @@ class ClassPaths:
             if kind is None:
                 kind = _guess(file.name)
         until.enter_context(self._pins.pinned(fetched.digest))
-        blob = self._keep(fetched)
+        blob = Blob(digest=fetched.digest, size=fetched.size)
+        if self._blobs.size(blob.digest) != blob.size:
+            with fetched.path.open("rb") as file:
+                blob = self._blobs.put(chunks_of(file))
         return ResolvedEntry(source=str(Uri.parse(uri)), type=kind, digest=blob.digest, size=blob.size)
-
-    def _keep(self, fetched: Fetched) -> Blob:
-        if self._blobs.size(fetched.digest) == fetched.size:
-            return Blob(digest=fetched.digest, size=fetched.size)
-        with fetched.path.open("rb") as file:
-            return self._blobs.put(chunks_of(file))
 
 
 def _guess(path: str) -> BinaryType:

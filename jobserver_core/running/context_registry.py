@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
+import attrs
+
 from jobserver_core.binaries.class_paths import ClassPaths, uris_of
 from jobserver_core.config.cores import usable_cores
 from jobserver_core.data_directory import DataDirectory
@@ -35,42 +37,34 @@ SUCCESSOR_TIMEOUT = 1.0
 """Seconds that a submit waits for the end of its context to be stored."""
 
 
+@attrs.define(kw_only=True, eq=False)
 class ContextRegistry:
-    """Creates living contexts, and keeps track of them until they are final. Thread-safe."""
+    """Creates living contexts, and keeps track of them until they are final. Thread-safe.
 
-    def __init__(
-        self,
-        *,
-        records: Records,
-        launcher: Launcher,
-        class_paths: ClassPaths,
-        data_directory: DataDirectory,
-        clock: Clock,
-        settings: Settings,
-        restart: Callable[[LiveContext, list[LiveJob]], None],
-        on_retired: Callable[[LiveContext], None],
-    ) -> None:
-        """``on_retired`` is called when a context is final, or left to another server."""
-        self._restart = restart
-        self._on_retired = on_retired
-        self._records = records
-        self._launcher = launcher
-        self._class_paths = class_paths
-        self._data_directory = data_directory
-        self._clock = clock
-        self._settings = settings
-        limits = settings.contexts
-        self._starts = StartQueue(
-            clock,
-            limit=limits.concurrent_starts or usable_cores(),
-            timeout=limits.start_queue_timeout,
-        )
-        self._capacity = Capacity(limits, launcher.spare_pools())
-        self._lock = threading.Lock()
-        self._live: dict[str, LiveContext] = {}
-        self._closed = False
-        self.reattached = 0
-        """How many contexts of earlier servers this one has taken over."""
+    ``on_retired`` is called when a context is final, or left to another server. ``reattached`` is how many
+    contexts of earlier servers this one has taken over.
+    """
+
+    _records: Records
+    _launcher: Launcher
+    _class_paths: ClassPaths
+    _data_directory: DataDirectory
+    _clock: Clock
+    _settings: Settings
+    _restart: Callable[[LiveContext, list[LiveJob]], None]
+    _on_retired: Callable[[LiveContext], None]
+    _starts: StartQueue = attrs.field(init=False)
+    _capacity: Capacity = attrs.field(init=False)
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
+    _live: dict[str, LiveContext] = attrs.field(factory=dict, init=False)
+    _closed: bool = attrs.field(default=False, init=False)
+    reattached: int = attrs.field(default=0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        limits = self._settings.contexts
+        concurrent = limits.concurrent_starts or usable_cores()
+        self._starts = StartQueue(self._clock, limit=concurrent, timeout=limits.start_queue_timeout)
+        self._capacity = Capacity(limits, self._launcher.spare_pools())
 
     # -- creating ----------------------------------------------------------------------------------
 
@@ -217,11 +211,11 @@ class ContextRegistry:
             ContextNotFound: No living context has this name.
             OnAnotherServer: It lives on another server.
         """
-        for context in self.all():
-            if context.record.name == name and not context.record.state.final:
-                return context
-        self._records.check_context_here(name)
-        raise ContextNotFound(name=name)
+        context = self._living(name)
+        if context is None:
+            self._records.check_context_here(name)
+            raise ContextNotFound(name=name)
+        return context
 
     def find(self, name: str) -> LiveContext | Context:
         """Return the living context of this name, or its record if it is on another server.
@@ -258,9 +252,11 @@ class ContextRegistry:
 
     def elsewhere(self, name: str) -> Context | None:
         """Return the record of a context of this name that another server runs, or None."""
-        if any(context.record.name == name and not context.record.state.final for context in self.all()):
-            return None
-        return self._records.context_elsewhere(name)
+        return None if self._living(name) else self._records.context_elsewhere(name)
+
+    def _living(self, name: str) -> LiveContext | None:
+        named = (context for context in self.all() if context.record.name == name)
+        return next((context for context in named if not context.record.state.final), None)
 
     def with_id(self, context_id: str) -> LiveContext | None:
         """Return the living context with an id, or None."""

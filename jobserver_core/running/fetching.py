@@ -24,7 +24,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import attrs
@@ -85,10 +84,6 @@ class _Fetch:
     @property
     def host(self) -> str:
         return _host_of(self.parsed)
-
-    @property
-    def shown(self) -> str:
-        return str(self.parsed)
 
 
 class FetchedFiles(Mapping[str, Fetched]):
@@ -249,7 +244,8 @@ class FetchService:
 
     def _start_those_with_room(self) -> list[_Fetch]:
         """Start the queued fetches that may run, oldest first."""
-        hosts, callers = self._running_counts()
+        hosts = Counter(fetch.host for fetch in self._running)
+        callers = Counter(fetch.caller for fetch in self._running)
         started: list[_Fetch] = []
         for fetch in self._waiting:
             if len(self._running) >= self._settings.concurrency:
@@ -263,12 +259,6 @@ class FetchService:
                 started.append(fetch)
         self._waiting = [fetch for fetch in self._waiting if fetch not in started]
         return started
-
-    def _running_counts(self) -> tuple[Counter[str], Counter[str]]:
-        return (
-            Counter(fetch.host for fetch in self._running),
-            Counter(fetch.caller for fetch in self._running),
-        )
 
     def _leave(self, files: FetchedFiles) -> None:
         """Remove the queued fetches of a caller that left, and cancel the running ones."""
@@ -287,19 +277,18 @@ class FetchService:
 
     def _fetch(self, fetch: _Fetch) -> None:
         try:
+            progress, cancellation = self._progress_of(fetch), fetch.cancellation
             with ExitStack() as lease:
                 fetched = lease.enter_context(
-                    self._fetcher.fetch(
-                        fetch.uri, progress=self._progress_of(fetch), cancellation=fetch.cancellation
-                    )
+                    self._fetcher.fetch(fetch.uri, progress=progress, cancellation=cancellation)
                 )
                 fetch.files._deliver(fetch.uri, fetched, lease)
             fetch.host_meter.add(PROGRESS, self._clock.monotonic())
         except JobServerError as error:
             fetch.files.cancel(error)
         except Exception as error:  # noqa: BLE001 - a bug in the fetcher must not leave a waiter behind
-            _log.exception("fetching %s failed", fetch.shown)
-            fetch.files.cancel(FetchError(url=fetch.shown, reason=f"the fetcher failed: {error!r}"))
+            _log.exception("fetching %s failed", fetch.parsed)
+            fetch.files.cancel(FetchError(url=str(fetch.parsed), reason=f"the fetcher failed: {error!r}"))
         finally:
             self._end(fetch)
 
@@ -307,15 +296,11 @@ class FetchService:
         with self._lock:
             self._running.remove(fetch)
             started = self._start_those_with_room()
-            self._forget_meters()
+            fetches = [*self._running, *self._waiting]
+            if len(self._meters) > 100 + 4 * len(fetches):  # drop unused ones from time to time
+                needed = {key for fetch in fetches for key in _keys(fetch.parsed)}
+                self._meters = {key: meter for key, meter in self._meters.items() if key in needed}
         self._run(started)
-
-    def _forget_meters(self) -> None:
-        """Drop unused meters from time to time."""
-        fetches = [*self._running, *self._waiting]
-        if len(self._meters) > 100 + 4 * len(fetches):
-            needed = {key for fetch in fetches for key in _keys(fetch.parsed)}
-            self._meters = {key: meter for key, meter in self._meters.items() if key in needed}
 
     def _progress_of(self, fetch: _Fetch) -> Callable[[int, int | None], None]:
         before = 0
@@ -341,7 +326,7 @@ class FetchService:
         now = self._clock.monotonic()
         with self._lock:
             self._inspecting = False
-            hosts, _ = self._running_counts()
+            hosts = Counter(fetch.host for fetch in self._running)
             # Waiting fetches come first: otherwise they would take the places of running ones that fail here.
             failed = [(fetch, self._fault_of_waiting(fetch, hosts, now)) for fetch in self._waiting]
             failed += [(fetch, self._fault_of_running(fetch, now)) for fetch in self._running]
@@ -349,7 +334,7 @@ class FetchService:
                 self._inspect_later()
         for fetch, reason in failed:
             if reason is not None:
-                fetch.files.cancel(FetchError(url=fetch.shown, reason=reason))
+                fetch.files.cancel(FetchError(url=str(fetch.parsed), reason=reason))
 
     def _fault_of_running(self, fetch: _Fetch, now: float) -> str | None:
         limit = self._settings.stall_timeout
@@ -430,10 +415,5 @@ class Preparation(Generic[T]):
     def __enter__(self) -> Preparation[T]:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exc: object) -> None:
         self.close()

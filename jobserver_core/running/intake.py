@@ -42,8 +42,8 @@ import attrs
 from jobserver_core.binaries.class_paths import ClassPaths
 from jobserver_core.errors import ContextNotFound, ContextStopping, JobServerError, ServerClosed, StorageError
 from jobserver_core.models.failures import ErrorInfo, FailureKind
-from jobserver_core.models.jobs import Job, JobQuery
-from jobserver_core.models.lifecycle import JOBS, ContextState, JobEvent
+from jobserver_core.models.jobs import Job
+from jobserver_core.models.lifecycle import ContextState, JobEvent
 from jobserver_core.ports import Clock, JobCode, MetadataStore
 from jobserver_core.repeats import Repeats
 from jobserver_core.running.context_registry import ContextRegistry
@@ -63,8 +63,6 @@ DOWNLOAD_WAIT = 0.2
 """Seconds that a job whose files are missing holds up the jobs behind it."""
 KILL_TIMEOUT = 5.0
 """Seconds that a kill waits for a thread that is picking up the job."""
-_PAGE = 200
-"""The number of jobs to read at a time."""
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -147,17 +145,10 @@ class Intake:
                     self._claimed.discard(job_id)
                     self._unclaimed.notify_all()
 
-    def _waiting_in(self, context: LiveContext) -> Iterator[Job]:
+    def _waiting_in(self, context: LiveContext) -> list[Job]:
         """Return the jobs of a context that this server does not know, oldest first."""
-        found: list[Job] = []
-        cursor = None
-        while True:
-            query = JobQuery(context_id=context.record.id, states=JOBS.live_states, after=cursor, limit=_PAGE)
-            page = self._metadata.jobs(query)
-            found += [job for job in page.jobs if job.waiting and not self._jobs.lives(job.id)]
-            cursor = page.next
-            if cursor is None:
-                return iter(found[::-1])
+        found = self._records.live_jobs(context.record.id)
+        return [job for job in found if job.waiting and not self._jobs.lives(job.id)]
 
     def _pick_up(self, job_id: str, context: LiveContext) -> None:
         job = self._metadata.job(job_id)

@@ -171,7 +171,9 @@ class JobQueue:
             self._end_waiting(live, queue_time_exceeded(live.job))
         for live in self._running.values():
             if live.overdue is None and _passed(live, now):
-                live.overdue = _ran_too_long(live)
+                limit = duration_text(live.job.max_run_time or 0.0)
+                message = f"it was stopped because it ran longer than its limit of {limit}"
+                live.overdue = ErrorInfo(message=message, error_class="TimeoutError")
                 _log.warning("job %s: %s", live.job.id, live.overdue.message)
                 self._ending.kill_job(live, force=self._context.current.ad_hoc)
         ahead = [live for live in (*self._running.values(), *self._waiting) if live.overdue is None]
@@ -248,7 +250,7 @@ class JobQueue:
         outbox.put(lambda: self._records.publish_job(job, delivery), after_sync=True)
         outbox.put(live.release)
         outbox.put(lambda: self._launch.acknowledge(job.id))
-        if self._ends_context(live):
+        if context.ad_hoc or (job.state is JobState.ERROR and stops_on_job_error(context.settings)):
             reason = f"job {job.id} failed, and stop-context-on-job-error is set"
             outbox.put(lambda: self._ending.stop_by_itself(reason))
 
@@ -266,7 +268,9 @@ class JobQueue:
         """
         waiting = [] if spare_waiting or self.postpones else list(self._waiting)
         for live in [*self._running.values(), *waiting]:
-            if not (live.job.state.final or (spare_restartable and _runs_again(live))):
+            job = live.job
+            runs_again = job.restartable and not job.kill_requested and live.overdue is None
+            if not (job.state.final or (spare_restartable and runs_again)):
                 self.end(live, self.outcome_without_context(live, error))
         if spare_waiting:
             return
@@ -281,15 +285,10 @@ class JobQueue:
         if live.overdue is not None and not live.job.kill_requested:
             return FinalOutcome.failed(FailureKind.RUN_TIME, live.overdue)
         lost = FinalOutcome.without_context(live.job, error.message if error else self._context.reason_of_end)
-        error = error or self._context.draining
-        if (
-            lost.error
-            and context.ad_hoc
-            and not (live.job.kill_requested or self._context.ready.waiter.done())
-        ):
-            return FinalOutcome.failed(
-                FailureKind.CONTEXT_INIT, error or ErrorInfo(message=lost.error.message)
-            )
+        never_ready = context.ad_hoc and not self._context.ready.waiter.done()
+        if lost.error and never_ready and not live.job.kill_requested:
+            why = error or self._context.draining or ErrorInfo(message=lost.error.message)
+            return FinalOutcome.failed(FailureKind.CONTEXT_INIT, why)
         return lost
 
     def notify_started(self, live: LiveJob) -> None:
@@ -325,15 +324,12 @@ class JobQueue:
 
     def _run(self, live: LiveJob) -> None:
         """Give a slot to a job whose dispatch is recorded."""
-        self._running[live.job.id] = live
+        job, spec = live.job, live.spec
+        self._running[job.id] = live
         live.limit_run()
         if live.deadline is not None:
             self._deadlines.watch(live.deadline)
         self._publish(live)
-        self._submit(live)
-
-    def _submit(self, live: LiveJob) -> None:
-        job, spec = live.job, live.spec
 
         def submit(handle: ContextHandle) -> None:
             if job.restarts:
@@ -350,31 +346,26 @@ class JobQueue:
 
         Most jobs end before that, which saves a write.
         """
+
+        def store() -> None:
+            with self._context.changing():
+                newer = self._not_stored() - jobs
+                _store(jobs & self._not_stored())
+                self._store_later(newer)
+
         self._store_scheduled = bool(jobs)
         if jobs:
-            self._context.changes.put_later(lambda: self._store_and_go_on(jobs))
-
-    def _store_and_go_on(self, jobs: frozenset[LiveJob]) -> None:
-        with self._context.changing():
-            newer = self._not_stored() - jobs
-            _store(jobs & self._not_stored())
-            self._store_later(newer)
+            self._context.changes.put_later(store)
 
     def _dispatch_later(self) -> None:
+        def dispatch() -> None:
+            with self._context.changing():
+                self._retry_scheduled = False
+                self.dispatch()
+
         if not self._retry_scheduled:
             self._retry_scheduled = True
-            self._context.changes.put_later(self._dispatch_again)
-
-    def _dispatch_again(self) -> None:
-        with self._context.changing():
-            self._retry_scheduled = False
-            self.dispatch()
-
-    def _ends_context(self, live: LiveJob) -> bool:
-        context = self._context.current
-        if context.ad_hoc:
-            return True
-        return live.job.state is JobState.ERROR and stops_on_job_error(context.settings)
+            self._context.changes.put_later(dispatch)
 
 
 def _store(jobs: Iterable[LiveJob]) -> None:
@@ -402,17 +393,5 @@ def queue_time_exceeded(job: Job) -> FinalOutcome:
     return FinalOutcome.failed(FailureKind.QUEUE_TIME, error)
 
 
-def _runs_again(live: LiveJob) -> bool:
-    return live.job.restartable and not live.job.kill_requested and live.overdue is None
-
-
 def _passed(live: LiveJob, now: float) -> bool:
     return live.deadline is not None and live.deadline <= now
-
-
-def _ran_too_long(live: LiveJob) -> ErrorInfo:
-    limit = duration_text(live.job.max_run_time or 0.0)
-    return ErrorInfo(
-        message=f"it was stopped because it ran longer than its limit of {limit}",
-        error_class="TimeoutError",
-    )

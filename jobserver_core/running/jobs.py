@@ -85,7 +85,7 @@ class JobService:
 
     def make_live(self, job: Job, spec: JobSpec, files: ExitStack) -> LiveJob:
         """Return a job that is about to be handed to a context; ``files`` keeps its code on this machine."""
-        return LiveJob(job, spec, files, records=self._records, results=self._results, clock=self._clock)
+        return LiveJob(job, spec, files, self._records, self._results, self._clock)
 
     def hand_over_new(
         self, live: LiveJob, context: LiveContext, spec: ContextSpec | None, accept: Callable[[], None]

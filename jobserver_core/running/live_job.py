@@ -12,7 +12,7 @@ from jobserver_core.errors import JobInterrupted, JobPostponed, StorageError
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job, JobProgress, JobResult
-from jobserver_core.models.lifecycle import JOBS, JobEvent
+from jobserver_core.models.lifecycle import JOBS, JobEvent, JobState
 from jobserver_core.ports import Clock, JobOutcome, JobSpec
 from jobserver_core.running.records import FinalOutcome, Records
 from jobserver_core.running.result_storage import ResultStore, ResultWriter
@@ -22,6 +22,7 @@ RESULT_TIMEOUT = 300.0
 """Seconds for which storing a result is retried before the failure becomes the job's error."""
 
 
+@attrs.define(eq=False)
 class LiveJob:
     """The record of a job, the promises to its waiters, and the files that it leases.
 
@@ -29,37 +30,32 @@ class LiveJob:
     :class:`~jobserver_core.running.live_context.LiveContext` changes it, under that context's lock.
     """
 
-    def __init__(
-        self,
-        job: Job,
-        spec: JobSpec,
-        files: ExitStack,
-        *,
-        records: Records,
-        results: ResultStore,
-        clock: Clock,
-    ) -> None:
-        self._files = files
-        self._records = records
-        self._results = results
-        self._clock = clock
-        self._writer: ResultWriter | None = None
-        self._result_failed_at: float | None = None
-        self.ended_at: datetime | None = None
-        """When the launcher reported the end of the job. This may not be stored yet."""
-        self.deadline: float | None = None
-        """The monotonic time by which the job must be dispatched, or end if it has been dispatched."""
-        self.waits_since = job.submitted_at
-        """When the job began to wait. If another server accepted it, this is by the clock of this server."""
-        self.overdue: ErrorInfo | None = None
-        """The error of a running job that is being killed because it exceeded its time limit."""
-        self.job = job
-        self._stored = job.state
-        self.spec = spec
-        self.result: JobResult | None = None
-        """The result of a job that has finished."""
-        self.started: Promise[Job] = Promise(f"job {job.id}", records.call_back)
-        self.finished: Promise[Job] = Promise(f"job {job.id}", records.call_back)
+    job: Job
+    spec: JobSpec
+    _files: ExitStack
+    _records: Records
+    _results: ResultStore
+    _clock: Clock
+    _writer: ResultWriter | None = attrs.field(default=None, init=False)
+    _result_failed_at: float | None = attrs.field(default=None, init=False)
+    ended_at: datetime | None = attrs.field(default=None, init=False)
+    """When the launcher reported the end of the job. This may not be stored yet."""
+    deadline: float | None = attrs.field(default=None, init=False)
+    """The monotonic time by which the job must be dispatched, or end if it has been dispatched."""
+    waits_since: datetime = attrs.field(init=False)
+    """When the job began to wait. If another server accepted it, this is by the clock of this server."""
+    overdue: ErrorInfo | None = attrs.field(default=None, init=False)
+    """The error of a running job that is being killed because it exceeded its time limit."""
+    result: JobResult | None = attrs.field(default=None, init=False)
+    """The result of a job that has finished."""
+    _stored: JobState = attrs.field(init=False)
+    started: Promise[Job] = attrs.field(init=False)
+    finished: Promise[Job] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.waits_since, self._stored = self.job.submitted_at, self.job.state
+        self.started = Promise(f"job {self.job.id}", self._records.call_back)
+        self.finished = Promise(f"job {self.job.id}", self._records.call_back)
 
     def advance(self, event: JobEvent | None, **changes: Any) -> None:
         """Store the job as :meth:`Records.advance_job` does."""
@@ -94,19 +90,17 @@ class LiveJob:
         another server accepted the job, the time until this one picked it up does not count. A job that has
         begun before and waits again has no deadline.
         """
-        limit = self.job.max_queue_time
-        self.deadline = None
-        if limit is not None and not self.job.restarts:
-            waited = (self._clock.now() - self.waits_since).total_seconds()
-            self.deadline = self._clock.monotonic() + min(limit, max(0.0, limit - waited))
+        self._limit(None if self.job.restarts else self.job.max_queue_time, self.waits_since)
 
     def limit_run(self) -> None:
         """Set the deadline of a job that is dispatched, from the time of its dispatch."""
-        limit, dispatched_at = self.job.max_run_time, self.job.dispatched_at
+        self._limit(self.job.max_run_time, self.job.dispatched_at)
+
+    def _limit(self, limit: float | None, since: datetime | None) -> None:
         self.deadline = None
-        if limit is not None and dispatched_at is not None:
-            ran = (self._clock.now() - dispatched_at).total_seconds()
-            self.deadline = self._clock.monotonic() + min(limit, max(0.0, limit - ran))
+        if limit is not None and since is not None:
+            passed = (self._clock.now() - since).total_seconds()
+            self.deadline = self._clock.monotonic() + min(limit, max(0.0, limit - passed))
 
     @property
     def is_stored(self) -> bool:
@@ -125,24 +119,25 @@ class LiveJob:
 
     def release(self) -> None:
         """Notify the waiters that the job is final, and release its files."""
-        self._discard_result()
-        self._files.close()
+        self._release_files()
         self.started.keep(self.job)
         self.finished.keep(self.job)
 
     def postpone(self) -> None:
         """Notify the waiters that the job has not begun and will run under the next server."""
-        self._discard_result()
-        self._files.close()
+        self._release_files()
         for promise in (self.started, self.finished):
             promise.fail(JobPostponed(job_id=self.job.id))
 
     def interrupt(self) -> None:
         """Notify the waiters that the job continues under the next server."""
-        self._discard_result()
-        self._files.close()
+        self._release_files()
         self.started.keep(self.job)
         self.finished.fail(JobInterrupted(job_id=self.job.id))
+
+    def _release_files(self) -> None:
+        self._discard_result()
+        self._files.close()
 
     def open_result(self, *, stream: bool) -> ResultWriter:
         """Return the sink for the job's result, replacing any earlier one."""

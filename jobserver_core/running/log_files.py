@@ -69,9 +69,8 @@ class _LocalLog(LogFile):
 
     def read(self, offset: int, limit: int) -> bytes:
         data = os.pread(self._file.fileno(), limit, offset)
-        self.head = os.pread(
-            self._file.fileno(), _HEAD_SIZE, 0
-        )  # last, to show a cut before the data was read
+        # Last, to show a cut before the data was read.
+        self.head = os.pread(self._file.fileno(), _HEAD_SIZE, 0)
         return data
 
     def replaced(self) -> bool:
@@ -102,8 +101,8 @@ class _NoOutput(LogFile):
         return self._path.exists()
 
 
-class _RemoteLog(LogFile):
-    """A log of another server. ``ask`` has that server read, and returns its answer."""
+class RemoteLog(LogFile):
+    """A log of another server. ``ask`` has that server read, and returns its answer or raises its error."""
 
     poll_interval = REMOTE_POLL_INTERVAL
 
@@ -149,16 +148,6 @@ def log_here(path: Path, server_id: str, *, may_be_silent: bool) -> LogFile:
         raise
 
 
-def log_of(ask: Callable[[int, int], JsonObject]) -> LogFile:
-    """Return a log of another server. ``ask`` has that server read.
-
-    Raises:
-        LogNotFound: That server has no such log.
-        Unavailable: That server does not respond.
-    """
-    return _RemoteLog(ask)
-
-
 def mark_run(path: Path, job: Job) -> None:
     """Append a line to the log of a job's earlier runs, to mark where the next run's output begins.
 
@@ -167,11 +156,11 @@ def mark_run(path: Path, job: Job) -> None:
     place = f"context {job.context_name} ({job.context_id})"
     at = f"{job.dispatched_at:%Y-%m-%dT%H:%M:%SZ}"
     line = f"--- run {job.restarts + 1} of job {job.id} starts at {at} in {place} ---\n"
-    with suppress(OSError), open(path, "r+b", opener=_append) as log:
+
+    def append(path: str, flags: int) -> int:
+        return os.open(path, flags | os.O_APPEND)
+
+    with suppress(OSError), open(path, "r+b", opener=append) as log:
         if size := log.seek(0, os.SEEK_END):
             log.seek(size - 1)
             log.write((b"" if log.read() == b"\n" else b"\n") + line.encode())
-
-
-def _append(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_APPEND)

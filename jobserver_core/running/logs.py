@@ -55,8 +55,8 @@ from jobserver_core.running.log_files import (
     REMOTE_CHUNK_SIZE,
     REMOTE_POLL_INTERVAL,
     LogFile,
+    RemoteLog,
     log_here,
-    log_of,
 )
 from jobserver_core.running.records import Records
 from jobserver_core.running.requests import Action, Requests
@@ -133,10 +133,11 @@ class LogReader:
             file = self._file or self.open()._file
             assert file is not None
             chunk = self._next(file, limit)
-        except (LogNotFound, Unavailable) as error:
+        except LogNotFound:
             self._close_file()
-            if isinstance(error, LogNotFound):
-                return b""
+            return b""
+        except Unavailable:
+            self._close_file()
             raise
         if not chunk and (file.replaced() or self._search.moved()):
             self._close_file()
@@ -215,7 +216,7 @@ class LogSearch:
             living = (server.id for server in self._metadata.servers(expired=False))
             if context.home not in living:
                 raise gone(self._kind, self._name, context)
-            return log_of(partial(self._ask, context.home))
+            return RemoteLog(partial(self._ask, context.home))
         try:
             return self._here(context)
         except FileNotFoundError:
@@ -247,38 +248,26 @@ def gone(kind: str, name: str, context: Context) -> LogServerGone | Unavailable:
     )
 
 
+@attrs.define(kw_only=True, eq=False)
 class LogService:
     """Finds the logs of jobs and contexts, and reads those of this server for the others. Thread-safe."""
 
-    def __init__(
-        self, *, metadata: MetadataStore, records: Records, data_directory: DataDirectory, requests: Requests
-    ) -> None:
-        self._metadata = metadata
-        self._records = records
-        self._requests = requests
-        self._paths = {"job": data_directory.job_log, "context": data_directory.context_log}
-        requests.on(Action.READ_LOG, self._read_for_another)
+    _metadata: MetadataStore
+    _records: Records
+    _data_directory: DataDirectory
+    _requests: Requests
+
+    def __attrs_post_init__(self) -> None:
+        self._requests.on(Action.READ_LOG, self._read_for_another)
 
     # -- files of this server ----------------------------------------------------------------------
 
     def job_file(self, job_id: str) -> Path:
-        """Return the file of the job's output.
-
-        Raises:
-            JobNotFound: No job has this ID.
-            LogNotFound: Nothing was written to it, or it was removed.
-            OnAnotherServer: Another server has it.
-        """
+        """Return the file of the job's output, as :meth:`JobServer.job_log` does."""
         return self._path("job", job_id, job_id, self._context_of(job_id))
 
     def context_file(self, name: str) -> Path:
-        """Return the file of a context's driver output.
-
-        Raises:
-            ContextNotFound: No context has this name or ID.
-            LogNotFound: Nothing was written to it, or it was removed.
-            OnAnotherServer: Another server has it.
-        """
+        """Return the file of a context's driver output, as :meth:`JobServer.context_log` does."""
         context = named_context(self._metadata, name)
         return self._path("context", context.id, name, context)
 
@@ -289,7 +278,7 @@ class LogService:
                     address = server.address or server.id
                     raise OnAnotherServer(kind=f"the log of {kind}", id=name, server=address)
             raise gone(kind, name, context)
-        path = self._paths[kind](record_id)
+        path = self._file_of(kind, record_id)
         if not path.exists():
             raise LogNotFound(kind=kind, id=name)
         return path
@@ -321,7 +310,10 @@ class LogService:
     def _search(
         self, kind: str, record_id: str, name: str, context: Callable[[], Context | None]
     ) -> LogSearch:
-        what, log = f"the log of {kind} {name}", {"kind": kind, "id": record_id}
+        def ask(server_id: str, offset: int, limit: int) -> JsonObject:
+            arguments: JsonObject = {"kind": kind, "id": record_id, "offset": offset, "limit": limit}
+            return self._requests.ask(server_id, Action.READ_LOG, arguments, f"the log of {kind} {name}")
+
         return LogSearch(
             metadata=self._metadata,
             server_id=self._records.server_id,
@@ -329,7 +321,7 @@ class LogService:
             name=name,
             context=context,
             here=partial(self._here, kind, record_id),
-            ask=partial(self._ask, what, log),
+            ask=ask,
         )
 
     def _here(self, kind: str, record_id: str, context: Context | None) -> LogFile:
@@ -341,12 +333,12 @@ class LogService:
         Raises:
             FileNotFoundError: This server does not have it.
         """
-        silent = kind == "job" and context is not None and self._paths["context"](context.id).exists()
-        return log_here(self._paths[kind](record_id), self._records.server_id, may_be_silent=silent)
+        silent = kind == "job" and context is not None and self._file_of("context", context.id).exists()
+        return log_here(self._file_of(kind, record_id), self._records.server_id, may_be_silent=silent)
 
-    def _ask(self, what: str, log: JsonObject, server_id: str, offset: int, limit: int) -> JsonObject:
-        arguments: JsonObject = {**log, "offset": offset, "limit": limit}
-        return self._requests.ask(server_id, Action.READ_LOG, arguments, what)
+    def _file_of(self, kind: str, record_id: str) -> Path:
+        directory = self._data_directory
+        return directory.job_log(record_id) if kind == "job" else directory.context_log(record_id)
 
     def _read_for_another(self, arguments: JsonMapping) -> JsonObject:
         kind, record_id = arguments["kind"], arguments["id"]

@@ -30,7 +30,7 @@ from jobserver_core.models.binaries import ResolvedEntry
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context
 from jobserver_core.models.failures import ErrorInfo, FailureKind
-from jobserver_core.models.jobs import Job, JobProgress, JobRequest, JobResult, QueueLimits
+from jobserver_core.models.jobs import Job, JobProgress, JobQuery, JobRequest, JobResult, QueueLimits
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.models.lifecycle import CONTEXTS, JOBS, ContextEvent, ContextState, JobEvent, JobState
 from jobserver_core.models.validation import check_context_name
@@ -43,6 +43,8 @@ from jobserver_core.running.user_thread import CallBack
 
 _log = logging.getLogger(__name__)
 
+_PAGE = 200
+"""The number of jobs to read at a time."""
 _REFUSED = ErrorInfo(message="the request was refused: storage failed while it was being recorded")
 
 
@@ -262,18 +264,12 @@ class Records:
             if server.id == context.owner:
                 raise OnAnotherServer(kind=kind, id=record_id, server=server.address or server.id)
         if not context.state.final:
-            raise self._taken_over(kind, record_id)
-
-    @staticmethod
-    def _taken_over(kind: str, record_id: str) -> Unavailable:
-        return Unavailable(message=f"{kind} {record_id} is being taken over by another server; try again")
+            raise _taken_over(kind, record_id)
 
     def context_elsewhere(self, name: str) -> Context | None:
         """Return the record of a context of this name that belongs to another server, or None."""
-        context = self._metadata.context_named(name) if self._metadata.shared else None
-        if context is None or context.state.final or context.owner == self.server_id:
-            return None
-        return context
+        context = self._shared_context(name)
+        return None if context is None or context.owner == self.server_id else context
 
     def check_context_here(self, name: str) -> None:
         """Check that no context of this name lives on another server.
@@ -282,10 +278,15 @@ class Records:
             OnAnotherServer: One does.
             Unavailable: One has not ended, and no server has taken it over yet.
         """
-        context = self._metadata.context_named(name) if self._metadata.shared else None
-        if context is not None and not context.state.final:
+        context = self._shared_context(name)
+        if context is not None:
             self.check_here("context", name, context)
-            raise self._taken_over("context", name)
+            raise _taken_over("context", name)
+
+    def _shared_context(self, name: str) -> Context | None:
+        """Return the record of the living context of this name, if other servers share the store."""
+        context = self._metadata.context_named(name) if self._metadata.shared else None
+        return None if context is None or context.state.final else context
 
     def context_not_found(self, name: str, *, or_id: bool = False) -> ContextNotFound:
         """Return the error that no context of this name lives (``or_id``: or has this id), with the reason.
@@ -340,6 +341,18 @@ class Records:
             submitted_by=request.submitted_by,
             restartable=request.restartable,
         )
+
+    def live_jobs(self, context_id: str | None = None) -> list[Job]:
+        """Return the jobs that are not final, of one context or of all, oldest first."""
+        found: list[Job] = []
+        cursor = None
+        while True:
+            query = JobQuery(context_id=context_id, states=JOBS.live_states, after=cursor, limit=_PAGE)
+            page = self._metadata.jobs(query)
+            found += page.jobs
+            cursor = page.next
+            if cursor is None:
+                return found[::-1]
 
     def add_job(self, job: Job, config: str) -> None:
         """Store a new job. If this fails but may have stored the job, that is undone later.
@@ -504,6 +517,10 @@ class Records:
             outcome = FinalOutcome.failed(FailureKind.CONTEXT_LOST, _REFUSED)
             self.end_job(job, outcome, cancelled=True, exact=True, idempotency_key=None)
             self.syncer.sync()
+
+
+def _taken_over(kind: str, record_id: str) -> Unavailable:
+    return Unavailable(message=f"{kind} {record_id} is being taken over by another server; try again")
 
 
 def _written_by(context: Context) -> tuple[object, ...]:

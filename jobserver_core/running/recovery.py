@@ -62,12 +62,11 @@ from jobserver_core.errors import (
     StorageError,
     Unavailable,
 )
-from jobserver_core.models.arguments import MAX_LIMIT
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.failures import ErrorInfo
-from jobserver_core.models.jobs import Job, JobQuery
+from jobserver_core.models.jobs import Job
 from jobserver_core.models.json_values import JsonMapping
-from jobserver_core.models.lifecycle import CONTEXTS, JOBS, ContextEvent
+from jobserver_core.models.lifecycle import CONTEXTS, ContextEvent
 from jobserver_core.ports import ContextSpec, Fetched, Launcher, MetadataStore
 from jobserver_core.repeats import Repeats
 from jobserver_core.running.context_registry import ContextRegistry
@@ -79,7 +78,7 @@ from jobserver_core.running.jobs_without_room import JobsWithoutRoom
 from jobserver_core.running.live_context import LiveContext
 from jobserver_core.running.live_job import LiveJob
 from jobserver_core.running.records import FinalOutcome, Records
-from jobserver_core.running.restarts import Death, death_of, reason_of_leaving, runs_again
+from jobserver_core.running.restarts import Death, death_of, runs_again
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import SparkSettings
@@ -89,8 +88,6 @@ _repeats = Repeats(_log)
 
 PAUSE = 1.0
 """Seconds between two attempts to move a job while storage is failing or there is no room."""
-PAGE = 200
-"""The number of jobs to read at a time."""
 _TEMPORARY = (ContextExists, OnAnotherServer, StorageError, Unavailable)
 """Temporary reasons why a job cannot run again."""
 _SERVER_ENDED = ErrorInfo(message="the job server ended, and its contexts with it")
@@ -140,7 +137,7 @@ class Recovery:
         if not survivors:
             return
         records = self._live_contexts()
-        jobs = self._live_jobs()
+        jobs = self._records.live_jobs()
         others = self._others()
         for spec in survivors:
             record = records.get(spec.id)
@@ -184,18 +181,15 @@ class Recovery:
         def run() -> None:
             self._reconciled.wait()
             if not record.ad_hoc:
-                self._start_configured(record.name)
+                try:
+                    self._contexts.start_configured([record.name])
+                except Exception:  # noqa: BLE001 - its jobs are moved anyway
+                    _log.exception("the configured context %s could not be started", record.name)
             for live in jobs:
                 self._move_when_possible(live)
 
         # Not on the thread that reported the end: fetching files may be slow.
         threading.Thread(target=run, name="jobserver-recovery", daemon=True).start()
-
-    def _start_configured(self, name: str) -> None:
-        try:
-            self._contexts.start_configured([name])
-        except Exception:  # noqa: BLE001 - its jobs are moved anyway
-            _log.exception("the configured context %s could not be started", name)
 
     def _move_when_possible(self, live: LiveJob) -> None:
         """Move a job, or end it if that is impossible, as soon as storage works and there is room."""
@@ -245,7 +239,7 @@ class Recovery:
                 the failed call has ended.
         """
         before = self._contexts_here()
-        jobs, contexts = self._live_jobs(), self._live_contexts()
+        jobs, contexts = self._records.live_jobs(), self._live_contexts()
         others = self._others()
         ours = self._taken | before | self._contexts_here()
         kept = ours | {context.id for context in contexts.values() if context.owner in others}
@@ -307,13 +301,8 @@ class Recovery:
         """Return the jobs that other servers stored for lost contexts before the contexts' end was stored."""
         if not self._metadata.shared:
             return []
-        found: list[Job] = []
-        for context in contexts:
-            query = JobQuery(context_id=context.id, states=JOBS.live_states, limit=MAX_LIMIT)
-            found += [
-                job for job in self._metadata.jobs(query).jobs[::-1] if job.id not in seen and job.waiting
-            ]
-        return found
+        found = (job for context in contexts for job in self._records.live_jobs(context.id))
+        return [job for job in found if job.id not in seen and job.waiting]
 
     def _death(self, context: Context) -> Death | None:
         """Return the death of a lost context if it is supervised, whether or not it is started again."""
@@ -326,7 +315,8 @@ class Recovery:
         )
 
     def _reason(self, context: Context) -> ErrorInfo:
-        return self._failed.get(context.id) or reason_of_leaving(context) or _SERVER_ENDED
+        left = context.error if context.left_to_others else None
+        return self._failed.get(context.id) or left or _SERVER_ENDED
 
     def _settings_for(self, context: Context) -> JsonMapping:
         """Return the settings of a context's successor: those of the configuration, if they are valid."""
@@ -338,11 +328,8 @@ class Recovery:
             check_settings(settings, self._launcher)
             self._launcher.resources(settings)
         except InvalidSetting as error:
-            _log.error(
-                "the configured context %s cannot start; it keeps its old settings: %s",
-                context.name,
-                error,
-            )
+            text = "the configured context %s cannot start; it keeps its old settings: %s"
+            _log.error(text, context.name, error)
             return context.settings
         return settings
 
@@ -488,17 +475,6 @@ class Recovery:
 
     def _live_contexts(self) -> dict[str, Context]:
         return {c.id: c for c in self._metadata.contexts(ContextQuery(states=CONTEXTS.live_states))}
-
-    def _live_jobs(self) -> list[Job]:
-        """Return the jobs that are not final, oldest first."""
-        found: list[Job] = []
-        cursor = None
-        while True:
-            page = self._metadata.jobs(JobQuery(states=JOBS.live_states, after=cursor, limit=PAGE))
-            found += page.jobs
-            cursor = page.next
-            if cursor is None:
-                return found[::-1]
 
     def _end_lost_job(self, job: Job, reason: str = "the job server ended") -> None:
         """End a job of a context that this server has claimed, unless the claim no longer holds."""

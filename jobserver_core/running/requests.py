@@ -117,12 +117,8 @@ class Requests:
             Unavailable: The other server is gone or does not answer. The caller can try again.
             ServerClosed: This server is closing.
         """
-        leased_until = self._check_alive(server_id, what)
-        asked: JsonObject = {
-            "action": action.value,
-            "arguments": arguments,
-            "leased_until": leased_until.isoformat(),
-        }
+        leased_until = self._check_alive(server_id, what).isoformat()
+        asked = {"action": action.value, "arguments": arguments, "leased_until": leased_until}
         request = ServerRequest(
             id=self._ids.new(),
             recipient=server_id,
@@ -195,11 +191,7 @@ class Requests:
     # -- answering ---------------------------------------------------------------------------------
 
     def _answer_all(self, server_ids: frozenset[str] | None) -> None:
-        """Answer the requests to this server.
-
-        Raises:
-            StorageError: The metadata store failed.
-        """
+        """Answer the requests to this server."""
         if server_ids is None:
             self._clean()
         elif self._server_id not in server_ids:
@@ -247,11 +239,8 @@ class Requests:
             return json_values.dumps({"error": unstructure(problem)})
 
     def _check_recent(self, asked: JsonMapping) -> None:
-        leased_until = self._leased_until(self._server_id)
-        if (
-            leased_until is None
-            or leased_until - datetime.fromisoformat(asked["leased_until"]) > self._lifetime
-        ):
+        now, asked_at = self._leased_until(self._server_id), datetime.fromisoformat(asked["leased_until"])
+        if now is None or now - asked_at > self._lifetime:
             raise Unavailable(message="the request is too old; try again")
 
     def _clean(self) -> None:

@@ -117,11 +117,6 @@ def death_of(
     )
 
 
-def reason_of_leaving(context: Context) -> ErrorInfo | None:
-    """Return why a context's server has left it to another server; None if it has not."""
-    return context.error if context.left_to_others else None
-
-
 def pause_before(context: Context) -> float:
     """Return the seconds between the record of a successor and its launch."""
     limits = _limits(context.settings)

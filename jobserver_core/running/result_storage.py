@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+import attrs
+
 from jobserver_core.binaries.pins import BlobPins
 from jobserver_core.errors import StorageError, TooLarge
 from jobserver_core.models.jobs import JobResult, ResultKind
@@ -26,15 +28,13 @@ class ResultWriter(ResultSink):
     until :meth:`discard`; do not call that before a record refers to the blob.
     """
 
-    def __init__(
-        self, blobs: BlobStore, pins: BlobPins, *, stream: bool, inline_limit: int, max_size: int
-    ) -> None:
+    def __init__(self, blobs: BlobStore, pins: BlobPins, limits: JobLimits, *, stream: bool) -> None:
         self._blobs = blobs
         self._pins = pins
         self._pinned = ExitStack()
         self._kind = ResultKind.STREAM if stream else ResultKind.STORED
-        self._inline_limit = -1 if stream else inline_limit
-        self._max_size = max_size
+        self._inline_limit = -1 if stream else limits.inline_result_limit
+        self._max_size = limits.max_result_size
         self._buffer = bytearray()
         self._size = 0
         self._writer: BlobWriter | None = None
@@ -102,24 +102,17 @@ class ResultWriter(ResultSink):
         return writer.commit()
 
 
+@attrs.frozen(eq=False)
 class ResultStore:
     """Stores small results with the job's record, and large ones in the blob store."""
 
-    def __init__(self, blobs: BlobStore, pins: BlobPins, limits: JobLimits) -> None:
-        self._blobs = blobs
-        self._pins = pins
-        self._limits = limits
+    _blobs: BlobStore
+    _pins: BlobPins
+    _limits: JobLimits
 
     def writer(self, *, stream: bool) -> ResultWriter:
         """Return the sink for one result."""
-        limits = self._limits
-        return ResultWriter(
-            self._blobs,
-            self._pins,
-            stream=stream,
-            inline_limit=limits.inline_result_limit,
-            max_size=limits.max_result_size,
-        )
+        return ResultWriter(self._blobs, self._pins, self._limits, stream=stream)
 
     def open(self, result: JobResult) -> ResultReader:
         """Open a stored result.

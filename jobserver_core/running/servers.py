@@ -47,7 +47,7 @@ import attrs
 from jobserver_core.errors import StorageError
 from jobserver_core.models.contexts import ContextQuery
 from jobserver_core.models.lifecycle import CONTEXTS
-from jobserver_core.models.servers import Server, ServerStatus
+from jobserver_core.models.servers import ServerStatus
 from jobserver_core.ports import Clock, MetadataStore, Timer
 from jobserver_core.repeats import Repeats
 from jobserver_core.running.notices import Topic, notice_of
@@ -71,7 +71,8 @@ class Membership:
     because contexts wait that long for the next server on the same data directory. ``on_removed`` is called
     after another server has removed this one and this one has registered again; it must end the contexts.
     ``take_over`` is called when there may be records of servers that are gone; its calls do not overlap. Both
-    run on separate threads, so the lease is renewed meanwhile.
+    run on separate threads, so the lease is renewed meanwhile. Methods raise StorageError if the metadata
+    store fails, unless they say otherwise.
     """
 
     def __init__(
@@ -116,11 +117,7 @@ class Membership:
         self._scanning = threading.Lock()
 
     def join(self) -> None:
-        """Register this server.
-
-        Raises:
-            StorageError: The metadata store failed.
-        """
+        """Register this server."""
         now = self._clock.now()
         version = importlib.metadata.version("jobserver-core")
         self._metadata.register_server(
@@ -137,31 +134,20 @@ class Membership:
     def drain(self) -> None:
         """Store that this server accepts no new work, so that the others give it none. Idempotent.
 
-        Every renewal then tries again.
-
-        Raises:
-            StorageError: The metadata store failed. Every renewal tries again.
+        Every renewal then tries again, also if this raises.
         """
         self._draining = True
         if self._joined and not self._closed:
             self._metadata.drain_server(self._id)
 
     def others(self) -> frozenset[str]:
-        """Return the ids of all other servers whose records must not be touched.
-
-        Raises:
-            StorageError: The metadata store failed.
-        """
+        """Return the ids of all other servers whose records must not be touched."""
         if not self._metadata.shared:
             return frozenset()
         return frozenset(server.id for server in self._metadata.servers()) - {self._id}
 
     def statuses(self) -> list[ServerStatus]:
-        """Return all servers with what they run.
-
-        Raises:
-            StorageError: The metadata store failed.
-        """
+        """Return all servers with what they run."""
         expired = {s.id for s in self._metadata.servers(expired=True)} if self._metadata.shared else set()
         living = self._metadata.contexts(ContextQuery(states=CONTEXTS.live_states))
         contexts = Counter(context.owner for context in living)
@@ -184,22 +170,14 @@ class Membership:
             return self.has_peers
 
     def heirs(self) -> list[str]:
-        """Return the ids of the other servers that are alive and accept work.
-
-        Raises:
-            StorageError: The metadata store failed.
-        """
+        """Return the ids of the other servers that are alive and accept work."""
         if not self._metadata.shared:
             return []
         servers = self._metadata.servers(expired=False)
         return [server.id for server in servers if server.id != self._id and not server.draining]
 
     def search_now(self, ids: frozenset[str] | None) -> None:
-        """Look at once for what these servers have left.
-
-        Raises:
-            StorageError: The metadata store failed.
-        """
+        """Look at once for what these servers have left."""
         if not ids:
             return  # every renewal checks anyway
         with self._working:
@@ -208,11 +186,7 @@ class Membership:
                 self._renew()
 
     def search_given(self, ids: frozenset[str] | None) -> None:
-        """Look at once for what was given to these servers, if this is one of them.
-
-        Raises:
-            StorageError: The metadata store failed.
-        """
+        """Look at once for what was given to these servers, if this is one of them."""
         if ids and self._id in ids:
             self.search_now(ids)
 
@@ -303,21 +277,19 @@ class Membership:
         self._scan_wanted |= bool(self._known - others) or self._renewals % FULL_CHECK_EVERY == 0
         self._known = others
         if self._watching and self._scan_wanted:
-            self._start_scan()
+            # On a separate thread, because it may be slow and the lease must be renewed meanwhile.
+            threading.Thread(target=self._scan, name="jobserver-failover", daemon=True).start()
 
     def _remove_dead(self) -> None:
         """Remove the servers whose lease has expired, or all if nobody shares the store."""
         shared = self._metadata.shared
         for server in self._metadata.servers(expired=True if shared else None):
-            if server.id != self._id and self._metadata.remove_server(server.id, only_expired=shared):
-                self._count_removed(server)
-
-    def _count_removed(self, server: Server) -> None:
-        if self._metadata.shared:
-            self.leases_taken_over += 1
-            _log.warning(
-                "server %s (%s) did not renew its lease: taking over what it left", server.id, server.address
-            )
+            if server.id == self._id or not self._metadata.remove_server(server.id, only_expired=shared):
+                continue
+            if shared:
+                self.leases_taken_over += 1
+                text = "server %s (%s) did not renew its lease: taking over what it left"
+                _log.warning(text, server.id, server.address)
 
     def _end_contexts_after_removal(self) -> None:
         """End the contexts from before this server was removed, then look for what they left."""
@@ -327,10 +299,6 @@ class Membership:
             _log.exception("cannot end the contexts that other servers have taken over")
         self._scan_wanted = True
         self._scan()
-
-    def _start_scan(self) -> None:
-        """Scan on a separate thread, because it may be slow and the lease must be renewed meanwhile."""
-        threading.Thread(target=self._scan, name="jobserver-failover", daemon=True).start()
 
     def _scan(self) -> None:
         if not self._scanning.acquire(blocking=False):

@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import attrs
+
 from jobserver_core.data_directory import DataDirectory
 from jobserver_core.models.storage import StorageUsage
 from jobserver_core.ports import BlobStore, MetadataStore
@@ -28,16 +30,14 @@ _LIMITS = {
 """The settings that limit each kind of data."""
 
 
+@attrs.frozen(kw_only=True, eq=False)
 class StorageService:
     """Counts what the stores and the data directory contain. Every call counts again, which can be slow."""
 
-    def __init__(
-        self, *, metadata: MetadataStore, blobs: BlobStore, data_directory: DataDirectory, settings: Settings
-    ) -> None:
-        self._metadata = metadata
-        self._blobs = blobs
-        self._data_directory = data_directory
-        self._settings = settings
+    _metadata: MetadataStore
+    _blobs: BlobStore
+    _data_directory: DataDirectory
+    _settings: Settings
 
     def usage(self) -> list[StorageUsage]:
         """Return the storage that each kind of data uses.

@@ -20,6 +20,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
+import attrs
+
 from jobserver_core.errors import JobServerError, ServerClosed, StorageError
 from jobserver_core.models.contexts import Context
 from jobserver_core.ports import Clock
@@ -39,18 +41,16 @@ STORAGE_PAUSE = 1.0
 """Seconds between two attempts to move a job while storage is failing."""
 
 
+@attrs.define(kw_only=True, eq=False)
 class Supervisor:
     """Gives the successors of dead contexts their jobs, and launches them after a pause. Thread-safe."""
 
-    def __init__(
-        self, *, registry: ContextRegistry, jobs: JobService, fetching: FetchService, clock: Clock
-    ) -> None:
-        self._registry = registry
-        self._jobs = jobs
-        self._fetching = fetching
-        self._clock = clock
-        self._open = threading.Event()
-        self._closed = threading.Event()
+    _registry: ContextRegistry
+    _jobs: JobService
+    _fetching: FetchService
+    _clock: Clock
+    _open: threading.Event = attrs.field(factory=threading.Event, init=False)
+    _closed: threading.Event = attrs.field(factory=threading.Event, init=False)
 
     def start(self) -> None:
         """Start to launch contexts."""
@@ -66,13 +66,8 @@ class Supervisor:
         record = context.record
         pause = pause_before(record)
         reason = record.error.message if record.error else ""
-        _log.warning(
-            "restarting context %s in %g s (restart %d): %s",
-            record.name,
-            pause,
-            record.restarts,
-            reason,
-        )
+        text = "restarting context %s in %g s (restart %d): %s"
+        _log.warning(text, record.name, pause, record.restarts, reason)
         context.ready.waiter.notify(_log_ready)
         self._on_thread(lambda: self._take_jobs(context, jobs, pause))
 
@@ -90,13 +85,12 @@ class Supervisor:
                 return
             except StorageError as error:
                 _repeats.warning("storage", "job %s waits for storage: %s", live.job.id, error)
+                if not self._closed.wait(STORAGE_PAUSE):
+                    continue
             except JobServerError as error:
                 _log.warning("job %s is not run again here: %s", live.job.id, error)
-                live.postpone()
-                return
-            if self._closed.wait(STORAGE_PAUSE):
-                live.postpone()
-                return
+            live.postpone()
+            return
 
     def _launch(self, context: LiveContext) -> None:
         """Fetch the files of a context and start it. Any failure ends it."""
