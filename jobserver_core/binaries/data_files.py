@@ -93,7 +93,7 @@ class DataUpload(ChunkedUpload[DataFile]):
 
 
 class DataFileService:
-    """The use cases of data files. ``max_size`` is the limit of an upload, in bytes.
+    """The use cases of data files, with the errors of JobServer. ``max_size`` limits an upload, in bytes.
 
     The directory is the only record of the files. Several servers may share it: unfinished uploads have the
     id of their server in their names.
@@ -106,12 +106,7 @@ class DataFileService:
         self._unfinished = f"{_UNFINISHED}{server_id}-"
 
     def begin(self, prefix: str, ending: str | None = None) -> DataUpload:
-        """Return an upload to write to.
-
-        Raises:
-            InvalidName: The name is not allowed.
-            StorageError: The directory cannot be written to.
-        """
+        """Return an upload to write to."""
         name = data_file_name(prefix, ending)
         return DataUpload(name, self._max_size, self._data_directory, self._clock, self._unfinished)
 
@@ -133,11 +128,7 @@ class DataFileService:
         return files
 
     def delete(self, name: str | os.PathLike[str]) -> None:
-        """Remove a file by its full path or its plain name.
-
-        Raises:
-            DataFileNotFound: The server has no such file.
-        """
+        """Remove a file by its full path or its plain name."""
         name = str(name)
         known = {str(file.path): file.path for file in self.all()}
         known |= {path.name: path for path in known.values()}

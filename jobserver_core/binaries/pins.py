@@ -109,11 +109,7 @@ class BlobPins:
                 self._changed.notify_all()
 
     def drop_idle(self, age: float) -> None:
-        """Give up the pins that were last used at least ``age`` seconds ago.
-
-        Raises:
-            StorageError: The metadata store failed.
-        """
+        """Give up the pins that were last used at least ``age`` seconds ago."""
         with self._changed:
             latest = self._clock.monotonic() - age
             idle = [pin for pin in self._pins.values() if not pin.users and pin.idle_since <= latest]

@@ -99,7 +99,7 @@ class Upload(ChunkedUpload[Binary]):
 
 @attrs.frozen(kw_only=True, eq=False)
 class BinaryService:
-    """The use cases of binaries. ``max_size`` is the limit of an upload, in bytes."""
+    """The use cases of binaries, with the errors of JobServer. ``max_size`` limits an upload, in bytes."""
 
     _metadata: MetadataStore
     _blobs: BlobStore
@@ -110,12 +110,7 @@ class BinaryService:
     _max_size: int
 
     def begin_upload(self, name: str, type: BinaryType) -> Upload:
-        """Return an upload to write to.
-
-        Raises:
-            InvalidName: The name is not allowed.
-            StorageError: The blob store failed.
-        """
+        """Return an upload to write to."""
         check_binary_name(name)
         self._data_directory.verify()
         record = partial(self._record, name, type)
@@ -138,22 +133,14 @@ class BinaryService:
         return self._metadata.binaries()
 
     def get(self, name: str) -> Binary:
-        """Return the newest version of a binary.
-
-        Raises:
-            BinaryNotFound: No binary has this name.
-        """
+        """Return the newest version of a binary."""
         binary = self._metadata.binary(name)
         if binary is None:
             raise BinaryNotFound(name=name)
         return binary
 
     def versions(self, name: str) -> list[Binary]:
-        """Return all versions of a binary, newest first.
-
-        Raises:
-            BinaryNotFound: No binary has this name.
-        """
+        """Return all versions of a binary, newest first."""
         versions = self._metadata.binary_versions(name)
         if not versions:
             raise BinaryNotFound(name=name)

@@ -152,9 +152,6 @@ class CallbackService:
         """Deliver what servers left that are gone.
 
         ``others`` returns the ids of the other servers that are not gone.
-
-        Raises:
-            StorageError: The metadata store failed.
         """
         self._hand_back_all(others, [self._server_id])
         self._dispatcher.wake()

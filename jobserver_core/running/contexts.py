@@ -37,7 +37,10 @@ _PREDECESSORS = 100
 
 @attrs.define(kw_only=True, eq=False)
 class ContextService:
-    """The use cases of contexts. ``watch`` waits for contexts of other servers to end."""
+    """The use cases of contexts, with the errors of :class:`~jobserver_core.JobServer`.
+
+    ``watch`` waits for contexts of other servers to end.
+    """
 
     _registry: ContextRegistry
     _fetching: FetchService
@@ -143,11 +146,7 @@ class ContextService:
         return self._metadata.contexts(query or ContextQuery(states=CONTEXTS.live_states))
 
     def get(self, name: str) -> Context:
-        """Return the newest context of a name, or the one with an id.
-
-        Raises:
-            ContextNotFound: No context has this name or ID.
-        """
+        """Return the newest context of a name, or the one with an id."""
         try:
             return named_context(self._metadata, name)
         except ContextNotFound:
@@ -207,10 +206,8 @@ class ContextService:
     def reset(self, user: str) -> Waiter[None]:
         """Have every server stop its contexts, and then start those of its configuration again.
 
-        The waiter is done once all contexts have stopped and this server has started its own again.
-
-        Raises:
-            StorageError: The servers and contexts could not be read; then nothing was stopped.
+        The waiter is done once all contexts have stopped and this server has started its own again. If the
+        servers and contexts cannot be read, nothing is stopped.
         """
         if not self._metadata.shared:
             return self._reset_here((), user)

@@ -67,7 +67,10 @@ KILL_TIMEOUT = 5.0
 
 @attrs.define(kw_only=True, eq=False)
 class Intake:
-    """Picks up the jobs that other servers accepted for contexts of this one."""
+    """Picks up the jobs that other servers accepted for contexts of this one.
+
+    Methods that raise StorageError, because the metadata store failed, can be called again.
+    """
 
     _metadata: MetadataStore
     _records: Records
@@ -97,11 +100,7 @@ class Intake:
             self._notices.wake(Topic.SUBMITTED)
 
     def scan(self, job_ids: frozenset[str] | None) -> None:
-        """Pick up the jobs with these ids, or all waiting ones. Call it from one thread at a time.
-
-        Raises:
-            StorageError: The metadata store failed. It can be called again.
-        """
+        """Pick up the jobs with these ids, or all waiting ones. Call it from one thread at a time."""
         if job_ids is None:
             for context in self._registry.all():
                 for job in self._waiting_in(context):
@@ -114,11 +113,7 @@ class Intake:
         self._end_left_over()
 
     def kill(self, job_id: str, user: str) -> Job | None:
-        """End a job that waits for a context here and was not picked up; None if there is no such job.
-
-        Raises:
-            StorageError: The end could not be recorded.
-        """
+        """End a job that waits for a context here and was not picked up; None if there is no such job."""
         with self._claim(job_id, KILL_TIMEOUT) as claimed:
             job = self._metadata.job(job_id)
             if not claimed or job is None or not job.waiting or self._jobs.lives(job_id):
@@ -178,9 +173,6 @@ class Intake:
         """Accept a job once its files are here, waiting only briefly.
 
         If another job is already waiting for the same files, a later scan accepts this one.
-
-        Raises:
-            StorageError: The metadata store failed.
         """
         wanted = tuple(entry.digest for entry in job.class_path)
         with self._unclaimed:
@@ -245,11 +237,7 @@ class Intake:
             self._end(job, FinalOutcome.failed(FailureKind.CONTEXT_LOST, ErrorInfo.from_exception(error)))
 
     def _wait_for_files(self, job: Job, reason: ErrorInfo) -> None:
-        """Leave a job to a later scan, or end it if it has waited too long.
-
-        Raises:
-            StorageError: The end could not be recorded.
-        """
+        """Leave a job to a later scan, or end it if it has waited too long."""
         with self._claim(job.id) as claimed:
             if not claimed or self._jobs.lives(job.id):
                 return

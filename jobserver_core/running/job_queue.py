@@ -38,8 +38,9 @@ class JobQueue:
     """The slots of one context, and the jobs that wait for one.
 
     A job takes its slot when its dispatch is stored, and frees it when its end is stored. Call every method
-    that changes something inside :meth:`ContextRecord.changing`. With ``holding``, the queue dispatches no
-    jobs from the beginning.
+    that changes something inside :meth:`ContextRecord.changing`. A method that raises StorageError, because a
+    change could not be recorded, can be called again. With ``holding``, the queue dispatches no jobs from the
+    beginning.
     """
 
     _context: ContextRecord
@@ -162,11 +163,7 @@ class JobQueue:
         return True
 
     def expire(self, now: float) -> float | None:
-        """End waiting jobs whose deadline has passed, and kill running ones; return the next deadline.
-
-        Raises:
-            StorageError: An end or kill could not be recorded. It can be called again.
-        """
+        """End waiting jobs whose deadline has passed, and kill running ones; return the next deadline."""
         for live in [job for job in self._waiting if _passed(job, now)]:
             self._end_waiting(live, queue_time_exceeded(live.job))
         for live in self._running.values():
@@ -222,19 +219,11 @@ class JobQueue:
             self._store_later(frozenset([live]))
 
     def store_running(self) -> None:
-        """Store which jobs are RUNNING.
-
-        Raises:
-            StorageError: The metadata store failed.
-        """
+        """Store which jobs are RUNNING."""
         _store(self._not_stored())
 
     def end(self, live: LiveJob, outcome: FinalOutcome) -> None:
-        """Store the end of a job and free its slot.
-
-        Raises:
-            StorageError: The end could not be recorded.
-        """
+        """Store the end of a job and free its slot."""
         context = self._context.current
         killed = outcome.event is JobEvent.KILL
         cancelled = killed or live.job.kill_requested or context.stop_requested
@@ -262,9 +251,6 @@ class JobQueue:
         ``spare_waiting`` keeps the jobs that wait for a slot, and ``spare_restartable`` those that may run
         again, for :meth:`take_left`. Waiting jobs of a held queue are postponed: they keep their state, and
         the next server runs them, unless the end of the context was requested.
-
-        Raises:
-            StorageError: An end could not be recorded. It can be called again.
         """
         waiting = [] if spare_waiting or self.postpones else list(self._waiting)
         for live in [*self._running.values(), *waiting]:
@@ -369,11 +355,7 @@ class JobQueue:
 
 
 def _store(jobs: Iterable[LiveJob]) -> None:
-    """Store jobs as they are.
-
-    Raises:
-        StorageError: The metadata store failed.
-    """
+    """Store jobs as they are."""
     for live in jobs:
         try:
             live.advance(None)

@@ -43,6 +43,7 @@ SHEDDING = 60.0
 class JobService:
     """Keeps track of living jobs, and reads the records of all jobs. Thread-safe.
 
+    Methods that take the id of a job raise JobNotFound if no job has it.
     ``kill_waiting`` ends, for a user, a job of another server that was not picked up here yet. ``watch``
     waits for jobs of other servers to end.
     """
@@ -188,11 +189,7 @@ class JobService:
         return self._metadata.jobs(query)
 
     def get(self, job_id: str) -> Job:
-        """Return a job. A living one may be newer than its record.
-
-        Raises:
-            JobNotFound: No job has this ID.
-        """
+        """Return a job. A living one may be newer than its record."""
         with self._lock:
             found = self._live.get(job_id)
         if found is not None and not found[0].job.state.final:
@@ -203,11 +200,7 @@ class JobService:
         return job
 
     def handle(self, job_id: str) -> JobHandle:
-        """Return a handle to wait for a job.
-
-        Raises:
-            JobNotFound: No job has this ID.
-        """
+        """Return a handle to wait for a job."""
         with self._lock:
             found = self._live.get(job_id)
         if found is not None:
@@ -230,22 +223,14 @@ class JobService:
         )
 
     def config(self, job_id: str) -> str:
-        """Return the job's configuration as JSON text.
-
-        Raises:
-            JobNotFound: No job has this ID.
-        """
+        """Return the job's configuration as JSON text."""
         text = self._metadata.job_config(job_id)
         if text is None:
             raise JobNotFound(job_id=job_id)
         return text
 
     def open_result(self, job_id: str) -> ResultReader | None:
-        """Open the result of a finished job, or return None if it has none.
-
-        Raises:
-            JobNotFound: No job has this ID.
-        """
+        """Open the result of a finished job, or return None if it has none."""
         result = self._metadata.job_result(job_id)
         if result is None:
             self.get(job_id)

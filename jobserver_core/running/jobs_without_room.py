@@ -80,11 +80,7 @@ class JobsWithoutRoom:
         self._clock.call_later(RETRY_INTERVAL, self._retry_on_thread)
 
     def pass_to_namesake(self, job: Job) -> None:
-        """Pass a job on to another server that runs a context of the name that the job waited for.
-
-        Raises:
-            StorageError: The metadata store failed.
-        """
+        """Pass a job on to another server that runs a context of the name that the job waited for."""
         namesake = self._namesake(job)
         if namesake is not None and namesake.owner != self._records.server_id:
             self._pass_on(job, namesake.owner)

@@ -360,11 +360,7 @@ class LiveContext:
             self._jobs.add(live)
 
     def store_running(self) -> None:
-        """Store the RUNNING state of jobs for which it is not stored yet.
-
-        Raises:
-            StorageError: The metadata store failed.
-        """
+        """Store the RUNNING state of jobs for which it is not stored yet."""
         with self._context.changing():
             self._jobs.store_running()
 

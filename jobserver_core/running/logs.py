@@ -250,7 +250,10 @@ def gone(kind: str, name: str, context: Context) -> LogServerGone | Unavailable:
 
 @attrs.define(kw_only=True, eq=False)
 class LogService:
-    """Finds the logs of jobs and contexts, and reads those of this server for the others. Thread-safe."""
+    """Finds the logs of jobs and contexts, and reads those of this server for the others. Thread-safe.
+
+    Its methods have the errors of :class:`~jobserver_core.JobServer`.
+    """
 
     _metadata: MetadataStore
     _records: Records
@@ -263,11 +266,11 @@ class LogService:
     # -- files of this server ----------------------------------------------------------------------
 
     def job_file(self, job_id: str) -> Path:
-        """Return the file of the job's output, as :meth:`JobServer.job_log` does."""
+        """Return the file of the job's output."""
         return self._path("job", job_id, job_id, self._context_of(job_id))
 
     def context_file(self, name: str) -> Path:
-        """Return the file of a context's driver output, as :meth:`JobServer.context_log` does."""
+        """Return the file of a context's driver output."""
         context = named_context(self._metadata, name)
         return self._path("context", context.id, name, context)
 
@@ -286,20 +289,12 @@ class LogService:
     # -- logs of any server ------------------------------------------------------------------------
 
     def open_job(self, job_id: str, last: int | None) -> LogReader:
-        """Return a reader of a job's output, which is not open yet.
-
-        Raises:
-            JobNotFound: No job has this ID.
-        """
+        """Return a reader of a job's output, which is not open yet."""
         self._context_of(job_id)
         return LogReader(self._search("job", job_id, job_id, partial(self._context_of, job_id)), last)
 
     def open_context(self, name: str, last: int | None) -> LogReader:
-        """Return a reader of a context's driver output, which is not open yet.
-
-        Raises:
-            ContextNotFound: No context has this name or ID.
-        """
+        """Return a reader of a context's driver output, which is not open yet."""
         context = named_context(self._metadata, name)
 
         def current() -> Context:

@@ -86,6 +86,7 @@ class FinalOutcome:
 class Records:
     """Creates and changes the records of contexts and jobs, and publishes what was stored. Thread-safe.
 
+    Methods raise StorageError if the store fails; what they were to record is not recorded then.
     ``server_id`` is the owner of contexts that are created here; ``address`` tells people where it runs.
     """
 
@@ -181,9 +182,6 @@ class Records:
         The context may be final; this then claims its jobs. To give it to another server, pass ``owner``.
 
         Returns None if the context has changed: another server was faster, or its owner is still alive.
-
-        Raises:
-            StorageError: The metadata store failed.
         """
         try:
             return self.advance_context(
@@ -209,9 +207,6 @@ class Records:
         """Store the end of a context, or adopt one that another writer stored.
 
         ``ended_at`` defaults to now. ``reason`` is what ended a context that has not failed.
-
-        Raises:
-            StorageError: The end could not be recorded.
         """
         if error is None and CONTEXTS.next(context.state, event) is ContextState.ERROR:
             error = ErrorInfo(message="the context ended by itself")
@@ -239,9 +234,6 @@ class Records:
         """Store the end of a context together with the new context that takes its name.
 
         Stores nothing and returns None if another writer has ended the context or taken it over.
-
-        Raises:
-            StorageError: The metadata store failed.
         """
         try:
             return self.advance_context(context, event, successor=successor, error=error, ended_at=ended_at)
@@ -433,9 +425,6 @@ class Records:
         job that another server has moved to another context does not end; with ``exact``, neither does a job
         that has changed in any way since ``job`` was read. Returns the stored job and delivery. Sync before
         you notify anyone.
-
-        Raises:
-            StorageError: The end could not be recorded.
         """
         ended = self._ended(job, outcome, ended_at or self._clock.now(), **changes)
         silent = cancelled and ended.state is not JobState.FINISHED
@@ -471,11 +460,7 @@ class Records:
         )
 
     def record_progress(self, job_id: str, progress: JobProgress) -> None:
-        """Store a job's progress.
-
-        Raises:
-            StorageError: The metadata store failed.
-        """
+        """Store a job's progress."""
         self._metadata.record_progress(job_id, progress)
 
     # -- events ------------------------------------------------------------------------------------

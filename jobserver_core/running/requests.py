@@ -212,11 +212,7 @@ class Requests:
             self._notices.send(Topic.ANSWERED, request.id)
 
     def _answer_reads(self, request_ids: frozenset[str] | None) -> None:
-        """Answer requests to read logs.
-
-        Raises:
-            StorageError: The metadata store failed. The next full scan tries again.
-        """
+        """Answer requests to read logs. If the store fails, the next full scan tries again."""
         for request_id in sorted(request_ids or ()):
             request = None if self._closed else self._metadata.request(request_id)
             if request is not None and request.answer is None:

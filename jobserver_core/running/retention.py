@@ -258,11 +258,7 @@ class BlobSweep:
     _pins: BlobPins
 
     def __call__(self, pace: Pace) -> None:
-        """Sweep once.
-
-        Raises:
-            StorageError: A store failed.
-        """
+        """Sweep once."""
         before = self._clock.wall() - GRACE
         self._data_directory.verify()
         self._pins.drop_idle(GRACE.total_seconds())

@@ -40,11 +40,7 @@ class StorageService:
     _settings: Settings
 
     def usage(self) -> list[StorageUsage]:
-        """Return the storage that each kind of data uses.
-
-        Raises:
-            StorageError: A store failed.
-        """
+        """Return the storage that each kind of data uses."""
         from jobserver_core.config.loading import describe  # noqa: PLC0415 - keeps the import of core light
 
         records, directory = self._metadata.usage(), self._data_directory

@@ -76,11 +76,7 @@ class Watch(Generic[R]):
         return Promise(what, self._call_back)
 
     def scan(self, ids: frozenset[str] | None) -> None:
-        """Notify the waiters for those of these records (None: all) that have ended.
-
-        Raises:
-            StorageError: The metadata store failed.
-        """
+        """Notify the waiters for those of these records (None: all) that have ended."""
         with self._lock:
             found = [entry for entry in self._watched.items() if ids is None or entry[0] in ids]
         for record_id, waiting in found[:_BATCH] if ids is None else found:
