@@ -40,8 +40,7 @@ from jobserver_core.running.contexts import ContextService
 from jobserver_core.running.fetching import FetchService
 from jobserver_core.running.health import Health
 from jobserver_core.running.intake import Intake
-from jobserver_core.running.job_configs import JobConfigs
-from jobserver_core.running.jobs import JobService
+from jobserver_core.running.jobs import JobConfigs, JobService
 from jobserver_core.running.jobs_without_room import JobsWithoutRoom
 from jobserver_core.running.logs import LogService
 from jobserver_core.running.notices import Notices, Topic

@@ -69,16 +69,16 @@ class _Pin:
     idle_since: float = 0.0
 
 
+@attrs.define(eq=False)
 class BlobPins:
     """The blobs that this server counts on, and those that it removes. Thread-safe."""
 
-    def __init__(self, metadata: MetadataStore, clock: Clock, server_id: str) -> None:
-        self._metadata = metadata
-        self._clock = clock
-        self._server_id = server_id
-        self._changed = threading.Condition()
-        self._pins: dict[str, _Pin] = {}
-        self._removing: set[str] = set()
+    _metadata: MetadataStore
+    _clock: Clock
+    _server_id: str
+    _changed: threading.Condition = attrs.field(factory=threading.Condition, init=False)
+    _pins: dict[str, _Pin] = attrs.field(factory=dict, init=False)
+    _removing: set[str] = attrs.field(factory=set, init=False)
 
     @contextmanager
     def pinned(self, digest: str) -> Iterator[None]:

@@ -62,6 +62,25 @@ def retry_delay(attempts: int, answer: Answer, settings: CallbackSettings) -> fl
     return min(limit, max(delay, answer.retry_after or 0.0))
 
 
+def transports_by_scheme(transports: Sequence[Transport]) -> dict[str, Transport]:
+    """Return the transport of each URL scheme.
+
+    Raises:
+        TransportError: Two transports serve the same scheme.
+    """
+    found: dict[str, Transport] = {}
+    for transport in transports:
+        for scheme in transport.schemes:
+            if scheme in found:
+                raise TransportError(
+                    message=f"two transports serve {scheme}: URLs, {type(found[scheme]).__name__} and "
+                    f"{type(transport).__name__}; configure only one of them"
+                )
+            found[scheme] = transport
+    return found
+
+
+@attrs.define(kw_only=True, eq=False)
 class CallbackService:
     """Delivers callbacks at least once, and in practice once.
 
@@ -77,31 +96,22 @@ class CallbackService:
     :meth:`close` does not close the transports.
     """
 
-    def __init__(
-        self,
-        *,
-        metadata: MetadataStore,
-        blobs: BlobStore,
-        transports: Sequence[Transport],
-        clock: Clock,
-        ids: Ids,
-        settings: CallbackSettings,
-        publish: Callable[[Event], None],
-        server_id: str,
-    ) -> None:
-        self._server_id = server_id
-        self._metadata = metadata
-        self._blobs = blobs
-        self._transports = transports_by_scheme(transports)
-        self._clock = clock
-        self._ids = ids
-        self._settings = settings
-        self._publish = publish
+    _metadata: MetadataStore
+    _blobs: BlobStore
+    _transports: dict[str, Transport] = attrs.field(converter=transports_by_scheme)
+    _clock: Clock
+    _ids: Ids
+    _settings: CallbackSettings
+    _publish: Callable[[Event], None]
+    _server_id: str
+    _dispatcher: Dispatcher = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
         self._dispatcher = Dispatcher(
-            metadata=metadata,
-            clock=clock,
-            concurrency=settings.concurrency,
-            per_receiver=settings.per_receiver,
+            metadata=self._metadata,
+            clock=self._clock,
+            concurrency=self._settings.concurrency,
+            per_receiver=self._settings.per_receiver,
             handle=self._handle,
         )
 
@@ -126,12 +136,11 @@ class CallbackService:
         if job.callback_url is None:
             return None
         now = self._clock.now()
-        receiver = receiver_of(job.callback_url)
         return Delivery(
             id=self._ids.new(),
             job_id=job.id,
             url=job.callback_url,
-            receiver=receiver,
+            receiver=receiver_of(job.callback_url),
             created_at=now,
             due_at=now,
         )
@@ -181,15 +190,15 @@ class CallbackService:
         """
         for delivery in self._dispatcher.close(timeout):
             try:
-                current = self._metadata.delivery(delivery.id)
-                if current is not None and self._sends(current):
-                    self._hand_back(current)
+                self._hand_back_own(delivery)
             except StorageError as error:
                 _log.warning("delivery %s stays SENDING until the next start: %s", delivery.id, error)
 
-    def _sends(self, delivery: Delivery) -> bool:
-        """Whether this server makes an attempt of this delivery."""
-        return delivery.state is DeliveryState.SENDING and delivery.owner == self._server_id
+    def _hand_back_own(self, delivery: Delivery) -> None:
+        """Undo an attempt if the store has it as one of this server."""
+        current = self._metadata.delivery(delivery.id)
+        if current and current.state is DeliveryState.SENDING and current.owner == self._server_id:
+            self._hand_back(current)
 
     def _hand_back(self, delivery: Delivery) -> None:
         """Undo an attempt with an unknown outcome; the delivery keeps its place in the order."""
@@ -287,14 +296,8 @@ class CallbackService:
     def _undo_begin(self, delivery: Delivery, error: StorageError) -> None:
         """Undo a SENDING that was stored although the store said that it failed."""
         _repeats.warning("begin", "cannot begin delivery %s, trying again: %s", delivery.id, error)
-
-        def undo() -> None:
-            current = self._metadata.delivery(delivery.id)
-            if current is not None and self._sends(current):
-                self._hand_back(current)
-
         if self._dispatcher.pause(STORAGE_PAUSE):
-            self._persist(delivery, undo)
+            self._persist(delivery, lambda: self._hand_back_own(delivery))
 
     def _not_readable(self, delivery: Delivery, error: Exception) -> None:
         """Abandon a delivery whose job or result is gone; retry after other failures, as the same attempt."""
@@ -340,24 +343,6 @@ class CallbackService:
 
     def _publish_change(self, delivery: Delivery) -> None:
         self._publish(DeliveryChanged(at=self._clock.now(), delivery=delivery))
-
-
-def transports_by_scheme(transports: Sequence[Transport]) -> dict[str, Transport]:
-    """Return the transport of each URL scheme.
-
-    Raises:
-        TransportError: Two transports serve the same scheme.
-    """
-    found: dict[str, Transport] = {}
-    for transport in transports:
-        for scheme in transport.schemes:
-            if scheme in found:
-                raise TransportError(
-                    message=f"two transports serve {scheme}: URLs, {type(found[scheme]).__name__} and "
-                    f"{type(transport).__name__}; configure only one of them"
-                )
-            found[scheme] = transport
-    return found
 
 
 def _flaw(url: str) -> str | None:

@@ -7,9 +7,11 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
 
 import attrs
 
+from jobserver_core.config.trees import overlaid
 from jobserver_core.data_directory import DataDirectory
 from jobserver_core.errors import (
     JobAlreadyFinal,
@@ -19,11 +21,11 @@ from jobserver_core.errors import (
     StorageError,
     Unavailable,
 )
+from jobserver_core.models.arguments import config_text
 from jobserver_core.models.contexts import ContextLoad, LoadStatus
 from jobserver_core.models.jobs import Job, JobPage, JobQuery
-from jobserver_core.models.json_values import JsonMapping, JsonObject
+from jobserver_core.models.json_values import JsonMapping, JsonObject, dumps, loads
 from jobserver_core.ports import Clock, ContextSpec, JobCode, JobSpec, MetadataStore
-from jobserver_core.running.job_configs import JobConfigs
 from jobserver_core.running.live_context import LiveContext
 from jobserver_core.running.live_job import LiveJob
 from jobserver_core.running.records import FinalOutcome, Records
@@ -33,10 +35,45 @@ from jobserver_core.running.results import ResultReader
 from jobserver_core.running.waiting import JobHandle, Promise, Waiter
 from jobserver_core.running.watching import Watch
 
+if TYPE_CHECKING:
+    from jobserver_core.config.settings import InputLimits
+
 _log = logging.getLogger(__name__)
 
 SHEDDING = 60.0
 """Seconds for which the server counts as shedding load after it refused a submit."""
+
+
+@attrs.frozen(eq=False)
+class JobConfigs:
+    """Parses configurations of users, within the limits, and adds ``defaults`` for the job."""
+
+    _limits: InputLimits
+    _defaults: JsonMapping
+
+    def parse(self, text: str | bytes) -> JsonMapping:
+        """Parse HOCON or JSON from a user; JSON keeps its text.
+
+        Raises:
+            InvalidConfig: The text is invalid or exceeds a limit.
+        """
+        from jobserver_core.config import hocon  # noqa: PLC0415 - only servers that receive HOCON need it
+
+        limits = self._limits
+        return hocon.read_untrusted(text, max_bytes=limits.config_size, max_depth=limits.config_depth)
+
+    def to_json(self, config: str | JsonMapping) -> str:
+        """Return a configuration as the JSON to record.
+
+        Raises:
+            InvalidConfig: It cannot be represented in JSON, or exceeds a limit.
+        """
+        tree = self.parse(config) if isinstance(config, str) else config
+        return config_text(tree)
+
+    def with_defaults(self, config: str) -> str:
+        """Merge a recorded configuration over the defaults; the job gets the result."""
+        return dumps(overlaid(self._defaults, loads(config))) if self._defaults else config
 
 
 @attrs.define(kw_only=True, eq=False)

@@ -28,8 +28,7 @@ from jobserver_core.ports import ContextSpec, Fetched, MetadataStore
 from jobserver_core.running.context_registry import ContextRegistry
 from jobserver_core.running.context_settings import time_limits
 from jobserver_core.running.fetching import FetchService, Preparation
-from jobserver_core.running.job_configs import JobConfigs
-from jobserver_core.running.jobs import JobService
+from jobserver_core.running.jobs import JobConfigs, JobService
 from jobserver_core.running.live_context import LiveContext
 from jobserver_core.running.records import Records
 from jobserver_core.running.waiting import JobHandle

@@ -9,6 +9,8 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Generic, TypeVar
 
+import attrs
+
 from jobserver_core.errors import InvalidRequest, JobFailed, JobKilled, ResultTimeout
 from jobserver_core.models.arguments import check_callable, check_seconds
 from jobserver_core.models.failures import ErrorInfo, FailureKind
@@ -173,6 +175,7 @@ def _class_not_found(job: Job) -> ErrorInfo:
     return ErrorInfo(message=f"{message}: {reason.strip()}" if reason else message, stack=stack)
 
 
+@attrs.define(eq=False, repr=False)
 class JobHandle:
     """A submitted job.
 
@@ -186,20 +189,11 @@ class JobHandle:
     ``asyncio.ensure_future(handle)``.
     """
 
-    def __init__(
-        self,
-        job: Job,
-        *,
-        started: Waiter[Job],
-        finished: Waiter[Job],
-        open_result: Callable[[str], ResultReader | None],
-        known_result: Callable[[], JobResult | None] = lambda: None,
-    ) -> None:
-        self.job = job
-        self.started = started
-        self.finished = finished
-        self._open_result = open_result
-        self._known_result = known_result
+    job: Job
+    started: Waiter[Job] = attrs.field(kw_only=True)
+    finished: Waiter[Job] = attrs.field(kw_only=True)
+    _open_result: Callable[[str], ResultReader | None] = attrs.field(kw_only=True)
+    _known_result: Callable[[], JobResult | None] = attrs.field(kw_only=True, default=lambda: None)
 
     def __repr__(self) -> str:
         return f"<JobHandle {self.id}>"
