@@ -20,7 +20,7 @@ from jobserver_core.config.trees import as_objects
 from jobserver_core.models.failures import FailureKind
 from jobserver_core.models.json_values import Json, JsonMapping, JsonObject, dumps, loads
 from jobserver_core.results import UnusableResult
-from jobserver_core.running.job_configs import JobConfigs
+from jobserver_core.running.jobs import JobConfigs
 from jobserver_pyspark.launcher.context_settings import read_settings
 from jobserver_pyspark.protocol.failures import JobFailure
 from jobserver_pyspark.protocol.messages import ContextType
