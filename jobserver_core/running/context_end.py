@@ -89,11 +89,8 @@ class ContextEnding:
     def kill_job(self, live: LiveJob, *, force: bool = False) -> None:
         """Have the launcher end a running job; with ``force``, kill the context if that takes too long."""
         self._launch.put_call(lambda handle: handle.kill_job(live.job.id))
-        if force:
-            self._kill_unless_ended(live)
-
-    def _kill_unless_ended(self, live: LiveJob) -> None:
-        """Kill the context when the job has not ended after the grace period."""
+        if not force:
+            return
         grace_period = self._settings.jobs.kill_timeout
 
         def kill() -> None:

@@ -55,14 +55,14 @@ class ContextRecord:
     """The stored state of one context, with its lock, outboxes, retry queue and promises."""
 
     def __init__(self, context: Context, *, records: Records, clock: Clock) -> None:
+        what = f"context {context.name}"
         self._records = records
         self._clock = clock
         self.lock = threading.RLock()
         self.current = context
         self.calls = Outbox()
         self.outbox = Outbox(records.syncer)
-        self.changes = RetryQueue(clock, f"context {context.name}")
-        what = f"context {context.name}"
+        self.changes = RetryQueue(clock, what)
         self.ready: Promise[Context] = Promise(what, records.call_back)
         self.ended: Promise[Context] = Promise(what, records.call_back)
         self.ready_reported = False
@@ -103,8 +103,8 @@ class ContextRecord:
 
     def advance(self, event: ContextEvent | None, **changes: Any) -> None:
         """Store the context as :meth:`Records.advance_context` does, and publish it later."""
-        context = self.current = self._records.advance_context(self.current, event, **changes)
-        self.outbox.put(lambda: self._records.publish_context(context))
+        self.current = self._records.advance_context(self.current, event, **changes)
+        self._publish(self.current)
 
     def end(self, event: ContextEvent, error: ErrorInfo | None) -> None:
         """Store the end as :meth:`Records.end_context` does, and publish it later."""
@@ -113,7 +113,7 @@ class ContextRecord:
         )
         if context.state is ContextState.ERROR and context.error is not None:
             _log.warning("context %s ended as ERROR: %s", context.name, context.error.message)
-        self.outbox.put(lambda: self._records.publish_context(context))
+        self._publish(context)
 
     def replace(self, event: ContextEvent, error: ErrorInfo, successor: Context) -> bool:
         """Store the end as :meth:`Records.replace_context` does, and publish both later.
@@ -127,9 +127,12 @@ class ContextRecord:
         if ended is None:
             return False
         self.current = ended
-        self.outbox.put(lambda: self._records.publish_context(ended))
-        self.outbox.put(lambda: self._records.publish_context(successor))
+        self._publish(ended)
+        self._publish(successor)
         return True
+
+    def _publish(self, context: Context) -> None:
+        self.outbox.put(lambda: self._records.publish_context(context))
 
     def check_accepts_jobs(self) -> None:
         """Raise an error if the context no longer accepts jobs.

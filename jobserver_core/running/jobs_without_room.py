@@ -77,17 +77,15 @@ class JobsWithoutRoom:
             if self._scheduled or not self._kept:
                 return
             self._scheduled = True
-        self._clock.call_later(RETRY_INTERVAL, self._retry_on_thread)
+        # Not on the clock's thread: fetching files may be slow.
+        thread = threading.Thread(target=self._retry, name="jobserver-recovery", daemon=True)
+        self._clock.call_later(RETRY_INTERVAL, thread.start)
 
     def pass_to_namesake(self, job: Job) -> None:
         """Pass a job on to another server that runs a context of the name that the job waited for."""
         namesake = self._namesake(job)
         if namesake is not None and namesake.owner != self._records.server_id:
             self._pass_on(job, namesake.owner)
-
-    def _retry_on_thread(self) -> None:
-        # Not on the clock's thread: fetching files may be slow.
-        threading.Thread(target=self._retry, name="jobserver-recovery", daemon=True).start()
 
     def _retry(self) -> None:
         with self._lock:
@@ -99,9 +97,8 @@ class JobsWithoutRoom:
             self._restart(ours)
             self._pass_on_refused(ours)
         except StorageError as error:
-            _repeats.warning(
-                "storage", "%d jobs that cannot be run again yet wait for storage: %s", len(jobs), error
-            )
+            text = "%d jobs that cannot be run again yet wait for storage: %s"
+            _repeats.warning("storage", text, len(jobs), error)
             self.keep(jobs)
 
     def _pass_on_refused(self, tried: list[Job]) -> None:

@@ -114,9 +114,8 @@ class Worker:
             try:
                 self._scan(ids)
             except StorageError as error:
-                _repeats.warning(
-                    self._name, f"notices of other servers ({self._name}) wait for storage: %s", error
-                )
+                text = f"notices of other servers ({self._name}) wait for storage: %s"
+                _repeats.warning(self._name, text, error)
             except Exception:  # noqa: BLE001 - the next scan may succeed
                 _log.exception("cannot act on notices of other servers (%s)", self._name)
 

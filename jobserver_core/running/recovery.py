@@ -55,7 +55,6 @@ from jobserver_core.binaries.class_paths import ClassPaths
 from jobserver_core.errors import (
     ContextExists,
     InvalidSetting,
-    JobServerError,
     OnAnotherServer,
     ServerClosed,
     StaleState,
@@ -147,9 +146,8 @@ class Recovery:
                 self._take_over(record, spec, [job for job in jobs if job.context_id == spec.id])
             except Exception as error:  # noqa: BLE001 - its problem must not affect the others
                 _log.error("context %s cannot be taken over: %s", record.name, error)
-                self._failed[record.id] = _failure_of(
-                    error, "the next job server cannot take the context over"
-                )
+                why = "the next job server cannot take the context over"
+                self._failed[record.id] = _failure_of(error, why)
 
     def _take_over(self, record: Context, spec: ContextSpec, jobs: list[Job]) -> None:
         with ExitStack() as undo:
@@ -255,8 +253,7 @@ class Recovery:
         for job in jobs:
             if job.context_id in kept or not self._claim_if_final(job.context_id, claimed, others):
                 continue
-            current = self._left(job)
-            if current is None:
+            if (current := self._left(job)) is None:
                 continue
             lost = claimed.get(job.context_id)
             if lost is not None and runs_again(current, lost, deaths.get(lost.id)):
@@ -293,9 +290,8 @@ class Recovery:
         contexts = [c for c in found if c is not None and c.owner == self._records.server_id]
         self._to_sweep.clear()
         if contexts:
-            threading.Thread(
-                target=self._launcher.sweep_lost, args=(contexts,), name="jobserver-sweep-lost", daemon=True
-            ).start()
+            sweep = partial(self._launcher.sweep_lost, contexts)
+            threading.Thread(target=sweep, name="jobserver-sweep-lost", daemon=True).start()
 
     def _enqueued_late(self, contexts: list[Context], seen: set[str]) -> list[Job]:
         """Return the jobs that other servers stored for lost contexts before the contexts' end was stored."""
@@ -459,33 +455,26 @@ class Recovery:
                 current.state.final or current.waiting or current.context_id != job.context_id
             ):
                 self._end_lost_job(current)  # its server dispatched it just before the server ended
-        except JobServerError as error:
+        except Exception as error:  # noqa: BLE001 - one job must not prevent the others from running again
             if isinstance(error, Unavailable) or (self._metadata.shared and isinstance(error, _TEMPORARY)):
                 _repeats.warning("room", "job %s cannot be run again yet: %s", job.id, error)
                 refused.append(job)
                 if isinstance(error, (ContextExists, OnAnotherServer)):
                     self._without_room.pass_to_namesake(job)
             else:
-                self._end_impossible(job, error)
-        except Exception as error:  # noqa: BLE001 - one job must not prevent the others from running again
-            self._end_impossible(job, error)
-
-    def _end_impossible(self, job: Job, error: Exception) -> None:
-        self._end_lost_job(self._metadata.job(job.id) or job, reason=str(error))
+                self._end_lost_job(self._metadata.job(job.id) or job, reason=str(error))
 
     def _live_contexts(self) -> dict[str, Context]:
         return {c.id: c for c in self._metadata.contexts(ContextQuery(states=CONTEXTS.live_states))}
 
     def _end_lost_job(self, job: Job, reason: str = "the job server ended") -> None:
         """End a job of a context that this server has claimed, unless the claim no longer holds."""
-        current = self._left(job)
-        while current is not None:
+        while (current := self._left(job)) is not None:
             context = self._metadata.context(current.context_id)
             if context is not None and context.owner != self._records.server_id:
                 _log.info("job %s is left to server %s", job.id, context.owner)
                 return
             self._end_job(current, context, reason, exact=True)
-            current = self._left(current)
 
     def _end_job(self, job: Job, context: Context | None, reason: str, *, exact: bool = False) -> Job:
         cancelled = job.kill_requested or (context is not None and context.stop_requested)

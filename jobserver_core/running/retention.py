@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -207,12 +208,8 @@ class RecordSweep:
         if limits.retention is None:
             return
         before = self._clock.now() - timedelta(seconds=limits.retention)
-        pace.repeat(
-            "binaries",
-            lambda: self._metadata.delete_old_binaries(
-                uploaded_before=before, keep=limits.versions, limit=BATCH
-            ),
-        )
+        delete = partial(self._metadata.delete_old_binaries, uploaded_before=before, keep=limits.versions)
+        pace.repeat("binaries", lambda: delete(limit=BATCH))
 
     def _sweep_data_files(self, pace: Pace) -> None:
         """Remove old data files, then the oldest ones until the rest fits their limit."""

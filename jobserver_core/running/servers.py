@@ -233,13 +233,12 @@ class Membership:
     # -- renewals ----------------------------------------------------------------------------------
 
     def _schedule(self) -> None:
+        def renew() -> None:  # not on the clock's thread: a store that hangs must not block other timers
+            threading.Thread(target=self._renew_and_schedule, name="jobserver-lease", daemon=True).start()
+
         with self._lock:
             if not self._closed:
-                self._timer = self._clock.call_later(self._renewal, self._renew_on_thread)
-
-    def _renew_on_thread(self) -> None:
-        # Not on the clock's thread: a store that hangs must not block other timers.
-        threading.Thread(target=self._renew_and_schedule, name="jobserver-lease", daemon=True).start()
+                self._timer = self._clock.call_later(self._renewal, renew)
 
     def _renew_and_schedule(self) -> None:
         try:
@@ -262,9 +261,8 @@ class Membership:
         if self._removed:  # even if an earlier attempt to register seemed to fail
             self.join()
             self._removed = False
-            threading.Thread(
-                target=self._end_contexts_after_removal, name="jobserver-removed", daemon=True
-            ).start()
+            end = self._end_contexts_after_removal
+            threading.Thread(target=end, name="jobserver-removed", daemon=True).start()
         now = self._clock.monotonic()
         if now - self._renewed_at > self._longest_gap:
             self._judges_from = now + self._lease

@@ -138,8 +138,7 @@ class SubmissionService:
                 return self._enqueue(checked, entries, named)
             code = self._class_paths.lease(entries, files)
             spec = self._jobs.spec(self._records.new_id(), request.class_name, code, checked.config)
-            # This may record a context for the job. A failure between here and the handover would leave a
-            # context without a job.
+            # May record a context for the job. A failure between here and the handover would leave it alone.
             context, context_spec = self._ad_hoc_context(checked, fetched) if named is None else (named, None)
             job = self._records.new_job(
                 spec.id,
