@@ -78,15 +78,16 @@ _PORTS: dict[str, type] = {
 _SETTINGS = "Settings (use Settings.from_mapping or load_settings)"
 
 
-def _check_parts(transports: object, **parts: object) -> None:
+def _check_parts(transports: object, *, optional: bool = False, **parts: object) -> None:
     """Check the backends, the clock and the ids of a server, by the names of its arguments.
 
     Raises:
         InvalidRequest: One of them is something else, such as the class of a backend.
     """
     for name, part in parts.items():
-        port = _PORTS[name]
-        check_kind(name, part, port, f"an object of a subclass of {port.__name__}")
+        if part is not None or not optional:
+            port = _PORTS[name]
+            check_kind(name, part, port, f"an object of a subclass of {port.__name__}")
     check_several("transports", transports, Transport, "objects of subclasses of Transport")
 
 
@@ -217,15 +218,16 @@ class JobServer:
         from jobserver_core.config.settings import Settings  # noqa: PLC0415 - as above
 
         check_kind("settings", settings, Settings, _SETTINGS)
-        given = {
-            "metadata": metadata,
-            "blobs": blobs,
-            "fetcher": fetcher,
-            "launcher": launcher,
-            "clock": clock,
-            "ids": ids,
-        }
-        _check_parts(transports, **{name: part for name, part in given.items() if part is not None})
+        _check_parts(
+            transports,
+            optional=True,
+            metadata=metadata,
+            blobs=blobs,
+            fetcher=fetcher,
+            launcher=launcher,
+            clock=clock,
+            ids=ids,
+        )
         owned = ExitStack()
         with ExitStack() as lock, ExitStack() as parts:
             data_dir = lock_data_dir(settings.data_dir, lock)

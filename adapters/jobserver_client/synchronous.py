@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 class RemoteResult(ResultReader):
-    """A result that is being read from the server. Raises ConnectionLost if the connection breaks."""
+    """A result that is being read from the server. If the connection breaks, that is ConnectionLost."""
 
     def __init__(self, thread: LoopThread, reader: AsyncResultReader) -> None:
         self.kind = reader.kind

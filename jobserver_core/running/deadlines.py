@@ -48,11 +48,7 @@ class TimedJobs(Protocol):
         """The monotonic time since which no job has been running or waiting, or None if one is."""
 
     def expire(self, now: float) -> float | None:
-        """End or kill the jobs whose deadline has passed; return the next deadline.
-
-        Raises:
-            StorageError: The metadata store failed.
-        """
+        """End or kill the jobs whose deadline has passed; return the next deadline."""
 
 
 class Deadlines:
@@ -116,8 +112,7 @@ class Deadlines:
                 return
             self._timers.pop(due, None)
             now = self._clock.monotonic()
-            upcoming = [self.jobs.expire(now), self._check_context(now)]
-            for deadline in upcoming:
+            for deadline in (self.jobs.expire(now), self._check_context(now)):
                 if deadline is not None:
                     self.watch(deadline)
 

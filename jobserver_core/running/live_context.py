@@ -395,9 +395,7 @@ class LiveContext:
         return live.finished.waiter
 
     def stop(self, timeout: float, *, requested: bool, reason: str) -> Waiter[Context]:
-        """Stop the context. ``requested`` means that a user asked for it, so its jobs send no callbacks.
-
-        ``reason`` says who or what stops it; owners of jobs that end with it see this text.
+        """Stop the context. For the arguments see :class:`.ContextEnding`.
 
         Raises:
             Unavailable: Another server has taken the context over.
@@ -418,12 +416,12 @@ class LiveContext:
             raise Unavailable(message=message) from stale
 
     def stop_eventually(self, timeout: float, *, requested: bool, reason: str) -> Waiter[Context]:
-        """Stop the context as soon as the stop can be stored; for the arguments see :meth:`stop`."""
+        """Stop the context as soon as the stop can be stored."""
         self._ending.stop_eventually(timeout, requested=requested, reason=reason)
         return self.ended.waiter
 
     def kill(self, *, requested: bool, reason: str) -> Waiter[Context]:
-        """End the context by force; for the arguments and errors see :meth:`stop`."""
+        """End the context by force, with the errors of :meth:`stop`."""
         with self._changing_for_user(f"context {self.record.name}"):
             self._ending.kill(requested=requested, reason=reason)
         return self.ended.waiter
@@ -443,20 +441,21 @@ class LiveContext:
         self._close()
         if successor is None:
             return
-        jobs, outbox = self._jobs.take_left(), self._context.outbox
         if replaced:
-            outbox.put(partial(self._restart, successor, jobs))
+            self._context.outbox.put(partial(self._restart, successor, self._jobs.take_left()))
         else:  # another server has taken the context over, and its jobs
             self.successor = None
-            outbox.put(partial(self._retire, successor))
-            for live in jobs:
-                outbox.put(live.postpone)
+            self._context.outbox.put(partial(self._retire, successor))
+            self._postpone_left()
+
+    def _postpone_left(self) -> None:
+        for live in self._jobs.take_left():
+            self._context.outbox.put(live.postpone)
 
     def _leave(self, reason: ErrorInfo) -> None:
         """End the jobs that do not run again, and leave the context and the other jobs to another server."""
         self._jobs.end_all(reason, spare_waiting=True, spare_restartable=True)
-        for live in self._jobs.take_left():
-            self._context.outbox.put(live.postpone)
+        self._postpone_left()
         self._deadlines.close()
         self._context.outbox.put(self._release_detached)
 
