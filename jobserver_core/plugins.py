@@ -19,7 +19,6 @@ from jobserver_core.errors import JobServerError, PluginFailed, PluginNotFound
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
-    from types import FrameType
 
     from jobserver_core.config.settings import Settings
 
@@ -177,11 +176,7 @@ def _described(error: Exception, point: EntryPoint) -> str:
     kind = type(error).__name__
     text = f"{kind}: {error}" if str(error) else kind
     lines = list(traceback.walk_tb(error.__traceback__))
-    package = point.module.partition(".")[0]
-    own = [line for line in lines if _package_of(line[0]) == package]
+    package = f"{point.module.partition('.')[0]}."
+    own = [line for line in lines if f"{line[0].f_globals.get('__name__')}.".startswith(package)]
     frame, number = (own or lines)[-1]
     return f"{text} ({frame.f_code.co_filename}, line {number})"
-
-
-def _package_of(frame: FrameType) -> str:
-    return str(frame.f_globals.get("__name__", "")).partition(".")[0]

@@ -113,10 +113,9 @@ class Dispatcher:
     def drain(self, timeout: float) -> bool:
         """Wait until nothing is in progress or due; return False after ``timeout`` seconds."""
         with self._lock:
-            return self._quiet.wait_for(self._is_quiet, timeout)
-
-    def _is_quiet(self) -> bool:
-        return not (self._assigned or self._scan_wanted or self._scanning)
+            return self._quiet.wait_for(
+                lambda: not (self._assigned or self._scan_wanted or self._scanning), timeout
+            )
 
     def pause(self, seconds: float) -> bool:
         """Let a worker wait, by the clock; return False if the dispatcher is closed in the meantime."""

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
@@ -51,8 +52,8 @@ class ContextService:
     watch: Watch[Context] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._requests.on(Action.STOP_CONTEXT, self._stop_for_another)
-        self._requests.on(Action.KILL_CONTEXT, self._kill_for_another)
+        for action in (Action.STOP_CONTEXT, Action.KILL_CONTEXT):
+            self._requests.on(action, partial(self._end_for_another, action))
         self._requests.on(Action.RESET_CONTEXTS, self._reset_for_another)
         self.watch = Watch(
             self._metadata.context, lambda key: ContextNotFound(name=key), self._records.call_back
@@ -182,24 +183,12 @@ class ContextService:
         self._requests.ask(found.owner, action, arguments, f"context {found.name}")
         return self.watch.watch(found).finished.waiter
 
-    def _stop_for_another(self, arguments: JsonMapping) -> JsonObject:
-        _end_here(Action.STOP_CONTEXT, self._requested_context(arguments), arguments)
-        return {}
-
-    def _kill_for_another(self, arguments: JsonMapping) -> JsonObject:
-        _end_here(Action.KILL_CONTEXT, self._requested_context(arguments), arguments)
-        return {}
-
-    def _requested_context(self, arguments: JsonMapping) -> LiveContext:
-        """Return the context of another server's request.
-
-        Raises:
-            Unavailable: A new context has its name.
-        """
+    def _end_for_another(self, action: Action, arguments: JsonMapping) -> JsonObject:
         context = self._registry.get(arguments["name"])
         if context.record.id != arguments["id"]:
             raise Unavailable(message=f"context {context.record.name} has just been replaced; try again")
-        return context
+        _end_here(action, context, arguments)
+        return {}
 
     # -- resetting ---------------------------------------------------------------------------------
 

@@ -157,28 +157,24 @@ class FetchedFiles(Mapping[str, Fetched]):
         self.close()
 
 
+@attrs.define(eq=False)
 class FetchService:
     """Fetches the files of class paths, within ``settings``; sizes are in bytes, times in seconds."""
 
-    def __init__(
-        self,
-        fetcher: Fetcher,
-        clock: Clock,
-        settings: FetcherSettings,
-        admission: Admission,
-        call_back: CallBack = call_here,
-    ) -> None:
-        self._call_back = call_back
-        self._fetcher = fetcher
-        self._clock = clock
-        self._settings = settings
-        self._admission = admission
-        self._lock = threading.Lock()
-        self._waiting: list[_Fetch] = []
-        self._running: list[_Fetch] = []
-        self._meters: dict[str, _Meter] = {}
-        self._inspecting = False
-        self._nothing = FetchedFiles((), self._leave, call_back)
+    _fetcher: Fetcher
+    _clock: Clock
+    _settings: FetcherSettings
+    _admission: Admission
+    _call_back: CallBack = call_here
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
+    _waiting: list[_Fetch] = attrs.field(factory=list, init=False)
+    _running: list[_Fetch] = attrs.field(factory=list, init=False)
+    _meters: dict[str, _Meter] = attrs.field(factory=dict, init=False)
+    _inspecting: bool = attrs.field(default=False, init=False)
+    _nothing: FetchedFiles = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._nothing = FetchedFiles((), self._leave, self._call_back)
 
     def begin(self, uris: Iterable[str], caller: str = "") -> FetchedFiles:
         """Begin to fetch. The caller must close the result.

@@ -64,6 +64,7 @@ FULL_CHECK_EVERY = 20
 """Every how many renewals a server scans for records without an owner, even if no server has disappeared."""
 
 
+@attrs.define(kw_only=True, eq=False)
 class Membership:
     """Registers this server, renews its lease, and removes servers whose lease has expired. Thread-safe.
 
@@ -75,57 +76,47 @@ class Membership:
     store fails, unless they say otherwise.
     """
 
-    def __init__(
-        self,
-        *,
-        metadata: MetadataStore,
-        clock: Clock,
-        server_id: str,
-        address: str,
-        settings: ServerSettings,
-        reattach_timeout: float,
-        on_removed: Callable[[], None],
-        take_over: Callable[[], None],
-    ) -> None:
-        self._metadata = metadata
-        self._clock = clock
-        self._id = server_id
-        self._address = address
-        self._lease = max(settings.lease, reattach_timeout)
-        self._renewal = settings.lease * RENEWAL
-        self._longest_gap = settings.lease / 2
-        self._reattach_timeout = reattach_timeout
-        self._on_removed = on_removed
-        self._take_over = take_over
-        self._known: frozenset[str] = frozenset()
-        self._renewals = 0
-        self._joined = False
-        self._draining = False
-        self._removed = False
-        self.leases_taken_over = 0
-        """How many other servers this one has declared dead."""
-        self.leases_lost = 0
-        """How often others have declared this one dead."""
-        self._renewed_at = 0.0
-        self._judges_from = 0.0
-        self._watching = False
-        self._scan_wanted = False
-        self._lock = threading.Lock()
-        self._timer: Timer | None = None
-        self._closed = False
-        self._working = threading.Lock()
-        self._scanning = threading.Lock()
+    _metadata: MetadataStore
+    _clock: Clock
+    _server_id: str
+    _address: str
+    _settings: ServerSettings
+    _reattach_timeout: float
+    _on_removed: Callable[[], None]
+    _take_over: Callable[[], None]
+    _lease: float = attrs.field(init=False)
+    _known: frozenset[str] = attrs.field(default=frozenset(), init=False)
+    _renewals: int = attrs.field(default=0, init=False)
+    _joined: bool = attrs.field(default=False, init=False)
+    _draining: bool = attrs.field(default=False, init=False)
+    _removed: bool = attrs.field(default=False, init=False)
+    leases_taken_over: int = attrs.field(default=0, init=False)
+    """How many other servers this one has declared dead."""
+    leases_lost: int = attrs.field(default=0, init=False)
+    """How often others have declared this one dead."""
+    _renewed_at: float = attrs.field(default=0.0, init=False)
+    _judges_from: float = attrs.field(default=0.0, init=False)
+    _watching: bool = attrs.field(default=False, init=False)
+    _scan_wanted: bool = attrs.field(default=False, init=False)
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
+    _timer: Timer | None = attrs.field(default=None, init=False)
+    _closed: bool = attrs.field(default=False, init=False)
+    _working: threading.Lock = attrs.field(factory=threading.Lock, init=False)
+    _scanning: threading.Lock = attrs.field(factory=threading.Lock, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._lease = max(self._settings.lease, self._reattach_timeout)
 
     def join(self) -> None:
         """Register this server."""
         now = self._clock.now()
         version = importlib.metadata.version("jobserver-core")
         self._metadata.register_server(
-            self._id, started_at=now, address=self._address, lease=self._lease, version=version
+            self._server_id, started_at=now, address=self._address, lease=self._lease, version=version
         )
         self._joined = True
         if self._draining:
-            self._metadata.drain_server(self._id)
+            self._metadata.drain_server(self._server_id)
         self._renewed_at = self._clock.monotonic()
         if not self._metadata.shared:
             self._remove_dead()
@@ -138,13 +129,13 @@ class Membership:
         """
         self._draining = True
         if self._joined and not self._closed:
-            self._metadata.drain_server(self._id)
+            self._metadata.drain_server(self._server_id)
 
     def others(self) -> frozenset[str]:
         """Return the ids of all other servers whose records must not be touched."""
         if not self._metadata.shared:
             return frozenset()
-        return frozenset(server.id for server in self._metadata.servers()) - {self._id}
+        return frozenset(server.id for server in self._metadata.servers()) - {self._server_id}
 
     def statuses(self) -> list[ServerStatus]:
         """Return all servers with what they run."""
@@ -174,7 +165,7 @@ class Membership:
         if not self._metadata.shared:
             return []
         servers = self._metadata.servers(expired=False)
-        return [server.id for server in servers if server.id != self._id and not server.draining]
+        return [server.id for server in servers if server.id != self._server_id and not server.draining]
 
     def search_now(self, ids: frozenset[str] | None) -> None:
         """Look at once for what these servers have left."""
@@ -187,7 +178,7 @@ class Membership:
 
     def search_given(self, ids: frozenset[str] | None) -> None:
         """Look at once for what was given to these servers, if this is one of them."""
-        if ids and self._id in ids:
+        if ids and self._server_id in ids:
             self.search_now(ids)
 
     @property
@@ -223,10 +214,10 @@ class Membership:
         with self._working:  # a renewal at the same time would register this server again
             try:
                 if detached:
-                    self._metadata.renew_server(self._id, lease=self._reattach_timeout)
+                    self._metadata.renew_server(self._server_id, lease=self._reattach_timeout)
                 else:
-                    self._metadata.remove_server(self._id)
-                    self._metadata.notify(f"[{notice_of(Topic.LEFT, self._id)}]")
+                    self._metadata.remove_server(self._server_id)
+                    self._metadata.notify(f"[{notice_of(Topic.LEFT, self._server_id)}]")
             except StorageError as error:
                 _log.warning("this server stays registered until its lease expires: %s", error)
 
@@ -238,7 +229,7 @@ class Membership:
 
         with self._lock:
             if not self._closed:
-                self._timer = self._clock.call_later(self._renewal, renew)
+                self._timer = self._clock.call_later(self._settings.lease * RENEWAL, renew)
 
     def _renew_and_schedule(self) -> None:
         try:
@@ -254,7 +245,7 @@ class Membership:
 
     def _renew(self) -> None:
         self._renewals += 1
-        if not self._metadata.renew_server(self._id, lease=self._lease):
+        if not self._metadata.renew_server(self._server_id, lease=self._lease):
             _log.error("this server did not renew its lease in time, and others have taken its contexts over")
             self._removed = True
             self.leases_lost += 1
@@ -264,11 +255,11 @@ class Membership:
             end = self._end_contexts_after_removal
             threading.Thread(target=end, name="jobserver-removed", daemon=True).start()
         now = self._clock.monotonic()
-        if now - self._renewed_at > self._longest_gap:
+        if now - self._renewed_at > self._settings.lease / 2:
             self._judges_from = now + self._lease
         self._renewed_at = now
         if self._draining:
-            self._metadata.drain_server(self._id)
+            self._metadata.drain_server(self._server_id)
         if now >= self._judges_from:
             self._remove_dead()
         others = self.others()
@@ -282,7 +273,9 @@ class Membership:
         """Remove the servers whose lease has expired, or all if nobody shares the store."""
         shared = self._metadata.shared
         for server in self._metadata.servers(expired=True if shared else None):
-            if server.id == self._id or not self._metadata.remove_server(server.id, only_expired=shared):
+            if server.id == self._server_id or not self._metadata.remove_server(
+                server.id, only_expired=shared
+            ):
                 continue
             if shared:
                 self.leases_taken_over += 1

@@ -52,19 +52,19 @@ class QueuedStart:
     timer: Timer | None = None
 
 
+@attrs.define(eq=False)
 class StartQueue:
     """Lets at most ``limit`` contexts start at once; a start waits up to ``timeout`` seconds for its turn."""
 
-    def __init__(self, clock: Clock, *, limit: int, timeout: float) -> None:
-        self._clock = clock
-        self._limit = limit
-        self._timeout = timeout
-        self._lock = threading.Lock()
-        self._lanes: dict[str, dict[QueuedStart, None]] = {}
-        """The waiting starts by caller. The caller whose last turn was longest ago comes first."""
-        self._starting: set[QueuedStart] = set()
-        self._closed = False
-        self._launches = Outbox()
+    _clock: Clock
+    _limit: int = attrs.field(kw_only=True)
+    _timeout: float = attrs.field(kw_only=True)
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
+    _lanes: dict[str, dict[QueuedStart, None]] = attrs.field(factory=dict, init=False)
+    """The waiting starts by caller. The caller whose last turn was longest ago comes first."""
+    _starting: set[QueuedStart] = attrs.field(factory=set, init=False)
+    _closed: bool = attrs.field(default=False, init=False)
+    _launches: Outbox = attrs.field(factory=Outbox, init=False)
 
     @property
     def status(self) -> StartQueueStatus:
@@ -79,7 +79,7 @@ class StartQueue:
             if len(self._starting) < self._limit and not self._lanes and not self._closed:
                 self._starting.add(start)
                 return True
-            others = self._queued()
+            others = sum(map(len, self._lanes.values()))
             self._lanes.setdefault(start.caller, {})[start] = None
             start.entered_at = self._clock.monotonic()
             start.timer = self._clock.call_later(self._timeout, lambda: self._expire(start))
@@ -124,9 +124,6 @@ class StartQueue:
         if caller in self._lanes:
             self._lanes[caller] = self._lanes.pop(caller)
         return start
-
-    def _queued(self) -> int:
-        return sum(map(len, self._lanes.values()))
 
     def _launch(self, start: QueuedStart) -> None:
         waited = self._clock.monotonic() - start.entered_at
