@@ -285,7 +285,6 @@ class Services:
         self.contexts.watch.scan(ids)
 
     def _take_over_from_others(self) -> None:
-        """Take over what other servers left when they ended."""
         if self.admission.open:
             lost = self.recovery.end_lost()
             self.callbacks.take_over(self.membership.others)

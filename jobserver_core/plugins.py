@@ -144,11 +144,7 @@ def check_options(port: type[B], name: str, settings: Settings) -> None:
 
 @contextmanager
 def _failures_named(port: type[Backend], point: EntryPoint) -> Iterator[None]:
-    """Name the backend of another package in which an unexpected exception is raised.
-
-    Raises:
-        PluginFailed: Such an exception was raised.
-    """
+    """Name the backend of another package in which an unexpected exception is raised."""
     try:
         yield
     except JobServerError:

@@ -79,11 +79,7 @@ _SETTINGS = "Settings (use Settings.from_mapping or load_settings)"
 
 
 def _check_parts(transports: object, *, optional: bool = False, **parts: object) -> None:
-    """Check the backends, the clock and the ids of a server, by the names of its arguments.
-
-    Raises:
-        InvalidRequest: One of them is something else, such as the class of a backend.
-    """
+    """Check the backends, the clock and the ids of a server, by the names of its arguments."""
     for name, part in parts.items():
         if part is not None or not optional:
             port = _PORTS[name]
@@ -96,9 +92,9 @@ class JobServer:
 
     Pass it a backend for every port, or use :meth:`in_memory` or :meth:`from_settings`. Use it as a context
     manager, or call :meth:`start` and :meth:`close`: before that, whatever runs or waits raises Conflict, and
-    afterwards ServerClosed. All methods can be called from any thread. Long-running
-    methods return a :class:`~jobserver_core.running.waiting.Waiter`: block on it, add a callback, or await
-    it.
+    afterwards ServerClosed. A method raises StorageError if a store that it needs fails. All methods can be
+    called from any thread. Long-running methods return a :class:`~jobserver_core.running.waiting.Waiter`:
+    block on it, add a callback, or await it.
 
     Logs and data files are in ``data_dir``, or by default in a temporary directory that is removed when the
     server closes. Closing the server also closes its backends, and then ``resources``.
@@ -265,22 +261,13 @@ class JobServer:
 
     @property
     def _open(self) -> Services:
-        """The services, unless the server has closed.
-
-        Raises:
-            ServerClosed: The server has closed.
-        """
+        """The services, unless the server has closed."""
         self._services.admission.check_not_ended()
         return self._services
 
     @property
     def _running(self) -> Services:
-        """The services, for what only a started server does.
-
-        Raises:
-            Conflict: The server has not been started, or its start has failed.
-            ServerClosed: The server has closed.
-        """
+        """The services, for what only a started server does."""
         services = self._open
         self._check_start()
         if not self._started:
@@ -289,11 +276,6 @@ class JobServer:
         return services
 
     def _check_start(self) -> None:
-        """Check that the start has not failed.
-
-        Raises:
-            Conflict: It has.
-        """
         if self._start_failure:
             reason = f"the start of this job server failed ({self._start_failure})"
             raise Conflict(message=f"{reason}; close it and create a new one")
@@ -307,11 +289,7 @@ class JobServer:
 
     @property
     def _new_files(self) -> Services:
-        """The services, for files, which can also be stored before the start.
-
-        Raises:
-            ServerClosed: The server accepts no new work.
-        """
+        """The services, for files, which can also be stored before the start."""
         self._services.admission.check()
         return self._services
 
@@ -440,19 +418,11 @@ class JobServer:
         return self._services.server_id
 
     def servers(self) -> list[ServerStatus]:
-        """Return the servers that share the metadata store, this one included, oldest first.
-
-        Raises:
-            StorageError: The metadata store failed.
-        """
+        """Return the servers that share the metadata store, this one included, oldest first."""
         return self._services.membership.statuses()
 
     def storage(self) -> list[StorageUsage]:
-        """Return the storage that each kind of data uses, and its limits. May be slow.
-
-        Raises:
-            StorageError: A store failed.
-        """
+        """Return the storage that each kind of data uses, and its limits. May be slow."""
         return self._services.storage.usage()
 
     def prune(self) -> dict[str, int]:
@@ -590,9 +560,6 @@ class JobServer:
         """Return the supervised context whose death led to this one. Its ``error`` is the restart's reason.
 
         Returns None if this context is not the result of a restart, or if the record has been removed.
-
-        Raises:
-            StorageError: The metadata store failed.
         """
         return self._services.contexts.before(context)
 
@@ -608,7 +575,6 @@ class JobServer:
             ContextNotFound: No context has the name, or it has ended already.
             Unavailable: Its server is gone or does not respond. Try again.
             ServerClosed: This server closed in the meantime.
-            StorageError: The metadata store failed.
         """
         return self._running.contexts.stop(name, timeout, user)
 
@@ -628,7 +594,6 @@ class JobServer:
 
         Raises:
             ServerClosed: The server accepts no new work.
-            StorageError: The metadata store failed.
         """
         return self._new_work.contexts.reset(user)
 
@@ -646,11 +611,7 @@ class JobServer:
         }
 
     def failed_contexts(self) -> dict[str, str]:
-        """Return why contexts of ``spark.contexts`` have failed, by name, unless they live again.
-
-        Raises:
-            StorageError: The metadata store failed.
-        """
+        """Return why contexts of ``spark.contexts`` have failed, by name, unless they live again."""
         return self._services.contexts.failed_configured()
 
     def start_queue(self) -> StartQueueStatus:
@@ -793,7 +754,6 @@ class JobServer:
             JobAlreadyFinal: The job has ended.
             Unavailable: Its server is gone or does not respond. Try again.
             ServerClosed: This server closed in the meantime.
-            StorageError: The metadata store failed.
         """
         check_job_id(job_id)
         return self._running.jobs.kill(job_id, force=force, user=user)

@@ -309,7 +309,6 @@ class JobQueue:
         return True
 
     def _run(self, live: LiveJob) -> None:
-        """Give a slot to a job whose dispatch is recorded."""
         job, spec = live.job, live.spec
         self._running[job.id] = live
         live.limit_run()
@@ -355,7 +354,6 @@ class JobQueue:
 
 
 def _store(jobs: Iterable[LiveJob]) -> None:
-    """Store jobs as they are."""
     for live in jobs:
         try:
             live.advance(None)

@@ -139,6 +139,5 @@ class JobsWithoutRoom:
         return lost is None or (lost.state.final and lost.owner == self._records.server_id)
 
     def _namesake(self, job: Job) -> Context | None:
-        """Return the living context of the name that a job waited for."""
         found = self._metadata.context_named(job.context_name)
         return None if found is None or found.state.final else found

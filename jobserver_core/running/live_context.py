@@ -237,7 +237,6 @@ class LiveContext:
             self._end_again()
 
     def _end_again(self) -> None:
-        """Repeat the stop or kill of the context."""
         timeout = self._settings.contexts.deletion_timeout
         if self.record.state is ContextState.STOPPING:
             self._launch.put_call(lambda handle: handle.stop(timeout))
@@ -464,7 +463,6 @@ class LiveContext:
         self._context.outbox.put(self._release)
 
     def _release(self) -> None:
-        """Release everything once the context is final."""
         self._files.close()
         self._retire(self)
         self._context.notify_ended()

@@ -191,7 +191,6 @@ class Requests:
     # -- answering ---------------------------------------------------------------------------------
 
     def _answer_all(self, server_ids: frozenset[str] | None) -> None:
-        """Answer the requests to this server."""
         if server_ids is None:
             self._clean()
         elif self._server_id not in server_ids:

@@ -203,7 +203,6 @@ class RecordSweep:
                 excess -= size - len(_NOTE)
 
     def _sweep_binaries(self, pace: Pace) -> None:
-        """Remove old versions of binaries."""
         limits = self._settings.binaries
         if limits.retention is None:
             return
@@ -237,7 +236,6 @@ class RecordSweep:
                 _log.warning("log %s: %s", path.name, error)
 
     def _record_of(self, log: Path) -> Job | Context | None:
-        """Return the job or context that a log belongs to, if it is recorded."""
         record_id = log.name.split(".")[0]
         if log.parent == self._data_directory.job_logs:
             return self._metadata.job(record_id)
@@ -275,7 +273,6 @@ def _entries(directory: Path) -> Iterator[Path]:
 
 
 def _files_in(pace: Pace, *directories: Path) -> list[tuple[float, int, Path]]:
-    """Return the time, the size and the path of each file."""
     found = []
     for path in pace.over(itertools.chain.from_iterable(map(_entries, directories))):
         with suppress(FileNotFoundError):

@@ -273,11 +273,9 @@ class Membership:
         """Remove the servers whose lease has expired, or all if nobody shares the store."""
         shared = self._metadata.shared
         for server in self._metadata.servers(expired=True if shared else None):
-            if server.id == self._server_id or not self._metadata.remove_server(
-                server.id, only_expired=shared
-            ):
+            if server.id == self._server_id:
                 continue
-            if shared:
+            if self._metadata.remove_server(server.id, only_expired=shared) and shared:
                 self.leases_taken_over += 1
                 text = "server %s (%s) did not renew its lease: taking over what it left"
                 _log.warning(text, server.id, server.address)

@@ -109,11 +109,7 @@ class SubmissionService:
         return handle
 
     def _wait_for_sync(self, handle: JobHandle) -> JobHandle:
-        """Return a job's handle once the job is on disk.
-
-        Raises:
-            StorageError: That cannot be guaranteed.
-        """
+        """Return a job's handle once the job is on disk."""
         self._records.syncer.sync()
         return handle
 
@@ -172,7 +168,6 @@ class SubmissionService:
     def _ad_hoc_context(
         self, checked: _Checked, fetched: Mapping[str, Fetched]
     ) -> tuple[LiveContext, ContextSpec]:
-        """Create the context of a job that names none."""
         request = checked.request
         ad_hoc = f"{self._records.new_id()[:8]}-{request.class_name}"
         name = f"{request.context_owner}~{ad_hoc}" if request.context_owner else ad_hoc
