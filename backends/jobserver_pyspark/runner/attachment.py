@@ -7,6 +7,7 @@ import importlib
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -16,7 +17,6 @@ from jobserver_pyspark.protocol.failures import JobFailure
 from jobserver_pyspark.protocol.messages import ContextType
 from jobserver_pyspark.runner.jvm_commands import Commands
 
-_Attributes = dict[str, object]
 _REHEARSALS = 3
 _QUERY_LOGGERS = ("SQLQueryContextLogger", "DataFrameQueryContextLogger")
 
@@ -39,7 +39,8 @@ class Attachment:
 
     ``port`` and ``secret`` are those of a gateway server that the JVM runs for this process alone: its
     threads carry this process's job group, its objects are released with it, and its callbacks reach this
-    process.
+    process. ``on_query`` is called with the id of each streaming query that this process starts. If the
+    count of ``commands`` does not change, the JVM is not used.
 
     PySpark asks the JVM about 150 questions here, and most replies are the same for all runners of a context:
     the application's ``conf``, and what the names of Spark's classes stand for (``names``). The first runners
@@ -53,14 +54,16 @@ class Attachment:
         secret: str,
         conf: Mapping[str, str],
         names: Mapping[str, str],
-        script: Sequence[str] = (),
+        script: Sequence[str],
+        *,
+        on_query: Callable[[str], None],
     ) -> None:
         from pyspark import SparkConf, SparkContext  # noqa: PLC0415 - the zygote has imported it
 
         _avoid_numpy()
         self.gateway, imports = _gateway(port, secret)
-        self._commands = Commands(self.gateway._gateway_client, names)
-        with self._commands.scripted(script) as self.script:
+        self.commands = Commands(self.gateway._gateway_client, names)
+        with self.commands.scripted(script) as self.script:
             for import_names in imports:
                 import_names()
             jvm = self.gateway.jvm
@@ -73,8 +76,8 @@ class Attachment:
             self._initial = _InitialState(self.context, self.java_context.sc())
         self.context.stop = leave_running  # type: ignore[method-assign] # the context is not the job's
         self._session: Any = None
-        self._on_query: Callable[[str], None] = _ignore
-        self.keep_application()
+        _keep_application()
+        _report_queries(on_query)
 
     @property
     def session(self) -> Any:
@@ -82,63 +85,24 @@ class Attachment:
         if self._session is None:
             from pyspark.sql import SparkSession  # noqa: PLC0415
 
-            with self._commands.uncounted():
+            with self.commands.uncounted():
                 self._session = SparkSession(self.context)
             self._session.stop = leave_running
             SparkSession._instantiatedSession = self._session
             self._initial.add(self._session)
         return self._session
 
-    @property
-    def commands(self) -> int:
-        """The number of commands sent to the JVM; if it did not change, the JVM was not used."""
-        return self._commands.count
-
-    def new_names(self) -> dict[str, str]:
-        """Return the replies about names that were not known in advance and not returned before."""
-        return self._commands.new_names()
-
-    def watch_queries(self, on_query: Callable[[str], None]) -> None:
-        """Call ``on_query`` with the id of each streaming query that this process starts."""
-        if self._on_query is _ignore:
-            self._wrap_query_starts()
-        self._on_query = on_query
-
-    def _wrap_query_starts(self) -> None:
-        from pyspark.sql.streaming.readwriter import DataStreamWriter  # noqa: PLC0415
-
-        writer_class: Any = DataStreamWriter
-        original = writer_class._sq
-
-        def started(writer: Any, query: Any) -> Any:
-            self._on_query(str(query.id()))
-            return original(writer, query)
-
-        writer_class._sq = started
-
     def restore(self, *, used: bool) -> str | None:
         """Restore PySpark's objects after a job; ``used`` says whether the job called the JVM.
 
         Returns None, or the reason why this is impossible.
         """
-        if self._commands.foreign_import is not None:
-            return f"the job imported names into its view of the JVM: {self._commands.foreign_import}"
+        if self.commands.foreign_import is not None:
+            return f"the job imported names into its view of the JVM: {self.commands.foreign_import}"
         self._initial.restore_objects()
         if used:
             self._initial.restore_thread(self.gateway.jvm, self._session)
         return None
-
-    def keep_application(self) -> None:
-        """Prevent a job that stops its StreamingContext from stopping the application, PySpark's default."""
-        from pyspark.streaming import StreamingContext  # noqa: PLC0415 - the zygote has imported it
-
-        streaming_class: Any = StreamingContext
-        original = streaming_class.stop
-
-        def stop(streaming: Any, stopSparkContext: bool = True, stopGraceFully: bool = False) -> None:  # noqa: N803
-            original(streaming, False, stopGraceFully)
-
-        streaming_class.stop = stop
 
     def warm_up(self, context_type: ContextType | None) -> None:
         """Start the first Python worker; with a type of context, run what jobs of that type do first."""
@@ -209,15 +173,12 @@ class Attachment:
         finally:
             spark_context._ensure_initialized = check
             spark_context._active_spark_context = spark_context._active_spark_context or here
-        self._adopt(spark_context._active_spark_context)
-        return made
-
-    def _adopt(self, context: Any) -> None:
-        """Use a SparkContext that a job created; its tasks get the same class path as ours."""
-        if context is not self.context:
-            context.environment.update(self.context.environment)
-            context._python_includes = self.context._python_includes
+        context = spark_context._active_spark_context
+        if context is not here:  # the job created it; its tasks get the same class path as ours
+            context.environment.update(here.environment)
+            context._python_includes = here._python_includes
             self.context, self._session = context, None
+        return made
 
     def use_class_path(self, includes: Sequence[str], worker_pool: str | None) -> None:
         """Set the class path of this process's tasks, and the worker pool, which serves no other one."""
@@ -235,7 +196,7 @@ class _InitialState:
         self._environment = dict(context.environment)
         self._spark_context = spark_context
         self._properties = spark_context.getLocalProperties().clone()
-        self._attributes: dict[int, tuple[Any, _Attributes]] = {}
+        self._attributes: dict[int, tuple[Any, dict[str, object]]] = {}
         self.add(context)
 
     def add(self, owner: Any) -> None:
@@ -243,9 +204,14 @@ class _InitialState:
         self._attributes[id(owner)] = (owner, dict(vars(owner)))
 
     def restore_objects(self) -> None:
-        """Restore the objects in this process."""
+        """Restore the objects in this process: methods and objects that a job replaced. Counters continue."""
         for owner, saved in self._attributes.values():
-            _restore_attributes(owner, saved)
+            names = vars(owner)
+            for added in names.keys() - saved.keys():
+                del names[added]
+            for name, value in saved.items():
+                if names.get(name) is not value and not isinstance(value, int):
+                    names[name] = value
         self._context._python_includes = [*self._includes]
         self._context.environment.clear()
         self._context.environment.update(self._environment)
@@ -259,16 +225,6 @@ class _InitialState:
             jvm.org.apache.spark.sql.SparkSession.clearActiveSession()
         else:
             jvm.org.apache.spark.sql.SparkSession.setActiveSession(session._jsparkSession)
-
-
-def _restore_attributes(owner: Any, saved: _Attributes) -> None:
-    """Restore methods and objects that a job replaced; counters continue."""
-    names = vars(owner)
-    for added in names.keys() - saved.keys():
-        del names[added]
-    for name, value in saved.items():
-        if names.get(name) is not value and not isinstance(value, int):
-            names[name] = value
 
 
 @contextlib.contextmanager
@@ -314,8 +270,30 @@ def _gateway(port: int, secret: str) -> tuple[Any, list[Callable[[], None]]]:
         del os.environ["PYSPARK_GATEWAY_PORT"], os.environ["PYSPARK_GATEWAY_SECRET"]
 
 
-def _ignore(_query_id: str) -> None:
-    pass
+def _report_queries(on_query: Callable[[str], None]) -> None:
+    from pyspark.sql.streaming.readwriter import DataStreamWriter  # noqa: PLC0415 - imported already
+
+    writer_class: Any = DataStreamWriter
+    original = writer_class._sq
+
+    def started(writer: Any, query: Any) -> Any:
+        on_query(str(query.id()))
+        return original(writer, query)
+
+    writer_class._sq = started
+
+
+def _keep_application() -> None:
+    """Prevent a job that stops its StreamingContext from stopping the application, PySpark's default."""
+    from pyspark.streaming import StreamingContext  # noqa: PLC0415 - the zygote has imported it
+
+    streaming_class: Any = StreamingContext
+    original = streaming_class.stop
+
+    def stop(streaming: Any, stopSparkContext: bool = True, stopGraceFully: bool = False) -> None:  # noqa: N803
+        original(streaming, False, stopGraceFully)
+
+    streaming_class.stop = stop
 
 
 def leave_running() -> None:
@@ -325,8 +303,6 @@ def leave_running() -> None:
 
 def sql_context(context: Any, session: Any, *, hive: bool) -> Any:
     """Return the ``SQLContext`` or ``HiveContext`` that jobs of these types of context get."""
-    import warnings  # noqa: PLC0415
-
     from pyspark.sql import HiveContext, SQLContext  # noqa: PLC0415
 
     with warnings.catch_warnings():

@@ -10,7 +10,6 @@ import builtins
 import copyreg
 import decimal
 import gc
-import importlib
 import io
 import locale
 import logging
@@ -106,31 +105,35 @@ def _stream_settings() -> Restore:
     return restore
 
 
-def _interpreter() -> Restore:
-    recursion, interval, digits = sys.getrecursionlimit(), sys.getswitchinterval(), _digits()
-    timeout, threshold, collecting = socket.getdefaulttimeout(), gc.get_threshold(), gc.isenabled()
-    trace, profile = sys.gettrace(), sys.getprofile()
-    thread_trace, thread_profile = threading.gettrace(), threading.getprofile()
+_SETTINGS: list[tuple[Callable[[], Any], Callable[[Any], object]]] = [
+    (sys.gettrace, sys.settrace),
+    (sys.getprofile, sys.setprofile),
+    (threading.gettrace, threading.settrace),
+    (threading.getprofile, threading.setprofile),
+    (sys.getrecursionlimit, sys.setrecursionlimit),
+    (sys.getswitchinterval, sys.setswitchinterval),
+    (socket.getdefaulttimeout, socket.setdefaulttimeout),
+    (gc.get_threshold, lambda threshold: gc.set_threshold(*threshold)),
+    (gc.isenabled, lambda enabled: gc.enable() if enabled else gc.disable()),
+    (lambda: logging.root.manager.disable, logging.disable),
+    (logging.getLogRecordFactory, logging.setLogRecordFactory),
+    (logging.getLoggerClass, logging.setLoggerClass),
+]
+"""The functions that read and write a setting of the interpreter or of the standard library."""
+if hasattr(sys, "get_int_max_str_digits"):  # since Python 3.10.7
+    _SETTINGS.append((sys.get_int_max_str_digits, sys.set_int_max_str_digits))
+
+
+def _settings() -> Restore:
+    saved = [(write, read()) for read, write in _SETTINGS]
 
     def restore() -> None:
-        sys.settrace(trace)
-        sys.setprofile(profile)
-        threading.settrace(thread_trace)
-        threading.setprofile(thread_profile)
-        sys.setrecursionlimit(recursion)
-        sys.setswitchinterval(interval)
-        if digits is not None:
-            sys.set_int_max_str_digits(digits)
-        socket.setdefaulttimeout(timeout)
-        gc.set_threshold(*threshold)
+        for write, value in saved:
+            write(value)
         gc.set_debug(0)
-        (gc.enable if collecting else gc.disable)()
+        logging.captureWarnings(False)
 
     return restore
-
-
-def _digits() -> int | None:
-    return sys.get_int_max_str_digits() if hasattr(sys, "get_int_max_str_digits") else None
 
 
 def _signals() -> Restore:
@@ -166,53 +169,32 @@ def _warning_filters() -> Restore:
 
 
 _LoggerState = tuple[int, list[logging.Handler], list[Any], bool, bool]
+_NEW_LOGGER: _LoggerState = (logging.NOTSET, [], [], True, False)
 
 
 def _loggers() -> Restore:
     def state(logger: logging.Logger) -> _LoggerState:
-        return (
-            logger.level,
-            [*logger.handlers],
-            [*logger.filters],
-            logger.propagate,
-            logger.disabled,
-        )
-
-    def apply(logger: logging.Logger, wanted: _LoggerState) -> None:
-        if state(logger) == wanted:
-            return
-        level, handlers, filters, propagate, disabled = wanted
-        for handler in [*logger.handlers]:
-            if handler not in handlers:
-                logger.removeHandler(handler)
-                handler.close()
-        logger.handlers[:], logger.filters[:] = handlers, filters
-        logger.propagate, logger.disabled = propagate, disabled
-        logger.setLevel(level)
+        return logger.level, [*logger.handlers], [*logger.filters], logger.propagate, logger.disabled
 
     def known() -> dict[str, logging.Logger]:
         found = logging.root.manager.loggerDict.items()
         return {"": logging.root} | {n: one for n, one in found if isinstance(one, logging.Logger)}
 
     saved = {name: state(logger) for name, logger in known().items()}
-    disabled, factory, kind = (
-        logging.root.manager.disable,
-        logging.getLogRecordFactory(),
-        logging.getLoggerClass(),
-    )
-    others = _attributes_of(logging, "raiseExceptions", "lastResort")()
-    levels = _attributes_of(logging, "_levelToName", "_nameToLevel")()
-    new: _LoggerState = (logging.NOTSET, [], [], True, False)
 
     def restore() -> None:
         for name, logger in known().items():
-            apply(logger, saved.get(name, new))
-        logging.disable(disabled)
-        logging.setLogRecordFactory(factory)
-        logging.setLoggerClass(kind)
-        logging.captureWarnings(False)
-        others()
-        levels()
+            wanted = saved.get(name, _NEW_LOGGER)
+            if state(logger) == wanted:
+                continue
+            level, handlers, filters, propagate, disabled = wanted
+            for handler in [*logger.handlers]:
+                if handler not in handlers:
+                    logger.removeHandler(handler)
+                    handler.close()
+            logger.handlers[:], logger.filters[:] = handlers, filters
+            logger.propagate, logger.disabled = propagate, disabled
+            logger.setLevel(level)
 
     return restore
 
@@ -232,7 +214,10 @@ def _numbers() -> Restore:
 
     def restore() -> None:
         for context, values in zip(contexts, saved, strict=True):
-            _copy_context(values, context)
+            for name in ("prec", "rounding", "Emin", "Emax", "capitals", "clamp"):
+                setattr(context, name, getattr(values, name))
+            context.traps.update(values.traps)
+            context.clear_flags()
         decimal.setcontext(current.copy())
         if locale.setlocale(locale.LC_ALL) != language:
             locale.setlocale(locale.LC_ALL, language)
@@ -241,23 +226,16 @@ def _numbers() -> Restore:
     return restore
 
 
-def _copy_context(source: decimal.Context, target: decimal.Context) -> None:
-    for name in ("prec", "rounding", "Emin", "Emax", "capitals", "clamp"):
-        setattr(target, name, getattr(source, name))
-    target.traps.update(source.traps)
-    target.clear_flags()
-
-
 def _limits() -> Restore:
     kinds = [value for name, value in vars(resource).items() if name.startswith("RLIMIT_")]
     saved = {kind: resource.getrlimit(kind) for kind in kinds}
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    cores = os.sched_getaffinity(0)
 
     def restore() -> None:
         for kind, limits in saved.items():
             if resource.getrlimit(kind) != limits:
                 resource.setrlimit(kind, limits)
-        if cores is not None and os.sched_getaffinity(0) != cores:
+        if os.sched_getaffinity(0) != cores:
             os.sched_setaffinity(0, cores)
 
     return restore
@@ -265,15 +243,17 @@ def _limits() -> Restore:
 
 def _optional_libraries() -> Restore:
     """State that modules of the standard library keep for the whole process, if they are imported."""
+    defaults = (
+        ("urllib.request", "install_opener", None),
+        ("asyncio", "set_event_loop", None),
+        ("csv", "field_size_limit", 131072),
+    )
 
     def restore() -> None:
         tempfile.tempdir = None
-        if "urllib.request" in sys.modules:
-            importlib.import_module("urllib.request").install_opener(None)
-        if "asyncio" in sys.modules:
-            importlib.import_module("asyncio").set_event_loop(None)
-        if "csv" in sys.modules:
-            importlib.import_module("csv").field_size_limit(131072)
+        for module, function, value in defaults:
+            if module in sys.modules:
+                getattr(sys.modules[module], function)(value)
 
     return restore
 
@@ -288,11 +268,12 @@ CAPTURES: tuple[Callable[[], Restore], ...] = (
         sys, "excepthook", "displayhook", "unraisablehook", "breakpointhook", "dont_write_bytecode"
     ),
     _attributes_of(threading, "excepthook"),
+    _attributes_of(logging, "raiseExceptions", "lastResort", "_levelToName", "_nameToLevel"),
     _attributes_of(copyreg, "dispatch_table"),
     _attributes_of(gc, "callbacks"),
     _namespace("__main__"),
     _stream_settings,
-    _interpreter,
+    _settings,
     _signals,
     _loggers,
     _warning_filters,

@@ -16,13 +16,14 @@ from typing import Any
 
 from jobserver_core.models.dotted_keys import hint_for_message, hint_for_missing
 from jobserver_core.results import await_value
-from jobserver_pyspark.protocol.failures import JobFailure, describe
+from jobserver_pyspark.protocol.failures import JobFailure, describe, qualified_name
 from jobserver_pyspark.runner.config_trees import plain
 
 _MISSING_ERROR = "ConfigMissingException"
 """pyhocon's exception, which need not be the pyhocon of this project."""
 _MISSING_KEY = re.compile(r"'?No configuration setting found for key (.+?)'?")
 
+_METHODS = ("validate", "run_job")
 _CLASS = re.compile(r"^class (\w+)", re.MULTILINE)
 _MAX_SEARCHED = 2000
 """How many files of each directory are searched for the class that a missing class may mean."""
@@ -39,7 +40,7 @@ def load_job(name: str, directories: Sequence[str] = ()) -> Any:
     """
     found = _find(name, directories)
     if inspect.ismodule(found):
-        raise JobFailure("class-not-found", f"class {name} not found", stack=_jobs_of(found))
+        raise _not_found(name, _jobs_of(found), None)
     return new_job(found, name)
 
 
@@ -49,19 +50,17 @@ def new_job(found: Any, name: str) -> Any:
     Raises:
         JobFailure: Its kind is wrong-type or raised, as in :func:`load_job`.
     """
-    missing = [method for method in ("validate", "run_job") if not callable(getattr(found, method, None))]
-    if not isinstance(found, type) or missing:
-        message = (
-            f"{name} has no method {' and no method '.join(missing)}" if missing else f"{name} is not a class"
-        )
-        raise JobFailure("wrong-type", message)
+    if missing := [method for method in _METHODS if not callable(getattr(found, method, None))]:
+        raise JobFailure("wrong-type", f"{name} has no method {' and no method '.join(missing)}")
+    if not isinstance(found, type):
+        raise JobFailure("wrong-type", f"{name} is not a class")
     if abstract := getattr(found, "__abstractmethods__", None):
         raise JobFailure("wrong-type", f"{name} does not define {', '.join(sorted(abstract))}")
     try:
         job = found()
     except BaseException as error:
         raise JobFailure.of("raised", error, skip=1) from error
-    for method, third in (("validate", "config"), ("run_job", "data")):
+    for method, third in zip(_METHODS, ("config", "data"), strict=True):
         if (parameters := _unfit_parameters(found, job, method)) is not None:
             expected = f"{method}(self, context, runtime, {third})"
             raise JobFailure("wrong-type", f"{name} has {method}({parameters}), expected {expected}")
@@ -94,7 +93,7 @@ def _jobs_of(module: ModuleType) -> str:
         f"{module.__name__}.{name}"
         for name, value in vars(module).items()
         if isinstance(value, type) and not inspect.isabstract(value)
-        if callable(getattr(value, "validate", None)) and callable(getattr(value, "run_job", None))
+        if all(callable(getattr(value, method, None)) for method in _METHODS)
     ]
     if not jobs:
         return f"{module.__name__} is a module without a job"
@@ -110,15 +109,19 @@ def _find(name: str, directories: Sequence[str]) -> Any:
         try:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
-            if error.name is not None and _leads_to(error.name, module_name):
-                continue
-            raise _not_loaded(error, directories) from error
+            # It may be the module itself, or a package of it. Otherwise it is one that the module imports.
+            if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+                raise _not_loaded(error, directories) from error
         except BaseException as error:
             raise _not_loaded(error, directories) from error
-        return _attribute(module, parts[count:], name, directories)
-    near = _nearest_class(name, directories)
-    stack = f"no module {parts[0]!r} on the class path" + (f"; did you mean {near!r}?" if near else "")
-    raise JobFailure("class-not-found", f"class {name} not found", stack=stack)
+        else:
+            return _attribute(module, parts[count:], name, directories)
+    raise _not_found(name, f"no module {parts[0]!r} on the class path", _nearest_class(name, directories))
+
+
+def _not_found(name: str, problem: str, near: str | None) -> JobFailure:
+    stack = problem + (f"; did you mean {near!r}?" if near else "")
+    return JobFailure("class-not-found", f"class {name} not found", stack=stack)
 
 
 def _not_loaded(error: BaseException, directories: Iterable[str]) -> JobFailure:
@@ -127,18 +130,13 @@ def _not_loaded(error: BaseException, directories: Iterable[str]) -> JobFailure:
     return JobFailure.of("loading", error, skip=1, message=message)
 
 
-def _leads_to(missing: str, wanted: str) -> bool:
-    """Return whether the missing module is the wanted one or a package of it, not one that it imports."""
-    return wanted == missing or wanted.startswith(missing + ".")
-
-
 def _nearest_class(name: str, directories: Iterable[str]) -> str | None:
     """Return the class that a missing class may mean: it has the same name elsewhere, or a similar one.
 
     The source files are searched without importing them.
     """
     classes = [
-        ".".join((*_module_of(file.relative_to(directory)), found))
+        ".".join((*file.relative_to(directory).with_suffix("").parts, found)).replace(".__init__.", ".")
         for directory in directories
         for file in itertools.islice(sorted(Path(directory).rglob("*.py")), _MAX_SEARCHED)
         if file.is_file()
@@ -154,25 +152,17 @@ def _simple(name: str) -> str:
     return name.rpartition(".")[2].lower()
 
 
-def _module_of(file: Path) -> Sequence[str]:
-    parts = file.with_suffix("").parts
-    return parts[:-1] if parts[-1] == "__init__" else parts
-
-
 def _attribute(module: Any, names: list[str], full_name: str, directories: Iterable[str]) -> Any:
     found = module
     for name in names:
         try:
             found = getattr(found, name)
         except AttributeError:
-            if (module := _submodule(found, name, directories)) is not None:
-                found = module
-                continue
-            attributes = difflib.get_close_matches(name, dir(found), n=1)
-            near = attributes[0] if attributes else _nearest_class(full_name, directories)
-            stack = f"{getattr(found, '__name__', found)} has no attribute {name!r}"
-            stack += f"; did you mean {near!r}?" if near else ""
-            raise JobFailure("class-not-found", f"class {full_name} not found", stack=stack) from None
+            if (module := _submodule(found, name, directories)) is None:
+                near = next(iter(difflib.get_close_matches(name, dir(found), n=1)), None)
+                problem = f"{getattr(found, '__name__', found)} has no attribute {name!r}"
+                raise _not_found(full_name, problem, near or _nearest_class(full_name, directories)) from None
+            found = module
     return found
 
 
@@ -229,15 +219,16 @@ def validate(job: Any, context: Any, runtime: Any, config: Any) -> Any:
         data = await_value(job.validate(context, runtime, config))
     except BaseException as error:
         raise raised(error, config) from error
-    problems = _problems(data)
-    if problems:
-        if hint := hint_for_message(plain(config), " ".join(problems)):
-            problems.append(hint)
-        kind = type(data[0])
-        raise JobFailure(
-            "validation", "; ".join(problems), error_class=f"{kind.__module__}.{kind.__qualname__}"
-        )
-    return data
+    if not isinstance(data, (list, tuple)) or not data or not all(map(_is_problem, data)):
+        return data
+    problems = [str(item.problem) for item in data]
+    if hint := hint_for_message(plain(config), " ".join(problems)):
+        problems.append(hint)
+    raise JobFailure("validation", "; ".join(problems), error_class=qualified_name(type(data[0])))
+
+
+def _is_problem(item: Any) -> bool:
+    return type(item).__name__ == "ValidationProblem" and hasattr(item, "problem")
 
 
 def raised(error: BaseException, config: Any) -> JobFailure:
@@ -246,15 +237,6 @@ def raised(error: BaseException, config: Any) -> JobFailure:
     hint = "" if missing is None else hint_for_missing(plain(config), missing[1])
     message = f"{describe(error)}; {hint}" if hint else None
     return JobFailure.of("raised", error, skip=1, message=message)
-
-
-def _problems(data: Any) -> list[str]:
-    """Return the messages of validation problems; empty if the value is the job's data."""
-    if not isinstance(data, (list, tuple)) or not data:
-        return []
-    if all(type(item).__name__ == "ValidationProblem" and hasattr(item, "problem") for item in data):
-        return [str(item.problem) for item in data]
-    return []
 
 
 class Runtime:

@@ -147,9 +147,15 @@ class NamedObjects:
             raise NamedObjectTimeout(message=message) from error
 
     def _to_entry(self, made: Any) -> Any:
-        kind, value, extra = _shared_form(made)
+        kind = kind_of(made)
+        fields = {"kind": kind, "value": made, "job": self.job_id}
+        if kind == "dataframe":
+            fields["value"] = made._jdf
+        elif kind == "python-rdd":
+            # One known form for every job, independent of this RDD's own serializer.
+            fields |= {"value": made._pickled()._jrdd, "source": made._jrdd}
         entry = self._jvm().java.util.HashMap()
-        for key, content in {"kind": kind, "value": value, "job": self.job_id, **extra}.items():
+        for key, content in fields.items():
             entry.put(key, content)
         return entry
 
@@ -226,13 +232,3 @@ def kind_of(made: object) -> Literal["dataframe", "python-rdd", "object"]:
     raise UnsupportedNamedObject(
         message=f"a named object must be a DataFrame, an RDD or an object of the JVM, not {kind}"
     )
-
-
-def _shared_form(made: Any) -> tuple[str, Any, dict[str, object]]:
-    kind = kind_of(made)
-    if kind == "dataframe":
-        return kind, made._jdf, {}
-    if kind == "python-rdd":
-        # One known form for every job, independent of this RDD's own serializer.
-        return kind, made._pickled()._jrdd, {"source": made._jrdd}
-    return kind, made, {}

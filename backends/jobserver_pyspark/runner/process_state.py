@@ -125,9 +125,8 @@ class _Modules:
     def give_way(self, directories: Sequence[str]) -> str | None:
         """Drop the libraries that the class path has as well; return the name of one that has to stay."""
         if self._shadowed is None:
-            packages = set(_shadowed_by(directories))
-            names = sys.modules if packages else ()
-            self._shadowed = [name for name in names if not packages.isdisjoint(_with_parents(name))]
+            packages = tuple(f"{name}." for name in _shadowed_by(directories))
+            self._shadowed = [name for name in sys.modules if f"{name}.".startswith(packages)]
         for name in self._shadowed:
             if name in sys.modules and (_origin(sys.modules[name]) or "").endswith(_EXTENSIONS):
                 return name.partition(".")[0]
@@ -200,13 +199,6 @@ def _shadowed_by(directories: Sequence[str], package: str = "") -> Iterator[str]
             yield name
         elif found is not None and _origin(module) is None:
             yield from _shadowed_by(found.submodule_search_locations or (), f"{name}.")
-
-
-def _with_parents(name: str) -> Iterator[str]:
-    """Yield the name of a module and those of the packages around it."""
-    while name:
-        yield name
-        name = name.rpartition(".")[0]
 
 
 def _origin(module: ModuleType) -> str | None:

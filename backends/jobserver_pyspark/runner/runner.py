@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, NoReturn
 
 from jobserver_core import results
@@ -61,9 +61,8 @@ def main(parent: int, control: int, output: int) -> NoReturn:
     processes.adopt_orphans()
     _open_standard_streams(output)
     seed_random_numbers()  # numpy, if the zygote has imported it, does not do that after a fork
-    runner = Runner(Channel(socket.socket(fileno=control), HostToRunner))
     try:
-        runner.serve()
+        _serve(Channel(socket.socket(fileno=control), HostToRunner))
     except ChannelClosed:
         pass  # the host is gone, and this process with it
     except BaseException:  # noqa: BLE001 - this process ends, and its log says why
@@ -85,61 +84,73 @@ def _open_standard_streams(output: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+def _serve(channel: Channel[RunnerToHost, HostToRunner]) -> None:
+    """Serve the host until this process is unfit for another job, or its preparation failed."""
+    runner: _Runner | None = None
+    while True:
+        request = channel.receive()
+        if runner is not None and isinstance(request, RunJob):
+            if not runner.run(request):
+                signal.pause()  # the host ends this process and its descendants
+            continue
+        try:
+            if isinstance(request, Attach):
+                runner = _Runner(channel, request)
+            elif runner is not None:
+                runner.prepare(request)
+            else:
+                raise ProtocolError(f"the host sent {type(request).__name__} before Attach")
+        except (ChannelClosed, ProtocolError):
+            raise
+        except Exception as error:  # noqa: BLE001 - the host interprets the error
+            channel.send(NotReady(message=details_of(error).message))
+            return
+
+
 class _NeedsFreshProcess(Exception):
     """The job's class has ``fresh_process = True``, and this process has already served a job."""
 
 
-class Runner:
-    """Serves the host's requests: attach, warm up, and then jobs."""
+class _Runner:
+    """A process that is attached to the JVM, and runs jobs."""
 
-    def __init__(self, channel: Channel[RunnerToHost, HostToRunner]) -> None:
+    def __init__(self, channel: Channel[RunnerToHost, HostToRunner], request: Attach) -> None:
         self._channel = channel
-        self._attachment: Attachment | None = None
-        self._state: ProcessState | None = None
+        self._attachment = attachment = Attachment(
+            request.port,
+            request.secret,
+            request.conf,
+            request.names,
+            request.script,
+            on_query=lambda query_id: channel.send(QueryStarted(query_id=query_id)),
+        )
         self._served = 0
+        conf, script = ({}, attachment.script) if request.conf else (attachment.conf, ())
+        channel.send(Attached(conf=conf, names=attachment.commands.new_names(), script=tuple(script)))
 
-    def serve(self) -> None:
-        """Serve the host until this process is unfit for another job, or its preparation failed."""
-        while True:
-            request = self._channel.receive()
-            if isinstance(request, RunJob):
-                if not self._run(request):
-                    signal.pause()  # the host ends this process and its descendants
-                continue
-            try:
-                self._make_ready(request)
-            except (ChannelClosed, ProtocolError):
-                raise
-            except Exception as error:  # noqa: BLE001 - the host interprets the error
-                self._channel.send(NotReady(message=details_of(error).message))
-                return
+    @cached_property
+    def _state(self) -> ProcessState:
+        """The state that each job finds; captured when it is first asked for, before the first job."""
+        return ProcessState()
 
-    def _make_ready(self, request: HostToRunner) -> None:
+    def prepare(self, request: HostToRunner) -> None:
+        """Carry out a request of the host that is not a job."""
         match request:
-            case Attach():
-                attachment = self._attachment = Attachment(
-                    request.port, request.secret, request.conf, request.names, request.script
-                )
-                conf, script = ({}, attachment.script) if request.conf else (attachment.conf, ())
-                self._channel.send(Attached(conf=conf, names=attachment.new_names(), script=tuple(script)))
-            case WarmUp() if self._attachment is not None:
+            case WarmUp():
                 self._attachment.warm_up(request.context_type)
                 self._channel.send(WarmedUp())
-            case Prepare() if self._attachment is not None:
+            case Prepare():
                 with contextlib.suppress(Exception):  # if it still fails then, the job reports it
                     self._attachment.prepare(request.context_type)
-                self._state = self._state or ProcessState()
-                self._channel.send(Prepared(names=self._attachment.new_names()))
-            case RenameApplication() if self._attachment is not None:
+                _ = self._state  # captured now, not while a job waits
+                self._channel.send(Prepared(names=self._attachment.commands.new_names()))
+            case RenameApplication():
                 self._attachment.rename_application(request.name)
-            case _:
-                raise ProtocolError(f"the host sent {type(request).__name__} before Attach")
 
-    def _run(self, request: RunJob) -> bool:
+    def run(self, request: RunJob) -> bool:
         """Run a job and send its outcome; return whether this process is fit for another one."""
-        assert self._attachment is not None
-        self._state = self._state or ProcessState()
-        before = self._attachment.commands
+        _ = self._state  # captured before the job
+        before = self._attachment.commands.count
         try:
             # In a context of its own, so that no context variable of one job is seen by the next.
             contextvars.Context().run(self._perform, request)
@@ -148,39 +159,28 @@ class Runner:
         except _NeedsFreshProcess:
             self._channel.send(FreshProcessNeeded())
             return False
-        except JobFailure as failure:
-            self._end(request, failure, used=True)
-            return False
         except BaseException as error:  # noqa: BLE001 - a job may raise anything, also SystemExit
-            self._end(request, JobFailure.of("raised", error), used=True)
+            self._end(request, error if isinstance(error, JobFailure) else JobFailure.of("raised", error))
             return False
-        used = self._attachment.commands != before
-        self._end(request, None, used=used)
-        return request.reuse and self._make_fit(request.sys_path, used=used)
+        used = self._attachment.commands.count != before
+        self._end(request, used=used)
+        return request.reuse and self._make_fit(request, used=used)
 
-    def _make_fit(self, directories: Sequence[str], *, used: bool) -> bool:
+    def _make_fit(self, request: RunJob, *, used: bool) -> bool:
         """Restore the state after a job, and send ``Restored``; return whether it is fit for another one."""
-        assert self._attachment is not None
-        assert self._state is not None
         self._served += 1
         try:
-            unfit = self._attachment.restore(used=used) or self._state.restore(directories)
+            unfit = self._attachment.restore(used=used) or self._state.restore(request.sys_path)
         except Exception as error:  # noqa: BLE001 - after any error, a fresh process serves the next job
             unfit = details_of(error).message
         self._channel.send(Restored(unfit=unfit))
         return unfit is None
 
     def _perform(self, request: RunJob) -> None:
-        assert self._attachment is not None
-        assert self._state is not None
         self._channel.send(JobAccepted())
         _prepare_process(request)
         self._attachment.use_class_path(request.includes, request.worker_pool)
-        self._attachment.watch_queries(lambda query_id: self._channel.send(QueryStarted(query_id=query_id)))
-        self._give_way(self._state, request.sys_path)
-        job = load_job(request.class_name, request.sys_path)
-        if self._served and getattr(type(job), "fresh_process", False):
-            raise _NeedsFreshProcess
+        job = self._load(request)
         context = self._attachment.job_context(request.context_type, job)
         settings, own_settings = config_trees.read(request.settings), config_trees.read(request.settings)
         runtime = Runtime(request.job_id, self._attachment, own_settings, request.data_dir)
@@ -193,60 +193,54 @@ class Runner:
             raise raised(error, config) from error
         self._send_result(job, result)
 
-    @staticmethod
-    def _give_way(state: ProcessState, directories: Sequence[str]) -> None:
-        """Let the job import its own version of a library that this process has imported already.
-
-        Raises:
-            JobFailure: That is impossible.
-        """
-        if (name := state.give_way(directories)) is not None:
+    def _load(self, request: RunJob) -> Any:
+        """Return a new object of the job's class, which imports its own versions of libraries."""
+        if (name := self._state.give_way(request.sys_path)) is not None:
             message = (
                 f"the class path has its own {name!r}, but python.preload of the context has imported that "
                 "of its environment, and a process can load compiled extensions only once; run this job in a "
                 f"context whose python.preload neither lists {name!r} nor a module that imports it"
             )
             raise JobFailure("loading", message)
+        job = load_job(request.class_name, request.sys_path)
+        if self._served and getattr(type(job), "fresh_process", False):
+            raise _NeedsFreshProcess
+        return job
 
     def _send_result(self, job: object, result: Any) -> None:
         """Send the result in chunks; a small one only once it is complete."""
-        buffered, size = [], 0
+        buffered = bytearray()
         try:
             stream, chunks = results.opened(result)
             del result
             for chunk in chunks:
-                buffered.append(chunk)
-                size += len(chunk)
-                if size >= CHUNK_SIZE:
-                    self._send_chunks(stream, b"".join(buffered))
-                    buffered, size = [], 0
+                buffered += chunk
+                if len(buffered) >= CHUNK_SIZE:
+                    self._send_chunks(stream, buffered)
+                    buffered = bytearray()
         except ChannelClosed:
             raise
         except UnusableResult as error:
             raise JobFailure.of_result(job, error) from error
         except BaseException as error:
             raise JobFailure.of("raised", error, skip=1) from error
-        self._send_chunks(stream, b"".join(buffered), last=True)
+        self._send_chunks(stream, buffered)
 
-    def _send_chunks(self, stream: bool, data: bytes, *, last: bool = False) -> None:
-        view = memoryview(data)
-        for start in range(0, len(view), CHUNK_SIZE):
-            self._channel.send(ResultPart(stream=stream, data=view[start : start + CHUNK_SIZE]))
-        if last and not data:
-            self._channel.send(ResultPart(stream=stream, data=b""))
+    def _send_chunks(self, stream: bool, data: bytearray) -> None:
+        """Send bytes in parts that are not too large; even an empty result has one part."""
+        for start in range(0, len(data) or 1, CHUNK_SIZE):
+            self._channel.send(ResultPart(stream=stream, data=memoryview(data)[start : start + CHUNK_SIZE]))
 
-    def _end(self, request: RunJob, failure: JobFailure | None, *, used: bool) -> None:
+    def _end(self, request: RunJob, failure: JobFailure | None = None, *, used: bool = True) -> None:
         """Run the job's own exit handlers, flush its output, then send its outcome to the host."""
-        assert self._state is not None
         try:
             self._state.end_job(request.sys_path, last=failure is not None or not request.reuse)
             sys.stdout.flush()
             sys.stderr.flush()
         except BaseException as error:  # noqa: BLE001 - the job has ended, even if a handler fails
             with contextlib.suppress(OSError):  # the job may have closed its output
-                os.write(
-                    2, f"an exit handler raised {type(error).__name__}: {error}\n".encode(errors="replace")
-                )
+                line = f"an exit handler raised {type(error).__name__}: {error}\n"
+                os.write(2, line.encode(errors="replace"))
         if failure is None:
             self._channel.send(RunFinished(used_spark=used, clean=self._state.nothing_left()))
         else:

@@ -84,7 +84,9 @@ class Zygote:
         if isinstance(request, Preload):
             return self._preload(request)
         assert isinstance(request, ForkRunner)
-        pid = _fork()
+        with warnings.catch_warnings():  # of Python 3.12 about native threads: those of libraries survive
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
         if pid == 0:
             self._become_runner(*fds)
         for fd in fds:
@@ -153,13 +155,6 @@ class Zygote:
     def _send(self, message: ZygoteToHost) -> None:
         packet, _ = encode(message)
         self._control.send(packet)
-
-
-def _fork() -> int:
-    """Fork without the warning of Python 3.12 about native threads: those of libraries survive a fork."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return os.fork()
 
 
 def _freeze() -> None:
