@@ -13,7 +13,6 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,15 +117,10 @@ def _digest(jars: list[Path]) -> str:
     digest = hashlib.sha256()
     for jar in jars:
         digest.update(f"{jar.name}:{jar.stat().st_size}\n".encode())
-        for chunk in _chunks(jar):
-            digest.update(chunk)
+        with jar.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
     return digest.hexdigest()[:24]
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            yield chunk
 
 
 @dataclass(frozen=True, kw_only=True)

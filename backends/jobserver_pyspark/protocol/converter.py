@@ -99,7 +99,7 @@ def decode(direction: type[_R], header: bytes, payload: bytes = b"") -> _R:
         tree[payload_field] = payload
     try:
         if payload and payload_field is None:
-            raise _Mismatch("no payload", payload)
+            raise _unlike("no payload", payload)
         message: _R = _structure(message_class, tree)
     except _Mismatch as error:
         where = ".".join([message_class.__name__, *error.path])
@@ -140,8 +140,8 @@ _Reader = Callable[[Any], Any]
 class _Mismatch(Exception):
     """A value is not of the declared type; ``path`` leads to it from the message."""
 
-    def __init__(self, expected: str, value: object) -> None:
-        super().__init__(f"must be {expected}, got {_shown(value)}")
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
         self.path: list[str] = []
 
     def inside(self, name: str) -> _Mismatch:
@@ -149,31 +149,30 @@ class _Mismatch(Exception):
         return self
 
 
-class _WrongFields(_Mismatch):
-    """An object lacks a field, or has one too many."""
+def _unlike(expected: str, value: object) -> _Mismatch:
+    return _Mismatch(f"must be {expected}, got {_shown(value)}")
 
-    def __init__(self, fields: tuple[_Field, ...], tree: JsonObject) -> None:
-        names = {field.name for field in fields}
-        missing, unknown = names - tree.keys(), tree.keys() - names
-        Exception.__init__(
-            self, f"lacks {min(missing)}" if missing else f"has the unknown field {_shown(min(unknown))}"
-        )
-        self.path = []
+
+def _wrong_fields(fields: tuple[_Field, ...], tree: JsonObject) -> _Mismatch:
+    """Return the error of an object that lacks a field, or has one too many."""
+    names = {field.name for field in fields}
+    missing, unknown = names - tree.keys(), tree.keys() - names
+    return _Mismatch(f"lacks {min(missing)}" if missing else f"has the unknown field {_shown(min(unknown))}")
 
 
 def _structure(wanted: type[Any], tree: Any) -> Any:
     fields = _shape(wanted).fields
     if type(tree) is not dict:
-        raise _Mismatch("an object", tree)
+        raise _unlike("an object", tree)
     if len(tree) != len(fields):
-        raise _WrongFields(fields, tree)
+        raise _wrong_fields(fields, tree)
     values, name = {}, ""
     try:
         for name, exact, read in fields:
             value = tree[name]
             values[name] = value if type(value) is exact else read(value)
     except KeyError:
-        raise _WrongFields(fields, tree) from None
+        raise _wrong_fields(fields, tree) from None
     except _Mismatch as error:
         raise error.inside(name) from None
     made = object.__new__(wanted)
@@ -216,7 +215,8 @@ def _reader(hint: Any) -> _Reader:
     if hint in _SCALARS:
         return _SCALARS[hint]
     if origin in (types.UnionType, typing.Union):
-        return _optional(_reader(next(kind for kind in arguments if kind is not type(None))))
+        read = _reader(next(kind for kind in arguments if kind is not type(None)))
+        return lambda value: None if value is None else read(value)
     if origin is Literal:
         return _one_of(arguments)
     if origin is tuple:
@@ -229,7 +229,7 @@ def _reader(hint: Any) -> _Reader:
 def _exactly(wanted: type[Any], expected: str) -> _Reader:
     def read(value: Any) -> Any:
         if type(value) is not wanted:  # a bool is not an int here
-            raise _Mismatch(expected, value)
+            raise _unlike(expected, value)
         return value
 
     return read
@@ -237,7 +237,7 @@ def _exactly(wanted: type[Any], expected: str) -> _Reader:
 
 def _read_path(value: Any) -> Path:
     if type(value) is not str:
-        raise _Mismatch("a path", value)
+        raise _unlike("a path", value)
     return Path(value)
 
 
@@ -248,20 +248,14 @@ _SCALARS: dict[object, _Reader] = {
     Path: _read_path,
     Payload: _exactly(bytes, "bytes"),
 }
-
-
-_EXACT: dict[object, type[object]] = {kind: kind for kind in (str, int, bool)} | {Payload: bytes}
+_EXACT: dict[object, type[object]] = {str: str, int: int, bool: bool, Payload: bytes}
 """The types whose values are read as they are."""
-
-
-def _optional(read: _Reader) -> _Reader:
-    return lambda value: None if value is None else read(value)
 
 
 def _one_of(choices: tuple[str, ...]) -> _Reader:
     def read(value: Any) -> Any:
         if type(value) is not str or value not in choices:
-            raise _Mismatch(f"one of {', '.join(choices)}", value)
+            raise _unlike(f"one of {', '.join(choices)}", value)
         return value
 
     return read
@@ -270,7 +264,7 @@ def _one_of(choices: tuple[str, ...]) -> _Reader:
 def _tuple_of(read: _Reader) -> _Reader:
     def read_all(values: Any) -> tuple[Any, ...]:
         if type(values) is not list:
-            raise _Mismatch("a list", values)
+            raise _unlike("a list", values)
         try:
             return tuple(map(read, values))
         except _Mismatch as error:
@@ -281,10 +275,10 @@ def _tuple_of(read: _Reader) -> _Reader:
 
 def _strings_by_name(values: Any) -> dict[str, str]:
     if type(values) is not dict:
-        raise _Mismatch("an object", values)
+        raise _unlike("an object", values)
     for name, value in values.items():
         if type(value) is not str:
-            raise _Mismatch("a string", value).inside(name[:_MAX_SHOWN])
+            raise _unlike("a string", value).inside(name[:_MAX_SHOWN])
     return values
 
 

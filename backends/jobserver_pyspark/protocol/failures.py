@@ -34,11 +34,9 @@ class JobFailure(Exception):
         return cls("result", f"{qualified_name(type(job))}.run_job: {error}")
 
     @classmethod
-    def of(
-        cls, kind: JobFailureKind, error: BaseException, *, skip: int = 0, message: str | None = None
-    ) -> JobFailure:
-        """Return the failure that an exception is; ``skip`` frames of the traceback are our own."""
-        details = details_of(error, skip=skip)
+    def of(cls, kind: JobFailureKind, error: BaseException, *, message: str | None = None) -> JobFailure:
+        """Return the failure that an exception is, without the frame of its traceback that called the job."""
+        details = details_of(error, without_caller=True)
         return cls(kind, message or details.message, error_class=details.error_class, stack=details.stack)
 
 
@@ -50,13 +48,13 @@ class ContextFailure(Exception):
         self.error = bounded(ErrorDetails(message=message, error_class=error_class, stack=stack))
 
 
-def details_of(error: BaseException, *, skip: int = 0) -> ErrorDetails:
-    """Return an exception as a message carries it; ``skip`` frames of the traceback are our own."""
-    return bounded(
-        ErrorDetails(
-            message=describe(error), error_class=qualified_name(type(error)), stack=_stack(error, skip)
-        )
-    )
+def details_of(error: BaseException, *, without_caller: bool = False) -> ErrorDetails:
+    """Return an exception as a message carries it, perhaps without the first frame of its traceback."""
+    trace = error.__traceback__
+    if without_caller and trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    name = qualified_name(type(error))
+    return bounded(ErrorDetails(message=describe(error), error_class=name, stack=_stack(error, trace)))
 
 
 def describe(error: BaseException) -> str:
@@ -82,12 +80,7 @@ def qualified_name(kind: type) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _stack(error: BaseException, skip: int) -> str:
-    trace: TracebackType | None = error.__traceback__
-    for _ in range(skip):
-        if trace is None or trace.tb_next is None:
-            break
-        trace = trace.tb_next
+def _stack(error: BaseException, trace: TracebackType | None) -> str:
     try:
         shown = traceback.TracebackException(type(error), error, trace)
         if of_the_job := [frame for frame in shown.stack if not frame.filename.startswith(_OWN)]:

@@ -104,10 +104,9 @@ class Channel(Generic[_Sent, _Received]):
         """
         header_size, payload_size = _LENGTHS.unpack(self._take(_LENGTHS.size))
         if header_size > self._max_header or payload_size > self._max_payload:
-            limits = f"{self._max_header} + {self._max_payload}"
             raise ProtocolError(
                 f"{self._receives.sender} sent a frame of {header_size} + {payload_size} bytes; "
-                f"at most {limits} are allowed"
+                f"at most {self._max_header} + {self._max_payload} are allowed"
             )
         return decode(self._receives, self._take(header_size), self._take(payload_size))
 
@@ -121,22 +120,19 @@ class Channel(Generic[_Sent, _Received]):
 
     def _take(self, size: int) -> bytes:
         while len(self._received) < size:
-            self._received += self._some(max(_READ_SIZE, size - len(self._received)))
+            try:
+                data = self._socket.recv(max(_READ_SIZE, size - len(self._received)))
+            except TimeoutError:
+                raise
+            except OSError as error:
+                raise ChannelClosed(str(error)) from error
+            if not data:
+                raise ChannelClosed("the peer closed the connection")
+            self._received += data
         with memoryview(self._received) as received:
             taken = bytes(received[:size])
         del self._received[:size]
         return taken
-
-    def _some(self, size: int) -> bytes:
-        try:
-            data = self._socket.recv(size)
-        except TimeoutError:
-            raise
-        except OSError as error:
-            raise ChannelClosed(str(error)) from error
-        if not data:
-            raise ChannelClosed("the peer closed the connection")
-        return data
 
     def close(self) -> None:
         """Close the connection, waking receivers on both sides."""

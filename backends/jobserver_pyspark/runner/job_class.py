@@ -59,7 +59,7 @@ def new_job(found: Any, name: str) -> Any:
     try:
         job = found()
     except BaseException as error:
-        raise JobFailure.of("raised", error, skip=1) from error
+        raise JobFailure.of("raised", error) from error
     for method, third in zip(_METHODS, ("config", "data"), strict=True):
         if (parameters := _unfit_parameters(found, job, method)) is not None:
             expected = f"{method}(self, context, runtime, {third})"
@@ -127,7 +127,7 @@ def _not_found(name: str, problem: str, near: str | None) -> JobFailure:
 def _not_loaded(error: BaseException, directories: Iterable[str]) -> JobFailure:
     hint = foreign(directories) if isinstance(error, ImportError) else ""
     message = f"{describe(error)} ({hint})" if hint else None
-    return JobFailure.of("loading", error, skip=1, message=message)
+    return JobFailure.of("loading", error, message=message)
 
 
 def _nearest_class(name: str, directories: Iterable[str]) -> str | None:
@@ -236,7 +236,7 @@ def raised(error: BaseException, config: Any) -> JobFailure:
     missing = _MISSING_KEY.fullmatch(describe(error)) if type(error).__name__ == _MISSING_ERROR else None
     hint = "" if missing is None else hint_for_missing(plain(config), missing[1])
     message = f"{describe(error)}; {hint}" if hint else None
-    return JobFailure.of("raised", error, skip=1, message=message)
+    return JobFailure.of("raised", error, message=message)
 
 
 class Runtime:

@@ -223,7 +223,7 @@ class _Runner:
         except UnusableResult as error:
             raise JobFailure.of_result(job, error) from error
         except BaseException as error:
-            raise JobFailure.of("raised", error, skip=1) from error
+            raise JobFailure.of("raised", error) from error
         self._send_chunks(stream, buffered)
 
     def _send_chunks(self, stream: bool, data: bytearray) -> None:
