@@ -62,10 +62,10 @@ class _PythonJob:
     """One job, from its request to the end of its last process. The fields follow its life.
 
     If its runner ends before it has ``accepted`` the job, another one gets it: that is the next attempt. The
-    reports in ``unsent`` go with the next one. ``lock`` guards the end: ``killed``, ``refused`` (by the
-    server) and ``broken`` (a breach of the protocol) are reasons to end its process early, and ``outcome`` is
-    what its runner sent, before it is reported. After a ``clean`` end, nothing of the job runs any more;
-    if the runner is also ``reusable``, it serves another job.
+    reports in ``unsent`` go with the next one. ``lock`` guards the ``outcome``, before it is reported: it is
+    what the runner sent, or, if that comes first, what the server asked for, which ends the process early, as
+    a breach of the protocol does (``broken``). After a ``clean`` end, nothing of the job runs any more; if
+    the runner is also ``reusable``, it serves another job.
     """
 
     def __init__(self, request: SubmitJob, log: BoundedLog) -> None:
@@ -88,8 +88,6 @@ class _PythonJob:
         self.queries: list[str] = []  # streaming queries, which have to be stopped
         # Its end.
         self.lock = threading.Lock()
-        self.killed = False
-        self.refused: str | None = None
         self.broken: str | None = None
         self.outcome: JobEnded | None = None
         self.clean = False
@@ -98,8 +96,16 @@ class _PythonJob:
 
     @property
     def finished(self) -> bool:
-        """Whether the outcome from the runner is that the job finished."""
-        return self.outcome is not None and self.outcome.failure is None
+        """Whether the outcome is that the job finished."""
+        return self.outcome is not None and self.outcome.failure is None and not self.outcome.killed
+
+    def set_outcome(self, outcome: JobEnded) -> bool:
+        """Set the outcome, unless there is one already; return whether it was set."""
+        with self.lock:
+            if self.outcome is not None:
+                return False
+            self.outcome = outcome
+            return True
 
 
 class PythonJobs:
@@ -125,7 +131,6 @@ class PythonJobs:
         self._worker_pools = WorkerPools(driver.process.pid)
         self._jobs: dict[str, _PythonJob] = {}
         self._fresh_only: set[tuple[str, ...]] = set()  # class paths, each with a class
-        self._reuse = spec.reuse and spec.context_type != "custom"
         self._lock = threading.Lock()
         self._threads = JobThreads("job")
         self._properties = driver.jvm.java.lang.System.getProperties()
@@ -147,7 +152,6 @@ class PythonJobs:
         self._spec = spec
         self._jars = jars
         self._class_paths = TaskClassPaths(self._driver, spec)
-        self._reuse = spec.reuse and spec.context_type != "custom"
         self.runners.adopt(spec, log)
 
     # -- jobs --------------------------------------------------------------------------------------
@@ -161,24 +165,15 @@ class PythonJobs:
 
     def kill(self, job_id: str) -> None:
         """Kill a job, unless it has ended already or is not a Python job."""
-        job = self._jobs.get(job_id)
-        if job is None:
-            return
-        with job.lock:
-            if job.outcome is None:
-                job.killed = True
-        if job.killed and job.runner is not None:
-            job.runner.kill()
+        self._end_early(JobEnded(job_id=job_id, killed=True))
 
     def refuse(self, job_id: str, message: str) -> None:
         """End a job whose result the server does not accept."""
-        job = self._jobs.get(job_id)
-        if job is None:
-            return
-        with job.lock:
-            if job.outcome is None:
-                job.refused = message
-        if job.refused is not None and job.runner is not None:
+        self._end_early(_failed(job_id, "result", message))
+
+    def _end_early(self, outcome: JobEnded) -> None:
+        job = self._jobs.get(outcome.job_id)
+        if job is not None and job.set_outcome(outcome) and job.runner is not None:
             job.runner.kill()
 
     def close(self) -> None:
@@ -212,19 +207,13 @@ class PythonJobs:
         try:
             outcome = self._perform(job)
         except Exception as error:  # noqa: BLE001 - any error means that this job cannot run
-            outcome = _failed(job, "crashed", f"no process could be started for the job: {describe(error)}")
+            outcome = _failed(job.id, "crashed", f"no process could be started for the job: {describe(error)}")
         with self._lock:
             del self._jobs[job.id]
         job.log.close()
         self._reports.end(outcome, job.unsent)
-        if job.reusable and job.runner is not None:
-            self._recycle(job, job.runner)
-        elif job.clean and job.runner is not None:
-            self._retire(job, job.runner)
-        elif job.finished and job.runner is not None:
-            with self._cleaning(job):  # after the report, so that it delays no caller
-                self._driver.cancel(job.runner.tag)  # Spark jobs that reached the JVM after the process ended
-                job.runner.detach()
+        if job.finished and job.runner is not None:
+            self._clean_up(job, job.runner)
 
     def _perform(self, job: _PythonJob) -> JobEnded:
         """Run the job in a runner, or in another one if that died while idle or the job needs a fresh one."""
@@ -240,8 +229,24 @@ class PythonJobs:
             self._worker_pools.end(job.worker_pool)
             job.worker_pool = None
             job.attempts += 1
-            if job.accepted or job.killed or job.outcome is not None or job.attempts >= _ATTEMPTS:
-                return self._outcome(job, runner)
+            if job.outcome is not None:
+                return job.outcome
+            if job.accepted or job.attempts >= _ATTEMPTS:
+                message = job.broken or _crash(runner.exit_status)
+                return _failed(job.id, "crashed", message, stack=job.log.tail())
+
+    def _clean_up(self, job: _PythonJob, runner: RunnerProcess) -> None:
+        """Clean up after a job that finished, which delays no caller since its end is reported."""
+        if job.reusable:
+            self._recycle(job, runner)
+        elif job.clean and not job.used_spark:
+            self.runners.discard(runner)
+        else:
+            if job.clean:  # so the process still runs
+                self._end(job, runner)
+            with self._cleaning(job):
+                self._driver.cancel(runner.tag)  # Spark jobs that reached the JVM after the process ended
+                runner.detach()
 
     def _recycle(self, job: _PythonJob, runner: RunnerProcess) -> None:
         """Keep a runner for the next job of its class path if it is fit for it."""
@@ -260,21 +265,11 @@ class PythonJobs:
                 runner.idle_write(line.encode(errors="replace"))
             self.runners.discard(runner)
 
-    def _retire(self, job: _PythonJob, runner: RunnerProcess) -> None:
-        """End a runner that must not serve another job."""
-        if job.used_spark:
-            self._end(job, runner)
-            with self._cleaning(job):
-                self._driver.cancel(runner.tag)  # Spark jobs that reached the JVM after the process ended
-                runner.detach()
-        else:
-            self.runners.discard(runner)
-
     def _serve(self, job: _PythonJob, runner: RunnerProcess) -> None:
         """Send the job to the runner, and handle its messages until it sends the outcome, or ends."""
         with job.lock:
             job.runner = runner
-            if job.killed:
+            if job.outcome is not None:  # it was killed
                 return
         try:
             self._jars.add(job.request.jars)
@@ -292,7 +287,7 @@ class PythonJobs:
                     includes=class_path.includes,
                     worker_pool=class_path.worker_pool,
                     data_dir=self._spec.data_dir,
-                    reuse=self._reuse and not job.fresh,
+                    reuse=self._reuses(job),
                     settings=self._spec.settings,
                     configuration=job.request.config,
                 )
@@ -306,8 +301,7 @@ class PythonJobs:
         except ProtocolError as error:
             job.accepted, job.broken = True, str(error)  # the job has begun, even if its state is unknown
         except Exception as error:  # noqa: BLE001 - the class path could not be shipped
-            with job.lock:
-                job.outcome = _failed(job, "loading", describe(error))
+            job.set_outcome(_failed(job.id, "loading", describe(error)))
 
     def _handle(self, job: _PythonJob, message: RunnerToHost) -> None:
         match message:
@@ -317,9 +311,8 @@ class PythonJobs:
                 job.running = True
                 job.unsent.append(JobRunning(job_id=job.id))
             case ResultPart() if job.running:
-                if job.refused is None:
-                    part = ResultChunk(job_id=job.id, stream=message.stream, data=message.data)
-                    job.unsent.append(part)
+                part = ResultChunk(job_id=job.id, stream=message.stream, data=message.data)
+                job.unsent.append(part)
             case QueryStarted():
                 job.queries.append(message.query_id)
             case NotReady():
@@ -330,12 +323,12 @@ class PythonJobs:
                 raise ChannelClosed("the job needs a process that has served no other one")
             case RunFailed():
                 error = bounded(message.error)
-                self._set_outcome(job, JobEnded(job_id=job.id, failure=message.failure, error=error))
+                job.set_outcome(JobEnded(job_id=job.id, failure=message.failure, error=error))
             case RunFinished() if job.running:
-                self._set_outcome(job, JobEnded(job_id=job.id))
-                job.used_spark = message.used_spark
-                job.clean = message.clean and not job.queries
-                job.reusable = job.clean and self._reuse and not job.fresh
+                if job.set_outcome(JobEnded(job_id=job.id)):
+                    job.used_spark = message.used_spark
+                    job.clean = message.clean and not job.queries
+                    job.reusable = job.clean and self._reuses(job)
             case _:
                 raise ProtocolError(f"the job's process sent {type(message).__name__} out of turn")
 
@@ -344,12 +337,6 @@ class PythonJobs:
         if job.unsent and not job.clean:
             self._reports.send(*job.unsent)
             job.unsent.clear()
-
-    def _set_outcome(self, job: _PythonJob, outcome: JobEnded) -> None:
-        with job.lock:
-            if job.killed or job.refused is not None:
-                raise ChannelClosed("the job was ended by the server")
-            job.outcome = outcome
 
     def _end(self, job: _PythonJob, runner: RunnerProcess) -> None:
         """End the process, its descendants and its Spark jobs; wait until its cores are free."""
@@ -401,18 +388,12 @@ class PythonJobs:
 
             abandon(self._driver.jvm, job_id)
 
-    def _outcome(self, job: _PythonJob, runner: RunnerProcess) -> JobEnded:
-        if job.outcome is not None:
-            return job.outcome
-        if job.refused is not None:
-            return _failed(job, "result", job.refused)
-        if job.killed:
-            return JobEnded(job_id=job.id, killed=True)
-        return _failed(job, "crashed", job.broken or _crash(runner.exit_status), stack=job.log.tail())
+    def _reuses(self, job: _PythonJob) -> bool:
+        return self._spec.reuse and self._spec.context_type != "custom" and not job.fresh
 
 
-def _failed(job: _PythonJob, kind: JobFailureKind, message: str, *, stack: str = "") -> JobEnded:
-    return JobEnded(job_id=job.id, failure=kind, error=bounded(ErrorDetails(message=message, stack=stack)))
+def _failed(job_id: str, kind: JobFailureKind, message: str, *, stack: str = "") -> JobEnded:
+    return JobEnded(job_id=job_id, failure=kind, error=bounded(ErrorDetails(message=message, stack=stack)))
 
 
 def _crash(status: int | None) -> str:
