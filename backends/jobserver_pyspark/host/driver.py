@@ -41,20 +41,19 @@ def error_line(log: str) -> str:
     return next(iter([*causes[-1:], *errors[-1:], *lines[-1:]]), "it printed nothing")
 
 
-class GatewayServer:
+class GatewayServer(NamedTuple):
     """A py4j server in the JVM, for one runner."""
 
-    def __init__(self, server: Any, port: int, secret: str) -> None:
-        self._server = server
-        self.port = port
-        self.secret = secret
+    server: Any
+    port: int
+    secret: str
 
     def shutdown(self) -> None:
         """Close its connections, and release every JVM object that the runner held.
 
         The py4j of Spark 4 interrupts the threads that are in a call: one that sleeps or waits ends.
         """
-        self._server.shutdown()
+        self.server.shutdown()
 
 
 class KnownReplies(NamedTuple):
@@ -161,32 +160,28 @@ class Driver:
         """
         try:
             conf = self.jvm.org.apache.spark.SparkConf(True)
+            put = conf.setIfMissing if self._spec.submitted else conf.set
             for key, value in self._spec.conf.items():
-                if not self._spec.submitted:
-                    conf.set(key, value)
-                else:
-                    conf.setIfMissing(key, value)
-            if conf.get("spark.master") == "yarn":
+                put(key, value)
+            on_yarn = conf.get("spark.master") == "yarn"
+            if on_yarn:
                 log_states(self.jvm)
                 provide_jars(self.jvm, conf, self._spec.toolchain.jars)
             context = self.jvm.org.apache.spark.SparkContext(conf)
-            if conf.get("spark.master") == "yarn":
+            if on_yarn:
                 self._yarn = YarnApplication(self.jvm, context)
             for key, value in self._spec.hadoop.items():
                 context.hadoopConfiguration().set(key, value)
             self.context = context
             # A thread that Spark ends with the application.
             self._event_loop = context.dagScheduler().eventProcessLoop().eventThread()
-            self._loader = self._child_loader()
+            # The class loader in which Python jobs find the classes of their jars.
+            parent = self.jvm.java.lang.Thread.currentThread().getContextClassLoader()
+            nothing = self.gateway.new_array(self.jvm.java.net.URL, 0)
+            self._loader = self.jvm.org.apache.spark.util.MutableURLClassLoader(nothing, parent)
             self._starter.submit(self._prepare_starter).result()
         except Exception as error:
             raise self._failure_of(error) from error
-
-    def _child_loader(self) -> Any:
-        """Create the class loader in which Python jobs find the classes of their jars."""
-        parent = self.jvm.java.lang.Thread.currentThread().getContextClassLoader()
-        nothing = self.gateway.new_array(self.jvm.java.net.URL, 0)
-        return self.jvm.org.apache.spark.util.MutableURLClassLoader(nothing, parent)
 
     def start_session(self) -> None:
         """Create the application's session.
@@ -260,18 +255,12 @@ class Driver:
     def _start_gateway_server(self, tag: str) -> GatewayServer:
         client = self.gateway._gateway_client
         keys = ("spark.jobGroup.id", "spark.job.tags", _OWNER)
-        *_, server = results(
-            client,
-            [
-                *(call(self.context, "setLocalProperty", key, tag) for key in keys),
-                construction(_SERVER_CLASS, self._starter_conf),
-            ],
-        )
+        properties = [call(self.context, "setLocalProperty", key, tag) for key in keys]
+        *_, server = results(client, [*properties, construction(_SERVER_CLASS, self._starter_conf)])
         # The constructor created the accepting thread.
+        methods = ("start", "getListeningPort", "secret")
         try:
-            _, port, secret = results(
-                client, [call(server, m) for m in ("start", "getListeningPort", "secret")]
-            )
+            _, port, secret = results(client, [call(server, method) for method in methods])
         except BaseException:
             with contextlib.suppress(Exception):  # the JVM may have ended
                 server.shutdown()
@@ -310,11 +299,8 @@ class Driver:
     def _invoke(self, class_name: str, method_name: str, target: Any, argument: Any) -> Any:
         """Call a method of the JDK that is not public."""
         methods = self.jvm.java.lang.Class.forName(class_name).getDeclaredMethods()
-        method = next(
-            m
-            for m in methods
-            if m.getName() == method_name and m.getParameterCount() == 1 and not m.isBridge()
-        )
+        named = (method for method in methods if method.getName() == method_name and not method.isBridge())
+        method = next(method for method in named if method.getParameterCount() == 1)
         method.setAccessible(True)
         arguments = self.gateway.new_array(self.jvm.java.lang.Object, 1)
         arguments[0] = argument
@@ -368,11 +354,6 @@ class Driver:
         """
         self._event_loop.join()
 
-    @property
-    def stopped(self) -> bool:
-        """Whether the application ended, by itself or by the cluster."""
-        return bool(self.context.isStopped())
-
     def yarn_failure(self) -> YarnStatus | None:
         """Return why YARN ended the application, or None if it did not, or does not reply."""
         status = self._yarn.wait_for_end() if self._yarn is not None else None
@@ -391,7 +372,7 @@ class Driver:
     def over(self) -> bool:
         """Whether the application or its JVM has ended, or is ending, so that calls may fail."""
         try:
-            return self.process.poll() is not None or self.stopped
+            return self.process.poll() is not None or bool(self.context.isStopped())
         except Exception:  # noqa: BLE001 - any error means a broken connection
             return True
 

@@ -304,15 +304,12 @@ class Host:
                 self._job_came.clear()
                 time.sleep(_PROGRESS_INTERVAL)
                 busy = jobs.busy or self._jvm_jobs.busy
-                self._report_progress(jobs, progress)
+                try:
+                    progress.report({**jobs.running(), **self._jvm_jobs.running()})
+                except Exception as error:  # noqa: BLE001 - failing to read progress must not end the context
+                    if not self._stopping and not self._driver.over:
+                        _log_line(f"progress cannot be read: {describe(error)}")
             processes.kill_leaderless()  # their daemon died, and they would hold their cores forever
-
-    def _report_progress(self, jobs: PythonJobs, progress: ProgressReporter) -> None:
-        try:
-            progress.report({**jobs.running(), **self._jvm_jobs.running()})
-        except Exception as error:  # noqa: BLE001 - failing to read progress must not end the context
-            if not self._stopping and not self._driver.over:
-                _log_line(f"progress cannot be read: {describe(error)}")
 
     def _on_zygote_loss(self, reason: str) -> None:
         if not self._stopping:

@@ -207,7 +207,9 @@ class PythonJobs:
         try:
             outcome = self._perform(job)
         except Exception as error:  # noqa: BLE001 - any error means that this job cannot run
-            outcome = _failed(job.id, "crashed", f"no process could be started for the job: {describe(error)}")
+            outcome = _failed(
+                job.id, "crashed", f"no process could be started for the job: {describe(error)}"
+            )
         with self._lock:
             del self._jobs[job.id]
         job.log.close()
