@@ -26,30 +26,16 @@ from jobserver_pyspark.host.redial import open_channel, redial
 from jobserver_pyspark.host.reports import JobReports, ServerChannel
 from jobserver_pyspark.host.runners import ZygoteProcess
 from jobserver_pyspark.processes import describe_exit, killed_from_outside
+from jobserver_pyspark.protocol import messages
 from jobserver_pyspark.protocol.converter import ProtocolError
 from jobserver_pyspark.protocol.failures import ContextFailure, describe, details_of
 from jobserver_pyspark.protocol.frames import ChannelClosed
 from jobserver_pyspark.protocol.messages import (
     PROTOCOL_VERSION,
-    AcknowledgeJob,
-    AdoptContext,
-    Connect,
-    ContextDied,
-    ContextReady,
-    ContextResumed,
-    ContextStopped,
     ErrorDetails,
-    Hello,
     HostSpec,
     HostToServer,
-    KillJob,
-    RefuseResult,
     ServerToHost,
-    SpareReady,
-    StartContext,
-    StartSpare,
-    StopContext,
-    SubmitJob,
 )
 
 _CONNECT_TIMEOUT = 30.0
@@ -61,20 +47,20 @@ _KILLED = re.compile(r"Master removed our application: KILLED|Application \S+ ha
 """The log line of Spark's driver when its master, or YARN, ended the application on request."""
 
 
-def run(connect: Connect) -> NoReturn:
+def run(connect: messages.Connect) -> NoReturn:
     """Connect to the server, and serve it until the process ends. Call this on the main thread."""
     server = open_channel((connect.host, connect.port), _CONNECT_TIMEOUT)
-    server.send(Hello(protocol=PROTOCOL_VERSION, token=connect.token))
+    server.send(messages.Hello(protocol=PROTOCOL_VERSION, token=connect.token))
     try:
         first = server.receive()
-        if not isinstance(first, StartContext | StartSpare):
+        if not isinstance(first, messages.StartContext | messages.StartSpare):
             raise ProtocolError(f"the server sent {type(first).__name__} before it started a context")
     except ChannelClosed:
         sys.exit(0)  # the server has ended, or uses another version of the protocol and reports that
     except ProtocolError as error:
-        server.send(ContextDied(error=details_of(error)))
+        server.send(messages.ContextDied(error=details_of(error)))
         sys.exit(1)
-    Host(server, first.spec, secret=connect.token, spare=isinstance(first, StartSpare)).serve()
+    Host(server, first.spec, secret=connect.token, spare=isinstance(first, messages.StartSpare)).serve()
 
 
 class Host:
@@ -97,7 +83,7 @@ class Host:
         self._server = server
         self._secret = secret
         self._reports = JobReports(server, spec, self._lives)
-        self._ready: ContextReady | None = None
+        self._ready: messages.ContextReady | None = None
         self._attaching = threading.Lock()
         self._jobs: PythonJobs | None = None
         self._jars = JobJars(self._driver, spec)
@@ -114,7 +100,7 @@ class Host:
         except ChannelClosed:
             self._end(clean=True)
         except ProtocolError as error:
-            self._end(ContextDied(error=details_of(error)))
+            self._end(messages.ContextDied(error=details_of(error)))
 
     def _serve_one_server(self) -> None:
         """Serve a server until it ends, and wait for the next one.
@@ -137,10 +123,10 @@ class Host:
             raise ChannelClosed("no server took this context over")
         with self._attaching, contextlib.suppress(ChannelClosed):  # if that server has ended too, dial again
             self._server = channel
-            channel.send(ContextResumed(ready=self._ready, jobs=self._reports.kept))
+            channel.send(messages.ContextResumed(ready=self._ready, jobs=self._reports.kept))
             self._reports.resume(channel)
 
-    def _adopt(self, message: AdoptContext) -> None:
+    def _adopt(self, message: messages.AdoptContext) -> None:
         """Become the host of a context, as a spare."""
         jobs = self._jobs
         if not self._spare or jobs is None:
@@ -166,7 +152,9 @@ class Host:
 
     def _report_ready(self) -> None:
         with self._attaching:
-            self._ready = ContextReady(application_id=self._driver.application_id, url=self._driver.url)
+            self._ready = messages.ContextReady(
+                application_id=self._driver.application_id, url=self._driver.url
+            )
             self._reports.send(self._ready)
 
     def _watch_server(self) -> None:
@@ -181,21 +169,21 @@ class Host:
 
     def _handle(self, message: ServerToHost) -> None:
         match message:
-            case StopContext():
+            case messages.StopContext():
                 threading.Thread(target=self._stop, name="stop", daemon=True).start()
-            case AdoptContext():
+            case messages.AdoptContext():
                 self._adopt(message)
-            case AcknowledgeJob():
+            case messages.AcknowledgeJob():
                 self._reports.acknowledge(message.job_id)
             case _ if self._jobs is None or self._ready is None:
                 raise ProtocolError(f"the server sent {type(message).__name__} before ContextReady")
-            case SubmitJob():
+            case messages.SubmitJob():
                 self._job_came.set()
                 self._reports.begin(message.job_id)
                 (self._jobs if message.python else self._jvm_jobs).submit(message)
-            case KillJob():
+            case messages.KillJob():
                 threading.Thread(target=self._kill_job, args=(message.job_id,), daemon=True).start()
-            case RefuseResult():
+            case messages.RefuseResult():
                 for jobs in (self._jobs, self._jvm_jobs):
                     jobs.refuse(message.job_id, message.message)
             case _:
@@ -233,13 +221,13 @@ class Host:
             if self._spare:
                 self._warm_session()
                 jobs.runners.warm_up()
-                self._reports.send(SpareReady())
+                self._reports.send(messages.SpareReady())
             else:
                 self._report_ready()
         except ContextFailure as failure:
-            self._end(ContextDied(error=failure.error))
+            self._end(messages.ContextDied(error=failure.error))
         except Exception as error:  # noqa: BLE001 - any error means that the context cannot start
-            self._end(ContextDied(error=details_of(error)))
+            self._end(messages.ContextDied(error=details_of(error)))
         threading.Thread(target=self._warm_session, name="session", daemon=True).start()
         threading.Thread(target=self._observe, args=(jobs, progress), name="observer", daemon=True).start()
         self._watch_application()
@@ -330,11 +318,11 @@ class Host:
                 self._driver.process.wait()
         except Exception as error:  # noqa: BLE001 - the context ends anyway
             _log_line(f"the application did not stop cleanly: {describe(error)}")
-        self._end(ContextStopped())
+        self._end(messages.ContextStopped())
 
     def _lose(self, message: str, *, killed_outside: bool = False) -> NoReturn:
         error = ErrorDetails(message=message, stack=self._log.tail())
-        self._end(ContextDied(error=error, killed_outside=killed_outside))
+        self._end(messages.ContextDied(error=error, killed_outside=killed_outside))
 
     def _end(self, last: HostToServer | None = None, *, clean: bool = False) -> NoReturn:
         """End everything of this context, send the last message, exit. ``clean`` removes its files too."""

@@ -29,28 +29,16 @@ from jobserver_pyspark.host.progress import ProgressBoard, SparkTag
 from jobserver_pyspark.host.reports import JobReports
 from jobserver_pyspark.host.runner_pool import EXIT_TIMEOUT, RunnerPool
 from jobserver_pyspark.host.runners import RunnerProcess, ZygoteProcess
+from jobserver_pyspark.protocol import messages
 from jobserver_pyspark.protocol.converter import ProtocolError
 from jobserver_pyspark.protocol.failures import bounded, describe
 from jobserver_pyspark.protocol.frames import ChannelClosed
 from jobserver_pyspark.protocol.messages import (
     ErrorDetails,
-    FreshProcessNeeded,
     HostSpec,
     HostToServer,
-    JobAccepted,
-    JobEnded,
     JobFailureKind,
-    JobRunning,
-    JobValidated,
-    NotReady,
-    QueryStarted,
-    ResultChunk,
-    ResultPart,
-    RunFailed,
-    RunFinished,
-    RunJob,
     RunnerToHost,
-    SubmitJob,
 )
 
 _ATTEMPTS = 3
@@ -68,7 +56,7 @@ class _PythonJob:
     the runner is also ``reusable``, it serves another job.
     """
 
-    def __init__(self, request: SubmitJob, log: BoundedLog) -> None:
+    def __init__(self, request: messages.SubmitJob, log: BoundedLog) -> None:
         # What is asked for.
         self.id = request.job_id
         self.request = request
@@ -89,7 +77,7 @@ class _PythonJob:
         # Its end.
         self.lock = threading.Lock()
         self.broken: str | None = None
-        self.outcome: JobEnded | None = None
+        self.outcome: messages.JobEnded | None = None
         self.clean = False
         self.reusable = False
         self.used_spark = True
@@ -99,7 +87,7 @@ class _PythonJob:
         """Whether the outcome is that the job finished."""
         return self.outcome is not None and self.outcome.failure is None and not self.outcome.killed
 
-    def set_outcome(self, outcome: JobEnded) -> bool:
+    def set_outcome(self, outcome: messages.JobEnded) -> bool:
         """Set the outcome, unless there is one already; return whether it was set."""
         with self.lock:
             if self.outcome is not None:
@@ -156,7 +144,7 @@ class PythonJobs:
 
     # -- jobs --------------------------------------------------------------------------------------
 
-    def submit(self, request: SubmitJob) -> None:
+    def submit(self, request: messages.SubmitJob) -> None:
         """Run a job on a thread of its own."""
         job = _PythonJob(request, BoundedLog(request.log_path, self._spec.log_limit))
         with self._lock:
@@ -165,13 +153,13 @@ class PythonJobs:
 
     def kill(self, job_id: str) -> None:
         """Kill a job, unless it has ended already or is not a Python job."""
-        self._end_early(JobEnded(job_id=job_id, killed=True))
+        self._end_early(messages.JobEnded(job_id=job_id, killed=True))
 
     def refuse(self, job_id: str, message: str) -> None:
         """End a job whose result the server does not accept."""
         self._end_early(_failed(job_id, "result", message))
 
-    def _end_early(self, outcome: JobEnded) -> None:
+    def _end_early(self, outcome: messages.JobEnded) -> None:
         job = self._jobs.get(outcome.job_id)
         if job is not None and job.set_outcome(outcome) and job.runner is not None:
             job.runner.kill()
@@ -217,7 +205,7 @@ class PythonJobs:
         if job.finished and job.runner is not None:
             self._clean_up(job, job.runner)
 
-    def _perform(self, job: _PythonJob) -> JobEnded:
+    def _perform(self, job: _PythonJob) -> messages.JobEnded:
         """Run the job in a runner, or in another one if that died while idle or the job needs a fresh one."""
         job.fresh = (*job.class_path, job.request.class_name) in self._fresh_only
         while True:
@@ -281,7 +269,7 @@ class PythonJobs:
             job.started = int(time.time() * 1000)
             self._worker_pools.begin(job.worker_pool)
             runner.channel.send(
-                RunJob(
+                messages.RunJob(
                     job_id=job.id,
                     class_name=job.request.class_name,
                     context_type=self._spec.context_type,
@@ -307,27 +295,27 @@ class PythonJobs:
 
     def _handle(self, job: _PythonJob, message: RunnerToHost) -> None:
         match message:
-            case JobAccepted():
+            case messages.JobAccepted():
                 job.accepted = True
-            case JobValidated() if not job.running:
+            case messages.JobValidated() if not job.running:
                 job.running = True
-                job.unsent.append(JobRunning(job_id=job.id))
-            case ResultPart() if job.running:
-                part = ResultChunk(job_id=job.id, stream=message.stream, data=message.data)
+                job.unsent.append(messages.JobRunning(job_id=job.id))
+            case messages.ResultPart() if job.running:
+                part = messages.ResultChunk(job_id=job.id, stream=message.stream, data=message.data)
                 job.unsent.append(part)
-            case QueryStarted():
+            case messages.QueryStarted():
                 job.queries.append(message.query_id)
-            case NotReady():
+            case messages.NotReady():
                 raise ChannelClosed(message.message)
-            case FreshProcessNeeded():
+            case messages.FreshProcessNeeded():
                 job.accepted, job.fresh = False, True
                 self._fresh_only.add((*job.class_path, job.request.class_name))
                 raise ChannelClosed("the job needs a process that has served no other one")
-            case RunFailed():
+            case messages.RunFailed():
                 error = bounded(message.error)
-                job.set_outcome(JobEnded(job_id=job.id, failure=message.failure, error=error))
-            case RunFinished() if job.running:
-                if job.set_outcome(JobEnded(job_id=job.id)):
+                job.set_outcome(messages.JobEnded(job_id=job.id, failure=message.failure, error=error))
+            case messages.RunFinished() if job.running:
+                if job.set_outcome(messages.JobEnded(job_id=job.id)):
                     job.used_spark = message.used_spark
                     job.clean = message.clean and not job.queries
                     job.reusable = job.clean and self._reuses(job)
@@ -394,8 +382,9 @@ class PythonJobs:
         return self._spec.reuse and self._spec.context_type != "custom" and not job.fresh
 
 
-def _failed(job_id: str, kind: JobFailureKind, message: str, *, stack: str = "") -> JobEnded:
-    return JobEnded(job_id=job_id, failure=kind, error=bounded(ErrorDetails(message=message, stack=stack)))
+def _failed(job_id: str, kind: JobFailureKind, message: str, *, stack: str = "") -> messages.JobEnded:
+    error = bounded(ErrorDetails(message=message, stack=stack))
+    return messages.JobEnded(job_id=job_id, failure=kind, error=error)
 
 
 def _crash(status: int | None) -> str:

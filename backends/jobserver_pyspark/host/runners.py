@@ -13,29 +13,10 @@ from typing import TypeVar
 from jobserver_pyspark import processes
 from jobserver_pyspark.host.driver import Driver, GatewayServer, KnownReplies
 from jobserver_pyspark.host.logs import Output, OutputPump
+from jobserver_pyspark.protocol import messages
 from jobserver_pyspark.protocol.converter import ProtocolError, decode, encode
 from jobserver_pyspark.protocol.frames import CHUNK_SIZE, Channel
-from jobserver_pyspark.protocol.messages import (
-    Attach,
-    Attached,
-    ContextType,
-    ForkRunner,
-    HostToRunner,
-    Importing,
-    NotReady,
-    Preload,
-    Preloaded,
-    Prepare,
-    Prepared,
-    RenameApplication,
-    Restored,
-    RunnerExited,
-    RunnerForked,
-    RunnerToHost,
-    WarmedUp,
-    WarmUp,
-    ZygoteToHost,
-)
+from jobserver_pyspark.protocol.messages import ContextType, HostToRunner, RunnerToHost, ZygoteToHost
 
 _FORK_TIMEOUT = 30.0
 _MAX_PACKET = 65536
@@ -86,7 +67,7 @@ class RunnerProcess:
         server = self.gateway_server = driver.gateway_server(self.tag)
         self._known = known = driver.known
         self.channel.send(
-            Attach(
+            messages.Attach(
                 port=server.port,
                 secret=server.secret,
                 conf=known.conf,
@@ -94,29 +75,29 @@ class RunnerProcess:
                 script=tuple(known.script),
             )
         )
-        attached = self._expect(Attached)
+        attached = self._expect(messages.Attached)
         known.conf.update(attached.conf)
         known.names.update(attached.names)
         known.script[:] = attached.script or known.script
 
     def warm_up(self, context_type: ContextType | None = None) -> None:
         """Have the runner start the context's first Python worker, and run some jobs for a type."""
-        self.channel.send(WarmUp(context_type=context_type))
-        self._expect(WarmedUp)
+        self.channel.send(messages.WarmUp(context_type=context_type))
+        self._expect(messages.WarmedUp)
 
     def prepare(self, context_type: ContextType) -> None:
         """Let the runner prepare for its first job; its next request waits for that."""
         self._preparing = True
-        self.channel.send(Prepare(context_type=context_type))
+        self.channel.send(messages.Prepare(context_type=context_type))
 
     def rename_application(self, name: str) -> None:
         """Show this name of the application to the runner's jobs."""
-        self.channel.send(RenameApplication(name=name))
+        self.channel.send(messages.RenameApplication(name=name))
 
     def receive(self) -> RunnerToHost:
         """Return the next message; a reply to :meth:`prepare` is only remembered for later runners."""
         message = self.channel.receive()
-        while self._preparing and isinstance(message, Prepared):
+        while self._preparing and isinstance(message, messages.Prepared):
             self._preparing = False
             self._known.names.update(message.names)
             message = self.channel.receive()
@@ -136,11 +117,11 @@ class RunnerProcess:
         except TimeoutError:
             return f"it did not restore its state within {timeout:g} s"
         self.channel.settimeout(None)
-        return reply.unfit if isinstance(reply, Restored) else "it broke the protocol"
+        return reply.unfit if isinstance(reply, messages.Restored) else "it broke the protocol"
 
     def _expect(self, kind: type[M]) -> M:
         reply = self.receive()
-        if isinstance(reply, NotReady):
+        if isinstance(reply, messages.NotReady):
             raise RunnerLost(reply.message)
         if not isinstance(reply, kind):
             raise ProtocolError(f"a runner replied with {type(reply).__name__} instead of {kind.__name__}")
@@ -189,7 +170,7 @@ class ZygoteProcess:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.process = self._start(theirs)
         if preload:
-            self._control.send(encode(Preload(modules=tuple(preload)))[0])
+            self._control.send(encode(messages.Preload(modules=tuple(preload)))[0])
         else:
             self._preloaded.set()
         threading.Thread(target=self._listen, name="zygote messages", daemon=True).start()
@@ -233,7 +214,7 @@ class ZygoteProcess:
             self._count += 1
             runner = RunnerProcess(self._count, channel, self._pump.add(reader, self._log))
             self._runners[self._count] = runner
-            request, _ = encode(ForkRunner(runner=self._count))
+            request, _ = encode(messages.ForkRunner(runner=self._count))
             try:
                 socket.send_fds(self._control, [request], [theirs.fileno(), writer])
             except OSError as error:
@@ -285,18 +266,18 @@ class ZygoteProcess:
 
     def _handle(self, message: ZygoteToHost) -> None:
         match message:
-            case Importing():
+            case messages.Importing():
                 self._importing = message.module
-            case Preloaded():
+            case messages.Preloaded():
                 if message.problem is not None:
                     raise _PreloadFailed(message.problem)
                 self._importing = None
                 self._preloaded.set()
-            case RunnerForked():
+            case messages.RunnerForked():
                 runner = self._runners[message.runner]
                 runner.pid = message.pid
                 runner.forked.set()
-            case RunnerExited():
+            case messages.RunnerExited():
                 runner = self._runners.pop(message.runner)
                 runner.exit_status = message.status
                 runner.forked.set()

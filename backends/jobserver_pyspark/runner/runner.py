@@ -23,30 +23,11 @@ from typing import Any, NoReturn
 from jobserver_core import results
 from jobserver_core.results import UnusableResult
 from jobserver_pyspark import processes
+from jobserver_pyspark.protocol import messages
 from jobserver_pyspark.protocol.converter import ProtocolError
 from jobserver_pyspark.protocol.failures import JobFailure, details_of
 from jobserver_pyspark.protocol.frames import CHUNK_SIZE, Channel, ChannelClosed
-from jobserver_pyspark.protocol.messages import (
-    Attach,
-    Attached,
-    FreshProcessNeeded,
-    HostToRunner,
-    JobAccepted,
-    JobValidated,
-    NotReady,
-    Prepare,
-    Prepared,
-    QueryStarted,
-    RenameApplication,
-    Restored,
-    ResultPart,
-    RunFailed,
-    RunFinished,
-    RunJob,
-    RunnerToHost,
-    WarmedUp,
-    WarmUp,
-)
+from jobserver_pyspark.protocol.messages import HostToRunner, RunnerToHost
 from jobserver_pyspark.runner import config_trees
 from jobserver_pyspark.runner.attachment import Attachment, mute_query_errors
 from jobserver_pyspark.runner.interpreter_state import seed_random_numbers
@@ -89,12 +70,12 @@ def _serve(channel: Channel[RunnerToHost, HostToRunner]) -> None:
     runner: _Runner | None = None
     while True:
         request = channel.receive()
-        if runner is not None and isinstance(request, RunJob):
+        if runner is not None and isinstance(request, messages.RunJob):
             if not runner.run(request):
                 signal.pause()  # the host ends this process and its descendants
             continue
         try:
-            if isinstance(request, Attach):
+            if isinstance(request, messages.Attach):
                 runner = _Runner(channel, request)
             elif runner is not None:
                 runner.prepare(request)
@@ -103,7 +84,7 @@ def _serve(channel: Channel[RunnerToHost, HostToRunner]) -> None:
         except (ChannelClosed, ProtocolError):
             raise
         except Exception as error:  # noqa: BLE001 - the host interprets the error
-            channel.send(NotReady(message=details_of(error).message))
+            channel.send(messages.NotReady(message=details_of(error).message))
             return
 
 
@@ -114,7 +95,7 @@ class _NeedsFreshProcess(Exception):
 class _Runner:
     """A process that is attached to the JVM, and runs jobs."""
 
-    def __init__(self, channel: Channel[RunnerToHost, HostToRunner], request: Attach) -> None:
+    def __init__(self, channel: Channel[RunnerToHost, HostToRunner], request: messages.Attach) -> None:
         self._channel = channel
         self._attachment = attachment = Attachment(
             request.port,
@@ -122,11 +103,13 @@ class _Runner:
             request.conf,
             request.names,
             request.script,
-            on_query=lambda query_id: channel.send(QueryStarted(query_id=query_id)),
+            on_query=lambda query_id: channel.send(messages.QueryStarted(query_id=query_id)),
         )
         self._served = 0
         conf, script = ({}, attachment.script) if request.conf else (attachment.conf, ())
-        channel.send(Attached(conf=conf, names=attachment.commands.new_names(), script=tuple(script)))
+        channel.send(
+            messages.Attached(conf=conf, names=attachment.commands.new_names(), script=tuple(script))
+        )
 
     @cached_property
     def _state(self) -> ProcessState:
@@ -136,18 +119,18 @@ class _Runner:
     def prepare(self, request: HostToRunner) -> None:
         """Carry out a request of the host that is not a job."""
         match request:
-            case WarmUp():
+            case messages.WarmUp():
                 self._attachment.warm_up(request.context_type)
-                self._channel.send(WarmedUp())
-            case Prepare():
+                self._channel.send(messages.WarmedUp())
+            case messages.Prepare():
                 with contextlib.suppress(Exception):  # if it still fails then, the job reports it
                     self._attachment.prepare(request.context_type)
                 _ = self._state  # captured now, not while a job waits
-                self._channel.send(Prepared(names=self._attachment.commands.new_names()))
-            case RenameApplication():
+                self._channel.send(messages.Prepared(names=self._attachment.commands.new_names()))
+            case messages.RenameApplication():
                 self._attachment.rename_application(request.name)
 
-    def run(self, request: RunJob) -> bool:
+    def run(self, request: messages.RunJob) -> bool:
         """Run a job and send its outcome; return whether this process is fit for another one."""
         _ = self._state  # captured before the job
         before = self._attachment.commands.count
@@ -157,7 +140,7 @@ class _Runner:
         except ChannelClosed:
             raise
         except _NeedsFreshProcess:
-            self._channel.send(FreshProcessNeeded())
+            self._channel.send(messages.FreshProcessNeeded())
             return False
         except BaseException as error:  # noqa: BLE001 - a job may raise anything, also SystemExit
             self._end(request, error if isinstance(error, JobFailure) else JobFailure.of("raised", error))
@@ -166,18 +149,18 @@ class _Runner:
         self._end(request, used=used)
         return request.reuse and self._make_fit(request, used=used)
 
-    def _make_fit(self, request: RunJob, *, used: bool) -> bool:
+    def _make_fit(self, request: messages.RunJob, *, used: bool) -> bool:
         """Restore the state after a job, and send ``Restored``; return whether it is fit for another one."""
         self._served += 1
         try:
             unfit = self._attachment.restore(used=used) or self._state.restore(request.sys_path)
         except Exception as error:  # noqa: BLE001 - after any error, a fresh process serves the next job
             unfit = details_of(error).message
-        self._channel.send(Restored(unfit=unfit))
+        self._channel.send(messages.Restored(unfit=unfit))
         return unfit is None
 
-    def _perform(self, request: RunJob) -> None:
-        self._channel.send(JobAccepted())
+    def _perform(self, request: messages.RunJob) -> None:
+        self._channel.send(messages.JobAccepted())
         _prepare_process(request)
         self._attachment.use_class_path(request.includes, request.worker_pool)
         job = self._load(request)
@@ -186,14 +169,14 @@ class _Runner:
         runtime = Runtime(request.job_id, self._attachment, own_settings, request.data_dir)
         config = config_trees.laid_over(config_trees.read(bytes(request.configuration)), settings)
         data = validate(job, context, runtime, config)
-        self._channel.send(JobValidated())
+        self._channel.send(messages.JobValidated())
         try:
             result = results.await_value(job.run_job(context, runtime, data))
         except BaseException as error:
             raise raised(error, config) from error
         self._send_result(job, result)
 
-    def _load(self, request: RunJob) -> Any:
+    def _load(self, request: messages.RunJob) -> Any:
         """Return a new object of the job's class, which imports its own versions of libraries."""
         if (name := self._state.give_way(request.sys_path)) is not None:
             message = (
@@ -229,9 +212,11 @@ class _Runner:
     def _send_chunks(self, stream: bool, data: bytearray) -> None:
         """Send bytes in parts that are not too large; even an empty result has one part."""
         for start in range(0, len(data) or 1, CHUNK_SIZE):
-            self._channel.send(ResultPart(stream=stream, data=memoryview(data)[start : start + CHUNK_SIZE]))
+            self._channel.send(
+                messages.ResultPart(stream=stream, data=memoryview(data)[start : start + CHUNK_SIZE])
+            )
 
-    def _end(self, request: RunJob, failure: JobFailure | None = None, *, used: bool = True) -> None:
+    def _end(self, request: messages.RunJob, failure: JobFailure | None = None, *, used: bool = True) -> None:
         """Run the job's own exit handlers, flush its output, then send its outcome to the host."""
         try:
             self._state.end_job(request.sys_path, last=failure is not None or not request.reuse)
@@ -242,12 +227,12 @@ class _Runner:
                 line = f"an exit handler raised {type(error).__name__}: {error}\n"
                 os.write(2, line.encode(errors="replace"))
         if failure is None:
-            self._channel.send(RunFinished(used_spark=used, clean=self._state.nothing_left()))
+            self._channel.send(messages.RunFinished(used_spark=used, clean=self._state.nothing_left()))
         else:
-            self._channel.send(RunFailed(failure=failure.kind, error=failure.error))
+            self._channel.send(messages.RunFailed(failure=failure.kind, error=failure.error))
 
 
-def _prepare_process(request: RunJob) -> None:
+def _prepare_process(request: messages.RunJob) -> None:
     sys.path[:0] = request.sys_path
     if not logging.getLogger().handlers:
         logging.basicConfig(

@@ -21,19 +21,9 @@ import warnings
 from typing import NoReturn
 
 from jobserver_pyspark import processes
+from jobserver_pyspark.protocol import messages
 from jobserver_pyspark.protocol.converter import decode, encode, prepare
-from jobserver_pyspark.protocol.messages import (
-    ForkRunner,
-    HostToRunner,
-    HostToZygote,
-    Importing,
-    Preload,
-    Preloaded,
-    RunnerExited,
-    RunnerForked,
-    RunnerToHost,
-    ZygoteToHost,
-)
+from jobserver_pyspark.protocol.messages import HostToRunner, HostToZygote, RunnerToHost, ZygoteToHost
 from jobserver_pyspark.runner import config_trees
 
 _IMPORTS = (
@@ -81,9 +71,9 @@ class Zygote:
         if not message:
             return False
         request = decode(HostToZygote, message)
-        if isinstance(request, Preload):
+        if isinstance(request, messages.Preload):
             return self._preload(request)
-        assert isinstance(request, ForkRunner)
+        assert isinstance(request, messages.ForkRunner)
         with warnings.catch_warnings():  # of Python 3.12 about native threads: those of libraries survive
             warnings.simplefilter("ignore", DeprecationWarning)
             pid = os.fork()
@@ -92,22 +82,22 @@ class Zygote:
         for fd in fds:
             os.close(fd)
         self._runners[pid] = request.runner
-        self._send(RunnerForked(runner=request.runner, pid=pid))
+        self._send(messages.RunnerForked(runner=request.runner, pid=pid))
         return True
 
-    def _preload(self, request: Preload) -> bool:
+    def _preload(self, request: messages.Preload) -> bool:
         """Import modules until one cannot be; return whether all could."""
         from jobserver_pyspark.runner.preload import preload  # noqa: PLC0415 - few contexts need it
 
         problem = None
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # it is ours, and a text file
         for name in request.modules:
-            self._send(Importing(module=name))
+            self._send(messages.Importing(module=name))
             if problem := preload(name):
                 break
         self._notice_children()  # a module may have changed that
         _freeze()
-        self._send(Preloaded(problem=problem))
+        self._send(messages.Preloaded(problem=problem))
         return problem is None
 
     def _become_runner(self, control: int, output: int) -> NoReturn:
@@ -134,7 +124,7 @@ class Zygote:
             runner = self._runners.pop(pid, None)
             if runner is not None:
                 self._kill_orphans()
-                self._send(RunnerExited(runner=runner, status=os.waitstatus_to_exitcode(status)))
+                self._send(messages.RunnerExited(runner=runner, status=os.waitstatus_to_exitcode(status)))
 
     def _kill_orphans(self) -> None:
         """Kill the remaining processes of a dead runner; each is now a child of this process.
