@@ -20,7 +20,7 @@ from jobserver_pyspark.host.driver import Driver
 from jobserver_pyspark.host.job_jars import JobJars
 from jobserver_pyspark.host.jvm_jobs import JvmJobs
 from jobserver_pyspark.host.logs import BoundedLog, OutputPump
-from jobserver_pyspark.host.progress import ProgressBoard, ProgressReporter
+from jobserver_pyspark.host.progress import ProgressBoard
 from jobserver_pyspark.host.python_jobs import PythonJobs
 from jobserver_pyspark.host.redial import open_channel, redial
 from jobserver_pyspark.host.reports import JobReports, ServerChannel
@@ -204,8 +204,7 @@ class Host:
             self._driver.connect()
             threading.Thread(target=self._watch_jvm, name="JVM watch", daemon=True).start()
             self._driver.start_spark()
-            board = ProgressBoard(self._driver.jvm, self._driver.context)
-            progress = ProgressReporter(board, self._reports)
+            board = ProgressBoard(self._driver.jvm, self._driver.context, self._reports)
             jobs = PythonJobs(
                 self._spec,
                 driver=self._driver,
@@ -229,7 +228,7 @@ class Host:
         except Exception as error:  # noqa: BLE001 - any error means that the context cannot start
             self._end(messages.ContextDied(error=details_of(error)))
         threading.Thread(target=self._warm_session, name="session", daemon=True).start()
-        threading.Thread(target=self._observe, args=(jobs, progress), name="observer", daemon=True).start()
+        threading.Thread(target=self._observe, args=(jobs, board), name="observer", daemon=True).start()
         self._watch_application()
 
     def _start_session_and_runner(self, jobs: PythonJobs) -> None:
@@ -284,7 +283,7 @@ class Host:
             self._lose("the SparkContext was stopped, by a job or by Spark itself")
         self._lose(f"a job stopped the SparkContext, which belongs to its context, in {caller}")
 
-    def _observe(self, jobs: PythonJobs, progress: ProgressReporter) -> None:
+    def _observe(self, jobs: PythonJobs, board: ProgressBoard) -> None:
         """Report the progress of jobs while any runs, and end Python workers that Spark has lost."""
         busy = False
         while not self._stopping:
@@ -293,7 +292,7 @@ class Host:
                 time.sleep(_PROGRESS_INTERVAL)
                 busy = jobs.busy or self._jvm_jobs.busy
                 try:
-                    progress.report({**jobs.running(), **self._jvm_jobs.running()})
+                    board.report({**jobs.running(), **self._jvm_jobs.running()})
                 except Exception as error:  # noqa: BLE001 - failing to read progress must not end the context
                     if not self._stopping and not self._driver.over:
                         _log_line(f"progress cannot be read: {describe(error)}")

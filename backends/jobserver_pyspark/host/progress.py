@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import threading
-from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from jobserver_pyspark.host.reports import JobReports
@@ -38,24 +37,29 @@ class ProgressBoard:
     numbers are kept here while the job runs.
     """
 
-    def __init__(self, jvm: Any, context: Any) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, jvm: Any, context: Any, reports: JobReports) -> None:
+        self._reports = reports
         self._store = context.statusStore()
         self._mapper = jvm.com.fasterxml.jackson.databind.ObjectMapper()
         scala_module = getattr(jvm.com.fasterxml.jackson.module.scala, "DefaultScalaModule$")
         self._mapper.registerModule(getattr(scala_module, "MODULE$"))
         self._seen: dict[SparkTag, dict[int, Progress]] = {}
+        self._reported: dict[str, Progress] = {}
 
-    def read(self, tags: Collection[SparkTag]) -> dict[SparkTag, Progress]:
-        """Query Spark, and return the progress of each tag; forget every other tag."""
-        with self._lock:
-            self._seen = {tag: self._seen.get(tag, {}) for tag in tags}
-            for job in self._jobs():
-                names, submitted = _tags(job), job.get("submissionTime")
-                for tag, rows in self._seen.items():
-                    if tag.name in names and (submitted is None or submitted >= tag.since):
-                        rows[job["jobId"]] = _progress(job)
-            return {tag: _sum(rows.values()) for tag, rows in self._seen.items()}
+    def report(self, running: dict[str, SparkTag]) -> None:
+        """Report to the server what has changed; ``running`` maps each job to the tag of its Spark jobs."""
+        self._seen = {tag: self._seen.get(tag, {}) for tag in running.values()}
+        for job in self._jobs() if running else ():
+            names, submitted = _tags(job), job.get("submissionTime")
+            for tag, rows in self._seen.items():
+                if tag.name in names and (submitted is None or submitted >= tag.since):
+                    rows[job["jobId"]] = _progress(job)
+        before, self._reported = self._reported, {}
+        for job_id, tag in running.items():
+            now = Progress(*map(sum, zip(*self._seen[tag].values(), strict=True)))
+            if now != before.get(job_id) and any(now):
+                self._reports.send(ProgressReport(job_id=job_id, **now._asdict()))
+            self._reported[job_id] = now
 
     def running_stages(self, tag: str) -> set[int]:
         """Return the stages of those Spark jobs of a tag that run now."""
@@ -68,40 +72,17 @@ class ProgressBoard:
 
     def busy(self, stages: set[int]) -> bool:
         """Return whether tasks of any of these stages still run, even if their Spark job was cancelled."""
-        return any(self._active_tasks(stage) > 0 for stage in stages)
-
-    def _active_tasks(self, stage: int) -> int:
         from py4j.protocol import Py4JJavaError  # noqa: PLC0415 - loaded while the JVM starts
 
-        try:
-            return int(self._store.lastStageAttempt(stage).numActiveTasks())
-        except Py4JJavaError:
-            return 0  # a stage that Spark does not know has not begun, or ended long ago
-
-
-class ProgressReporter:
-    """Reports the progress of running jobs to the server when it has changed."""
-
-    def __init__(self, board: ProgressBoard, reports: JobReports) -> None:
-        self._board = board
-        self._reports = reports
-        self._reported: dict[str, Progress] = {}
-
-    def report(self, running: dict[str, SparkTag]) -> None:
-        """Query Spark once for all jobs; ``running`` maps each job to the tag of its Spark jobs."""
-        now = self._board.read(set(running.values())) if running else {}
-        for job_id, tag in running.items():
-            if now[tag] != self._reported.get(job_id) and any(now[tag]):
-                self._reports.send(ProgressReport(job_id=job_id, **now[tag]._asdict()))
-        self._reported = {job_id: now[tag] for job_id, tag in running.items()}
+        for stage in stages:
+            with contextlib.suppress(Py4JJavaError):  # an unknown stage has not begun, or ended long ago
+                if self._store.lastStageAttempt(stage).numActiveTasks() > 0:
+                    return True
+        return False
 
 
 def _tags(job: JsonObject) -> set[str]:
     return {tag for tag in (job.get("jobGroup"), *(job.get("jobTags") or [])) if tag is not None}
-
-
-def _sum(rows: Collection[Progress]) -> Progress:
-    return Progress(*map(sum, zip(*rows, strict=True)))
 
 
 def _progress(job: JsonObject) -> Progress:
