@@ -217,32 +217,25 @@ class JvmJobs:
         return JvmJar(path=link, sha256=jar.digest)
 
     def _load(self) -> JvmJobRunner:
-        from jobserver_pyspark.jvm import (  # noqa: PLC0415 - few contexts need it
-            JvmJobRunner,
-            JvmSession,
-            JvmToolchain,
-            LibrarySource,
-            SparkInstall,
-            isolation_for,
-        )
+        from jobserver_pyspark import jvm  # noqa: PLC0415 - few contexts need it
 
         with self._lock:
             if self._runner is None:
                 parts = self._spec.toolchain
-                toolchain = JvmToolchain(
-                    spark=SparkInstall.of(parts.jars),
+                toolchain = jvm.JvmToolchain(
+                    spark=jvm.SparkInstall.of(parts.jars),
                     java=parts.java,
                     cache_dir=parts.cache_dir,
-                    libraries=LibrarySource.from_conf(self._spec.conf, parts.libraries),
+                    libraries=jvm.LibrarySource.from_conf(self._spec.conf, parts.libraries),
                 )
                 if self._driver.session is None:
                     self._driver.start_session()
-                self._runner = JvmJobRunner(
-                    JvmSession(self._driver.gateway, self._driver.session),
+                self._runner = jvm.JvmJobRunner(
+                    jvm.JvmSession(self._driver.gateway, self._driver.session),
                     toolchain,
                     self._driver.job_classes,
                     context_jars=self._spec.jars,
-                    isolation=isolation_for(self._spec.context_type, self._spec.jvm_isolation),
+                    isolation=jvm.isolation_for(self._spec.context_type, self._spec.jvm_isolation),
                 )
             return self._runner
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from jobserver_pyspark.protocol.converter import Payload
 from jobserver_pyspark.protocol.frames import CHUNK_SIZE, Channel, ChannelClosed
 from jobserver_pyspark.protocol.messages import (
     ErrorDetails,
@@ -85,8 +84,11 @@ class _KeptJob:
         Raises:
             ChannelClosed: The connection broke.
         """
-        for message in self._all():
-            channel.send(message)
+        channel.send(*(message for message in (self._running, self._progress) if message is not None))
+        for chunk in self._chunks():
+            channel.send(chunk)
+        if self._ended is not None:
+            channel.send(self._end_of(self._ended))
         self._channel = channel
         self._incomplete = self._failure is not None
 
@@ -100,27 +102,18 @@ class _KeptJob:
             self._failure = f"no more than {self._limit} bytes of the result were kept for the next server"
             return
         try:
-            self._write(chunk.data)
+            if self._file is None:
+                self._directory.mkdir(exist_ok=True)
+                self._file = tempfile.SpooledTemporaryFile(_MEMORY, dir=str(self._directory))  # noqa: SIM115
+            self._file.seek(0, os.SEEK_END)  # it may have been read
+            self._file.write(chunk.data)
+            self._size += len(chunk.data)
         except OSError as error:
             self._lose_result(error)
-
-    def _write(self, data: Payload) -> None:
-        if self._file is None:
-            self._directory.mkdir(exist_ok=True)
-            self._file = tempfile.SpooledTemporaryFile(_MEMORY, dir=str(self._directory))  # noqa: SIM115
-        self._file.seek(0, os.SEEK_END)  # it may have been read
-        self._file.write(data)
-        self._size += len(data)
 
     def _lose_result(self, error: OSError) -> None:
         self._failure = f"the result could not be kept for the next server: {error.strerror or error}"
         self.close()
-
-    def _all(self) -> Iterator[HostToServer]:
-        yield from (message for message in (self._running, self._progress) if message is not None)
-        yield from self._chunks()
-        if self._ended is not None:
-            yield self._end_of(self._ended)
 
     def _chunks(self) -> Iterator[ResultChunk]:
         if self._file is None or self._stream is None:
@@ -205,19 +198,16 @@ class JobReports:
 
     def send(self, *messages: HostToServer) -> None:
         """Send messages other than the end of a job; several ones are about the same job."""
-        kept = self._kept_job(messages[0])
+        first, kept = messages[0], None
+        if isinstance(first, JobRunning | ProgressReport | ResultChunk | JobEnded):
+            with self._lock:
+                kept = self._kept.get(first.job_id)
         if kept is not None:
             with kept.lock:
                 kept.send(messages)
-            return
-        with contextlib.suppress(ChannelClosed):
-            self._server.send(*messages)
-
-    def _kept_job(self, message: HostToServer) -> _KeptJob | None:
-        if isinstance(message, JobRunning | ProgressReport | ResultChunk | JobEnded):
-            with self._lock:
-                return self._kept.get(message.job_id)
-        return None
+        else:
+            with contextlib.suppress(ChannelClosed):
+                self._server.send(*messages)
 
     def send_last(self, message: HostToServer) -> bool:
         """Send the last message of all; return False if the server has ended."""

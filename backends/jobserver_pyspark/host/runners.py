@@ -178,14 +178,9 @@ class ZygoteProcess:
     def _start(self, control: socket.socket) -> subprocess.Popen[bytes]:
         reader, writer = os.pipe()
         with control:
+            module = "jobserver_pyspark.runner.zygote"
             process = subprocess.Popen(  # noqa: S603 - the command is the launcher's own
-                [
-                    sys.executable,
-                    "-m",
-                    "jobserver_pyspark.runner.zygote",
-                    str(os.getpid()),
-                    str(control.fileno()),
-                ],
+                [sys.executable, "-m", module, str(os.getpid()), str(control.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=writer,
                 stderr=writer,
@@ -206,7 +201,9 @@ class ZygoteProcess:
         Raises:
             RunnerLost: The zygote ended instead.
         """
-        self._await_preloaded()
+        if not self._preloaded.wait(_QUIET_TIMEOUT):  # it may last as long as the start of the context
+            self._log(f"python.preload: waiting for the import of {self._importing!r}\n".encode())
+            self._preloaded.wait()
         ours, theirs = socket.socketpair()
         reader, writer = os.pipe()
         channel = Channel[HostToRunner, RunnerToHost](ours, RunnerToHost, max_payload=CHUNK_SIZE)
@@ -225,12 +222,6 @@ class ZygoteProcess:
         if not runner.forked.wait(_FORK_TIMEOUT) or runner.pid is None:
             raise RunnerLost("the zygote, which forks runners, does not reply")
         return runner
-
-    def _await_preloaded(self) -> None:
-        """Wait for the import of modules: as long as the context may take to start."""
-        if not self._preloaded.wait(_QUIET_TIMEOUT):
-            self._log(f"python.preload: waiting for the import of {self._importing!r}\n".encode())
-            self._preloaded.wait()
 
     @property
     def lives(self) -> bool:
