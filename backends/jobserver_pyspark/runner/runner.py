@@ -67,7 +67,7 @@ def _open_standard_streams(output: int) -> None:
 
 def _serve(channel: Channel[RunnerToHost, HostToRunner]) -> None:
     """Serve the host until this process is unfit for another job, or its preparation failed."""
-    runner: _Runner | None = None
+    runner: Runner | None = None
     while True:
         request = channel.receive()
         if runner is not None and isinstance(request, messages.RunJob):
@@ -76,7 +76,7 @@ def _serve(channel: Channel[RunnerToHost, HostToRunner]) -> None:
             continue
         try:
             if isinstance(request, messages.Attach):
-                runner = _Runner(channel, request)
+                runner = Runner(channel, request)
             elif runner is not None:
                 runner.prepare(request)
             else:
@@ -92,7 +92,7 @@ class _NeedsFreshProcess(Exception):
     """The job's class has ``fresh_process = True``, and this process has already served a job."""
 
 
-class _Runner:
+class Runner:
     """A process that is attached to the JVM, and runs jobs."""
 
     def __init__(self, channel: Channel[RunnerToHost, HostToRunner], request: messages.Attach) -> None:
