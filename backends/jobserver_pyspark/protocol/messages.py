@@ -10,33 +10,31 @@ and the zygote forks runners::
 The server and a runner never communicate directly: the host translates. The host calls the JVM through py4j;
 the messages in such calls are in :mod:`jobserver_pyspark.protocol.jvm_messages`.
 
-Order. A connection delivers messages in the order in which they were sent. Between connections there is no
-order. The server receives the messages about one job in this order: ``JobRunning`` at most once, then any
-number of ``ProgressReport`` and ``ResultChunk``, then ``JobEnded`` exactly once. After that it receives none,
-and messages to the host about the job have no effect: a kill may cross the end. ``ContextReady``, or a
-``ContextResumed`` with it, comes before all messages about jobs in both directions, except for
-``AcknowledgeJob``: a job may have ended before the context was ready, without being submitted.
-``StopContext`` may come at any time. ``ContextDied`` or ``ContextStopped`` is the last message of all.
+Order. A connection delivers messages in the order in which they were sent; between connections there is none.
+The server receives about one job: ``JobRunning`` at most once, then any number of ``ProgressReport`` and
+``ResultChunk``, then ``JobEnded`` exactly once, and nothing after it. Messages to the host about the job have
+no effect then: a kill may cross the end. ``ContextReady``, or a ``ContextResumed`` with it, comes before all
+messages about jobs in both directions, except for ``AcknowledgeJob``: a job may have ended before the context
+was ready, without being submitted. ``StopContext`` may come at any time. ``ContextDied`` or
+``ContextStopped`` is the last message of all.
 
 End of stream. Each process notices the end of another one by the closed connection. If the server ends, the
-host waits for the next one (see below), or ends the whole context, without a report. If the host ends, the
-server ends the rest of the context, and reports it as lost, and a runner ends itself. If a runner ends, or
-sends something that is not a message of this module, the host ends the job as crashed. The server
-ends a host that breaks the protocol. A host that gets a malformed message reports ``ContextDied`` and ends
-its context. The reason is the text of the :class:`~jobserver_pyspark.protocol.converter.ProtocolError`.
+host waits for the next one (see below), or ends the whole context without a report. If the host ends, the
+server ends the rest of the context and reports it as lost, and a runner ends itself. If a runner ends, or
+sends something that is not a message of this module, the host ends the job as crashed. The server ends a host
+that breaks the protocol. A host that gets a malformed message reports ``ContextDied`` and ends its context,
+with the text of the :class:`~jobserver_pyspark.protocol.converter.ProtocolError` as the reason.
 
-Versions. The host is started from the package as it is on disk, which may have been upgraded since the
-server was started. So the first message on the connection, ``Hello``, has the host's version of the protocol,
-and a server with another version ends the host and reports both numbers. ``Connect``,
-``Hello`` and ``Reattach`` keep their fields forever; any other change to the messages between server
-and host, or to their order, is a new :data:`PROTOCOL_VERSION`. The other processes of a context come from
-the same package as their host.
+Versions. The host is started from the package as it is on disk, which may have been upgraded since the server
+was started. So ``Hello``, the first message, has the host's version of the protocol, and a server with
+another one ends the host and reports both. ``Connect``, ``Hello`` and ``Reattach`` keep their fields forever;
+any other change to the messages between server and host, or to their order, is a new
+:data:`PROTOCOL_VERSION`. The other processes of a context come from the same package as their host.
 
 Re-attachment. If its server has ended, a host with a ``Reattachment`` keeps its jobs running, and dials the
-address in a file, until a server takes it over or the timeout has passed. The next server writes that file
-when it finds contexts to take over. Neither side sends the secret on such a connection: something else may
-listen at an old address. Each proves that it knows the secret by a keyed hash over the nonces of both
-sides::
+address in a file, which the next server writes when it finds contexts to take over, until a server takes it
+over or the timeout has passed. Neither side sends the secret on such a connection: something else may listen
+at an old address. Each proves that it knows the secret by a keyed hash over the nonces of both sides::
 
     host      Reattach(marker, nonce)
     server    ReattachChallenge(nonce, proof)
@@ -44,7 +42,7 @@ sides::
     host      ContextResumed(ready, jobs), and then all reports about jobs that are not acknowledged
 
 So the host keeps ``JobRunning``, the last ``ProgressReport``, ``ResultChunk`` and ``JobEnded`` of each job,
-in a file if they are large, until the server sends ``AcknowledgeJob``: it has stored the end of the job. The
+in a file if they are large, until the server has stored the end of the job and sends ``AcknowledgeJob``. The
 id of the job makes repeated reports recognizable, so there are no sequence numbers. The new server submits
 the jobs that the host does not list, since they have not arrived; it kills those that it does not know, and
 acknowledges their end.
@@ -143,14 +141,13 @@ class Reattachment:
 class HostSpec:
     """The spec of a context for its host: everything that is known before it starts.
 
-    ``marker`` is the value of the environment variable that all processes of the context carry. ``conf`` is
-    the SparkConf, which Spark's own submission has prepared where ``submitted``. ``session`` says whether a
-    SparkSession is made at the start. ``jars`` are those of the context's class path. ``cluster`` says
-    whether executors are other processes than the driver. ``settings`` are the context's settings as JSON
-    text, so that jobs can read numbers as they were written. ``preload`` are the modules that the zygote
-    imports. ``api_path`` is the directory of the job API, for executors. Limits are in bytes; a
-    ``result_limit`` of 0 is none. ``reuse`` says whether runners serve several jobs. Without
-    ``reattachment``, the context ends with its server.
+    ``marker`` is in the environment of all processes of the context. ``conf`` is the SparkConf, which Spark's
+    own submission has prepared where ``submitted``. With ``session``, a SparkSession is made at the start.
+    ``jars`` are those of the context's class path. ``cluster`` says whether executors are other processes
+    than the driver. ``settings`` are the context's as JSON text, so that jobs can read numbers as they were
+    written. The zygote imports the modules ``preload``. ``api_path`` is the directory of the job API, for
+    executors. Limits are in bytes; a ``result_limit`` of 0 is none. With ``reuse``, runners serve several
+    jobs. Without ``reattachment``, the context ends with its server.
     """
 
     marker: str
@@ -190,11 +187,10 @@ class ServerToHost(ProtocolMessage):
 
 
 class Connect(ServerToHost):
-    """The address of the server, and the secret that identifies the host.
+    """The address of the server, and the secret that identifies the host, also to later servers.
 
-    This is the only message that is not sent over the connection: it is a line of JSON on the host's standard
-    input, which no other process can read. The input stays open: its end means that the server has ended.
-    The secret identifies the host to later servers too.
+    Only this message is not sent over the connection: it is a line of JSON on the host's standard input,
+    which no other process can read. The input stays open: its end means that the server has ended.
     """
 
     host: str
@@ -220,8 +216,8 @@ class StartSpare(ServerToHost):
 class AdoptContext(ServerToHost):
     """Become the host of a context: sent once, to a spare that is ready. ``ContextReady`` follows.
 
-    The spare keeps its application, its JVM, its marker and its temporary directory, whatever the spec says
-    about them. The spec may have another name, settings for jobs, log and directories than the spare's own.
+    The spare keeps its application, JVM, marker and temporary directory, whatever the spec says about them.
+    The name, the settings for jobs, the log and other directories may differ from the spare's own.
     """
 
     spec: HostSpec
@@ -286,10 +282,7 @@ class Hello(HostToServer):
 
 
 class Reattach(HostToServer):
-    """The first message to a later server: the marker of the context, and a nonce.
-
-    With the nonce, the server has to prove that it knows the context's secret.
-    """
+    """The first message to a later server: the marker of the context, and a nonce for the server's proof."""
 
     protocol: int
     marker: str
@@ -398,7 +391,7 @@ class Attach(HostToRunner):
 class WarmUp(HostToRunner):
     """Start the context's first Python worker. The reply is ``WarmedUp`` or ``NotReady``.
 
-    With ``context_type``, run typical Spark jobs for such a context too, for a spare, which has time.
+    With ``context_type``, run typical Spark jobs of such a context too: a spare has time for that.
     """
 
     context_type: ContextType | None = None
@@ -417,12 +410,11 @@ class RenameApplication(HostToRunner):
 
 
 class RunJob(HostToRunner):
-    """Run a job. ``JobAccepted`` follows, and in the end ``RunFinished``, ``RunFailed`` or
-    ``FreshProcessNeeded``.
+    """Run a job. ``JobAccepted`` follows, then ``RunFinished``, ``RunFailed`` or ``FreshProcessNeeded``.
 
-    ``sys_path`` is where the job's modules are, ``includes`` the same for its tasks. ``worker_pool`` names
-    the worker pool of its class path, None for the first one of the context. ``settings`` are those of the
-    context and ``configuration`` is that of the job, both as the text of a JSON object.
+    ``sys_path`` is where the job's modules are, ``includes`` the same for its tasks. ``worker_pool`` is that
+    of its class path, None for the first one of the context. ``settings`` are those of the context and
+    ``configuration`` is that of the job, both as the text of a JSON object.
     """
 
     job_id: str
@@ -450,8 +442,8 @@ class Attached(RunnerToHost):
     """The runner is connected to the JVM.
 
     ``conf`` is the application's configuration, empty if it was given. ``names`` has py4j's commands that ask
-    about names of Spark's classes, with their replies, except for those that were given. ``script`` has the
-    commands that a runner sends if it was given ``conf``; it is empty if this one was not.
+    about names of Spark's classes, with the replies that were not given. ``script`` has the commands that a
+    runner sends if it was given ``conf``; it is empty if this one was not.
     """
 
     conf: dict[str, str]

@@ -202,9 +202,10 @@ PLACES = {
 
 @functools.cache
 def names_used_in(package: str) -> frozenset[str]:
-    """The names in the code of a package, apart from its imports."""
+    """The names in the code of a package, also those of ``messages.…``, apart from its imports."""
     trees = (ast.parse(path.read_text()) for path in (PACKAGE / package).glob("*.py"))
-    return frozenset(node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name))
+    nodes = (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name | ast.Attribute))
+    return frozenset(ast.unparse(node).removeprefix("messages.") for node in nodes)
 
 
 @pytest.mark.parametrize(
