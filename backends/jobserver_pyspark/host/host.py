@@ -30,13 +30,7 @@ from jobserver_pyspark.protocol import messages
 from jobserver_pyspark.protocol.converter import ProtocolError
 from jobserver_pyspark.protocol.failures import ContextFailure, describe, details_of
 from jobserver_pyspark.protocol.frames import ChannelClosed
-from jobserver_pyspark.protocol.messages import (
-    PROTOCOL_VERSION,
-    ErrorDetails,
-    HostSpec,
-    HostToServer,
-    ServerToHost,
-)
+from jobserver_pyspark.protocol.messages import ErrorDetails, HostSpec, HostToServer, ServerToHost
 
 _CONNECT_TIMEOUT = 30.0
 _PROGRESS_INTERVAL = 1.0
@@ -50,7 +44,7 @@ _KILLED = re.compile(r"Master removed our application: KILLED|Application \S+ ha
 def run(connect: messages.Connect) -> NoReturn:
     """Connect to the server, and serve it until the process ends. Call this on the main thread."""
     server = open_channel((connect.host, connect.port), _CONNECT_TIMEOUT)
-    server.send(messages.Hello(protocol=PROTOCOL_VERSION, token=connect.token))
+    server.send(messages.Hello(protocol=messages.PROTOCOL_VERSION, token=connect.token))
     try:
         first = server.receive()
         if not isinstance(first, messages.StartContext | messages.StartSpare):

@@ -33,13 +33,7 @@ from jobserver_pyspark.protocol import messages
 from jobserver_pyspark.protocol.converter import ProtocolError
 from jobserver_pyspark.protocol.failures import bounded, describe
 from jobserver_pyspark.protocol.frames import ChannelClosed
-from jobserver_pyspark.protocol.messages import (
-    ErrorDetails,
-    HostSpec,
-    HostToServer,
-    JobFailureKind,
-    RunnerToHost,
-)
+from jobserver_pyspark.protocol.messages import ErrorDetails, HostSpec, HostToServer, JobFailureKind
 
 _ATTEMPTS = 3
 _IDLE_TIMEOUT = 8.0
@@ -293,7 +287,7 @@ class PythonJobs:
         except Exception as error:  # noqa: BLE001 - the class path could not be shipped
             job.set_outcome(_failed(job.id, "loading", describe(error)))
 
-    def _handle(self, job: _PythonJob, message: RunnerToHost) -> None:
+    def _handle(self, job: _PythonJob, message: messages.RunnerToHost) -> None:
         match message:
             case messages.JobAccepted():
                 job.accepted = True
