@@ -227,7 +227,6 @@ class Driver:
 
     @property
     def application_id(self) -> str:
-        """The application's id."""
         return str(self.context.applicationId())
 
     @property
@@ -386,7 +385,6 @@ class Driver:
                 self.process.stdin.close()  # the gateway's main ends at the end of its input
 
     def kill(self) -> None:
-        """Kill the JVM."""
         processes.kill(self.process.pid)
 
 

@@ -138,7 +138,6 @@ class JvmJobs:
 
     @property
     def busy(self) -> bool:
-        """Whether any job runs."""
         return bool(self._jobs)
 
     def _run(self, job: _JvmJob) -> None:

@@ -85,7 +85,6 @@ class BoundedLog:
         return data.decode(errors="replace").strip()
 
     def close(self) -> None:
-        """Close the file."""
         with self._lock:
             self._closed = True
             if self._file >= 0:

@@ -182,7 +182,6 @@ class PythonJobs:
 
     @property
     def busy(self) -> bool:
-        """Whether any job runs."""
         return bool(self._jobs)
 
     def _run(self, job: _PythonJob) -> None:

@@ -55,7 +55,6 @@ class Commands:
         client.send_command = self
 
     def __call__(self, command: str, *args: Any, **options: Any) -> Any:
-        """Return the JVM's reply."""
         if command in self._names:
             return self._names[command]
         if self._script is not None:
@@ -126,7 +125,6 @@ class _Script:
         self.sent: list[str] = []
 
     def reply(self, command: str) -> str:
-        """Return the JVM's reply."""
         own = command.startswith(_CONSTRUCTION)
         self.sent.append(_OWN if own else command)
         expected = self._left.popleft() if self._left else _OWN
