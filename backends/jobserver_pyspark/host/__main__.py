@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 from jobserver_pyspark.runner import config_trees
@@ -14,22 +13,13 @@ from jobserver_pyspark.host.host import run  # noqa: E402
 from jobserver_pyspark.protocol.converter import decode  # noqa: E402
 from jobserver_pyspark.protocol.messages import Connect, ServerToHost  # noqa: E402
 
-
-def _read_line() -> bytes:
-    """Read only the first line: the end of this input means that the server has ended."""
-    data = bytearray()
-    while not data.endswith(b"\n"):
-        chunk = os.read(0, 65536)
-        if not chunk:
-            sys.exit(
-                "a context host is started by a job server, which writes its address to the host's input"
-            )
-        data += chunk
-    return bytes(data)
-
-
 if __name__ == "__main__":
-    connect = decode(ServerToHost, _read_line())
+    # Unbuffered, to read only the first line: the end of this input means that the server has ended.
+    with open(0, "rb", buffering=0, closefd=False) as standard_input:
+        line = standard_input.readline()
+    if not line.endswith(b"\n"):
+        sys.exit("a context host is started by a job server, which writes its address to the host's input")
+    connect = decode(ServerToHost, line)
     if not isinstance(connect, Connect):
         sys.exit(f"expected Connect on the standard input, got {type(connect).__name__}")
     processes.adopt_orphans()

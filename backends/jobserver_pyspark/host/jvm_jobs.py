@@ -23,19 +23,10 @@ from jobserver_pyspark.host.job_threads import JobThreads
 from jobserver_pyspark.host.orphans import end_orphans
 from jobserver_pyspark.host.progress import SparkTag
 from jobserver_pyspark.host.reports import JobReports
+from jobserver_pyspark.protocol import messages
 from jobserver_pyspark.protocol.failures import bounded, describe
 from jobserver_pyspark.protocol.frames import CHUNK_SIZE
-from jobserver_pyspark.protocol.messages import (
-    ErrorDetails,
-    HostSpec,
-    HostToServer,
-    Jar,
-    JobEnded,
-    JobFailureKind,
-    JobRunning,
-    ResultChunk,
-    SubmitJob,
-)
+from jobserver_pyspark.protocol.messages import ErrorDetails, HostSpec, HostToServer, Jar, JobFailureKind
 
 if TYPE_CHECKING:
     from jobserver_pyspark.jvm import JvmJobRunner, JvmJobState
@@ -60,7 +51,7 @@ _DRAIN_TIMEOUT = 3600.0
 class _JvmJob:
     """One running job, the reason if its result was refused, and reports that go with the next one."""
 
-    def __init__(self, request: SubmitJob) -> None:
+    def __init__(self, request: messages.SubmitJob) -> None:
         self.id = request.job_id
         self.request = request
         self.running = False
@@ -107,7 +98,7 @@ class JvmJobs:
         self._runner: JvmJobRunner | None = None
         self._directory = spec.work_dir / "jvm-jobs"
 
-    def submit(self, request: SubmitJob) -> None:
+    def submit(self, request: messages.SubmitJob) -> None:
         """Run a job; it has a thread of its own until it has ended."""
         job = _JvmJob(request)
         with self._lock:
@@ -145,7 +136,7 @@ class JvmJobs:
             outcome = self._perform(job)
         except Exception as error:  # noqa: BLE001 - any error means that the job has ended
             details = bounded(ErrorDetails(message=describe(error)))
-            outcome = JobEnded(job_id=job.id, failure="loading", error=details)
+            outcome = messages.JobEnded(job_id=job.id, failure="loading", error=details)
         if outcome.killed:
             others = [other.begun for other in list(self._jobs.values()) if other is not job]
             end_orphans(job.begun, others, of_tasks=False)
@@ -153,7 +144,7 @@ class JvmJobs:
             del self._jobs[job.id]
         self._reports.end(outcome, job.unsent)
 
-    def _perform(self, job: _JvmJob) -> JobEnded:
+    def _perform(self, job: _JvmJob) -> messages.JobEnded:
         from jobserver_pyspark.jvm import JvmJobRequest  # noqa: PLC0415 - few contexts need it
 
         self._jars.check_jvm_job(job.request.jars)
@@ -162,7 +153,7 @@ class JvmJobs:
 
         def on_running() -> None:
             job.running = True
-            self._reports.send(JobRunning(job_id=job.id))
+            self._reports.send(messages.JobRunning(job_id=job.id))
 
         context_type = self._spec.context_type
         request = JvmJobRequest(
@@ -181,14 +172,16 @@ class JvmJobs:
         try:
             end = self._load().run(request, on_running=on_running)
             if end.validated:
-                job.unsent.append(JobRunning(job_id=job.id))
+                job.unsent.append(messages.JobRunning(job_id=job.id))
             if end.status == "finished":
                 self._send_result(job, end, result)
             error = None if end.error is None else bounded(explained(end.error, end.failure, request.config))
             if error is not None and end.failure == "class-not-found":
                 near = nearest_class(request.main_class, [jar.path for jar in job.request.jars])
                 error = replace(error, stack=f"{error.stack}; did you mean {near!r}?") if near else error
-            return JobEnded(job_id=job.id, killed=end.status == "killed", failure=end.failure, error=error)
+            return messages.JobEnded(
+                job_id=job.id, killed=end.status == "killed", failure=end.failure, error=error
+            )
         finally:
             result.unlink(missing_ok=True)
 
@@ -197,12 +190,12 @@ class JvmJobs:
         stream = end.result == "stream"
         if end.inline is not None:
             data = base64.b64decode(end.inline)
-            job.unsent.append(ResultChunk(job_id=job.id, stream=stream, data=data))
+            job.unsent.append(messages.ResultChunk(job_id=job.id, stream=stream, data=data))
             return
         with path.open("rb") as file:
             # If the server has refused the result, it has the reason, and makes it the job's error.
             while job.refused is None and (data := file.read(CHUNK_SIZE)):
-                self._reports.send(*job.unsent, ResultChunk(job_id=job.id, stream=stream, data=data))
+                self._reports.send(*job.unsent, messages.ResultChunk(job_id=job.id, stream=stream, data=data))
                 job.unsent.clear()
 
     def _jar(self, jar: Jar) -> JvmJar:
