@@ -147,7 +147,8 @@ class ZygoteProcess:
     """The zygote as the host sees it; see :mod:`jobserver_pyspark.runner.zygote`.
 
     Started by the host's main thread. It imports the modules ``preload`` before it forks. ``on_loss`` is
-    called with the reason when it ends by itself, or one of them cannot be imported.
+    called with the reason when it ends by itself, or one of them cannot be imported. ``lives`` says whether
+    it is connected. If it is not, this changes before any runner's end is known.
     """
 
     def __init__(
@@ -164,7 +165,7 @@ class ZygoteProcess:
         self._runners: dict[int, RunnerProcess] = {}
         self._count = 0
         self._closing = False
-        self._lost = False
+        self.lives = True
         self._importing: str | None = None
         self._preloaded = threading.Event()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -223,11 +224,6 @@ class ZygoteProcess:
             raise RunnerLost("the zygote, which forks runners, does not reply")
         return runner
 
-    @property
-    def lives(self) -> bool:
-        """Whether the zygote is connected. If it is not, this changes before any runner's end is known."""
-        return not self._lost
-
     def _listen(self) -> None:
         reason = None
         try:
@@ -237,7 +233,7 @@ class ZygoteProcess:
             pass
         except (ProtocolError, _PreloadFailed) as error:
             reason = str(error)
-        self._lost = True
+        self.lives = False
         for runner in list(self._runners.values()):
             runner.forked.set()
             runner.exited.set()

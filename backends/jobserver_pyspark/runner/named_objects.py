@@ -126,11 +126,9 @@ class NamedObjects:
             future.complete(self._to_entry(made))
         except BaseException:
             self._table().remove(name, future)
-            future.completeExceptionally(
-                self._jvm().java.util.concurrent.CancellationException(
-                    f"named object {name} could not be created"
-                )
-            )
+            concurrent = self._jvm().java.util.concurrent
+            error = concurrent.CancellationException(f"named object {name} could not be created")
+            future.completeExceptionally(error)
             raise
         return made
 
