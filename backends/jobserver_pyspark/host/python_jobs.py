@@ -276,7 +276,7 @@ class PythonJobs:
                 )
             )
             while job.outcome is None:
-                self._handle(job, runner.receive())
+                self._handle(job, runner, runner.receive())
                 if job.outcome is not None or not runner.channel.more:
                     self._send_reports(job)
         except ChannelClosed:
@@ -286,7 +286,7 @@ class PythonJobs:
         except Exception as error:  # noqa: BLE001 - the class path could not be shipped
             job.set_outcome(_failed(job.id, "loading", describe(error)))
 
-    def _handle(self, job: _PythonJob, message: messages.RunnerToHost) -> None:
+    def _handle(self, job: _PythonJob, runner: RunnerProcess, message: messages.RunnerToHost) -> None:
         match message:
             case messages.JobAccepted():
                 job.accepted = True
@@ -303,6 +303,7 @@ class PythonJobs:
             case messages.FreshProcessNeeded():
                 job.accepted, job.fresh = False, True
                 self._fresh_only.add((*job.class_path, job.request.class_name))
+                runner.kill()  # it does not end by itself
                 raise ChannelClosed("the job needs a process that has served no other one")
             case messages.RunFailed():
                 error = bounded(message.error)
