@@ -41,17 +41,6 @@ def _environment() -> Restore:
     return restore
 
 
-def _working_directory() -> Restore:
-    directory, mask = os.getcwd(), os.umask(0)
-    os.umask(mask)
-
-    def restore() -> None:
-        os.chdir(directory)
-        os.umask(mask)
-
-    return restore
-
-
 def _attributes_of(owner: object, *names: str) -> Callable[[], Restore]:
     """Capture attributes by reference, and the contents of those that are lists or dicts."""
 
@@ -105,6 +94,12 @@ def _stream_settings() -> Restore:
     return restore
 
 
+def _mask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 _SETTINGS: list[tuple[Callable[[], Any], Callable[[Any], object]]] = [
     (sys.gettrace, sys.settrace),
     (sys.getprofile, sys.setprofile),
@@ -115,11 +110,15 @@ _SETTINGS: list[tuple[Callable[[], Any], Callable[[Any], object]]] = [
     (socket.getdefaulttimeout, socket.setdefaulttimeout),
     (gc.get_threshold, lambda threshold: gc.set_threshold(*threshold)),
     (gc.isenabled, lambda enabled: gc.enable() if enabled else gc.disable()),
+    (os.getcwd, os.chdir),
+    (_mask, os.umask),
+    (lambda: locale.setlocale(locale.LC_ALL), lambda language: locale.setlocale(locale.LC_ALL, language)),
+    (lambda: decimal.getcontext().copy(), lambda context: decimal.setcontext(context.copy())),
     (lambda: logging.root.manager.disable, logging.disable),
     (logging.getLogRecordFactory, logging.setLogRecordFactory),
     (logging.getLoggerClass, logging.setLoggerClass),
 ]
-"""The functions that read and write a setting of the interpreter or of the standard library."""
+"""The functions that read and write a setting of the process, the interpreter or the standard library."""
 if hasattr(sys, "get_int_max_str_digits"):  # since Python 3.10.7
     _SETTINGS.append((sys.get_int_max_str_digits, sys.set_int_max_str_digits))
 
@@ -207,10 +206,9 @@ def seed_random_numbers() -> None:
 
 
 def _numbers() -> Restore:
-    """Decimal arithmetic, the locale, and random numbers."""
+    """The templates of decimal arithmetic, and random numbers."""
     contexts = (decimal.DefaultContext, decimal.BasicContext, decimal.ExtendedContext)
     saved = [context.copy() for context in contexts]
-    current, language = decimal.getcontext().copy(), locale.setlocale(locale.LC_ALL)
 
     def restore() -> None:
         for context, values in zip(contexts, saved, strict=True):
@@ -218,9 +216,6 @@ def _numbers() -> Restore:
                 setattr(context, name, getattr(values, name))
             context.traps.update(values.traps)
             context.clear_flags()
-        decimal.setcontext(current.copy())
-        if locale.setlocale(locale.LC_ALL) != language:
-            locale.setlocale(locale.LC_ALL, language)
         seed_random_numbers()
 
     return restore
@@ -261,7 +256,6 @@ def _optional_libraries() -> Restore:
 CAPTURES: tuple[Callable[[], Restore], ...] = (
     _namespace(builtins.__name__),
     _environment,
-    _working_directory,
     _attributes_of(sys, "path", "argv", "orig_argv", "meta_path", "path_hooks", "warnoptions", "_xoptions"),
     _attributes_of(sys, "stdin", "stdout", "stderr", "__stdin__", "__stdout__", "__stderr__"),
     _attributes_of(
