@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -135,17 +135,15 @@ def _without_own_frames(error: BaseException | None) -> BaseException | None:
     """Leave those frames in the traceback of a job's exception that its author has to see."""
     if error is None:
         return None
+    steps, step = [], error.__traceback__
+    while step is not None:
+        steps.append(step)
+        step = step.tb_next
     trace: TracebackType | None = None
-    for step in reversed(list(_steps(error.__traceback__))):
+    for step in reversed(steps):
         if not step.tb_frame.f_code.co_filename.startswith(_OWN_DIRECTORIES):
             trace = TracebackType(trace, step.tb_frame, step.tb_lasti, step.tb_lineno)
     return error if trace is None else error.with_traceback(trace)
-
-
-def _steps(trace: TracebackType | None) -> Iterator[TracebackType]:
-    while trace is not None:
-        yield trace
-        trace = trace.tb_next
 
 
 def _result(job: Any, context: object, runtime: FakeRuntime, config: Any) -> Json:

@@ -121,15 +121,12 @@ class SparkJobServer(JobServer):
             return self.submit(request).result(timeout)
         except JobServerError as error:
             if isinstance(error, JobFailed) and error.error.stack:
-                _add_note(error, f"The traceback of the job:\n{error.error.stack.rstrip()}")
+                note = f"The traceback of the job:\n{error.error.stack.rstrip()}"
+                if sys.version_info >= (3, 11):
+                    error.add_note(note)
+                else:
+                    error.args = (f"{error}\n{note}",)
             raise error.with_traceback(None)  # noqa: B904 - it is the same error, with the test's frames alone
-
-
-def _add_note(error: JobServerError, note: str) -> None:
-    if sys.version_info >= (3, 11):
-        error.add_note(note)
-    else:
-        error.args = (f"{error}\n{note}",)
 
 
 def _source_of(package: str) -> Path:

@@ -40,7 +40,9 @@ class BoundedLog:
                 self._open(os.O_CREAT)
                 if os.fstat(self._file).st_size + len(data) > self._limit:
                     data = self._make_room(data)
-                self._append(data)
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(self._file, view) :]
             except OSError:
                 self._dropped += len(data)
 
@@ -49,11 +51,6 @@ class BoundedLog:
             if flags & os.O_CREAT:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | flags, 0o600)
-
-    def _append(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._file, view) :]
 
     def _make_room(self, data: bytes) -> bytes:
         """Truncate the file, and return the bytes to append to it."""

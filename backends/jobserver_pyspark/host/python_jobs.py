@@ -277,8 +277,10 @@ class PythonJobs:
             )
             while job.outcome is None:
                 self._handle(job, runner, runner.receive())
-                if job.outcome is not None or not runner.channel.more:
-                    self._send_reports(job)
+                # The end of a clean job follows at once, and takes along what is not sent yet.
+                if job.unsent and not job.clean and (job.outcome is not None or not runner.channel.more):
+                    self._reports.send(*job.unsent)
+                    job.unsent.clear()
         except ChannelClosed:
             runner.exited.wait(EXIT_TIMEOUT)
         except ProtocolError as error:
@@ -316,12 +318,6 @@ class PythonJobs:
             case _:
                 raise ProtocolError(f"the job's process sent {type(message).__name__} out of turn")
 
-    def _send_reports(self, job: _PythonJob) -> None:
-        """Send what is not sent yet, unless the end of the job follows at once."""
-        if job.unsent and not job.clean:
-            self._reports.send(*job.unsent)
-            job.unsent.clear()
-
     def _end(self, job: _PythonJob, runner: RunnerProcess) -> None:
         """End the process, its descendants and its Spark jobs; wait until its cores are free."""
         runner.kill()
@@ -341,11 +337,15 @@ class PythonJobs:
         runner.close(self._pump)
 
     def _release(self, job: _PythonJob, runner: RunnerProcess) -> None:
-        """Cancel what the job left in Spark, and wake waiters for its unfinished named objects."""
-        if job.finished:
-            self._driver.cancel(runner.tag)  # only those of its threads
-        else:
-            self._cancel_and_wait(runner.tag)
+        """Cancel what the job left in Spark, and wake waiters for its unfinished named objects.
+
+        If it did not finish, wait until none of its tasks holds a core.
+        """
+        stages = set() if job.finished else self._board.running_stages(runner.tag)
+        self._driver.cancel(runner.tag)
+        deadline = time.monotonic() + _IDLE_TIMEOUT
+        while self._board.busy(stages) and time.monotonic() < deadline:
+            time.sleep(0.02)
         self._abandon(job.id)
 
     @contextlib.contextmanager
@@ -355,14 +355,6 @@ class PythonJobs:
             yield
         except Exception as error:  # noqa: BLE001 - the JVM may fail in many ways
             self._warn(f"after job {job.id}: {describe(error)}")
-
-    def _cancel_and_wait(self, tag: str) -> None:
-        """Cancel a runner's Spark jobs, and wait until none of their tasks holds a core."""
-        stages = self._board.running_stages(tag)
-        self._driver.cancel(tag)
-        deadline = time.monotonic() + _IDLE_TIMEOUT
-        while self._board.busy(stages) and time.monotonic() < deadline:
-            time.sleep(0.02)
 
     def _abandon(self, job_id: str) -> None:
         """Wake waiters for named objects that the job will not create."""

@@ -163,13 +163,10 @@ class RunnerPool:
                 with self._lock:
                     self._spares.append(runner)
             self._need.acquire()
-            self._wait_for_a_lull()
-
-    def _wait_for_a_lull(self) -> None:
-        """While a spare is left, leave the cores to jobs that have just begun."""
-        deadline = time.monotonic() + _LULL_TIMEOUT
-        while self._spares and self._busy() and time.monotonic() < deadline:
-            time.sleep(0.01)
+            # While a spare is left, the cores are for jobs that have just begun.
+            deadline = time.monotonic() + _LULL_TIMEOUT
+            while self._spares and self._busy() and time.monotonic() < deadline:
+                time.sleep(0.01)
 
     def _warm_up_worker(self, first: RunnerProcess) -> None:
         """Start the first Python worker from a spare, unless a job has taken it already."""

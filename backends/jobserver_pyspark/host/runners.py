@@ -29,11 +29,7 @@ M = TypeVar("M", bound=RunnerToHost)
 
 
 class RunnerLost(Exception):
-    """A runner could not be created, or has ended too early."""
-
-
-class _PreloadFailed(Exception):
-    """A module of ``python.preload`` could not be imported; the message is for the user."""
+    """A runner, or any runner at all, could not be created, or one has ended too early."""
 
 
 class RunnerProcess:
@@ -231,7 +227,7 @@ class ZygoteProcess:
                 self._handle(decode(ZygoteToHost, packet))
         except OSError:
             pass
-        except (ProtocolError, _PreloadFailed) as error:
+        except (ProtocolError, RunnerLost) as error:
             reason = str(error)
         self.lives = False
         for runner in list(self._runners.values()):
@@ -257,7 +253,7 @@ class ZygoteProcess:
                 self._importing = message.module
             case messages.Preloaded():
                 if message.problem is not None:
-                    raise _PreloadFailed(message.problem)
+                    raise RunnerLost(message.problem)
                 self._importing = None
                 self._preloaded.set()
             case messages.RunnerForked():

@@ -18,7 +18,6 @@ from jobserver_pyspark.protocol.messages import ContextType
 from jobserver_pyspark.runner.jvm_commands import Commands
 
 _REHEARSALS = 3
-_QUERY_LOGGERS = ("SQLQueryContextLogger", "DataFrameQueryContextLogger")
 
 
 def mute_query_errors() -> None:
@@ -30,7 +29,7 @@ def mute_query_errors() -> None:
         from pyspark.logger import PySparkLogger  # noqa: PLC0415 - PySpark 3 has none
     except ImportError:
         return
-    for name in _QUERY_LOGGERS:
+    for name in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
         PySparkLogger.getLogger(name).setLevel(logging.CRITICAL)
 
 
