@@ -137,12 +137,16 @@ class _Modules:
     def restore(self, directories: Sequence[str]) -> None:
         """Drop the modules of a job, and restore those that it replaced or removed."""
         for name, module in list(sys.modules.items()):
-            if self._kept.get(name) is module:
+            if name in self._kept:
                 continue
-            if name not in self._kept and self._is_library(module, directories):
+            if self._is_library(module, directories):
                 self._kept[name] = module
-            elif name not in self._kept:
-                self._drop(name, module)
+                continue
+            del sys.modules[name]
+            parent, _, child = name.rpartition(".")
+            package = sys.modules.get(parent)
+            if package is not None and child in vars(package) and vars(package)[child] is module:
+                delattr(package, child)
         for name, module in self._kept.items():
             if (other := sys.modules.get(name)) is not module:
                 sys.modules[name] = module
@@ -174,13 +178,6 @@ class _Modules:
             return True
         real = os.path.realpath(origin)
         return real.startswith(self._library_roots) and not _below(real, directories)
-
-    @staticmethod
-    def _drop(name: str, module: ModuleType) -> None:
-        sys.modules.pop(name, None)
-        parent, _, child = name.rpartition(".")
-        if vars(sys.modules.get(parent, module)).get(child) is module and parent:
-            delattr(sys.modules[parent], child)
 
 
 def _shadowed_by(directories: Sequence[str], package: str = "") -> Iterator[str]:
