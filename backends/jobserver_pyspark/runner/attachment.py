@@ -14,7 +14,7 @@ from typing import Any
 
 from jobserver_pyspark.processes import WORKER_POOL_VARIABLE
 from jobserver_pyspark.protocol.failures import JobFailure
-from jobserver_pyspark.protocol.messages import ContextType
+from jobserver_pyspark.protocol.messages import Attach, ContextType
 from jobserver_pyspark.runner.jvm_commands import Commands
 
 _REHEARSALS = 3
@@ -36,10 +36,10 @@ def mute_query_errors() -> None:
 class Attachment:
     """A connection to the context's JVM, and the SparkContext and session made from it.
 
-    ``port`` and ``secret`` are those of a gateway server that the JVM runs for this process alone: its
-    threads carry this process's job group, its objects are released with it, and its callbacks reach this
-    process. ``on_query`` is called with the id of each streaming query that this process starts. If the
-    count of ``commands`` does not change, the JVM is not used.
+    The JVM runs a gateway server for this process alone: its threads carry this process's job group, its
+    objects are released with it, and its callbacks reach this process. ``on_query`` is called with the id of
+    each streaming query that this process starts. If the count of ``commands`` does not change, the JVM is
+    not used.
 
     PySpark asks the JVM about 150 questions here, and most replies are the same for all runners of a context:
     the application's ``conf``, and what the names of Spark's classes stand for (``names``). The first runners
@@ -47,22 +47,13 @@ class Attachment:
     commands that are left are the same too (``script``), so the others send them together.
     """
 
-    def __init__(
-        self,
-        port: int,
-        secret: str,
-        conf: Mapping[str, str],
-        names: Mapping[str, str],
-        script: Sequence[str],
-        *,
-        on_query: Callable[[str], None],
-    ) -> None:
+    def __init__(self, request: Attach, on_query: Callable[[str], None]) -> None:
         from pyspark import SparkConf, SparkContext  # noqa: PLC0415 - the zygote has imported it
 
         _avoid_numpy()
-        self.gateway, imports = _gateway(port, secret)
-        self.commands = Commands(self.gateway._gateway_client, names)
-        with self.commands.scripted(script) as self.script:
+        self.gateway, imports = _gateway(request.port, request.secret)
+        self.commands = Commands(self.gateway._gateway_client, request.names)
+        with self.commands.scripted(request.script) as self.script:
             for import_names in imports:
                 import_names()
             jvm = self.gateway.jvm
@@ -70,7 +61,7 @@ class Attachment:
             spark_context = spark.SparkContext.getOrCreate()
             self.java_context = spark.api.java.JavaSparkContext.fromSparkContext(spark_context)
             live_conf = SparkConf(_jvm=jvm, _jconf=self.java_context.sc().conf())
-            with _known_conf(conf) as self.conf:
+            with _known_conf(request.conf) as self.conf:
                 self.context = SparkContext(gateway=self.gateway, jsc=self.java_context, conf=live_conf)
             self._initial = _InitialState(self.context, self.java_context.sc())
         self.context.stop = leave_running  # type: ignore[method-assign] # the context is not the job's

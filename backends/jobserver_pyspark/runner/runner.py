@@ -98,12 +98,7 @@ class Runner:
     def __init__(self, channel: Channel[RunnerToHost, HostToRunner], request: messages.Attach) -> None:
         self._channel = channel
         self._attachment = attachment = Attachment(
-            request.port,
-            request.secret,
-            request.conf,
-            request.names,
-            request.script,
-            on_query=lambda query_id: channel.send(messages.QueryStarted(query_id=query_id)),
+            request, lambda query_id: channel.send(messages.QueryStarted(query_id=query_id))
         )
         self._served = 0
         conf, script = ({}, attachment.script) if request.conf else (attachment.conf, ())
