@@ -10,18 +10,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from jobserver_pyspark.protocol import messages
 from jobserver_pyspark.protocol.frames import CHUNK_SIZE, Channel, ChannelClosed
-from jobserver_pyspark.protocol.messages import (
-    ErrorDetails,
-    HostSpec,
-    HostToServer,
-    JobEnded,
-    JobRunning,
-    LogWarning,
-    ProgressReport,
-    ResultChunk,
-    ServerToHost,
-)
+from jobserver_pyspark.protocol.messages import ErrorDetails, HostSpec, HostToServer, ServerToHost
 
 ServerChannel = Channel[HostToServer, ServerToHost]
 
@@ -50,30 +41,30 @@ class _KeptJob:
         self._id = job_id
         self._directory = directory
         self._limit = limit
-        self._running: JobRunning | None = None
-        self._progress: ProgressReport | None = None
-        self._ended: JobEnded | None = None
+        self._running: messages.JobRunning | None = None
+        self._progress: messages.ProgressReport | None = None
+        self._ended: messages.JobEnded | None = None
         self._stream: bool | None = None
         self._size = 0
         self._failure: str | None = None
         self._file: tempfile.SpooledTemporaryFile[bytes] | None = None
 
-    def send(self, messages: Iterable[HostToServer]) -> None:
+    def send(self, reports: Iterable[HostToServer]) -> None:
         """Keep reports, and send them on the present connection."""
-        kept = [self._keep_report(message) for message in messages]
+        kept = [self._keep_report(message) for message in reports]
         with contextlib.suppress(ChannelClosed):  # the main thread dials again, and all is sent again
             self._channel.send(*kept)
 
     def _keep_report(self, message: HostToServer) -> HostToServer:
         """Keep a report, and return it as it is sent."""
         match message:
-            case JobRunning():
+            case messages.JobRunning():
                 self._running = message
-            case ProgressReport():
+            case messages.ProgressReport():
                 self._progress = message
-            case ResultChunk():
+            case messages.ResultChunk():
                 self._keep_chunk(message)
-            case JobEnded():
+            case messages.JobEnded():
                 self._ended = message
                 return self._end_of(message) if self._incomplete else message
         return message
@@ -92,7 +83,7 @@ class _KeptJob:
         self._channel = channel
         self._incomplete = self._failure is not None
 
-    def _keep_chunk(self, chunk: ResultChunk) -> None:
+    def _keep_chunk(self, chunk: messages.ResultChunk) -> None:
         """Keep a chunk, unless one before it could not be kept."""
         self._stream = chunk.stream
         if self._failure is not None:
@@ -115,23 +106,23 @@ class _KeptJob:
         self._failure = f"the result could not be kept for the next server: {error.strerror or error}"
         self.close()
 
-    def _chunks(self) -> Iterator[ResultChunk]:
+    def _chunks(self) -> Iterator[messages.ResultChunk]:
         if self._file is None or self._stream is None:
             return
         first = True
         try:
             self._file.seek(0)
             while (data := self._file.read(CHUNK_SIZE)) or first:
-                yield ResultChunk(job_id=self._id, stream=self._stream, data=data)
+                yield messages.ResultChunk(job_id=self._id, stream=self._stream, data=data)
                 first = False
         except OSError as error:
             self._lose_result(error)
 
-    def _end_of(self, ended: JobEnded) -> JobEnded:
+    def _end_of(self, ended: messages.JobEnded) -> messages.JobEnded:
         """Return the end for a server that has got only what was kept."""
         if self._failure is None or ended.killed or ended.failure is not None:
             return ended
-        return JobEnded(job_id=self._id, failure="result", error=ErrorDetails(message=self._failure))
+        return messages.JobEnded(job_id=self._id, failure="result", error=ErrorDetails(message=self._failure))
 
     def close(self) -> None:
         """Free the disk. Idempotent."""
@@ -196,18 +187,20 @@ class JobReports:
                         return  # a later server has got the reports, or gets them next
                     job.send_again(server)
 
-    def send(self, *messages: HostToServer) -> None:
-        """Send messages other than the end of a job; several ones are about the same job."""
-        first, kept = messages[0], None
-        if isinstance(first, JobRunning | ProgressReport | ResultChunk | JobEnded):
+    def send(self, *reports: HostToServer) -> None:
+        """Send reports other than the end of a job; several ones are about the same job."""
+        first, kept = reports[0], None
+        if isinstance(
+            first, messages.JobRunning | messages.ProgressReport | messages.ResultChunk | messages.JobEnded
+        ):
             with self._lock:
                 kept = self._kept.get(first.job_id)
         if kept is not None:
             with kept.lock:
-                kept.send(messages)
+                kept.send(reports)
         else:
             with contextlib.suppress(ChannelClosed):
-                self._server.send(*messages)
+                self._server.send(*reports)
 
     def send_last(self, message: HostToServer) -> bool:
         """Send the last message of all; return False if the server has ended."""
@@ -217,7 +210,7 @@ class JobReports:
             return False
         return True
 
-    def end(self, outcome: JobEnded, before: Iterable[HostToServer] = ()) -> None:
+    def end(self, outcome: messages.JobEnded, before: Iterable[HostToServer] = ()) -> None:
         """Send the outcome of a job, and the reports ``before`` it that were not sent yet."""
         if outcome.failure is not None and not self._context_lives():
             time.sleep(_LOSS_TIMEOUT)  # the context, and with it this process, ends long before
@@ -225,4 +218,4 @@ class JobReports:
 
     def warn(self, text: str) -> None:
         """Send a line for the server's log."""
-        self.send(LogWarning(text=text[:_MAX_WARNING]))
+        self.send(messages.LogWarning(text=text[:_MAX_WARNING]))
