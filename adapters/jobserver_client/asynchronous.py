@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from os import PathLike
@@ -15,14 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 
-from jobserver_client.connection import (
-    Connection,
-    FileBody,
-    Params,
-    body_of,
-    decoded,
-    path_to,
-)
+from jobserver_client.connection import Connection, FileBody, Params, body_of, decoded, path_to
 from jobserver_client.errors import error_from
 from jobserver_client.handles import IN_THE_LOOP, AsyncJobHandle, AsyncResultReader, AsyncWaiter
 from jobserver_client.logs import followed_log
@@ -128,7 +121,7 @@ class AsyncClient(RemoteServer):
 
     async def servers(self) -> list[ServerStatus]:
         """Return the servers that share the database, oldest first."""
-        return [server_of(record) for record in decoded(await self.connection.request("GET", "/servers"))]
+        return [server_of(record) for record in await self.connection.get("/servers")]
 
     async def storage(self) -> list[StorageUsage]:
         """Return what uses how much storage, and its limits. May take long."""
@@ -324,12 +317,8 @@ class AsyncClient(RemoteServer):
         def when(reached: Callable[[Job], bool]) -> AsyncWaiter[Job]:
             return AsyncWaiter(lambda: self._job_when(job, reached), f"job {job.id}")
 
-        return AsyncJobHandle(
-            job,
-            started=when(_has_started),
-            finished=when(_has_ended),
-            open_result=self.open_result,
-        )
+        started, finished = when(_has_started), when(_has_ended)
+        return AsyncJobHandle(job, started=started, finished=finished, open_result=self.open_result)
 
     async def _job_when(self, job: Job, reached: Callable[[Job], bool]) -> Job:
         if reached(job):
@@ -347,14 +336,10 @@ class AsyncClient(RemoteServer):
 
     async def open_result(self, job_id: str) -> AsyncResultReader | None:
         """Open a finished job's result for reading in chunks; None when it has none."""
-        path = path_to("jobs", job_id, "result")
+        unpacked = {"Accept-Encoding": "identity"}  # so that the size is known
         try:
             return await AsyncResultReader.open(
-                self.connection.stream(
-                    path,
-                    read_timeout=self.connection.options.timeout,
-                    headers={"Accept-Encoding": "identity"},  # so that the size is known
-                )
+                self.connection.current(path_to("jobs", job_id, "result"), unpacked)
             )
         except Conflict:
             return None
@@ -371,16 +356,9 @@ class AsyncClient(RemoteServer):
             raise JobAlreadyFinal(job_id=job_id, state=job.state.value)
 
         async def kill() -> Job:
-            response = await self.connection.request(
-                "DELETE",
-                path,
-                params={"force": "true"} if force else None,
-                unlimited=True,
-                accept_errors=True,
-            )
-            error = error_from(response) if response.is_error else None
-            if error is not None and not isinstance(error, JobAlreadyFinal):
-                raise error
+            params = {"force": "true"} if force else None
+            with suppress(JobAlreadyFinal):
+                await self.connection.request("DELETE", path, params=params, unlimited=True)
             return await self._job_when(job, _has_ended)
 
         return self._begin(kill, f"job {job_id}")
@@ -389,7 +367,11 @@ class AsyncClient(RemoteServer):
 
     async def logs(self, job_id: str, *, follow: bool = False) -> AsyncGenerator[str, None]:
         """Yield the lines of a job's output, as :meth:`Client.logs` does."""
-        opened = self.followed_job_log(job_id) if follow else self._log(path_to("jobs", job_id, "logs"))
+        opened = (
+            self.followed_job_log(job_id)
+            if follow
+            else self.connection.current(path_to("jobs", job_id, "logs"))
+        )
         async with opened as response:
             async for line in response.aiter_lines():
                 yield line
@@ -405,7 +387,7 @@ class AsyncClient(RemoteServer):
     async def context_logs(self, name: str, *, follow: bool = False) -> AsyncGenerator[str, None]:
         """Yield the lines of the log of a context's driver, as :meth:`Client.context_logs` does."""
         path = path_to("contexts", name, "logs")
-        async with self.followed_context_log(name) if follow else self._log(path) as response:
+        async with self.followed_context_log(name) if follow else self.connection.current(path) as response:
             async for line in response.aiter_lines():
                 yield line
 
@@ -420,9 +402,6 @@ class AsyncClient(RemoteServer):
         path = path_to("contexts", found.id, "logs")
         async with followed_log(self.connection, path, has_ended) as response:
             yield response
-
-    def _log(self, path: str) -> AbstractAsyncContextManager[httpx.Response]:
-        return self.connection.stream(path, read_timeout=self.connection.options.timeout)
 
     async def add_data_file(
         self, prefix: str, data: bytes | BinaryIO | Iterable[bytes], *, ending: str | None = None

@@ -8,7 +8,7 @@ import os
 import random
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any, BinaryIO
 from urllib.parse import quote, urlsplit
 
@@ -39,14 +39,12 @@ from jobserver_core.models.json_values import Json, loads
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0
 """Seconds before the first repeated attempt, and at most before any."""
-
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
 """What OpenSSL calls a response that is not TLS, depending on its release."""
 KEEP_ALIVE = 2.0
 """Seconds for which an unused connection is kept. Servers keep it longer, so none is used too late."""
 Content = bytes | AsyncIterable[bytes]
 Params = Mapping[str, str | int | None]
-
 
 _NOT_FOUND: Mapping[str, Callable[[str], NotFound]] = {
     "binaries": lambda name: BinaryNotFound(name=name),
@@ -178,8 +176,8 @@ class Connection:
             )
 
         # A body that is read from a file is not consumed before the connection is open.
-        whole = isinstance(content, bytes)
-        harmless = whole and (method in ("GET", "HEAD") or "Idempotency-Key" in (headers or {}))
+        repeatable = method in ("GET", "HEAD") or "Idempotency-Key" in (headers or {})
+        harmless = repeatable and isinstance(content, bytes)
         try:
             response = await self._send(build, harmless=harmless)
         except httpx.ReadTimeout as error:
@@ -244,6 +242,12 @@ class Connection:
             raise ResultTimeout(what=f"GET {path}", seconds=read_timeout) from error
         except httpx.RequestError as error:
             raise self._unreachable(error) from error
+
+    def current(
+        self, path: str, headers: Mapping[str, str] | None = None
+    ) -> AbstractAsyncContextManager[httpx.Response]:
+        """Open a response as :meth:`stream` does, but one whose bytes are all there already."""
+        return self.stream(path, read_timeout=self.options.timeout, headers=headers)
 
     def _unreachable(self, error: Exception) -> ServerUnreachable:
         if any(getattr(one, "reason", None) in _NO_TLS for one in _causes(error)):

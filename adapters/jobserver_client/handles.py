@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 from typing import Generic, TypeVar
 
 import httpx
@@ -70,13 +69,14 @@ class AsyncWaiter(Generic[T]):
             InvalidRequest: It is not a function of one argument, or it is declared with ``async def``.
         """
         check_callable("the done callback", call, arguments=1, instead=IN_THE_LOOP)
-        self.notify(partial(self._call, call))
 
-    def _call(self, call: Callable[[AsyncWaiter[T]], None], _waiter: AsyncWaiter[T]) -> None:
-        try:
-            call(self)
-        except Exception:  # noqa: BLE001 - the code belongs to the user
-            _log.exception("a function that was to be called after %s raised an exception", self._what)
+        def notified(waiter: AsyncWaiter[T]) -> None:
+            try:
+                call(waiter)
+            except Exception:  # noqa: BLE001 - the code belongs to the user
+                _log.exception("a function that was to be called after %s raised an exception", self._what)
+
+        self.notify(notified)
 
     def notify(self, call: Callable[[AsyncWaiter[T]], object]) -> None:
         """Call with this waiter once it is done, in the event loop. For the library itself."""

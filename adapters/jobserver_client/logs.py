@@ -19,8 +19,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 
 import attrs
 import httpx
@@ -107,7 +107,7 @@ class _Follower:
         if not missing:
             return True
         try:
-            async with self._whole() as response:
+            async with self._connection.current(self._path) as response:
                 async for chunk in response.aiter_bytes():
                     digest.update(chunk[:missing])
                     missing -= min(missing, len(chunk))
@@ -117,16 +117,11 @@ class _Follower:
             return False
         return not missing and digest.digest() == self._digest.digest()
 
-    def _whole(self, headers: Mapping[str, str] | None = None) -> AbstractAsyncContextManager[httpx.Response]:
-        """Open what the log has now."""
-        timeout = self._connection.options.timeout
-        return self._connection.stream(self._path, read_timeout=timeout, headers=headers)
-
     async def _has_more(self) -> bool:
         """Whether something was written between the end of the response and that of the job."""
         unpacked = {"Accept-Encoding": "identity"}  # for its size
         try:
-            async with self._whole(unpacked) as response:
+            async with self._connection.current(self._path, unpacked) as response:
                 is_longer = int(response.headers.get("content-length", 0)) > self._position
         except LogNotFound:
             return False

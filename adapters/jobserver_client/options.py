@@ -57,13 +57,13 @@ class ConnectionOptions:
         Raises:
             InvalidRequest: They are those of a user and a token, or a password without a user.
         """
-        if self.token is not None and (self.user is not None or self.password is not None):
-            raise InvalidRequest(message="pass either a token, or a user and a password, not both")
-        if self.password is not None and self.user is None:
-            raise InvalidRequest(message="a password needs a user")
         if self.token is not None:
+            if self.user is not None or self.password is not None:
+                raise InvalidRequest(message="pass either a token, or a user and a password, not both")
             return _Bearer(self.token)
-        return (self.user, self.password or "") if self.user is not None else None
+        if self.user is None and self.password is not None:
+            raise InvalidRequest(message="a password needs a user")
+        return None if self.user is None else (self.user, self.password or "")
 
     def verification(self) -> ssl.SSLContext | bool:
         """Return what to check the server's certificate with.

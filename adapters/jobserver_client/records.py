@@ -161,14 +161,15 @@ def server_of(record: JsonMapping) -> ServerStatus:
 
 def event_of(name: str, data: str) -> Event | None:
     """Return a server-sent event, or None for one that this release does not know."""
-    record: JsonMapping = loads(data)  # with the event's time, "at"
+    record: JsonMapping = loads(data)
+    at = _time(record["at"])
     if name == "job":
-        return JobChanged(at=_time(record["at"]), job=job_of(record))
+        return JobChanged(at=at, job=job_of(record))
     if name == "progress":
-        return JobProgressed(at=_time(record["at"]), job=job_of(record))
+        return JobProgressed(at=at, job=job_of(record))
     if name == "context":
-        return ContextChanged(at=_time(record["at"]), context=context_of(record))
+        return ContextChanged(at=at, context=context_of(record))
     if name == "callback":
         [delivery] = deliveries_of(record["jobId"], [record])
-        return DeliveryChanged(at=_time(record["at"]), delivery=delivery)
+        return DeliveryChanged(at=at, delivery=delivery)
     return None

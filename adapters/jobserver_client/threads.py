@@ -62,8 +62,7 @@ class LoopThread:
             raise ClientClosed()
         if self._pid != os.getpid():
             work.close()
-            message = "this client was created in another process; each process needs its own"
-            raise Conflict(message=message)
+            raise Conflict(message="this client was created in another process; each process needs its own")
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def run(self, work: Coroutine[object, None, T]) -> T:

@@ -77,14 +77,9 @@ class EventStream:
         self._reading: asyncio.Task[None] | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
         self._is_open = False
-        self._is_closed = False
+        self.is_closed = False
         self._last_open = 0.0
         self._reads = asyncio.Semaphore(READS)
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether :meth:`close` was called."""
-        return self._is_closed
 
     def add(self, key: str | None, listener: Listener) -> None:
         """Call ``listener`` with the events of a job or context, or with all for None, from now on."""
@@ -101,7 +96,7 @@ class EventStream:
             self._listeners[key].remove(listener)
         if not self._listeners[key]:
             del self._listeners[key]
-        if not self._listeners and not self._is_closed:
+        if not self._listeners and not self.is_closed:
             self._stop_idle_timer()
             self._idle_timer = asyncio.get_running_loop().call_later(LINGER, self._close_idle)
 
@@ -117,7 +112,7 @@ class EventStream:
             self._reading.cancel()
 
     def _reopen(self, _ended: asyncio.Task[None]) -> None:
-        if self._listeners and not self._is_closed:
+        if self._listeners and not self.is_closed:
             self._reading = asyncio.create_task(self._read())
 
     async def until(
@@ -179,7 +174,7 @@ class EventStream:
 
     async def close(self) -> None:
         """Close the stream, and end all waits with an error. Idempotent."""
-        self._is_closed = True
+        self.is_closed = True
         self._stop_idle_timer()
         self._fail(ClientClosed())
         if self._reading is not None:
@@ -199,10 +194,9 @@ class EventStream:
                     self._fail(error)
                     return
             except Exception as error:  # noqa: BLE001 - whatever it is, nobody may wait forever
-                _log.exception("cannot read the events of %s", self._connection.url)
-                self._fail(
-                    UnexpectedResponse(url=f"{self._connection.url}/events", status=200, reason=repr(error))
-                )
+                url = self._connection.url
+                _log.exception("cannot read the events of %s", url)
+                self._fail(UnexpectedResponse(url=f"{url}/events", status=200, reason=repr(error)))
                 return
             failures = 0 if time.monotonic() - opened > STABLE else failures + 1
             await asyncio.sleep(delay(failures))
@@ -242,12 +236,10 @@ class EventStream:
 
     def _fail(self, error: JobServerError) -> None:
         """Send an error to everyone, after which they get nothing more."""
-        listeners = list(itertools.chain.from_iterable(self._listeners.values()))
-        self._listeners.clear()
-        for listener in listeners:
+        listeners, self._listeners = self._listeners, defaultdict(list)
+        for listener in itertools.chain.from_iterable(listeners.values()):
             listener(error)
 
     def _send_all(self, item: Literal[_Gap.GAP]) -> None:
-        for listeners in list(self._listeners.values()):
-            for listener in list(listeners):
-                listener(item)
+        for listener in list(itertools.chain.from_iterable(self._listeners.values())):
+            listener(item)
