@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import httpx
     from typing_extensions import Unpack
 
-    import jobserver_client
     from jobserver_client.synchronous import StreamedResponse
     from jobserver_core.models.json_values import Json
 
@@ -62,7 +61,9 @@ class ServerOptions:
 
 
 class CommandClient:
-    """Talks to one server. Use it in a ``with`` block. Prompts for the password if necessary.
+    """Talks to one server, within a ``with`` block. Prompts for the password if necessary.
+
+    ``remote`` is the client library, whose errors are its own: use it within :func:`translated`.
 
     Every method raises CommandFailed: with UNREACHABLE if no server answers, and with the server's message
     and DENIED or REFUSED for an error response.
@@ -81,44 +82,35 @@ class CommandClient:
         self.password: str | None = None
         if connection.user and not connection.token:
             self.password = connection.password or _password(connection.user)
-        self._remote: jobserver_client.Client | None = None
 
     def __enter__(self) -> CommandClient:
+        # The command line of httpx is not needed here; with its formatter, it is half of the import.
+        sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
+        import jobserver_client  # noqa: PLC0415 - --help does not need it
+        from jobserver_client.errors import InvalidProxy  # noqa: PLC0415
+        from jobserver_core.errors import InvalidRequest  # noqa: PLC0415
+
+        connection = self.connection
+        try:
+            self.remote = jobserver_client.Client(
+                connection.server,
+                user=connection.user if not connection.token else None,
+                password=self.password,
+                token=connection.token or None,
+                ca_file=connection.ca_file,
+                timeout=self._timeout,
+                connect_timeout=self._connect_timeout,
+                retries=self._retries,
+                reconnect_timeout=RECONNECT_TIMEOUT,
+                user_agent="jobserver-cli",
+            )
+        except InvalidRequest as error:
+            advice = _PROXY_ADVICE if isinstance(error, InvalidProxy) else _ADDRESS_ADVICE
+            raise CommandFailed(str(error), ExitCode.USAGE, advice) from error
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        if self._remote is not None:
-            self._remote.close()
-
-    @property
-    def remote(self) -> jobserver_client.Client:
-        """The client library, whose errors are its own: use it within :func:`translated`."""
-        if self._remote is None:
-            # The command line of httpx is not needed here; with its formatter, it is half of the import.
-            sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
-            import jobserver_client  # noqa: PLC0415 - --help does not need it
-            from jobserver_client.errors import InvalidProxy  # noqa: PLC0415
-            from jobserver_core.errors import InvalidRequest  # noqa: PLC0415
-
-            connection = self.connection
-            try:
-                self._remote = jobserver_client.Client(
-                    connection.server,
-                    user=connection.user if not connection.token else None,
-                    password=self.password,
-                    token=connection.token or None,
-                    ca_file=connection.ca_file,
-                    timeout=self._timeout,
-                    connect_timeout=self._connect_timeout,
-                    retries=self._retries,
-                    reconnect_timeout=RECONNECT_TIMEOUT,
-                    user_agent="jobserver-cli",
-                )
-            except InvalidProxy as error:
-                raise CommandFailed(str(error), ExitCode.USAGE, _PROXY_ADVICE) from error
-            except InvalidRequest as error:
-                raise CommandFailed(str(error), ExitCode.USAGE, _ADDRESS_ADVICE) from error
-        return self._remote
+        self.remote.close()
 
     @property
     def url(self) -> str:
@@ -162,8 +154,8 @@ class CommandClient:
     @contextmanager
     def followed_log(self, *, job_id: str | None, context: str | None) -> Iterator[StreamedResponse]:
         """Open the log of a job, or else of a context, until it has ended, also if the server restarts."""
+        remote = self.remote
         with translated(self.url):
-            remote = self.remote
             opened = remote.followed_job_log(job_id) if job_id else remote.followed_context_log(context or "")
             with opened as streamed:
                 yield streamed
@@ -226,11 +218,9 @@ def translated(url: str) -> Iterator[None]:
     except UnexpectedResponse as error:
         raise _unlike_a_server(url, error.status, error.reason) from error
     except JobServerError as error:
-        code = (
-            ExitCode.DENIED if isinstance(error, AccessDenied) else _EXITS.get(error.code, ExitCode.REFUSED)
-        )
         reason = error.reason if isinstance(error, AccessDenied) else error.code
-        raise CommandFailed(str(error), code, _ADVICE.get(str(reason)), reason=reason) from error
+        code = _EXITS.get(reason, ExitCode.REFUSED)
+        raise CommandFailed(str(error), code, _ADVICE.get(reason), reason=reason) from error
     except UnicodeEncodeError as error:
         raise CommandFailed("the command line contains bytes that are not UTF-8", ExitCode.USAGE) from error
 
@@ -353,9 +343,4 @@ def quoted_segment(name: str) -> str:
             f"the name {name!r} is not allowed; names begin with a letter or digit, and contain no '/'",
             ExitCode.USAGE,
         )
-    return quote(name, safe="")
-
-
-def quoted_path(name: str) -> str:
-    """Quote the name of a data file, which may contain slashes, for use at the end of a URL path."""
     return quote(name, safe="")

@@ -24,9 +24,6 @@ from jobserver_cli.records import (
 )
 from jobserver_cli.terminal import REFUSAL_DELAY, Terminal
 
-NO_TIMEOUT = None
-"""For starting and stopping contexts, which the server limits with its own settings."""
-
 ContextName = Annotated[str, argument("NAME", "The context's name.", context_names)]
 
 Spares = Annotated[
@@ -154,7 +151,7 @@ def create(
             params=dict(map(key_and_value, settings or [])),
             content=config_text(data).encode(),
             headers={"Content-Type": "text/plain"},
-            timeout=NO_TIMEOUT,
+            timeout=None,  # the server has its own
         )
     if terminal.as_json:
         terminal.json(client.get(f"/contexts/{quoted_segment(name)}"))
@@ -182,7 +179,7 @@ def stop(
             "DELETE",
             f"/contexts/{quoted_segment(name)}",
             params={"force": "true" if force else None},
-            timeout=NO_TIMEOUT,
+            timeout=None,  # the server has its own
         )
     if response.status_code == 202:
         advice = None if force else f"Kill it with: jobserver context stop {name} --force"

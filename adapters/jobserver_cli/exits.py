@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 
 
@@ -51,3 +53,16 @@ class CommandFailed(Exception):
         self.advice = advice
         self.reason = reason
         self.detail = detail
+
+
+@contextmanager
+def reading(file: object) -> Iterator[None]:
+    """Read a file that was given on the command line.
+
+    Raises:
+        CommandFailed: It cannot be read.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise CommandFailed(f"cannot read {file}: {error.strerror or error}", ExitCode.USAGE) from error

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 
-from jobserver_cli.client import CommandClient, quoted_path, quoted_segment
+from jobserver_cli.client import CommandClient, quoted_segment
 from jobserver_cli.completion import binary_names, data_files
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.lookups import explained
@@ -139,7 +140,7 @@ def data_upload(
     from jobserver_core.models.validation import split_ending  # noqa: PLC0415 - keeps the start light
 
     _, ending = split_ending(file.name)
-    path = f"/data/{quoted_path(prefix.removesuffix(ending) or prefix)}"
+    path = f"/data/{quote(prefix.removesuffix(ending) or prefix, safe='')}"
     response = post_file(client, terminal, path, file, "application/octet-stream", ending=ending)
     stored = str(response["result"]["filename"])
     if terminal.as_json:
@@ -164,5 +165,5 @@ def data_delete(
         jobserver data delete birds-2026-01-31T08_30_00.000+00_00.csv.gz
     """
     with explained(client, data_file=name):
-        response = client.call("DELETE", f"/data/{quoted_path(name)}")
+        response = client.call("DELETE", f"/data/{quote(name, safe='')}")
     terminal.report_deleted(name, response)

@@ -55,7 +55,6 @@ def showing_start(client: CommandClient, terminal: Terminal, name: str, remark: 
             if not over.is_set():
                 show(f"{first}: {doing}" if doing else first)
 
-    _ = client.remote  # created here, before two threads need it
     with terminal.status(first if terminal.err.is_terminal else "") as show:
         watching = threading.Thread(target=watch, args=(show,), name="start", daemon=True)
         watching.start()
@@ -167,26 +166,19 @@ def followed_log(
         raise CommandFailed(error.message, error.code, advice) from None
 
 
-class _LogPrinter(threading.Thread):
-    """A thread that prints a job's output on stderr while another thread watches its state."""
-
-    def __init__(self, client: CommandClient, job_id: str, terminal: Terminal) -> None:
-        super().__init__(name="job-log", daemon=True)
-        self._client, self._job_id, self._terminal = client, job_id, terminal
-
-    def run(self) -> None:
-        """Print until the log has ended."""
-        try:
-            with followed_log(self._client, job_id=self._job_id) as log:
-                for line in log.iter_lines():
-                    self._terminal.note(f"│ {line}")
-        except CommandFailed as error:
-            self._terminal.note(f"cannot show the log: {error.message}", style="yellow")
+def _print_log(client: CommandClient, job_id: str, terminal: Terminal) -> None:
+    """Print a job's output on stderr until it has ended, while another thread watches its state."""
+    try:
+        with followed_log(client, job_id=job_id) as log:
+            for line in log.iter_lines():
+                terminal.note(f"│ {line}")
+    except CommandFailed as error:
+        terminal.note(f"cannot show the log: {error.message}", style="yellow")
 
 
 def follow_job(client: CommandClient, job_id: str, terminal: Terminal) -> JobFields:
     """Show a job's state, progress and output on stderr until it has ended. Return its last record."""
-    log = _LogPrinter(client, job_id, terminal)
+    log = threading.Thread(target=_print_log, args=(client, job_id, terminal), name="job-log", daemon=True)
     terminal.interrupt_note = interrupt_note(job_id)
     with (
         naming_job_in_errors(job_id),

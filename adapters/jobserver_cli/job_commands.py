@@ -118,7 +118,21 @@ def jobs(
             records = _waiting(client, chosen)[:limit]
         else:
             records = client.get("/jobs", limit=limit, status=status.value if status else None, **chosen)
-        _list(terminal, records)
+        columns = ["Job", "State", "Submitted", "Duration", "Class", "Context"]
+        rows = (
+            [
+                terminal.id_shown(record.get("jobId")),
+                job_state(record),
+                time_shown(record.get("startTime")),
+                duration_shown(record.get("duration")),
+                class_shown(record.get("classPath"), wide=terminal.wide),
+                record.get("context"),
+            ]
+            for record in records
+        )
+        terminal.records(
+            records, columns, rows, none="no jobs", optional=["Context", "Duration", "Submitted"]
+        )
 
     if watch:
         show_repeatedly(client, terminal, show)
@@ -135,23 +149,6 @@ def _waiting(client: CommandClient, chosen: Mapping[str, str | None]) -> list[Jo
         if record.get("waiting")
     ]
     return sorted(found, key=lambda record: str(record.get("startTime")), reverse=True)
-
-
-def _list(terminal: Terminal, records: list[JobFields]) -> None:
-    columns = ["Job", "State", "Submitted", "Duration", "Class", "Context"]
-    rows = (_row(record, terminal) for record in records)
-    terminal.records(records, columns, rows, none="no jobs", optional=["Context", "Duration", "Submitted"])
-
-
-def _row(record: JobFields, terminal: Terminal) -> list[object]:
-    return [
-        terminal.id_shown(record.get("jobId")),
-        job_state(record),
-        time_shown(record.get("startTime")),
-        duration_shown(record.get("duration")),
-        class_shown(record.get("classPath"), wide=terminal.wide),
-        record.get("context"),
-    ]
 
 
 def job(
@@ -264,7 +261,14 @@ def kill(
         message = f"kill does not accept {LAST}, because the newest job may be somebody else's"
         raise CommandFailed(message, ExitCode.USAGE, _advice_for_last(client, job_ids, force))
     job_ids = [resolve_job(client, given) for given in job_ids]
-    responses = dict(_kill(client, terminal, job_ids, force))
+    responses: dict[str, JobFields] = {}
+    for job_id in job_ids:
+        with _explained_kill(client, job_id), terminal.status(f"killing {job_id}", delay=REFUSAL_DELAY):
+            params = {"force": "true" if force else None}
+            response = client.call("DELETE", f"/jobs/{quoted_segment(job_id)}", params=params)
+        if "jobId" not in response:
+            terminal.report_done(f"{job_id} {response.get('status')}")
+        responses[job_id] = response
     if terminal.as_json:
         terminal.json(responses)
     running = [job_id for job_id, response in responses.items() if "jobId" in response]
@@ -285,19 +289,6 @@ def _advice_for_last(client: CommandClient, job_ids: list[str], force: bool) -> 
     named = " ".join(str(job_id) if given == LAST else given for given in job_ids)
     command = f"jobserver kill {named}{' --force' if force else ''}"
     return about if state in FINAL else f"{about} Kill it with: {command}"
-
-
-def _kill(
-    client: CommandClient, terminal: Terminal, job_ids: list[str], force: bool
-) -> Iterator[tuple[str, JobFields]]:
-    for job_id in job_ids:
-        with _explained_kill(client, job_id), terminal.status(f"killing {job_id}", delay=REFUSAL_DELAY):
-            response = client.call(
-                "DELETE", f"/jobs/{quoted_segment(job_id)}", params={"force": "true" if force else None}
-            )
-        if "jobId" not in response:
-            terminal.report_done(f"{job_id} {response.get('status')}")
-        yield job_id, response
 
 
 @contextmanager

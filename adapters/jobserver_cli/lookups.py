@@ -41,7 +41,7 @@ class _Kind:
         """Return the error for a name that does not exist, with a suggestion."""
         if self is _KINDS["context_not_found"] and (ended := _ended_context(client, name, for_job=for_job)):
             return ended
-        found = [shlex.quote(one) for one in _close(client, name, self.names)]
+        found = [shlex.quote(one) for one in similar(name, _listed(client, self.names))]
         hint = f"Did you mean {' or '.join(found)}? " if found else ""
         advice = f"{hint}List them with: {self.listed_by}"
         if self is _KINDS["job_not_found"] and name in _listed(client, _KINDS["context_not_found"].names):
@@ -95,11 +95,6 @@ _KINDS = {
 }
 
 
-def _close(client: CommandClient, name: str, names: Callable[[CommandClient], Iterable[str]]) -> list[str]:
-    """Return the most similar names; none if there are none or the server does not list the names."""
-    return similar(name, _listed(client, names))
-
-
 def _listed(client: CommandClient, names: Callable[[CommandClient], Iterable[str]]) -> list[str]:
     """Return the names; none if the server does not list them."""
     try:
@@ -118,10 +113,7 @@ def similar(name: str, known: Iterable[str]) -> list[str]:
 
 def similar_context(client: CommandClient, name: str) -> str | None:
     """Return the name of the live context that is most similar to this one, or None."""
-    try:
-        return nearest(name, _KINDS["context_not_found"].names(client))
-    except CommandFailed:
-        return None
+    return nearest(name, _listed(client, _KINDS["context_not_found"].names))
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

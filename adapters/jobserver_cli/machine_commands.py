@@ -11,7 +11,7 @@ import tempfile
 from contextlib import ExitStack, closing
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import attrs
 import typer
@@ -146,7 +146,7 @@ def config_show(
     if terminal.as_json:
         terminal.json([attrs.asdict(one) for one in described])
     elif described:
-        terminal.table(["Setting", "Value", "From"], [_setting(one) for one in described], fold=True)
+        terminal.table(["Setting", "Value", "From"], map(_setting, described), fold=True)
     else:
         terminal.note("all settings have their defaults")
     if found := mistakes(settings):
@@ -157,11 +157,9 @@ def config_show(
 
 def _setting(described: Described) -> tuple[str, str, str]:
     origin = "command line" if described.origin == "override" else described.origin
-    return described.key, _shown(described.value), origin
-
-
-def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    value = described.value
+    shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return described.key, shown, origin
 
 
 def jvm_api(

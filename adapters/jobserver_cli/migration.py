@@ -8,7 +8,7 @@ from pathlib import Path
 
 import attrs
 
-from jobserver_cli.exits import CommandFailed, ExitCode
+from jobserver_cli.exits import CommandFailed, ExitCode, reading
 from jobserver_cli.server_process import front_end
 from jobserver_cli.terminal import Terminal
 from jobserver_core import plugins
@@ -34,10 +34,9 @@ def report(terminal: Terminal, file: Path) -> None:
     Raises:
         CommandFailed: The file cannot be read, or a server would refuse it.
     """
-    try:
-        found = _examine(file)
-    except OSError as error:
-        raise CommandFailed(f"cannot read {file}: {error.strerror or error}", ExitCode.USAGE) from error
+    with reading(file), ExitStack() as stack:
+        checks = _Checks(stack)
+        found = migrate(file, check=checks.server, check_context=checks.context)
     if terminal.as_json:
         terminal.json([{**attrs.asdict(one), "outcome": one.outcome.value} for one in found])
     else:
@@ -63,12 +62,6 @@ def _print(terminal: Terminal, one: KeyMigration) -> None:
         terminal.print_marked("!", "yellow", line)
     else:
         terminal.print_marked("✓", "green", line)
-
-
-def _examine(file: Path) -> tuple[KeyMigration, ...]:
-    with ExitStack() as stack:
-        checks = _Checks(stack)
-        return migrate(file, check=checks.server, check_context=checks.context)
 
 
 class _Checks:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobserver_cli.exits import CommandFailed, ExitCode
+from jobserver_cli.exits import CommandFailed, ExitCode, reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,10 +112,8 @@ def settings_of(config: Path | None, host: str | None, port: int | None, data_di
         check_config_file(config)
     given = {"jobserver.http.host": host, "jobserver.http.port": port, "jobserver.data-dir": data_dir}
     overrides = {key: value for key, value in given.items() if value is not None}
-    try:
+    with reading(config):
         return load_settings(config, overrides=overrides)
-    except OSError as error:
-        raise CommandFailed(f"cannot read {config}: {error.strerror or error}", ExitCode.USAGE) from error
 
 
 def duration_option(name: str, help: str, *, most: int | None = None) -> OptionInfo:

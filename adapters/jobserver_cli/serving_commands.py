@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -23,9 +23,6 @@ from jobserver_cli.server_process import (
     url_of,
 )
 from jobserver_cli.terminal import REFUSAL_DELAY, Terminal
-
-if TYPE_CHECKING:
-    from jobserver_core.errors import InvalidSetting
 
 STORAGE_TIMEOUT = 600.0
 """Seconds to wait for a server that reads all its records and files."""
@@ -91,16 +88,13 @@ def serve(
     try:
         http.serve(server, on_listening=listening, on_draining=draining, on_overdue=overdue)
     except InvalidSetting as error:
-        raise CommandFailed(str(error), _code_of(error)) from error
+        # A port is valid in itself; it cannot be used on this machine at the moment.
+        is_port = error.key == "jobserver.http.port"
+        raise CommandFailed(str(error), ExitCode.NOT_READY if is_port else ExitCode.USAGE) from error
     finally:
         server.close()
     closed.set()
     terminal.note("stopped")
-
-
-def _code_of(error: InvalidSetting) -> ExitCode:
-    # The port is valid in itself; it cannot be used on this machine at the moment.
-    return ExitCode.NOT_READY if error.key == "jobserver.http.port" else ExitCode.USAGE
 
 
 def demo(
@@ -158,7 +152,7 @@ def storage(client: CommandClient, terminal: Terminal) -> None:
             kind["kind"],
             kind["count"],
             "" if kind["bytes"] is None else _size(kind["bytes"]),
-            ", ".join(_limit(key, value) for key, value in kind["limits"].items()),
+            ", ".join(f"{key} = {'none' if most is None else most}" for key, most in kind["limits"].items()),
         )
         for kind in found
     )
@@ -180,10 +174,6 @@ def prune(client: CommandClient, terminal: Terminal) -> None:
         terminal.note("nothing is beyond the limits")
     else:
         terminal.table(["Removed", "Number"], list(response["removed"].items()))
-
-
-def _limit(key: str, value: object) -> str:
-    return f"{key} = {'none' if value is None else value}"
 
 
 def _size(size: int) -> str:

@@ -224,10 +224,15 @@ def run(
 
 
 def _ensure_context(client: CommandClient, terminal: Terminal, name: str, code: Code) -> None:
-    """Create a context for this code unless it is live; another client may create it at the same time."""
+    """Create a context for this code unless it is live; another client may create it at the same time.
+
+    None is created if the server lacks a binary, since no job could use it.
+    """
     if _live_context(client, name) is not None:
         return
-    _check_binaries(client, code)
+    with _despite_denial():
+        if missing := _missing_binary(client, code):
+            raise missing
     similar = similar_context(client, name)
     question = f"did you mean {similar}, which is live?"
     remark = f"no context {name} is live, so it is started; {question}" if similar else ""
@@ -251,14 +256,6 @@ def _may_not_start(client: CommandClient, name: str, refused: CommandFailed) -> 
     except CommandFailed as missing:
         return CommandFailed(f"{missing}, and you may not start it: {refused}", refused.code, missing.advice)
     return refused
-
-
-def _check_binaries(client: CommandClient, code: Code) -> None:
-    """Raise an error if the server lacks a binary, before a context is started that no job can use."""
-    with _despite_denial():
-        missing = _missing_binary(client, code)
-        if missing is not None:
-            raise missing
 
 
 def _refuse_ended(client: CommandClient, name: str) -> None:
@@ -288,14 +285,6 @@ def _note_start(client: CommandClient, terminal: Terminal, context: str | None) 
         terminal.note(f"context {record.get('name')} {how}{doing}; the job waits until it is ready")
 
 
-def _maybe_accepted(main_class: str) -> str:
-    return f"interrupted; if the job was accepted, it continues: jobserver jobs --class {main_class}"
-
-
-def _starting(context: str | None) -> str:
-    return "submitting" if context else "submitting (the start of the job's context can take a minute)"
-
-
 def _submit(
     client: CommandClient,
     terminal: Terminal,
@@ -309,8 +298,11 @@ def _submit(
 ) -> JobFields:
     from jobserver_client.requests import SUBMIT_TIMEOUT, checked_key  # noqa: PLC0415 - --help does not need it
 
-    terminal.interrupt_note = _maybe_accepted(main_class)
-    submitting = terminal.status(_starting(context), delay=REFUSAL_DELAY)
+    terminal.interrupt_note = (
+        f"interrupted; if the job was accepted, it continues: jobserver jobs --class {main_class}"
+    )
+    doing = "submitting" if context else "submitting (the start of the job's context can take a minute)"
+    submitting = terminal.status(doing, delay=REFUSAL_DELAY)
     with _explained(client, main_class, code, context), submitting:
         record: JobFields = client.call(
             "POST",
@@ -360,7 +352,8 @@ def _rephrased(
             "CLASS is a full name: package, module and class in Python (words.jobs.Count), package and class "
             "on the JVM (words.Count)."
         )
-        return CommandFailed(_without_class(refused, main_class, code.class_path), refused.code, advice)
+        found = f"class {main_class} not found in {', '.join(code.class_path)}"
+        return CommandFailed(f"{found}: {refused.detail or 'is it misspelled?'}", refused.code, advice)
     if refused.reason == "job_loading_failed":
         hint = missing_code_advice(refused.message)
         return CommandFailed(refused.message, refused.code, hint) if hint else None
@@ -378,11 +371,6 @@ def _missing_binary(client: CommandClient, code: Code) -> CommandFailed | None:
         advice = f"{directory} is a directory here. {advice_instead_of(directory)}"
         return CommandFailed(f"binary {directory!r} not found", missing[0].code, advice)
     return missing[0] if missing else None
-
-
-def _without_class(refused: CommandFailed, main_class: str, names: list[str]) -> str:
-    reason = refused.detail or "is it misspelled?"
-    return f"class {main_class} not found in {', '.join(names)}: {reason}"
 
 
 def _several_packages(client: CommandClient, names: list[str]) -> CommandFailed | None:

@@ -100,17 +100,13 @@ class Terminal:
         """Report on stderr that a step succeeded."""
         _print(self.err, visible(text), mark="✓", mark_style="green")
 
-    def report_failed(self, text: str) -> None:
-        """Report on stderr that a step failed."""
-        _print(self.err, visible(text), mark="✗", mark_style="red")
-
     def print_marked(self, mark: str, style: str, text: str) -> None:
         """Print a line with a colored mark on stdout."""
         _print(self.out, visible(text), mark=mark, mark_style=style)
 
     def error(self, message: str, advice: str | None = None) -> None:
         """Print an error on stderr, with advice."""
-        self.report_failed(message)
+        _print(self.err, visible(message), mark="✗", mark_style="red")
         for line in (advice or "").splitlines():
             self.note(f"  {line}")
 
@@ -207,12 +203,9 @@ class Terminal:
             if not isinstance(self.out, Pipe):
                 self.out.out(visible(decoder.decode(chunk)), end="", highlight=False)
             else:
-                self._write(chunk)
-
-    def _write(self, chunk: bytes) -> None:
-        with writing(sys.stdout):
-            sys.stdout.buffer.write(chunk)
-            sys.stdout.buffer.flush()
+                with writing(sys.stdout):
+                    sys.stdout.buffer.write(chunk)
+                    sys.stdout.buffer.flush()
 
     def status(self, text: str, *, delay: float = 0.0) -> AbstractContextManager[Callable[[str], None]]:
         """Show a status message while the block runs. The block gets a function that changes it.

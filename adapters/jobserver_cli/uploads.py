@@ -8,16 +8,15 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import attrs
 
 from jobserver_cli.client import CommandClient, quoted_segment
-from jobserver_cli.exits import CommandFailed, ExitCode
+from jobserver_cli.exits import CommandFailed, ExitCode, reading
 from jobserver_cli.lookups import nearest
 from jobserver_cli.terminal import Terminal
 
@@ -66,18 +65,9 @@ def post_file(
     client: CommandClient, terminal: Terminal, path: str, file: Path, media_type: str, **params: str
 ) -> Json:
     """Send a file as the body of a POST request, without a timeout; return the JSON response."""
-    with _opened(terminal, file) as (content, size):
-        headers = {"Content-Type": media_type, "Content-Length": str(size)}
+    with reading(file), terminal.opened(file) as content:
+        headers = {"Content-Type": media_type, "Content-Length": str(file.stat().st_size)}
         return client.call("POST", path, params=params, content=content, headers=headers, timeout=None)
-
-
-@contextmanager
-def _opened(terminal: Terminal, file: Path) -> Iterator[tuple[BinaryIO, int]]:
-    try:
-        with terminal.opened(file) as content:
-            yield content, file.stat().st_size
-    except OSError as error:
-        raise CommandFailed(f"cannot read {file}: {error.strerror or error}", ExitCode.USAGE) from error
 
 
 def upload_binary(client: CommandClient, terminal: Terminal, name: str, file: Path, kind: BinaryKind) -> None:
@@ -159,13 +149,16 @@ def _code_file(option: str, entry: str) -> Path:
         message = f"{option} {entry}: is a directory, expected a code file"
         raise CommandFailed(message, ExitCode.USAGE, advice_instead_of(entry))
     if not file.is_file():
-        raise _missing(option, entry, file)
+        siblings = [one.name for one in file.parent.iterdir() if kind_of(one)] if file.parent.is_dir() else []
+        found = nearest(file.name, siblings)
+        advice = f"Did you mean {file.parent / found}?" if found else None
+        raise CommandFailed(f"{option} {entry}: file not found", ExitCode.USAGE, advice)
     if kind_of(file) is None:
-        advice = "Package it. To build a wheel from a pyproject.toml: pip wheel --no-deps ."
+        package = "Package it. To build a wheel from a pyproject.toml: pip wheel --no-deps ."
         message = f"{option} {entry}: the file does not end in .jar, .egg, .zip or .whl"
         if "/" not in entry:
             message += ", and no binary has this name"
-        raise CommandFailed(message, ExitCode.USAGE, advice)
+        raise CommandFailed(message, ExitCode.USAGE, package)
     return file
 
 
@@ -184,7 +177,9 @@ def advice_instead_of(directory: str) -> str:
     if project is None:
         where = "in the directory of its pyproject.toml"
         return f"Build a wheel {where} with: pip wheel --no-deps . — and give its path."
-    return f"Build a wheel with: pip wheel --no-deps {_for_pip(project)} — and give its path."
+    # Otherwise pip could take it for an option, or a name on its index.
+    given = str(project) if str(project).startswith((".", "/")) else f"./{project}"
+    return f"Build a wheel with: pip wheel --no-deps {shlex.quote(given)} — and give its path."
 
 
 def _project_of(directory: Path) -> Path | None:
@@ -193,19 +188,6 @@ def _project_of(directory: Path) -> Path | None:
         if any((project / name).is_file() for name in ("pyproject.toml", "setup.py")):
             return Path(os.path.normpath(project))
     return None
-
-
-def _for_pip(directory: Path) -> str:
-    """Return a directory as pip cannot take it for an option or a name on its index."""
-    path = str(directory)
-    return shlex.quote(path if path.startswith((".", "/")) else f"./{path}")
-
-
-def _missing(option: str, entry: str, file: Path) -> CommandFailed:
-    siblings = [one.name for one in file.parent.iterdir() if kind_of(one)] if file.parent.is_dir() else []
-    found = nearest(file.name, siblings)
-    advice = f"Did you mean {file.parent / found}?" if found else None
-    return CommandFailed(f"{option} {entry}: file not found", ExitCode.USAGE, advice)
 
 
 def _upload(client: CommandClient, terminal: Terminal, file: Path, before: Callable[[], None]) -> str:
@@ -235,11 +217,8 @@ def digest_of(file: Path) -> str:
     """
     from jobserver_core.models import arguments  # noqa: PLC0415 - --help does not need it
 
-    try:
-        with file.open("rb") as content:
-            return arguments.digest_of(content)
-    except OSError as error:
-        raise CommandFailed(f"cannot read {file}: {error.strerror or error}", ExitCode.USAGE) from error
+    with reading(file), file.open("rb") as content:
+        return arguments.digest_of(content)
 
 
 def has(client: CommandClient, name: str, digest: str, kind: BinaryKind) -> bool:
