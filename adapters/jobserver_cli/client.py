@@ -17,7 +17,7 @@ from urllib.parse import quote, urlsplit
 import attrs
 
 from jobserver_cli.exits import CommandFailed, ExitCode
-from jobserver_cli.records import times_shown
+from jobserver_cli.records import ContextFields, JobFields, times_shown
 
 if TYPE_CHECKING:
     import httpx
@@ -121,10 +121,25 @@ class CommandClient:
         """Return the JSON response of a GET request."""
         return self.call("GET", path, params=params)
 
+    def job(self, job_id: str) -> JobFields:
+        """Return the record of a job, without its result."""
+        record: JobFields = self.get(f"/jobs/{quoted_segment(job_id)}", result="false")
+        return record
+
+    def context(self, name: str) -> ContextFields:
+        """Return the record of the newest context with a name, or of the one with an ID."""
+        record: ContextFields = self.get(f"/contexts/{quoted_segment(name)}")
+        return record
+
     def call(self, method: str, path: str, **request: Unpack[RequestParts]) -> Json:
         """Return the JSON response of a request, or None for an empty response."""
         response = self.send(method, path, **request)
-        return _decoded(response, self.url) if response.content else None
+        try:
+            return response.json() if response.content else None
+        except ValueError as error:
+            path = response.request.url.path
+            message = f"{self.url} does not look like a job server ({path} did not return JSON)"
+            raise CommandFailed(message, ExitCode.UNREACHABLE, _CHECK_ADVICE) from error
 
     def send(
         self, method: str, path: str, *, accept_errors: bool = False, **request: Unpack[RequestParts]
@@ -223,17 +238,6 @@ def translated(url: str) -> Iterator[None]:
         raise CommandFailed(str(error), code, _ADVICE.get(reason), reason=reason) from error
     except UnicodeEncodeError as error:
         raise CommandFailed("the command line contains bytes that are not UTF-8", ExitCode.USAGE) from error
-
-
-def _decoded(response: httpx.Response, url: str) -> Json:
-    try:
-        return response.json()
-    except ValueError as error:
-        raise CommandFailed(
-            f"{url} does not look like a job server ({response.request.url.path} did not return JSON)",
-            ExitCode.UNREACHABLE,
-            _CHECK_ADVICE,
-        ) from error
 
 
 _EXITS = {

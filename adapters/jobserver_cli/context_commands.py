@@ -26,17 +26,18 @@ from jobserver_cli.terminal import REFUSAL_DELAY, Terminal
 
 ContextName = Annotated[str, argument("NAME", "The context's name.", context_names)]
 
-Spares = Annotated[
-    bool, typer.Option("--spares", help="List the pools of contexts that are kept started instead.")
-]
 
-
-Ended = Annotated[
-    bool, typer.Option("--ended", help="List the newest contexts that have ended instead, with their IDs.")
-]
-
-
-def contexts(client: CommandClient, terminal: Terminal, spares: Spares = False, ended: Ended = False) -> None:
+def contexts(
+    client: CommandClient,
+    terminal: Terminal,
+    spares: Annotated[
+        bool, typer.Option("--spares", help="List the pools of contexts that are kept started instead.")
+    ] = False,
+    ended: Annotated[
+        bool,
+        typer.Option("--ended", help="List the newest contexts that have ended instead, with their IDs."),
+    ] = False,
+) -> None:
     """List the live contexts.
 
     Examples:
@@ -88,7 +89,7 @@ def show(client: CommandClient, terminal: Terminal, name: ContextName) -> None:
     """
     name = resolve_context(client, name)
     with explained(client, context=name):
-        record = client.get(f"/contexts/{quoted_segment(name)}")
+        record = client.context(name)
     if terminal.as_json:
         terminal.json(record)
         return
@@ -154,7 +155,7 @@ def create(
             timeout=None,  # the server has its own
         )
     if terminal.as_json:
-        terminal.json(client.get(f"/contexts/{quoted_segment(name)}"))
+        terminal.json(client.context(name))
     else:
         terminal.report_done(f"{name} is ready")
 
@@ -185,6 +186,6 @@ def stop(
         advice = None if force else f"Kill it with: jobserver context stop {name} --force"
         raise CommandFailed(f"{name} has not stopped yet", ExitCode.TIMED_OUT, advice)
     if terminal.as_json:
-        terminal.json(client.get(f"/contexts/{quoted_segment(name)}"))
+        terminal.json(client.context(name))
     else:
         terminal.report_done(f"{name} has stopped")

@@ -16,15 +16,12 @@ from jobserver_cli.client import CommandClient, ServerOptions
 from jobserver_cli.diagnosis import Verdict, java_finding, pyspark_finding
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.following import follow_job
-from jobserver_cli.interruption import (
-    interrupt_delayed,
-    run_on_thread,
-    signals_ignored,
-    sigterm_as_interrupt,
-)
+from jobserver_cli.interruption import interrupt_delayed, run_on_thread, signals_ignored, sigterm_as_interrupt
 from jobserver_cli.records import error_text
 from jobserver_cli.server_process import LogLevel, configure_logging, front_end
 from jobserver_cli.terminal import Terminal
+from jobserver_core.config.loading import load_settings
+from jobserver_core.server import JobServer
 
 PORT = 8090
 APP = "demo"
@@ -40,7 +37,6 @@ class Demonstration:
         self._terminal = terminal
         self._keep = keep
         self._directory = Path()
-        self._class_name = ""
 
     def run(self) -> None:
         """Run the demo.
@@ -50,6 +46,9 @@ class Demonstration:
         """
         configure_logging(LogLevel.WARNING)
         self._check()
+        from jobserver_pyspark.demo import CLASS_NAME  # noqa: PLC0415 - checked just now
+
+        self._class_name = CLASS_NAME
         http = front_end()
         with sigterm_as_interrupt(), ExitStack() as cleaning:
             self._directory = Path(tempfile.mkdtemp(prefix="jobserver-demo-"))
@@ -68,9 +67,6 @@ class Demonstration:
 
     @contextmanager
     def _serving(self, http: Any) -> Iterator[str]:
-        from jobserver_core.config.loading import load_settings  # noqa: PLC0415 - only the demo needs it
-        from jobserver_core.server import JobServer  # noqa: PLC0415
-
         settings = load_settings(
             overrides={
                 "jobserver.data-dir": self._directory / "data",
@@ -92,13 +88,11 @@ class Demonstration:
                     serving.close()
 
     def _show(self, client: CommandClient) -> None:
-        wheel = self._wheel()
-        client.call(
-            "POST",
-            f"/binaries/{APP}",
-            content=wheel.read_bytes(),
-            headers={"Content-Type": "application/python-wheel"},
-        )
+        from jobserver_pyspark.demo import build_example_wheel  # noqa: PLC0415 - the extra may be missing
+
+        wheel = build_example_wheel(self._directory)
+        headers = {"Content-Type": "application/python-wheel"}
+        client.call("POST", f"/binaries/{APP}", content=wheel.read_bytes(), headers=headers)
         self._terminal.report_done(f"built {wheel.name} and uploaded it as {APP}")
         with self._terminal.status("starting a Spark context (takes up to a minute the first time)"):
             started = time.monotonic()
@@ -106,12 +100,6 @@ class Demonstration:
         self._terminal.report_done(f"the context {CONTEXT} is ready after {time.monotonic() - started:.1f} s")
         self._run_and_follow(client)
         self._run_again(client)
-
-    def _wheel(self) -> Path:
-        from jobserver_pyspark.demo import CLASS_NAME, build_example_wheel  # noqa: PLC0415
-
-        self._class_name = CLASS_NAME
-        return build_example_wheel(self._directory)
 
     def _params(self) -> dict[str, str]:
         return {"appName": APP, "classPath": self._class_name, "context": CONTEXT}
@@ -122,25 +110,18 @@ class Demonstration:
         job = client.call("POST", "/jobs", params=self._params(), content=CONFIG.encode())
         record = follow_job(client, job["jobId"], self._terminal)
         if record.get("status") != "FINISHED":
-            raise CommandFailed(
-                f"the job ended with {record.get('status')}: {error_text(record.get('result'))}",
-                ExitCode.JOB_FAILED,
-            )
+            message = f"the job ended with {record.get('status')}: {error_text(record.get('result'))}"
+            raise CommandFailed(message, ExitCode.JOB_FAILED)
         self._terminal.report_done(f"the job finished after {time.monotonic() - started:.1f} s")
         result = client.get(f"/jobs/{job['jobId']}")["result"]
         self._terminal.line(json.dumps(result, sort_keys=True))
 
     def _run_again(self, client: CommandClient) -> None:
         started = time.monotonic()
-        client.call(
-            "POST",
-            "/jobs",
-            params={**self._params(), "sync": "true", "timeout": "60"},
-            content=CONFIG.encode(),
-        )
-        self._terminal.report_done(
-            f"the same job again, in the warm context: {time.monotonic() - started:.2f} s"
-        )
+        params = {**self._params(), "sync": "true", "timeout": "60"}
+        client.call("POST", "/jobs", params=params, content=CONFIG.encode())
+        seconds = time.monotonic() - started
+        self._terminal.report_done(f"the same job again, in the warm context: {seconds:.2f} s")
 
     def _stay(self, url: str) -> None:
         query = f"appName={APP}&classPath={self._class_name}&context={CONTEXT}&sync=true"

@@ -10,9 +10,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from jobserver_cli.client import CommandClient, quoted_segment, translated
+from jobserver_cli.client import CommandClient, translated
 from jobserver_cli.exits import CommandFailed, ExitCode
-from jobserver_cli.records import FINAL, ContextFields, JobFields, progress_shown, state_shown
+from jobserver_cli.records import FINAL, JobFields, progress_shown, state_shown
 from jobserver_cli.terminal import REFUSAL_DELAY, Terminal
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def showing_start(client: CommandClient, terminal: Terminal, name: str, remark: 
         while not over.wait(START_PAUSE):
             doing = None
             with suppress(CommandFailed):  # such as no permission to read it
-                record: ContextFields = client.get(f"/contexts/{quoted_segment(name)}")
+                record = client.context(name)
                 if record.get("endTime") == "Empty":
                     begun()
                     doing = record.get("preparing")
@@ -79,7 +79,7 @@ def wait_for_end(
     terminal.interrupt_note = interrupt_note(job_id)
     with naming_job_in_errors(job_id), terminal.status(f"waiting for job {job_id}"):
         while_taken_over(lambda: _await_end(client, job_id, timeout))
-        record: JobFields = client.get(f"/jobs/{quoted_segment(job_id)}", result="false")
+        record = client.job(job_id)
     terminal.interrupt_note = None
     return record
 
@@ -178,38 +178,27 @@ def _print_log(client: CommandClient, job_id: str, terminal: Terminal) -> None:
 
 def follow_job(client: CommandClient, job_id: str, terminal: Terminal) -> JobFields:
     """Show a job's state, progress and output on stderr until it has ended. Return its last record."""
-    log = threading.Thread(target=_print_log, args=(client, job_id, terminal), name="job-log", daemon=True)
-    terminal.interrupt_note = interrupt_note(job_id)
-    with (
-        naming_job_in_errors(job_id),
-        terminal.status("submitted") as show,
-        _showing(client, job_id, terminal, show),
-    ):
-        log.start()
-        while_taken_over(lambda: _await_end(client, job_id))
-        record: JobFields = client.get(f"/jobs/{quoted_segment(job_id)}", result="false")
-        show(_shown(record, terminal))
-        log.join(LOG_TIMEOUT)
-    terminal.interrupt_note = None
-    return record
-
-
-@contextmanager
-def _showing(
-    client: CommandClient, job_id: str, terminal: Terminal, show: Callable[[str], None]
-) -> Iterator[None]:
-    """Show each change of the job while the block runs."""
     from jobserver_core.events import Event, JobChanged, JobProgressed  # noqa: PLC0415 - not for --help
 
-    def receive(event: Event) -> None:
-        if isinstance(event, JobChanged | JobProgressed) and event.job.id == job_id:
-            show(_shown(_record_of(event.job), terminal))
+    log = threading.Thread(target=_print_log, args=(client, job_id, terminal), name="job-log", daemon=True)
+    terminal.interrupt_note = interrupt_note(job_id)
+    with naming_job_in_errors(job_id), terminal.status("submitted") as show:
 
-    with translated(client.url):
-        subscription = client.remote.subscribe(receive)
-    with subscription:
-        show(_shown(client.get(f"/jobs/{quoted_segment(job_id)}", result="false"), terminal))
-        yield
+        def receive(event: Event) -> None:
+            if isinstance(event, JobChanged | JobProgressed) and event.job.id == job_id:
+                show(_shown(_record_of(event.job), terminal))
+
+        with translated(client.url):
+            subscription = client.remote.subscribe(receive)
+        with subscription:
+            show(_shown(client.job(job_id), terminal))
+            log.start()
+            while_taken_over(lambda: _await_end(client, job_id))
+            record = client.job(job_id)
+            show(_shown(record, terminal))
+            log.join(LOG_TIMEOUT)
+    terminal.interrupt_note = None
+    return record
 
 
 def show_repeatedly(client: CommandClient, terminal: Terminal, show: Callable[[], None]) -> None:

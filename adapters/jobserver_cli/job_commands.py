@@ -175,7 +175,7 @@ def job(
             terminal.json(client.get(f"/jobs/{quoted_segment(job_id)}/config"))
         elif follow:
             # Fails at once for an unknown job.
-            while_taken_over(lambda: client.get(f"/jobs/{quoted_segment(job_id)}", result="false"))
+            while_taken_over(lambda: client.job(job_id))
             follow_to_result(client, terminal, job_id)
         elif terminal.as_json:
             copy_record(client, terminal, job_id)
@@ -184,7 +184,7 @@ def job(
 
 
 def _show(client: CommandClient, terminal: Terminal, job_id: str) -> None:
-    record = client.get(f"/jobs/{quoted_segment(job_id)}", result="false")
+    record = client.job(job_id)
     unsuccessful = record.get("status") in ("ERROR", "KILLED")
     terminal.record(
         {
@@ -231,7 +231,7 @@ def result(
         raise CommandFailed("--table and --json cannot be combined", ExitCode.USAGE)
     job_id = resolve_job(client, job_id)
     with explained(client, job=job_id):
-        record = client.get(f"/jobs/{quoted_segment(job_id)}", result="false")
+        record = client.job(job_id)
         if wait and record.get("status") not in FINAL:
             record = wait_for_end(client, job_id, terminal)
         if record.get("status") not in FINAL:

@@ -12,7 +12,7 @@ import attrs
 
 from jobserver_cli.client import CommandClient, quoted_segment
 from jobserver_cli.exits import CommandFailed, ExitCode
-from jobserver_cli.records import ContextFields, context_state, time_shown, why_ended
+from jobserver_cli.records import context_state, time_shown, why_ended
 
 LAST = "@last"
 """Means the newest job."""
@@ -57,7 +57,7 @@ def _ended_context(client: CommandClient, given: str, *, for_job: bool) -> Comma
     context a job could run instead.
     """
     try:
-        record: ContextFields = client.get(f"/contexts/{quoted_segment(given)}")
+        record = client.context(given)
     except CommandFailed as refused:
         if refused.reason != "context_not_found" or not refused.detail:
             return None
@@ -209,7 +209,7 @@ def resolve_context(client: CommandClient, given: str) -> str:
     if not _ID_PREFIX.fullmatch(given):
         return given
     try:
-        found = client.get(f"/contexts/{quoted_segment(given)}")
+        found = client.context(given)
     except CommandFailed as refused:
         if refused.code is ExitCode.DENIED:
             return given

@@ -26,7 +26,6 @@ from jobserver_cli.server_process import front_end
 from jobserver_cli.terminal import Terminal
 
 if TYPE_CHECKING:
-    from jobserver_cli.diagnosis import Finding
     from jobserver_core.config.loading import Described
 
 _MARKS = {"good": ("✓", "green"), "warning": ("!", "yellow"), "bad": ("✗", "red")}
@@ -67,19 +66,15 @@ def doctor(
     for finding in examine(settings_of(config, host, port, data_dir)):
         findings.append(finding)
         if not terminal.as_json:
-            _print(terminal, finding)
+            mark, style = _MARKS[finding.verdict.value]
+            terminal.print_marked(mark, style, f"{finding.name}: {finding.text}")
+            if finding.advice:
+                terminal.line(f"  → {finding.advice}")
     if terminal.as_json:
         terminal.json([attrs.asdict(finding) for finding in findings])
     bad = [finding.name for finding in findings if finding.verdict is Verdict.BAD]
     if bad:
         raise CommandFailed(f"this machine is not ready: {', '.join(bad)}", ExitCode.NOT_READY)
-
-
-def _print(terminal: Terminal, finding: Finding) -> None:
-    mark, style = _MARKS[finding.verdict.value]
-    terminal.print_marked(mark, style, f"{finding.name}: {finding.text}")
-    if finding.advice:
-        terminal.line(f"  → {finding.advice}")
 
 
 def prepare(terminal: Terminal, *, config: ConfigFile = None) -> None:

@@ -155,7 +155,7 @@ def _cell(value: Json) -> str:
 
 def copy_record(client: CommandClient, terminal: Terminal, job_id: str) -> None:
     """Write a job's record to stdout as JSON, including its result if that is JSON."""
-    record = client.get(f"/jobs/{quoted_segment(job_id)}", result="false")
+    record = client.job(job_id)
     _copy_with_result(client, terminal, record, record)
 
 

@@ -70,7 +70,8 @@ def not_saved(server: str) -> str | None:
     if not _NAME.fullmatch(server) or server == "localhost" or server in (saved := _read()):
         return None
     found = nearest(server, saved)
-    return f"No server is saved as {server}. " + (f"Did you mean {found}?" if found else _SAVE_ADVICE)
+    advice = f"Did you mean {found}?" if found else "Save one with: jobserver login NAME --server URL"
+    return f"No server is saved as {server}. {advice}"
 
 
 def login_hint(server: str) -> str | None:
@@ -87,9 +88,6 @@ def login_hint(server: str) -> str | None:
     if server in saved:
         return f"To save other credentials: {command}"
     return f"Or use a saved server: --server {' or '.join(saved)}. To save this one: {command}"
-
-
-_SAVE_ADVICE = "Save one with: jobserver login NAME --server URL"
 
 
 def save(name: str, connection: ServerOptions) -> Path:

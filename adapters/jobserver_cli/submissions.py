@@ -261,7 +261,7 @@ def _may_not_start(client: CommandClient, name: str, refused: CommandFailed) -> 
 def _refuse_ended(client: CommandClient, name: str) -> None:
     """Raise the error for a context in which no job can run, unless the server does not show it."""
     with _despite_denial(), explained(client, for_job=True, context=name):
-        record: ContextFields = client.get(f"/contexts/{quoted_segment(name)}")
+        record = client.context(name)
         if record.get("endTime") != "Empty":
             raise CommandFailed(f"context {name!r} has ended", ExitCode.REFUSED, reason="context_not_found")
 

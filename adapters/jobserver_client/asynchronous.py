@@ -413,7 +413,9 @@ class AsyncClient(RemoteServer):
         response = await self._send_file(to, "application/octet-stream", body, params)
         path = Path(decoded(response)["result"]["filename"])
         size = len(body) if isinstance(body, bytes) else body.sent
-        return DataFile(path=path, size=size, created_at=_date_of(response))
+        date = response.headers.get("Date")  # the server's time
+        created = parsedate_to_datetime(date) if date else datetime.now(timezone.utc)
+        return DataFile(path=path, size=size, created_at=created)
 
     async def data_files(self) -> list[PurePosixPath]:
         """Return the paths of the data files on the server's machine, sorted."""
@@ -426,12 +428,6 @@ class AsyncClient(RemoteServer):
     async def reset_data_files(self) -> None:
         """Remove every data file."""
         await self.connection.request("PUT", "/data", params={"reset": "reboot"})
-
-
-def _date_of(response: httpx.Response) -> datetime:
-    """Return the server's time of a response."""
-    date = response.headers.get("Date")
-    return parsedate_to_datetime(date) if date else datetime.now(timezone.utc)
 
 
 def _has_started(job: Job) -> bool:

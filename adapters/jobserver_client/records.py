@@ -81,7 +81,15 @@ def job_of(record: JsonMapping) -> Job:
     return Job(
         id=record["jobId"],
         class_name=record["classPath"],
-        class_path=tuple(_entry(code) for code in record.get("cp", ())),
+        class_path=tuple(
+            ResolvedEntry(
+                source=code["source"],
+                type=BinaryType(code["binary-type"]),
+                digest=code["digest"],
+                size=code["size"],
+            )
+            for code in record.get("cp", ())
+        ),
         context_id=record["contextId"],
         context_name=record["context"],
         state=state,
@@ -92,30 +100,19 @@ def job_of(record: JsonMapping) -> Job:
         failure=FailureKind(record["failure"]) if "failure" in record else None,
         error=_error(record.get("result")) if state in (JobState.ERROR, JobState.KILLED) else None,
         has_result=state is JobState.FINISHED,
-        progress=_progress(progress) if progress else None,
+        progress=JobProgress(
+            stages_done=progress["stagesDone"],
+            stages_total=progress["stagesTotal"],
+            tasks_done=progress["tasksDone"],
+            tasks_total=progress["tasksTotal"],
+        )
+        if progress
+        else None,
         max_queue_time=record.get("maxQueueTime"),
         max_run_time=record.get("maxRunTime"),
         priority=record.get("priority", 0),
         restartable=record.get("restartable", False),
         restarts=record.get("restarts", 0),
-    )
-
-
-def _entry(code: JsonMapping) -> ResolvedEntry:
-    return ResolvedEntry(
-        source=code["source"],
-        type=BinaryType(code["binary-type"]),
-        digest=code["digest"],
-        size=code["size"],
-    )
-
-
-def _progress(progress: JsonMapping) -> JobProgress:
-    return JobProgress(
-        stages_done=progress["stagesDone"],
-        stages_total=progress["stagesTotal"],
-        tasks_done=progress["tasksDone"],
-        tasks_total=progress["tasksTotal"],
     )
 
 
