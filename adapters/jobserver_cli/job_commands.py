@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Annotated
@@ -263,9 +262,16 @@ def kill(
     job_ids = [resolve_job(client, given) for given in job_ids]
     responses: dict[str, JobFields] = {}
     for job_id in job_ids:
-        with _explained_kill(client, job_id), terminal.status(f"killing {job_id}", delay=REFUSAL_DELAY):
-            params = {"force": "true" if force else None}
-            response = client.call("DELETE", f"/jobs/{quoted_segment(job_id)}", params=params)
+        params = {"force": "true" if force else None}
+        killing = terminal.status(f"killing {job_id}", delay=REFUSAL_DELAY)
+        try:
+            with explained(client, job=job_id), killing:
+                response = client.call("DELETE", f"/jobs/{quoted_segment(job_id)}", params=params)
+        except CommandFailed as refused:
+            if refused.reason != "job_already_final":
+                raise
+            show = f"Show it with: jobserver job {job_id}"
+            raise CommandFailed(f"job {job_id} has already ended", refused.code, show) from None
         if "jobId" not in response:
             terminal.report_done(f"{job_id} {response.get('status')}")
         responses[job_id] = response
@@ -289,18 +295,6 @@ def _advice_for_last(client: CommandClient, job_ids: list[str], force: bool) -> 
     named = " ".join(str(job_id) if given == LAST else given for given in job_ids)
     command = f"jobserver kill {named}{' --force' if force else ''}"
     return about if state in FINAL else f"{about} Kill it with: {command}"
-
-
-@contextmanager
-def _explained_kill(client: CommandClient, job_id: str) -> Iterator[None]:
-    try:
-        with explained(client, job=job_id):
-            yield
-    except CommandFailed as refused:
-        if refused.reason != "job_already_final":
-            raise
-        advice = f"Show it with: jobserver job {job_id}"
-        raise CommandFailed(f"job {job_id} has already ended", refused.code, advice) from None
 
 
 def logs(

@@ -149,7 +149,12 @@ def config_text(texts: list[str] | None, strings: list[str] | None = None) -> st
     """
     parts = [_text_of(text) for text in texts or []]
     if len(parts) + bool(strings) > 1:
-        parts = [_members_of(part) if part.lstrip().startswith("{") else part for part in parts]
+        from jobserver_core.models.json_values import dumps  # noqa: PLC0415 - few commands need it
+
+        # Without the braces of an object, more members can follow.
+        parts = [
+            dumps(_parsed(part)).strip()[1:-1] if part.lstrip().startswith("{") else part for part in parts
+        ]
     text = "\n".join([*parts, *map(_assignment, strings or [])])
     if text:
         _parsed(text)
@@ -165,13 +170,6 @@ def _parsed(text: str) -> JsonObject:
         return parse_untrusted(text, max_bytes=MAX_CONFIG_BYTES)
     except InvalidConfig as error:
         raise CommandFailed(f"invalid --data: {error}", ExitCode.USAGE) from error
-
-
-def _members_of(text: str) -> str:
-    """Return an object without its braces, so that more members can follow."""
-    from jobserver_core.models.json_values import dumps  # noqa: PLC0415 - few commands need it
-
-    return dumps(_parsed(text)).strip()[1:-1]
 
 
 def _assignment(given: str) -> str:

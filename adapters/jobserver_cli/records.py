@@ -279,14 +279,11 @@ def stack_excerpt(stack: object, job_class: str = "") -> list[str]:
     lines = [line.strip() for line in str(stack or "").splitlines()]
     calls = [line for line in lines if line.startswith("at ")]
     outside = [line for line in calls if not _jvm_method(line).startswith(_JVM_LIBRARIES)]
-    own_calls = [line for line in calls if job_class and _jvm_method(line).startswith(_own_prefix(job_class))]
-    return [f"  {line}" for line in (own_calls or outside or calls)[:FRAMES]]
-
-
-def _own_prefix(job_class: str) -> str:
-    """Return how the names of a job's own classes begin: the first two parts of its package, or the class."""
+    # A job's own classes begin with the first two parts of its package, or are the class itself.
     package = job_class.split(".")[:-1]
-    return ".".join([*package[:2], ""]) if package else job_class
+    prefix = ".".join([*package[:2], ""]) if package else job_class
+    own_calls = [line for line in calls if prefix and _jvm_method(line).startswith(prefix)]
+    return [f"  {line}" for line in (own_calls or outside or calls)[:FRAMES]]
 
 
 def _is_frame(line: str) -> bool:

@@ -8,7 +8,7 @@ import os
 import random
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, BinaryIO
 from urllib.parse import quote, urlsplit
 
@@ -82,25 +82,8 @@ def decoded(response: httpx.Response) -> Json:
         ) from error
 
 
-@contextmanager
-def _proxies_checked() -> Iterator[None]:
-    """Check the proxies of the environment.
-
-    A proxy's address may contain a password, so it is not shown.
-
-    Raises:
-        InvalidProxy: One of them is refused by httpx.
-    """
-    try:
-        yield
-    except ImportError as error:
-        raise InvalidProxy(message=f"{_PROXY} needs a package: pip install 'httpx[socks]'") from error
-    except (ValueError, httpx.InvalidURL) as error:
-        message = f"{_PROXY} has no valid address; expected a URL such as http://proxy.example.com:3128"
-        raise InvalidProxy(message=message) from error
-
-
 _PROXY = "the proxy of the environment (HTTPS_PROXY, HTTP_PROXY or ALL_PROXY)"
+"""What errors call it: its address may contain a password, so it is not shown."""
 
 
 class Connection:
@@ -110,12 +93,15 @@ class Connection:
     not forward, may have been carried out, so it is repeated only if that is harmless: if it only reads, or
     carries an idempotency key. The pauses between attempts grow, and differ between clients so that they do
     not come back all at once.
+
+    Raises:
+        InvalidProxy: httpx refuses a proxy of the environment.
     """
 
     def __init__(self, options: ConnectionOptions) -> None:
         self.options = options
         self.url = options.address
-        with _proxies_checked():
+        try:
             self._http = httpx.AsyncClient(
                 auth=options.auth(),
                 headers={"User-Agent": options.user_agent, "Accept": "application/json, */*;q=0.5"},
@@ -124,6 +110,11 @@ class Connection:
                 trust_env=urlsplit(self.url).hostname not in _LOOPBACK,
                 verify=options.verification(),
             )
+        except ImportError as error:
+            raise InvalidProxy(message=f"{_PROXY} needs a package: pip install 'httpx[socks]'") from error
+        except (ValueError, httpx.InvalidURL) as error:
+            message = f"{_PROXY} has no valid address; expected a URL such as http://proxy.example.com:3128"
+            raise InvalidProxy(message=message) from error
 
     @property
     def is_closed(self) -> bool:
