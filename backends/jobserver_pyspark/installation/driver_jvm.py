@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobserver_core.errors import InvalidSetting
-from jobserver_pyspark.installation.hadoop import hadoop_directories
+from jobserver_pyspark.installation.environment import hadoop_directories
 from jobserver_pyspark.installation.spark import Installation
 
 _OPENED = (

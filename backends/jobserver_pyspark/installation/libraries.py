@@ -184,18 +184,14 @@ def _keep(library: _Library, found: list[Path], directory: Path) -> Path:
         copy = Path(temporary.name)
     try:
         shutil.copyfile(jar, copy)
-        _check(copy, library, jar)
+        digest = hashlib.sha256(copy.read_bytes()).hexdigest()
+        if digest != library.digest:
+            raise LibrariesUnavailable(
+                message=f"{jar} is not {library.coordinates} as published: its SHA-256 is {digest}, not "
+                f"{library.digest}. Check spark.jars.repositories and spark.jars.ivySettings, remove the "
+                "file, or set the launcher option jvm-libraries to a directory with libraries of your own"
+            )
         copy.chmod(0o644)
         return copy.replace(directory / library.jar)
     finally:
         copy.unlink(missing_ok=True)
-
-
-def _check(copy: Path, library: _Library, origin: Path) -> None:
-    digest = hashlib.sha256(copy.read_bytes()).hexdigest()
-    if digest != library.digest:
-        raise LibrariesUnavailable(
-            message=f"{origin} is not {library.coordinates} as published: its SHA-256 is {digest}, not "
-            f"{library.digest}. Check spark.jars.repositories and spark.jars.ivySettings, remove the file, "
-            "or set the launcher option jvm-libraries to a directory with libraries of your own"
-        )

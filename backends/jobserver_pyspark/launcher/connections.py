@@ -25,6 +25,7 @@ from jobserver_pyspark.protocol.messages import (
 
 _HELLO_TIMEOUT = 10.0
 _PAUSE = 0.2
+_POLL = 0.1
 _MAX_HELLO = 4096
 _OUTDATED_SERVER = "the package was replaced while the server was running, so restart the server"
 _OUTDATED_HOST = "the package was upgraded, so this server cannot take the context over"
@@ -32,6 +33,21 @@ HostChannel = Channel[ServerToHost, HostToServer]
 Arrivals = queue.Queue[HostChannel | ProtocolError]
 """The connection of a host, or why it cannot be used."""
 _repeats = Repeats(logging.getLogger(__name__))
+
+
+def arrived(arrivals: Arrivals) -> HostChannel | None:
+    """Wait a moment for the connection of a host; return None if it has not arrived.
+
+    Raises:
+        ProtocolError: It cannot be used.
+    """
+    try:
+        found = arrivals.get(timeout=_POLL)
+    except queue.Empty:
+        return None
+    if isinstance(found, ProtocolError):
+        raise found
+    return found
 
 
 class HostConnections:

@@ -16,10 +16,10 @@ from jobserver_core.errors import InvalidSetting, UnknownContextFactory
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_pyspark.launcher.spark_values import (
     check_files,
-    check_heap,
     check_programs,
     check_python_paths,
     check_values,
+    heap_size,
     parse_count,
 )
 from jobserver_pyspark.protocol.messages import ContextType
@@ -301,25 +301,17 @@ def _leaves(tree: JsonMapping, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _set_memory(conf: dict[str, str], master: str, flat: Mapping[str, str]) -> None:
     """Set the memory of executors; in local mode that of the driver, which is the only executor."""
     for key in ("spark.executor.memory", "spark.driver.memory"):
         if key in conf:
-            conf[key] = _size(key, conf[key], conf)
+            conf[key] = heap_size(key, conf[key], conf)
     if "memory-per-node" not in flat:
         return
-    text = _size("memory-per-node", flat["memory-per-node"], conf)
+    text = heap_size("memory-per-node", flat["memory-per-node"], conf)
     conf.setdefault("spark.executor.memory", text)
     if _LOCAL.fullmatch(master):
         conf.setdefault("spark.driver.memory", text)
-
-
-def _size(key: str, value: str, conf: Mapping[str, str]) -> str:
-    """Return the memory of a process as Spark writes it, without blanks."""
-    check_heap(key, value, conf)
-    return value.replace(" ", "").lower()

@@ -15,8 +15,11 @@ from jobserver_core.models import json_values
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.ports import ContextSpec
 from jobserver_pyspark.installation.driver_jvm import JVM_OPTIONS, class_path, has_hive, spark_defaults
-from jobserver_pyspark.installation.environment import allowed_environment
-from jobserver_pyspark.installation.hadoop import VARIABLES, hadoop_directories
+from jobserver_pyspark.installation.environment import (
+    HADOOP_VARIABLES,
+    allowed_environment,
+    hadoop_directories,
+)
 from jobserver_pyspark.installation.java import Java, utf8_locale
 from jobserver_pyspark.installation.spark import Installation, python_view, spark_home_view
 from jobserver_pyspark.jvm.jobs import context_settings
@@ -89,38 +92,37 @@ def make_plan(
     if pod_template is not None:
         conf[TEMPLATE_FILE] = str(tmp_dir / "executor-pod.yaml")
     submitted = settings.needs_submit or not PREPARED.isdisjoint(spark_defaults(installation))
-    command = _jvm_command(
-        spec,
-        settings,
-        conf,
-        installation=installation,
-        java=java,
+    classes = class_path(
+        installation,
+        before=conf.get("spark.driver.extraClassPath"),
         hadoop=hadoop,
-        tmp_dir=tmp_dir,
-        class_data=class_data,
-        submitted=submitted,
+        after=[tmp_dir / JOB_CLASSES, *_jars(spec)],
     )
-    environment = {
+    jvm_environment = {
         "SPARK_HOME": str(spark_home_view(installation, options.cache_dir, python=settings.yarn)),
         "SPARK_LOCAL_DIRS": conf.get("spark.local.dir", str(spec.work_dir / "local")),
-        **_local_address(conf),
     }
+    if conf.get("spark.driver.bindAddress") == LOOPBACK and "SPARK_LOCAL_IP" not in os.environ:
+        jvm_environment["SPARK_LOCAL_IP"] = LOOPBACK  # of Spark's own user interface
     return HostPlan(
         command=[installation.python, "-m", "jobserver_pyspark.host"],
-        environment=_environment(
-            settings,
-            installation=installation,
-            java=java,
-            options=options,
-            marker=marker,
-            tmp_dir=tmp_dir,
-            on_executors=pythons.executors if pythons is not None else installation.python,
-        ),
+        environment={
+            **_environment(settings, installation, java, options),
+            MARKER: marker,
+            "PYSPARK_PYTHON": pythons.executors if pythons is not None else installation.python,
+            "TMPDIR": str(tmp_dir),
+        },
         locks=pythons.locks if pythons is not None else (),
         pod_template=pod_template,
         spec=HostSpec(
             marker=marker,
-            jvm=JvmCommand(command=tuple(command), environment=environment),
+            jvm=JvmCommand(
+                command=(
+                    *(str(java.program), *class_data, "-cp", classes, *_jvm_options(spec, conf, tmp_dir)),
+                    *(_submission(settings, tmp_dir) if submitted else [_GATEWAY]),
+                ),
+                environment=jvm_environment,
+            ),
             conf=conf,
             submitted=submitted,
             hadoop=settings.hadoop,
@@ -153,27 +155,14 @@ def make_plan(
     )
 
 
-def _local_address(conf: Mapping[str, str]) -> dict[str, str]:
-    """Return the address on which Spark's own user interface listens, and its host name."""
-    loopback = conf.get("spark.driver.bindAddress") == LOOPBACK and "SPARK_LOCAL_IP" not in os.environ
-    return {"SPARK_LOCAL_IP": LOOPBACK} if loopback else {}
-
-
 def _environment(
-    settings: ContextSettings,
-    *,
-    installation: Installation,
-    java: Java,
-    options: LauncherOptions,
-    marker: str,
-    tmp_dir: Path,
-    on_executors: str,
+    settings: ContextSettings, installation: Installation, java: Java, options: LauncherOptions
 ) -> dict[str, str]:
     """Return the environment of a host, with only the allowed variables of the server's environment."""
     kept = allowed_environment(options.environment)
     hadoop = settings.hadoop_conf_dir or options.hadoop_conf_dir
     if hadoop is not None:
-        kept = {name: value for name, value in kept.items() if name not in VARIABLES}
+        kept = {name: value for name, value in kept.items() if name not in HADOOP_VARIABLES}
         kept["HADOOP_CONF_DIR"] = str(hadoop)
     borrowed = ["pyspark", "py4j"] if installation.borrowed else []
     view = python_view(["jobserver_pyspark", "sparkjobserver", *borrowed], options.cache_dir)
@@ -181,13 +170,10 @@ def _environment(
     return {
         **kept,
         **utf8_locale(kept),
-        MARKER: marker,
         FALLBACK_PATH: str(fallback),
         "PYTHONPATH": os.pathsep.join([str(view), *settings.python_paths]),
-        "PYSPARK_PYTHON": on_executors,
         "PYSPARK_DRIVER_PYTHON": installation.python,
         "JAVA_HOME": str(java.home),
-        "TMPDIR": str(tmp_dir),
     }
 
 
@@ -213,14 +199,11 @@ def _conf(
     if settings.containers and settings.cores is not None:
         conf = {**executor_settings(conf, settings.cores), **conf}
     if settings.yarn:
-        tags = [*filter(None, conf.get(_TAGS, "").split(",")), "jobserver", f"jobserver-context-{spec.id}"]
-        conf[_TAGS] = ",".join(tags)
+        own = conf.get("spark.yarn.tags", "").split(",")
+        conf["spark.yarn.tags"] = ",".join([*filter(None, own), "jobserver", f"jobserver-context-{spec.id}"])
     if settings.kubernetes:
         conf = {**driver_settings(os.environ), **conf, **identity(spec.id, os.environ)}
     return conf
-
-
-_TAGS = "spark.yarn.tags"
 
 
 def _defaults(
@@ -248,69 +231,39 @@ def _defaults(
     return conf
 
 
-def _jars(spec: ContextSpec) -> list[Path]:
-    """Return the jars of every job of the context, under names that end in ``.jar``, as Spark requires."""
-    codes = [code for code in spec.class_path if code.type is BinaryType.JAR]
-    return [spec.work_dir / "jars" / f"{code.digest}.jar" for code in codes]
+def _jars(spec: ContextSpec) -> dict[Path, Path]:
+    """Return the jars of every job of the context: links whose names end in ``.jar``, as Spark requires."""
+    jars = [code for code in spec.class_path if code.type is BinaryType.JAR]
+    return {spec.work_dir / "jars" / f"{code.digest}.jar": code.path for code in jars}
 
 
 def link_jars(spec: ContextSpec) -> None:
     """Make the links to the context's jars that are in its plan."""
-    for jar, code in zip(_jars(spec), (c for c in spec.class_path if c.type is BinaryType.JAR), strict=True):
-        jar.parent.mkdir(parents=True, exist_ok=True)
-        if not jar.exists():
-            jar.symlink_to(code.path.resolve())
+    for link, jar in _jars(spec).items():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.exists():
+            link.symlink_to(jar.resolve())
 
 
-def _jvm_command(
-    spec: ContextSpec,
-    settings: ContextSettings,
-    conf: Mapping[str, str],
-    *,
-    installation: Installation,
-    java: Java,
-    hadoop: Sequence[Path],
-    tmp_dir: Path,
-    class_data: list[str],
-    submitted: bool,
-) -> list[str]:
-    main = [_GATEWAY]
-    if submitted:
-        main = [_SUBMIT, "--properties-file", str(tmp_dir / "spark.properties")]
-        if settings.proxy_user is not None:
-            main += ["--proxy-user", settings.proxy_user]
-        main.append("pyspark-shell")
+def _submission(settings: ContextSettings, tmp_dir: Path) -> list[str]:
+    """Return the main class and the arguments of Spark's own submission."""
+    proxy = ["--proxy-user", settings.proxy_user] if settings.proxy_user is not None else []
+    return [_SUBMIT, "--properties-file", str(tmp_dir / "spark.properties"), *proxy, "pyspark-shell"]
+
+
+def _jvm_options(spec: ContextSpec, conf: Mapping[str, str], tmp_dir: Path) -> list[str]:
+    heap = parse_memory("spark.driver.memory", conf.get("spark.driver.memory", "1g"))
+    keys = ("spark.driver.defaultJavaOptions", "spark.driver.extraJavaOptions")
     return [
-        str(java.program),
-        *class_data,
-        "-cp",
-        class_path(
-            installation,
-            before=conf.get("spark.driver.extraClassPath"),
-            hadoop=hadoop,
-            after=[tmp_dir / JOB_CLASSES, *_jars(spec)],
-        ),
-        f"-Xmx{_heap(conf)}",
+        f"-Xmx{heap // 2**20}m",
         *JVM_OPTIONS,
         f"-Djava.io.tmpdir={tmp_dir}",
         # Native libraries are unpacked there and mapped, which many machines forbid below /tmp (noexec).
         f"-Dorg.xerial.snappy.tempdir={spec.work_dir}",
         f"-DZstdTempFolder={spec.work_dir}",
         f"-Dderby.system.home={spec.work_dir}",
-        *_extra_options(conf),
-        *main,
+        *(option for key in keys for option in java_options(key, conf.get(key, ""))),
     ]
-
-
-def _heap(conf: Mapping[str, str]) -> str:
-    """Return the size of the driver's heap in the JVM's notation, in MiB."""
-    key = "spark.driver.memory"
-    return f"{parse_memory(key, conf.get(key, '1g')) // 2**20}m"
-
-
-def _extra_options(conf: Mapping[str, str]) -> list[str]:
-    keys = ("spark.driver.defaultJavaOptions", "spark.driver.extraJavaOptions")
-    return [option for key in keys for option in java_options(key, conf.get(key, ""))]
 
 
 def properties_file(conf: Mapping[str, str]) -> str:
@@ -320,9 +273,8 @@ def properties_file(conf: Mapping[str, str]) -> str:
 
 def _escaped(text: str) -> str:
     """Write each character that may have a meaning in such a file, or is not ASCII, as a Unicode escape."""
-    return re.sub(r"[^\w./,-]", lambda found: _escape(found[0]), text, flags=re.ASCII)
 
+    def escape(found: re.Match[str]) -> str:
+        return "".join(f"\\u{unit}" for unit in found[0].encode("utf-16-be").hex(" ", 2).split())
 
-def _escape(character: str) -> str:
-    units = character.encode("utf-16-be").hex(" ", 2).split()
-    return "".join(f"\\u{unit}" for unit in units)
+    return re.sub(r"[^\w./,-]", escape, text, flags=re.ASCII)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import subprocess
 import time
 from pathlib import Path
@@ -13,11 +12,11 @@ import attrs
 
 from jobserver_core.data_directory import create_private
 from jobserver_pyspark import processes
-from jobserver_pyspark.launcher.connections import Arrivals, HostChannel, HostConnections
+from jobserver_pyspark.launcher.connections import HostChannel, HostConnections, arrived
 from jobserver_pyspark.launcher.host_plan import HostPlan, properties_file
 from jobserver_pyspark.launcher.kubernetes import TEMPLATE_FILE
-from jobserver_pyspark.launcher.leftovers import LeftoverRecord
-from jobserver_pyspark.protocol.converter import ProtocolError, encode
+from jobserver_pyspark.launcher.leftovers import LeftoverRecord, write_private
+from jobserver_pyspark.protocol.converter import encode
 from jobserver_pyspark.protocol.frames import ChannelClosed
 from jobserver_pyspark.protocol.messages import Connect, StartContext, StartSpare
 
@@ -40,9 +39,9 @@ class HostProcess:
             create_private(directory)
         tmp_dir.mkdir(mode=0o700, exist_ok=tmp_dir.parent == work_dir)
         if plan.spec.submitted:
-            _write_private(tmp_dir / "spark.properties", properties_file(plan.spec.conf))
+            write_private(tmp_dir / "spark.properties", properties_file(plan.spec.conf))
         if plan.pod_template is not None:
-            _write_private(Path(plan.spec.conf[TEMPLATE_FILE]), plan.pod_template)
+            write_private(Path(plan.spec.conf[TEMPLATE_FILE]), plan.pod_template)
         self._process = self._spawn(work_dir, log_path)
         self._plan = attrs.evolve(plan, locks=())  # they are the host's now
         self.secret: str | None = None
@@ -93,7 +92,9 @@ class HostProcess:
             address, port = connections.address
             line, _ = encode(Connect(host=address, port=port, token=self.secret))
             self._write(line + b"\n")
-            channel = self._await(arrivals)
+            while (channel := arrived(arrivals)) is None:
+                if not self.alive:
+                    raise ChannelClosed("the host ended before it had connected")
         finally:
             connections.forget(self.secret)
         channel.send(first)
@@ -107,18 +108,6 @@ class HostProcess:
             self._process.stdin.flush()
         except OSError as error:
             raise ChannelClosed(str(error)) from error
-
-    def _await(self, arrivals: Arrivals) -> HostChannel:
-        while True:
-            try:
-                arrived = arrivals.get(timeout=0.1)
-            except queue.Empty:
-                if not self.alive:
-                    raise ChannelClosed("the host ended before it had connected") from None
-                continue
-            if isinstance(arrived, ProtocolError):
-                raise arrived
-            return arrived
 
     def kill(self) -> None:
         """Kill the host; the processes that it started end with its context's record."""
@@ -175,9 +164,3 @@ class SurvivingHost:
 
     def leave(self) -> None:
         """Leave the host to the next server."""
-
-
-def _write_private(path: Path, text: str) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(file, "w", encoding="utf-8") as stream:
-        stream.write(text)

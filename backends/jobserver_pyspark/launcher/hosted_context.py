@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import queue
 import shutil
 import threading
 import time
@@ -18,7 +17,7 @@ from jobserver_core.disk_cache import DiskCache
 from jobserver_core.errors import JobServerError, LaunchError
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.ports import ContextEnd, ContextHandle, ContextListener, ContextSpec, JobSpec
-from jobserver_pyspark.launcher.connections import Arrivals, HostChannel, HostConnections
+from jobserver_pyspark.launcher.connections import Arrivals, HostChannel, HostConnections, arrived
 from jobserver_pyspark.launcher.descriptors import check_descriptors, explained, out_of_descriptors
 from jobserver_pyspark.launcher.environments import Unpacking
 from jobserver_pyspark.launcher.host_plan import HostPlan, link_jars
@@ -45,8 +44,6 @@ from jobserver_pyspark.protocol.messages import (
 )
 
 _log = logging.getLogger(__name__)
-
-_POLL = 0.1
 
 
 @attrs.frozen(kw_only=True)
@@ -206,16 +203,13 @@ class HostedContext(ContextHandle):
                     self._handle(self._channel.receive())
         except ChannelClosed as error:
             _log.debug("context %s: %s", self._spec.name, error)
-        except (ProtocolError, JobServerError) as error:
-            self._fail(ErrorInfo.from_exception(error))
-            self._destroy()
-        except OSError as error:
-            message = out_of_descriptors(error) or f"cannot start the context: {error}"
-            _log.warning("context %s: %s", self._spec.name, message)
-            self._fail(ErrorInfo.from_exception(LaunchError(message=message)))
-            self._destroy()
         except Exception as error:  # noqa: BLE001 - the end must be reported to the core after any error
-            _log.exception("context %s", self._spec.name)
+            if isinstance(error, OSError):
+                message = out_of_descriptors(error) or f"cannot start the context: {error}"
+                _log.warning("context %s: %s", self._spec.name, message)
+                error = LaunchError(message=message)
+            elif not isinstance(error, (ProtocolError, JobServerError)):
+                _log.exception("context %s", self._spec.name)
             self._fail(ErrorInfo.from_exception(error))
             self._destroy()
         finally:
@@ -273,11 +267,8 @@ class HostedContext(ContextHandle):
         """
         deadline = time.monotonic() + self._reattach_timeout
         while not self._detached:
-            with contextlib.suppress(queue.Empty):
-                arrived = arrivals.get(timeout=_POLL)
-                if isinstance(arrived, ProtocolError):
-                    raise arrived
-                return arrived
+            if (channel := arrived(arrivals)) is not None:
+                return channel
             if not host.alive:
                 self._fail(_not_reattached("its host process ended"))
                 return None
@@ -371,7 +362,9 @@ class HostedContext(ContextHandle):
     def _clean_up(self) -> None:
         for timer in self._timers:
             timer.cancel()
-        status = self._reap()
+        if self._channel is not None:
+            self._channel.close()
+        status = self._host.reap() if self._host is not None else None
         with self._lock:
             if self._end is None:
                 killed = killed_from_outside(status)
@@ -391,12 +384,6 @@ class HostedContext(ContextHandle):
         if record is not None:
             self._resources.leftovers.remove(self._spec.id, record, ended=ended)
         self._on_end(self)
-
-    def _reap(self) -> int | None:
-        """Wait until the host has ended, which follows the end of its connection; return its exit status."""
-        if self._channel is not None:
-            self._channel.close()
-        return self._host.reap() if self._host is not None else None
 
     def _unexpected(self, status: int | None) -> ErrorInfo:
         log = self._spec.log_tail()

@@ -29,7 +29,7 @@ from jobserver_core.shutdown import FORCE
 from jobserver_pyspark.installation.class_data import ArchiveMaker, ClassData
 from jobserver_pyspark.installation.compiler import JvmToolchain
 from jobserver_pyspark.installation.driver_jvm import spark_defaults
-from jobserver_pyspark.installation.hadoop import check_yarn, hadoop_directories
+from jobserver_pyspark.installation.environment import check_yarn, hadoop_directories
 from jobserver_pyspark.installation.java import Java, find_java
 from jobserver_pyspark.installation.libraries import LibrarySource
 from jobserver_pyspark.installation.spark import Installation, SparkInstall, find_installation
@@ -47,12 +47,11 @@ from jobserver_pyspark.launcher.environments import (
 from jobserver_pyspark.launcher.host_plan import HostPlan, make_plan
 from jobserver_pyspark.launcher.hosted_context import HostedContext, LauncherResources
 from jobserver_pyspark.launcher.kubernetes import ClusterFiles, lost_objects
-from jobserver_pyspark.launcher.leftovers import LeftoverRecord, Leftovers
+from jobserver_pyspark.launcher.leftovers import LeftoverRecord, Leftovers, write_private
 from jobserver_pyspark.launcher.options import LauncherOptions
-from jobserver_pyspark.launcher.pool_settings import read_pools
 from jobserver_pyspark.launcher.resources import resources
 from jobserver_pyspark.launcher.spare_hosts import SpareHosts
-from jobserver_pyspark.launcher.spare_pools import Pool, SparePools
+from jobserver_pyspark.launcher.spare_pools import Pool, SparePools, read_pools
 from jobserver_pyspark.processes import available_memory
 from jobserver_pyspark.protocol.messages import Reattachment
 
@@ -327,20 +326,16 @@ class PySparkLauncher(Launcher):
         self._serves = True
         if not self.reattaches:
             return ()
-        found = [record for record in self._leftovers.all() if record.secret is not None and record.alive]
-        self._survivors = {record.spec.id: record for record in found if record.spec is not None}
+        found = [(record.spec, record) for record in self._leftovers.all() if record.secret and record.alive]
+        self._survivors = {spec.id: record for spec, record in found if spec is not None}
         if self._survivors:
             self._publish_address()
-        return [record.spec for record in self._survivors.values() if record.spec is not None]
+        return [spec for spec, _ in found if spec is not None]
 
     def _publish_address(self) -> None:
         host, port = self._resources.connections.address
-        temporary = self._server_file.with_suffix(".part")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         try:
-            with os.fdopen(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as file:
-                json.dump({"host": host, "port": port}, file)
-            os.replace(temporary, self._server_file)
+            write_private(self._server_file, json.dumps({"host": host, "port": port}))
         except OSError as error:
             # Going on without these contexts would kill them and their jobs, and a full disk is temporary.
             raise LaunchError(

@@ -74,6 +74,23 @@ class LeftoverRecord:
         return not any(path.exists() for path in paths)
 
 
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only this user can read. Atomic.
+
+    Raises:
+        OSError: It cannot be written; an earlier file of this name is kept.
+    """
+    temporary = path.with_suffix(".part")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    try:
+        with os.fdopen(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 def _aside(directory: Path) -> Path:
     """Return where to move a directory that is to be removed: beside it, on the same file system."""
     return directory.with_name(f"{directory.name}.ended")
@@ -89,16 +106,7 @@ class Leftovers:
     def record(self, context_id: str, record: LeftoverRecord) -> None:
         """Store a record, and replace an earlier one of the same context."""
         create_private(self._directory)
-        path = self._path(context_id)
-        temporary = path.with_suffix(".part")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        try:
-            with os.fdopen(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as file:  # has the secret
-                file.write(dumps(record))
-            os.replace(temporary, path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+        write_private(self._path(context_id), dumps(record))
 
     def forget(self, context_id: str) -> None:
         """Remove the record of a context that left nothing behind."""
@@ -106,10 +114,7 @@ class Leftovers:
 
     def all(self) -> Iterator[LeftoverRecord]:
         """Iterate over the records."""
-        for path in self._directory.glob("*.json"):
-            record = self._read(path)
-            if record is not None:
-                yield record
+        yield from filter(None, map(self._read, self._directory.glob("*.json")))
 
     def sweep(self, kept: Container[str] = ()) -> None:
         """End all recorded leftovers, except those of contexts with an id in ``kept``.
@@ -118,15 +123,14 @@ class Leftovers:
         time. Clusters come last, and after a failure a cluster is not asked again, because the start of the
         server waits for this.
         """
-        found = {path.stem: self._read(path) for path in self._directory.glob("*.json")}
         ended: dict[str, LeftoverRecord] = {}
-        for context_id, record in found.items():
-            if context_id in kept:
+        for path in self._directory.glob("*.json"):
+            if path.stem in kept:
                 continue
-            if record is None:
-                self.forget(context_id)
+            if (record := self._read(path)) is None:
+                self.forget(path.stem)
             elif record.end_local():
-                ended[context_id] = record
+                ended[path.stem] = record
         clusters = {key: record.cluster for key, record in ended.items() if record.cluster is not None}
         failed = self._remove_from_clusters(clusters)
         if ended:

@@ -25,9 +25,13 @@ from typing import Generic, TypeVar
 
 import attrs
 
+from jobserver_core.config.settings import Settings
+from jobserver_core.config.trees import merged
+from jobserver_core.errors import InvalidSetting
 from jobserver_core.models.contexts import SparePool
+from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.repeats import Repeats
-from jobserver_pyspark.launcher.context_settings import ContextSettings
+from jobserver_pyspark.launcher.context_settings import ContextSettings, read_settings
 from jobserver_pyspark.launcher.spark_values import parse_memory
 
 _CHECK_INTERVAL = 10.0
@@ -37,6 +41,8 @@ _PAUSE = 1.0
 _LULL_TIMEOUT = 10.0
 """Seconds that a missing spare waits for a moment without running jobs."""
 _LONGEST_PAUSE = 300.0
+MAX_SPARES = 64
+"""The maximum of the sizes of all pools together."""
 _BESIDE_HEAP = 512 * 2**20
 """The bytes that the processes of a context use beside the heap of its JVM."""
 _log = logging.getLogger(__name__)
@@ -55,6 +61,44 @@ class Pool:
         """Whether one more context fits into this many bytes of free memory; None is an unknown number."""
         heap = parse_memory("spark.driver.memory", self.settings.conf.get("spark.driver.memory", "1g"))
         return memory is None or memory >= heap + _BESIDE_HEAP
+
+
+def read_pools(settings: Settings) -> list[Pool]:
+    """Return the pools of the settings; each has the default settings of contexts under its own.
+
+    Raises:
+        InvalidSetting: A pool has an invalid size, or settings with which no spare can start.
+    """
+    trees = settings.contexts.pools
+    pools = [_pool(name, tree, settings) for name, tree in trees.items()]
+    if sum(pool.size for pool in pools) > MAX_SPARES:
+        raise InvalidSetting(
+            key="jobserver.contexts.pools", message=f"the sizes of all pools may add up to {MAX_SPARES}"
+        )
+    return pools
+
+
+def _pool(name: str, tree: JsonMapping, settings: Settings) -> Pool:
+    key, spark = f"jobserver.contexts.pools.{name}", settings.spark
+    own = {field: value for field, value in tree.items() if field != "size"}
+    effective = merged({"spark": {"master": spark.master}}, spark.context_settings, own)
+    for field in ("dependent-jar-uris", "cp"):
+        if effective.get(field):
+            raise InvalidSetting(
+                key=f"{key}.{field}",
+                message="a pool cannot have a class path; contexts with one always start anew",
+            )
+    try:
+        read = read_settings(effective, default_master=spark.master)
+    except InvalidSetting as error:
+        raise InvalidSetting(key=f"{key}.{error.key}", message=error.message, nearest=error.nearest) from None
+    given = tree.get("size", 1)
+    size = int(given) if isinstance(given, (int, str)) and str(given).isdecimal() else -1
+    if not 0 <= size <= MAX_SPARES:
+        raise InvalidSetting(
+            key=f"{key}.size", message=f"expected a whole number from 0 to {MAX_SPARES}, got {given!r}"
+        )
+    return Pool(name=name, size=size, settings=read)
 
 
 class SpareFailed(Exception):

@@ -40,8 +40,6 @@ _FILES = ("spark.jars", "spark.files", "spark.archives", "spark.submit.pyFiles")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):")
 _PATTERN = re.compile(r"[*?\[{\\]")
 """What makes a path a pattern for Hadoop, which expands it."""
-_USER_FIRST = ("spark.driver.userClassPathFirst", "spark.executor.userClassPathFirst")
-_RESERVED = "spark.testing.reservedMemory"
 
 _MASTERS = re.compile(
     r"""local | local\[ ([1-9]\d*|\*) (\s*,\s*\d+)? \]
@@ -64,7 +62,13 @@ def check_values(conf: Mapping[str, str], *, master: str) -> None:
     Raises:
         InvalidSetting: A value prevents the start of a context; it names the first one.
     """
-    _check_master(master)
+    if not _MASTERS.fullmatch(master):
+        advice = _OLD_MASTERS.get(master.partition(":")[0])
+        raise InvalidSetting(
+            key="spark.master",
+            message="expected local, local[n], local[*], spark://host:port, yarn or k8s://https://host:port, "
+            f"got {master!r}{f': {advice}' if advice else ''}",
+        )
     for key in _MEMORY_KEYS:
         if key in conf:
             parse_memory(key, conf[key])
@@ -78,7 +82,13 @@ def check_values(conf: Mapping[str, str], *, master: str) -> None:
             key="spark.submit.deployMode",
             message="must be client: the driver of a context runs beside the job server",
         )
-    _check_class_path_order(conf)
+    for key in ("spark.driver.userClassPathFirst", "spark.executor.userClassPathFirst"):
+        if conf.get(key, "false").strip().lower() != "false":
+            raise InvalidSetting(
+                key=key,
+                message="is not supported: classes of Spark and of the job API always come before those of a "
+                "job's jars; to use another version of a library of Spark, relocate (shade) it in the jar",
+            )
 
 
 def check_programs(conf: Mapping[str, str], *, master: str, python: str | None) -> None:
@@ -87,9 +97,13 @@ def check_programs(conf: Mapping[str, str], *, master: str, python: str | None) 
     Raises:
         InvalidSetting: One is missing.
     """
-    _check_program("python.executable", python, conf)
+    programs = {"python.executable": python}
     if master.startswith("local"):
-        _check_program("spark.pyspark.python", conf.get("spark.pyspark.python"), conf)
+        programs["spark.pyspark.python"] = conf.get("spark.pyspark.python")
+    for key, program in programs.items():
+        found = program is None or packed_python(key, program, conf) or shutil.which(program)
+        if not found:
+            raise InvalidSetting(key=key, message=f"program {program!r} does not exist")
 
 
 def check_python_paths(paths: Iterable[str]) -> None:
@@ -99,12 +113,12 @@ def check_python_paths(paths: Iterable[str]) -> None:
         InvalidSetting: One does not exist.
     """
     for path in paths:
+        if os.path.isabs(path) and os.path.exists(path):
+            continue
+        message = f"{path!r} does not exist on the server's machine"
         if not os.path.isabs(path):
             message = f"takes absolute paths of directories on the server's machine, got {path!r}"
-            raise InvalidSetting(key="python.paths", message=message)
-        if not os.path.exists(path):
-            message = f"{path!r} does not exist on the server's machine"
-            raise InvalidSetting(key="python.paths", message=message)
+        raise InvalidSetting(key="python.paths", message=message)
 
 
 def check_files(conf: Mapping[str, str]) -> None:
@@ -125,50 +139,21 @@ def check_files(conf: Mapping[str, str]) -> None:
             named = path.rpartition("#")[0] or path  # an archive or a file may have another name for jobs
             if any(os.path.isabs(one) and os.path.exists(one) for one in (path, named, unquote(named))):
                 continue
-            if os.path.isabs(path):
-                raise InvalidSetting(
-                    key=key, message=f"file {unquote(named)} does not exist on the server's machine"
-                )
-            message = f"expected the absolute path of a file on the server's machine, got {entry}"
+            message = f"file {unquote(named)} does not exist on the server's machine"
+            if not os.path.isabs(path):
+                message = f"expected the absolute path of a file on the server's machine, got {entry}"
             raise InvalidSetting(key=key, message=message)
 
 
-def _check_program(key: str, python: str | None, conf: Mapping[str, str]) -> None:
-    if python is None or packed_python(key, python, conf) is not None:
-        return
-    if shutil.which(python) is None:
-        raise InvalidSetting(key=key, message=f"program {python!r} does not exist")
-
-
-def _check_master(master: str) -> None:
-    if not _MASTERS.fullmatch(master):
-        advice = _OLD_MASTERS.get(master.partition(":")[0])
-        raise InvalidSetting(
-            key="spark.master",
-            message="expected local, local[n], local[*], spark://host:port, yarn or k8s://https://host:port, "
-            f"got {master!r}{f': {advice}' if advice else ''}",
-        )
-
-
-def _check_class_path_order(conf: Mapping[str, str]) -> None:
-    """Refuse settings that let a job's jar replace classes that it shares with Spark and the job API."""
-    for key in _USER_FIRST:
-        if conf.get(key, "false").strip().lower() != "false":
-            raise InvalidSetting(
-                key=key,
-                message="is not supported: classes of Spark and of the job API always come before those of a "
-                "job's jars; to use another version of a library of Spark, relocate (shade) it in the jar",
-            )
-
-
-def check_heap(key: str, value: str, conf: Mapping[str, str]) -> None:
-    """Check the memory of a driver or an executor.
+def heap_size(key: str, value: str, conf: Mapping[str, str]) -> str:
+    """Return the memory of a driver or an executor as Spark writes it, without blanks.
 
     Raises:
         InvalidSetting: It is not a size, or too small for Spark.
     """
-    if parse_memory(key, value) < LEAST_MEMORY * 2**20 and _RESERVED not in conf:
+    if parse_memory(key, value) < LEAST_MEMORY * 2**20 and "spark.testing.reservedMemory" not in conf:
         raise InvalidSetting(key=key, message=f"Spark needs at least {LEAST_MEMORY}m, got {value!r}")
+    return value.replace(" ", "").lower()
 
 
 def parse_memory(key: str, value: str) -> int:

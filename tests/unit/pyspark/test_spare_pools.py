@@ -20,9 +20,15 @@ from jobserver_pyspark.launcher import spare_pools
 from jobserver_pyspark.launcher.context_settings import ContextSettings, read_settings
 from jobserver_pyspark.launcher.host_plan import HostPlan, make_plan
 from jobserver_pyspark.launcher.options import LauncherOptions
-from jobserver_pyspark.launcher.pool_settings import read_pools
 from jobserver_pyspark.launcher.spare_hosts import fingerprint
-from jobserver_pyspark.launcher.spare_pools import Pool, Spare, SpareFailed, SparePools, SpareStarter
+from jobserver_pyspark.launcher.spare_pools import (
+    Pool,
+    Spare,
+    SpareFailed,
+    SparePools,
+    SpareStarter,
+    read_pools,
+)
 
 
 class FakeSpare(Spare):

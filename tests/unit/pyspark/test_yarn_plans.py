@@ -15,7 +15,7 @@ from jobserver_core.errors import InvalidSetting
 from jobserver_core.ports import ContextSpec
 from jobserver_pyspark import PySparkLauncher
 from jobserver_pyspark.host.yarn import _delete_old_parts, _publish
-from jobserver_pyspark.installation.hadoop import hadoop_directories
+from jobserver_pyspark.installation.environment import hadoop_directories
 from jobserver_pyspark.installation.java import Java
 from jobserver_pyspark.installation.spark import Installation
 from jobserver_pyspark.launcher.context_settings import read_settings
