@@ -142,7 +142,11 @@ class HostConnections:
             return None
         if arrivals is not None and hello.protocol != PROTOCOL_VERSION:
             greeting.close()
-            arrivals.put(_version_mismatch(hello.protocol, reason))
+            message = (
+                f"the context's host speaks version {hello.protocol} of the launcher's protocol, and this "
+                f"server version {PROTOCOL_VERSION}: {reason}"
+            )
+            arrivals.put(ProtocolError(message))
             return None
         proven = arrivals is None or isinstance(hello, Hello) or _is_proven(hello, greeting, secret)
         return arrivals if proven else None
@@ -170,10 +174,3 @@ def _is_proven(hello: Reattach, greeting: HostChannel, secret: str) -> bool:
     reply = greeting.receive()
     expected = proof_of("host", secret, hello.nonce, nonce)
     return isinstance(reply, ReattachProof) and proves(reply.proof, expected)
-
-
-def _version_mismatch(version: int, reason: str) -> ProtocolError:
-    return ProtocolError(
-        f"the context's host speaks version {version} of the launcher's protocol, and this server version "
-        f"{PROTOCOL_VERSION}: {reason}"
-    )

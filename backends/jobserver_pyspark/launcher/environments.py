@@ -101,16 +101,14 @@ def _local(key: str, address: str) -> Path:
         )
     path = Path(unquote(re.sub("^//", "", address[scheme.end() :])) if scheme is not None else address)
     if not path.name.endswith(ENDINGS):
-        raise InvalidSetting(
-            key="spark.archives", message=f"{path} has a Python environment; expected {', '.join(ENDINGS)}"
-        )
-    if not path.is_absolute():
-        message = f"expected the absolute path of a file on the server's machine, got {path}"
-        raise InvalidSetting(key="spark.archives", message=message)
-    if not path.is_file():
-        message = f"file {path} does not exist on the server's machine"
-        raise InvalidSetting(key="spark.archives", message=message)
-    return path
+        problem = f"{path} has a Python environment; expected {', '.join(ENDINGS)}"
+    elif not path.is_absolute():
+        problem = f"expected the absolute path of a file on the server's machine, got {path}"
+    elif not path.is_file():
+        problem = f"file {path} does not exist on the server's machine"
+    else:
+        return path
+    raise InvalidSetting(key="spark.archives", message=problem)
 
 
 def without_environments(python: str | None, conf: Mapping[str, str]) -> dict[str, str]:

@@ -178,7 +178,13 @@ class HostedJobs:
             case ProgressReport():
                 with self._listener_lock:
                     if message.job_id in self._jobs:
-                        self._listener.job_progress(message.job_id, _progress(message))
+                        progress = JobProgress(
+                            stages_done=message.stages_done,
+                            stages_total=message.stages_total,
+                            tasks_done=message.tasks_done,
+                            tasks_total=message.tasks_total,
+                        )
+                        self._listener.job_progress(message.job_id, progress)
             case ResultChunk():
                 if (job := self._jobs.get(message.job_id)) is not None and job.refused is None:
                     self._take_result(job, message)
@@ -221,15 +227,6 @@ def _request(spec: JobSpec, packages: tuple[Package, ...]) -> SubmitJob:
             Jar(digest=code.digest, path=code.path) for code in spec.class_path if code.type is BinaryType.JAR
         ),
         config=spec.config.encode(),
-    )
-
-
-def _progress(message: ProgressReport) -> JobProgress:
-    return JobProgress(
-        stages_done=message.stages_done,
-        stages_total=message.stages_total,
-        tasks_done=message.tasks_done,
-        tasks_total=message.tasks_total,
     )
 
 

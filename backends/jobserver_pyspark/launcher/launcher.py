@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ import attrs
 
 from jobserver_core.config.cores import usable_cores
 from jobserver_core.config.settings import Settings
+from jobserver_core.data_directory import create_private
 from jobserver_core.disk_cache import DiskCache
 from jobserver_core.errors import JobServerError, LaunchError
 from jobserver_core.models.contexts import Context, Resources, SparePool
@@ -103,6 +105,7 @@ class PySparkLauncher(Launcher):
         self._contexts: set[HostedContext] = set()
         self._reattach_timeout = reattach_timeout
         self._server_file = directory / "server.json"
+        self._training = directory / "training"
         self._serves = False
         self._survivors: dict[str, LeftoverRecord] = {}
         self._taken_over: set[str] = set()
@@ -292,7 +295,8 @@ class PySparkLauncher(Launcher):
         priority: int = 0,
     ) -> None:
         """Run a context that creates an archive of its JVM's classes when it stops."""
-        with tempfile.TemporaryDirectory(prefix="js-", ignore_cleanup_errors=True) as directory:
+        create_private(self._training)
+        with tempfile.TemporaryDirectory(dir=self._training, ignore_cleanup_errors=True) as directory:
             session = TrainingSession(Path(directory), installation.python, timeout)
             settings = self._check_settings(session.spec.settings)
             handle = self._begin(session.spec, session, settings, class_data=options, priority=priority)
@@ -361,6 +365,7 @@ class PySparkLauncher(Launcher):
         Then spares are started.
         """
         self._leftovers.sweep(self._taken_over)
+        shutil.rmtree(self._training, ignore_errors=True)  # of a server that was killed meanwhile
         self._spares.begin()
 
     def sweep_lost(self, contexts: Sequence[Context]) -> None:
@@ -426,20 +431,20 @@ def _tmp_dir(spec: ContextSpec) -> Path:
     Raises:
         LaunchError: No directory is suitable.
     """
+
+    def fits(directory: Path) -> bool:
+        return len(os.fsencode(directory)) <= _MAX_TMP_PATH
+
     inside = spec.work_dir / "tmp"
-    if _fits(inside):
+    if fits(inside):
         return inside
     name = f"js-{secrets.token_hex(8)}"
     parents = [tempfile.gettempdir(), "/tmp", "/var/tmp"]  # noqa: S108 - the directory gets a secret name and mode
     for directory in (Path(parent, name) for parent in parents):
-        if _fits(directory) and os.access(directory.parent, os.W_OK | os.X_OK):
+        if fits(directory) and os.access(directory.parent, os.W_OK | os.X_OK):
             return directory
     raise LaunchError(
         message=f"no directory for temporary files has a path short enough for Unix sockets: {inside} has "
         f"{len(os.fsencode(inside))} bytes where {_MAX_TMP_PATH} are allowed, and none of "
         f"{', '.join(parents)} is short and writable; choose a shorter data directory or a short TMPDIR"
     )
-
-
-def _fits(directory: Path) -> bool:
-    return len(os.fsencode(directory)) <= _MAX_TMP_PATH

@@ -59,24 +59,25 @@ def resources(settings: ContextSettings, site: Mapping[str, str], *, cores_here:
     if cluster := _LOCAL_CLUSTER.fullmatch(settings.master):
         workers, cores, megabytes = map(int, cluster.groups())
         return Resources(cores=workers * cores, memory=driver + workers * megabytes * _MIB)
+    per_executor = _executor_memory(conf)
     if settings.containers:
         if settings.cores is not None:
             conf = {**executor_settings(conf, settings.cores), **conf}
-        executors = _executors_in_containers(conf)
-        per_executor = _count(conf, "spark.executor.cores", "1")
-        memory = _executor_memory(conf) + _overhead(conf)
-        cores_in_total = None if executors is None else executors * per_executor
+        executors = (
+            _most_executors(conf)
+            if _dynamic(conf)
+            else _count(conf, "spark.executor.instances", _DEFAULT_EXECUTORS)
+        )
+        cores_in_total = None if executors is None else executors * _count(conf, "spark.executor.cores", "1")
+        per_executor += _overhead(conf)
         if settings.yarn:
             if cores_in_total is not None:
                 cores_in_total += _count(conf, "spark.yarn.am.cores", "1")
             driver += _application_master(conf)
-        return _total(executors, cores_in_total, memory, driver)
-    executors, cores_in_total = _standalone(conf)
-    return _total(executors, cores_in_total, _executor_memory(conf), driver)
-
-
-def _total(executors: int | None, cores: int | None, memory: int, beside: int) -> Resources:
-    return Resources(cores=cores, memory=None if executors is None else beside + executors * memory)
+    else:
+        executors, cores_in_total = _standalone(conf)
+    memory = None if executors is None else driver + executors * per_executor
+    return Resources(cores=cores_in_total, memory=memory)
 
 
 def _application_master(conf: Mapping[str, str]) -> int:
@@ -84,12 +85,6 @@ def _application_master(conf: Mapping[str, str]) -> int:
     heap = _memory(conf, "spark.yarn.am.memory", "512m")
     overhead = f"{max(heap // 10 // _MIB, _LEAST_OVERHEAD)}m"
     return heap + _memory(conf, "spark.yarn.am.memoryOverhead", overhead)
-
-
-def _executors_in_containers(conf: Mapping[str, str]) -> int | None:
-    if _dynamic(conf):
-        return _most_executors(conf)
-    return _count(conf, "spark.executor.instances", _DEFAULT_EXECUTORS)
 
 
 def _standalone(conf: Mapping[str, str]) -> tuple[int | None, int | None]:
@@ -116,9 +111,8 @@ def _most_executors(conf: Mapping[str, str]) -> int | None:
 
 
 def _executor_memory(conf: Mapping[str, str]) -> int:
-    memory = _memory(conf, "spark.executor.memory", "1g") + _memory(
-        conf, "spark.executor.pyspark.memory", "0"
-    )
+    memory = _memory(conf, "spark.executor.memory", "1g")
+    memory += _memory(conf, "spark.executor.pyspark.memory", "0")
     if _true(conf, "spark.memory.offHeap.enabled"):
         memory += _memory(conf, "spark.memory.offHeap.size", "0")
     return memory

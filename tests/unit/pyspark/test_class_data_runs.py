@@ -11,6 +11,7 @@ import pytest
 from jobserver_core.errors import LaunchError
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.ports import ContextEnd, ContextHandle, JobOutcome, JobSpec
+from jobserver_pyspark import PySparkLauncher
 from jobserver_pyspark.installation.class_data import ArchiveMaker, ClassData, _run
 from jobserver_pyspark.installation.java import Java
 from jobserver_pyspark.installation.spark import Installation
@@ -213,3 +214,11 @@ def test_an_archive_that_another_process_makes_is_no_news(
     go_on.set()
     maker.join(time.monotonic() + 60)
     assert caplog.messages == [f"created the archive of classes {class_data(tmp_path, 'one').path}"]
+
+
+def test_the_next_server_removes_what_a_killed_training_left(tmp_path: Path) -> None:
+    (tmp_path / "training" / "tmp1" / "data").mkdir(parents=True)
+    launcher = PySparkLauncher(tmp_path)
+    launcher.sweep()
+    launcher.close()
+    assert not (tmp_path / "training").exists()
