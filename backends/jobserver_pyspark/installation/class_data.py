@@ -15,8 +15,8 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from jobserver_core.errors import JobServerError, LaunchError
@@ -77,8 +77,12 @@ class ClassData:
             SubprocessError: The archive of Java's own classes could not be created.
         """
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self._locked(wait) as mine:
-            if mine and not self.exists:
+        with self.path.with_suffix(".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except OSError:
+                return self.exists
+            if not self.exists:
                 self._make(train, give_up or threading.Event())
         return self.exists
 
@@ -119,16 +123,6 @@ class ClassData:
             finally:
                 temporary.unlink(missing_ok=True)
         return True
-
-    @contextmanager
-    def _locked(self, wait: bool) -> Iterator[bool]:
-        with self.path.with_suffix(".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except OSError:
-                yield False
-            else:
-                yield True
 
 
 def _run(command: list[str], timeout: float, give_up: threading.Event) -> None:

@@ -53,7 +53,7 @@ def class_path(
     installation: Installation,
     *,
     before: str | None = None,
-    after: list[Path] | None = None,
+    after: Sequence[Path] = (),
     hadoop: Sequence[Path] | None = None,
 ) -> str:
     """Return the driver's class path: Spark's jars, the site's configuration, then the context's own jars.
@@ -64,17 +64,13 @@ def class_path(
     archive its classes with a directory before its jars. The order makes no difference, because Spark's jars
     contain no configuration files.
     """
-    first = [before] if before else []
-    site_jars = os.environ.get("SPARK_DIST_CLASSPATH")
-    return os.pathsep.join(
-        [
-            *first,
-            *map(str, installation.jars),
-            *map(str, _directories(installation, hadoop)),
-            *([site_jars] if site_jars else []),
-            *map(str, after or []),
-        ]
+    entries = (
+        before,
+        *map(str, (*installation.jars, *_directories(installation, hadoop))),
+        os.environ.get("SPARK_DIST_CLASSPATH"),
+        *map(str, after),
     )
+    return os.pathsep.join(filter(None, entries))
 
 
 _NOT_FOR_CONTEXTS = {"spark.master", "spark.driver.userClassPathFirst", "spark.executor.userClassPathFirst"}

@@ -91,7 +91,12 @@ class HostProcess:
         try:
             address, port = connections.address
             line, _ = encode(Connect(host=address, port=port, token=self.secret))
-            self._write(line + b"\n")
+            assert self._process.stdin is not None  # it stays open: its end means that the server has ended
+            try:
+                self._process.stdin.write(line + b"\n")
+                self._process.stdin.flush()
+            except OSError as error:
+                raise ChannelClosed(str(error)) from error
             while (channel := arrived(arrivals)) is None:
                 if not self.alive:
                     raise ChannelClosed("the host ended before it had connected")
@@ -99,15 +104,6 @@ class HostProcess:
             connections.forget(self.secret)
         channel.send(first)
         return channel
-
-    def _write(self, data: bytes) -> None:
-        """Write to the host's input, which stays open: its end means that the server has ended."""
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(data)
-            self._process.stdin.flush()
-        except OSError as error:
-            raise ChannelClosed(str(error)) from error
 
     def kill(self) -> None:
         """Kill the host; the processes that it started end with its context's record."""
@@ -121,17 +117,18 @@ class HostProcess:
         except subprocess.TimeoutExpired:
             self.kill()
             self._process.wait()
-        if self._process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):  # it ended before it had read its input
-                self._process.stdin.close()
+        self._close_input()
         return int(self._process.returncode)
 
     def leave(self) -> None:
         """Leave the host to the next server."""
         _LEFT.append(self._process)
-        if self._process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.close()
+        self._close_input()
+
+    def _close_input(self) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it ended before it had read its input
+            self._process.stdin.close()
 
 
 _LEFT: list[subprocess.Popen[bytes]] = []

@@ -365,7 +365,8 @@ class PySparkLauncher(Launcher):
         Then spares are started.
         """
         self._leftovers.sweep(self._taken_over)
-        shutil.rmtree(self._training, ignore_errors=True)  # of a server that was killed meanwhile
+        if self._training.exists():  # of a server that was killed meanwhile
+            threading.Thread(target=shutil.rmtree, args=(self._training, True), daemon=True).start()
         self._spares.begin()
 
     def sweep_lost(self, contexts: Sequence[Context]) -> None:

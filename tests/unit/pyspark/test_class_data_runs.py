@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from conditions import wait_until
 from jobserver_core.errors import LaunchError
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.ports import ContextEnd, ContextHandle, JobOutcome, JobSpec
@@ -221,4 +222,4 @@ def test_the_next_server_removes_what_a_killed_training_left(tmp_path: Path) -> 
     launcher = PySparkLauncher(tmp_path)
     launcher.sweep()
     launcher.close()
-    assert not (tmp_path / "training").exists()
+    wait_until(lambda: not (tmp_path / "training").exists())
