@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -217,6 +218,21 @@ def test_each_job_has_its_own_output(bench: Any, shapes_jar: Any) -> None:
             assert f"{mine} {what}\n" in lines
         assert re.search(rf"ERROR Printing: {mine} logs", lines)
         assert other not in lines
+
+
+def test_a_warning_of_spark_does_not_hide_the_reason_below_a_stack(
+    bench: Any, shapes_jar: Any, tmp_path: Path
+) -> None:
+    request = bench.request(
+        "shapes.ReadText", shapes_jar, kind="session", config={"path": str(tmp_path / "missing")}
+    )
+    job = bench.start(request)
+    error = job.outcome().error
+    assert error.message.startswith("[PATH_NOT_FOUND] Path does not exist: file:")
+    lines = job.log().splitlines()
+    [warning] = [number for number, line in enumerate(lines) if "WARN FileStreamSink" in line]
+    assert lines[warning + 1].endswith(f"{tmp_path}/missing does not exist")
+    assert not any(line.startswith("\tat ") for line in lines)
 
 
 def test_a_log_stops_at_its_limit_and_says_so(bench: Any, shapes_jar: Any) -> None:

@@ -4,7 +4,7 @@ import java.io.{BufferedOutputStream, FileOutputStream, OutputStream, PrintStrea
 import java.nio.charset.StandardCharsets.UTF_8
 import java.nio.file.Path
 
-import org.apache.logging.log4j.LogManager
+import org.apache.logging.log4j.{Level, LogManager}
 import org.apache.logging.log4j.core.{Filter, LogEvent, LoggerContext}
 import org.apache.logging.log4j.core.appender.AbstractAppender
 import org.apache.logging.log4j.core.config.Property
@@ -96,17 +96,21 @@ private[jobserver] object JobOutput {
     }
   }
 
-  private final class JobAppender(context: LoggerContext) extends AbstractAppender(
-      "job-log", null, PatternLayout.newBuilder()
-        .withPattern("%d{yy/MM/dd HH:mm:ss} %p %c{1}: %m%n%ex")
-        .withConfiguration(context.getConfiguration).build(), true, Property.EMPTY_ARRAY) {
+  private def layout(context: LoggerContext, exception: String): PatternLayout = PatternLayout.newBuilder()
+    .withPattern(s"%d{yy/MM/dd HH:mm:ss} %p %c{1}: %m%n$exception").withConfiguration(context.getConfiguration).build()
+
+  private final class JobAppender(context: LoggerContext)
+    extends AbstractAppender("job-log", null, layout(context, "%ex"), true, Property.EMPTY_ARRAY) {
+    /** Of a warning of Spark, the driver's log has the stack. Here it would hide the job's own error, which often follows. */
+    private val withoutStack = layout(context, "%ex{1}")
 
     /** Spark gives this filter to its console only, whose level is WARN unless a logger is configured. */
     private val asOnConsole = new SparkShellLoggingFilter
 
     override def append(event: LogEvent): Unit = JobThreads.current.foreach { job =>
       if (!ofSpark(event) || asOnConsole.filter(event) != Filter.Result.DENY) {
-        val bytes = getLayout.toByteArray(event)
+        val warns = ofSpark(event) && event.getLevel == Level.WARN
+        val bytes = (if (warns) withoutStack else getLayout).toByteArray(event)
         job.log.write(bytes, 0, bytes.length)
         job.log.flush()
       }

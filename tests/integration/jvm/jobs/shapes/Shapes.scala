@@ -64,6 +64,11 @@ object Results {
   }
 }
 
+object ReadText {
+  def runJob(spark: SparkSession, config: JMap[String, Object]): Any =
+    spark.read.text(config.get("path").toString).count()
+}
+
 object Application {
   def main(arguments: Array[String]): Unit = {
     val spark = SparkSession.builder.appName("mine").getOrCreate()
