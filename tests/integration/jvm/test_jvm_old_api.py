@@ -140,20 +140,29 @@ def test_a_java_job_whose_verify_throws_failed(bench: Any, java_jar: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
+    ("name", "kind", "needed"),
     [
-        ("WordCountExample", "session"),
-        ("SqlTestJob", "spark"),
-        ("SessionTestJob", "spark"),
-        ("StreamingTestJob", "spark"),
+        ("WordCountExample", "session", "DefaultSparkContextFactory, or a context without context-factory"),
+        (
+            "SqlTestJob",
+            "spark",
+            "HiveContextFactory or SQLContextFactory, or a context without context-factory",
+        ),
+        ("SessionTestJob", "spark", "SessionContextFactory, or a context without context-factory"),
+        ("StreamingTestJob", "spark", "StreamingContextFactory"),
     ],
 )
 def test_a_job_of_the_wrong_kind_for_its_context_is_refused(
-    bench: Any, old_jar: Path, name: str, kind: str
+    bench: Any, old_jar: Path, name: str, kind: str, needed: str
 ) -> None:
-    outcome = bench.run(f"spark.jobserver.{name}", old_jar, kind=kind, config=WORDS)
+    main_class = f"spark.jobserver.{name}"
+    factory = f"spark.jobserver.context.Java{kind.title()}ContextFactory"
+    config = {"context-factory": factory}
+    outcome = bench.run(main_class, old_jar, kind=kind, config=WORDS, context_config=config)
     assert outcome.failure == FailureKind.WRONG_TYPE
-    assert f"this one is of kind {kind}" in outcome.error.message
+    assert outcome.error.message == (
+        f"{main_class} needs context-factory = {needed}; this context has context-factory = {factory}"
+    )
 
 
 def test_only_data_files_can_be_opened_by_name(

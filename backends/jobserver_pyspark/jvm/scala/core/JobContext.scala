@@ -3,6 +3,8 @@ package org.apache.spark.sql.jobserver
 import java.io.{File, FileNotFoundException}
 import java.nio.file.Path
 
+import com.fasterxml.jackson.databind.ObjectMapper
+
 import org.apache.spark.SparkContext
 import org.apache.spark.api.java.JavaSparkContext
 import org.apache.spark.sql.{SparkSession, SQLContext}
@@ -26,6 +28,10 @@ final class JobContext private[jobserver] (
 
   @volatile private var streaming: Option[StreamingContext] = None
 
+  /** The context's setting `context-factory`, or the usual one for its type. */
+  def factory: String = new ObjectMapper().readTree(contextConfigJson).path("context-factory")
+    .asText(JobContext.Factories.getOrElse(kind, kind))
+
   def sparkContext: SparkContext = session.sparkContext
   def javaSparkContext: JavaSparkContext = new JavaSparkContext(sparkContext)
   def sqlContext: SQLContext = session.sqlContext
@@ -41,7 +47,8 @@ final class JobContext private[jobserver] (
 
   /** The job's own StreamingContext. Each job gets a new one, because a stopped one cannot be restarted. */
   def streamingContext: StreamingContext = synchronized {
-    if (kind != "streaming") throw new WrongKindOfJob("a StreamingContext needs a streaming context")
+    if (kind != "streaming")
+      throw new WrongKindOfJob(s"a StreamingContext needs ${JobContext.factoriesOf(Set("streaming"))}")
     streaming.getOrElse {
       val made = new JobStreamingContext(sparkContext, Milliseconds(batchIntervalMs), jobId)
       streaming = Some(made)
@@ -80,5 +87,16 @@ final class JobContext private[jobserver] (
     case "sql" => sqlContext
     case "hive" => hiveContext
     case "streaming" => streamingContext
+  }
+}
+
+private[jobserver] object JobContext {
+  private val Factories = Map("spark" -> "DefaultSparkContextFactory", "session" -> "SessionContextFactory",
+    "sql" -> "SQLContextFactory", "hive" -> "HiveContextFactory", "streaming" -> "StreamingContextFactory")
+
+  /** The settings that give a context of one of these types, in the words of a request for a context. */
+  def factoriesOf(kinds: Set[String]): String = {
+    val given = s"context-factory = ${kinds.toSeq.sorted.map(Factories).mkString(" or ")}"
+    if (kinds == Set("streaming")) given else s"$given, or a context without context-factory"
   }
 }

@@ -34,8 +34,8 @@ final class OldJobApi extends JobApi {
       case _ => (Set(context.kind), () => context.ownContext)
     }
     if (context.kind != "any" && !kinds.contains(context.kind)) throw new WrongKindOfJob(
-      s"${job.getClass.getName.stripSuffix("$")} needs a context of kind ${kinds.toSeq.sorted.mkString(" or ")}, " +
-        s"this one is of kind ${context.kind}")
+      s"${job.getClass.getName.stripSuffix("$")} needs ${JobContext.factoriesOf(kinds)}; " +
+        s"this context has context-factory = ${context.factory}")
     make()
   }
 }
