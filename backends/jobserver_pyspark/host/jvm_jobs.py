@@ -8,6 +8,7 @@ import difflib
 import json
 import re
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -20,7 +21,7 @@ from jobserver_pyspark import processes
 from jobserver_pyspark.host.driver import Driver
 from jobserver_pyspark.host.job_jars import JobJars
 from jobserver_pyspark.host.job_threads import JobThreads
-from jobserver_pyspark.host.orphans import end_orphans
+from jobserver_pyspark.host.orphans import end_orphans, unassigned_orphans
 from jobserver_pyspark.host.progress import SparkTag
 from jobserver_pyspark.host.reports import JobReports
 from jobserver_pyspark.protocol import messages
@@ -44,6 +45,7 @@ _MISSING: tuple[tuple[str, re.Pattern[str], _Hint], ...] = (
 """The exceptions for a missing value of a configuration: of Typesafe's library, and of a Scala ``Map``."""
 _CANCEL_TIMEOUT = 30.0
 _STOP_TIMEOUT = 5.0
+_ORPHANS_INTERVAL = 1.0
 _DRAIN_TIMEOUT = 3600.0
 """Seconds that streams have to finish when their context is stopped; the server may end it earlier."""
 
@@ -58,6 +60,8 @@ class _JvmJob:
         self.refused: str | None = None
         self.unsent: list[HostToServer] = []
         self.begun = processes.boot_ticks()
+        self.ended: int | None = None
+        """When its code had ended; a killed job then waits for its orphans."""
 
 
 def nearest_class(name: str, jars: Iterable[Path]) -> str | None:
@@ -109,7 +113,8 @@ class JvmJobs:
         """Cancel a job. Code that never checks for interruption continues, and only a warning is logged."""
         if job_id in self._jobs and not self._load().cancel(job_id, wait=_CANCEL_TIMEOUT):
             self._reports.warn(
-                f"job {job_id} ignores its cancellation: only the end of its context will end it"
+                f"job {job_id} still runs after its kill: its code ignores interrupts, or its work in shared "
+                "pools may be that of another running job of its jar; it ends with that job or its context"
             )
 
     def refuse(self, job_id: str, message: str) -> None:
@@ -138,11 +143,28 @@ class JvmJobs:
             details = bounded(ErrorDetails(message=describe(error)))
             outcome = messages.JobEnded(job_id=job.id, failure="loading", error=details)
         if outcome.killed:
-            others = [other.begun for other in list(self._jobs.values()) if other is not job]
-            end_orphans(job.begun, others, of_tasks=False)
+            self._end_orphans(job)
         with self._lock:
             del self._jobs[job.id]
         self._reports.end(outcome, job.unsent)
+
+    def _end_orphans(self, job: _JvmJob) -> None:
+        """Kill the orphans of a killed job. Wait while one is left that may be another running job's."""
+        job.ended = processes.boot_ticks()
+        warned = False
+        while True:
+            others = [other.begun for other in list(self._jobs.values()) if other.ended is None]
+            end_orphans(job.begun, others, of_tasks=False)
+            left = unassigned_orphans(job.begun, job.ended)
+            if not left:
+                return
+            if not warned:
+                warned = True
+                self._reports.warn(
+                    f"job {job.id} is not killed yet: process {left[0]}, whose parent has ended, may be "
+                    "its own or that of another running job; it ends with that job or its context"
+                )
+            time.sleep(_ORPHANS_INTERVAL)
 
     def _perform(self, job: _JvmJob) -> messages.JobEnded:
         from jobserver_pyspark.jvm import JvmJobRequest  # noqa: PLC0415 - few contexts need it

@@ -1,7 +1,7 @@
 """Processes that a job started inside the JVM or a Python worker, and whose parents have ended.
 
 The host adopts every orphan of its context. A process does not show which job it belongs to, so an orphan
-is assigned to a job if no other job ran when it was started. Otherwise it ends with the context.
+is assigned to a job if no other running job ran when it was started. A killed JVM job waits until then.
 """
 
 from __future__ import annotations
@@ -26,6 +26,15 @@ def end_orphans(begun: int, others: Collection[int], *, of_tasks: bool) -> None:
     deadline = time.monotonic() + _TIMEOUT
     while (found := _orphans(begun, others, of_tasks=of_tasks)) and time.monotonic() < deadline:
         processes.kill_all(found)
+
+
+def unassigned_orphans(begun: int, ended: int) -> list[int]:
+    """Return the orphans of code in the JVM that were started while a job ran, by it or by another one."""
+    return [
+        pid
+        for pid in _orphans(begun, (), of_tasks=False)
+        if (start := processes.start_time(pid)) is not None and start <= ended
+    ]
 
 
 def _orphans(begun: int, others: Collection[int], *, of_tasks: bool) -> list[int]:

@@ -101,7 +101,28 @@ def test_killing_a_job_ends_everything_it_has_started(
 
 
 @pytest.mark.parametrize("kind", ["orphan", "orphan without environment"])
-def test_an_orphan_that_belongs_to_no_job_ends_with_the_context(
+def test_a_job_is_not_killed_while_an_orphan_may_be_its_own_or_that_of_another_job(
+    caller: Caller, tmp_path: Path, kind: str
+) -> None:
+    paths = [tmp_path / name for name in ("neighbor", "orphan")]
+    with caller.context("orphans") as context:
+        neighbor, job = [
+            caller.running("remains.Start", f'kind = {started}, path = "{path}"', "remains", context=context)
+            for path, started in zip(paths, ("thread", kind), strict=True)
+        ]
+        caller.until(paths[1].exists, "a line")
+        assert caller.client.delete(f"/jobs/{job}").json()["status"] == "RUNNING"
+        paths[1].unlink()
+        caller.until(paths[1].exists, "another line: the neighbor could have started the orphan")
+        assert caller.client.delete(f"/jobs/{neighbor}").json() == {"status": "KILLED"}
+        assert caller.ended(job)["status"] == "KILLED"
+        paths[1].unlink()
+        assert caller.result("shapes.WordCount", "words = a", "shapes", context=context) == {"a": 1}
+        assert not paths[1].exists()
+
+
+@pytest.mark.parametrize("kind", ["orphan", "orphan without environment"])
+def test_an_orphan_of_one_of_several_jobs_ends_with_the_context(
     caller: Caller, tmp_path: Path, kind: str
 ) -> None:
     paths = [tmp_path / name for name in ("neighbor", "orphan")]
@@ -110,9 +131,7 @@ def test_an_orphan_that_belongs_to_no_job_ends_with_the_context(
             config = f'kind = {started}, path = "{path}"'
             job_id = caller.running("remains.Start", config, "remains", context=context)
             caller.until(path.exists, "a line")
-        assert caller.client.delete(f"/jobs/{job_id}").json() == {"status": "KILLED"}
-        paths[1].unlink()
-        caller.until(paths[1].exists, "another line: a neighbor could have started the orphan")
+        assert caller.client.delete(f"/jobs/{job_id}").json()["status"] == "RUNNING"
     paths[1].unlink()
     with caller.context("orphans") as context:
         assert caller.result("shapes.WordCount", "words = a", "shapes", context=context) == {"a": 1}
