@@ -61,11 +61,15 @@ def test_a_jobs_own_class_travels_everywhere(bench: Any, old_jar: Any) -> None:
 def test_a_kill_removes_listeners_of_queries_from_the_session_that_all_jobs_share(
     bench: Any, remains_jar: Path, tmp_path: Path, kind: str
 ) -> None:
-    job = started(bench, remains_jar, kind, tmp_path / "killed")
-    assert bench.jobs.cancel(job.request.job_id, wait=60.0)
-    (tmp_path / "killed").unlink()
+    neighbour = started(bench, remains_jar, kind, tmp_path / "neighbour")
+    killed = started(bench, remains_jar, kind, tmp_path / "killed")
+    assert bench.jobs.cancel(killed.request.job_id, wait=60.0)
+    for name in ("killed", "neighbour"):
+        (tmp_path / name).unlink()
     query = started(bench, remains_jar, "query", tmp_path / "query")
     assert bench.value("remains.Join", remains_jar, kind="session") == 5
     assert bench.jobs.cancel(query.request.job_id, wait=60.0)
     wait_for_listeners()
     assert not (tmp_path / "killed").exists()
+    assert (tmp_path / "neighbour").exists()
+    assert bench.jobs.cancel(neighbour.request.job_id, wait=60.0)

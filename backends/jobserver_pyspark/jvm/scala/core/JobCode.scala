@@ -28,29 +28,45 @@ private[jobserver] object JobCode {
 }
 
 /**
- * The classes of one job's jars, unless another running job has them too.
+ * The classes of one job's jars. What runs in a class that another running job has too may be that job's. The methods
+ * that begin with `may` accept it, the others do not.
  *
  * @param loader the job's class loader
- * @param alone names of classes that no other job uses
+ * @param includes whether a class of this name is in the job's jars
+ * @param isShared whether another running job has a class of this name
  */
-private[jobserver] final class OwnCode(val loader: ClassLoader, alone: String => Boolean) {
-  def has(owner: Class[_]): Boolean = {
+private[jobserver] final class OwnCode(
+    val loader: ClassLoader, includes: String => Boolean, isShared: String => Boolean) {
+  def has(owner: Class[_]): Boolean = !isShared(JobCode.writtenIn(owner)) && mayHave(owner)
+
+  def mayHave(owner: Class[_]): Boolean = {
     val name = JobCode.writtenIn(owner)
-    alone(name) && JobCode.isForeign(owner) &&
+    includes(name) && JobCode.isForeign(owner) &&
       Try(Class.forName(name, false, loader)).toOption.exists(_.getClassLoader eq owner.getClassLoader)
   }
 
   def runsIn(frames: Array[StackTraceElement]): Boolean =
-    frames.exists(frame => alone(frame.getClassName) && JobCode.isForeign(frame, loader))
+    frames.exists(frame => !isShared(frame.getClassName) && isOwn(frame))
+
+  /** A stack with a class that only another job has is that job's. */
+  def mayRunIn(frames: Array[StackTraceElement]): Boolean = frames.exists(isOwn) &&
+    !frames.map(_.getClassName).exists(name => isShared(name) && !includes(name))
+
+  private def isOwn(frame: StackTraceElement): Boolean =
+    includes(frame.getClassName) && JobCode.isForeign(frame, loader)
 
   /** Whether a pending task is the job's. Futures and executors wrap it in objects of their own, many deep. */
-  def isIn(task: AnyRef): Boolean = {
+  def isIn(task: AnyRef): Boolean = contains(task, has)
+
+  def mayBeIn(task: AnyRef): Boolean = contains(task, mayHave)
+
+  private def contains(task: AnyRef, isWanted: Class[_] => Boolean): Boolean = {
     val seen = Collections.newSetFromMap(new IdentityHashMap[AnyRef, java.lang.Boolean])
     val open = new ArrayDeque[AnyRef](Collections.singleton(task))
     var found = false
     while (!found && !open.isEmpty && seen.size < OwnCode.Deepest) {
       val next = open.remove()
-      found = has(next.getClass)
+      found = isWanted(next.getClass)
       if (seen.add(next) && OwnCode.wraps(next)) Fields.all(next).foreach(open.add)
     }
     found

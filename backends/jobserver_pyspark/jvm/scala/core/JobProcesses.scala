@@ -11,7 +11,7 @@ import scala.util.Try
  *
  * A process does not record which of the JVM's jobs it belongs to. But Linux knows the thread that forked it, as long as
  * that thread lives, and the first 15 characters of the thread's name. If this gives no answer, the process belongs to
- * the job if no other job ran when it was started. Spark's own Python workers belong to no job.
+ * the job if no other running job ran when it was started. Spark's own Python workers belong to no job.
  */
 private[jobserver] final class JobProcesses(threads: JobThreads) {
   @volatile private var begun = Long.MaxValue
@@ -19,22 +19,24 @@ private[jobserver] final class JobProcesses(threads: JobThreads) {
   /** Records the start of the job. Must be called on the job's own thread. */
   def begin(): Unit = begun = JobProcesses.startOf("thread-self").getOrElse(Long.MaxValue)
 
-  /** Kills all of them. Returns whether there were any. */
+  /**
+   * Kills all of them. Returns whether there were any, or any that may belong to the job or to another one.
+   *
+   * @param others those of the other running jobs
+   */
   def end(others: Seq[JobProcesses]): Boolean = {
-    val found = own(others)
-    found.foreach(_.destroyForcibly())
-    found.exists(_.isAlive)
-  }
-
-  private def own(others: Seq[JobProcesses]): Seq[ProcessHandle] = {
     val forkers = JobProcesses.forkers
-    ProcessHandle.current.children.iterator.asScala.filter(process => isMine(process, forkers.get(process.pid), others))
-      .flatMap(process => process.descendants.iterator.asScala ++ Iterator(process)).toList
+    def started(process: ProcessHandle)(job: JobProcesses): Boolean = forkers.get(process.pid).exists(job.has)
+    val found = ProcessHandle.current.children.iterator.asScala.filter { process =>
+      coversStartOf(process) && !JobProcesses.isSparks(process) && !others.exists(started(process))
+    }.toList
+    val (unknown, own) = found.partition { process =>
+      !started(process)(this) && others.exists(_.coversStartOf(process))
+    }
+    val killed = own.flatMap(process => process.descendants.iterator.asScala.toSeq :+ process)
+    killed.foreach(_.destroyForcibly())
+    (killed ++ unknown).exists(_.isAlive)
   }
-
-  private def isMine(process: ProcessHandle, forker: Option[String], others: Seq[JobProcesses]): Boolean =
-    coversStartOf(process) && !JobProcesses.isSparks(process) && (forker.exists(has) ||
-      !others.exists(other => forker.exists(other.has) || other.coversStartOf(process)))
 
   /** Whether the process was started after the job. */
   private def coversStartOf(process: ProcessHandle): Boolean =

@@ -1,7 +1,5 @@
 package org.apache.spark.sql.jobserver
 
-import scala.util.control.NonFatal
-
 import org.apache.spark.SparkContext
 import org.apache.spark.scheduler.{JobListeners, JobTasks}
 import org.apache.spark.sql.SparkSession
@@ -27,9 +25,12 @@ private[jobserver] final class JobRemains(
     tasks.kill(jobId)
   }
 
-  def endListeners(code: OwnCode): Boolean = listeners.end(code.has)
+  def endListeners(code: OwnCode): Boolean = listeners.end(
+    isOwn = (owner, job) => job.fold(code.has(owner))(_ == jobId && code.mayHave(owner)),
+    mayBeOwn = (owner, job) => job.isEmpty && code.mayHave(owner))
 
-  def endThreads(code: OwnCode): Boolean = Seq(threads.end(code), new SharedPools(code).end()).contains(true)
+  def endThreads(code: OwnCode): Boolean =
+    Seq(threads.end(code), new JobChannels(code).end(), new SharedPools(code).end()).contains(true)
 
   /** The StreamingContext that the job started: the one that it got, or one that it created itself. */
   def streamingContext: Option[StreamingContext] = JobStreaming.active(Isolation.JobProperty, jobId)
@@ -38,10 +39,11 @@ private[jobserver] final class JobRemains(
   def endStreams(session: SparkSession): Boolean = {
     val streaming = streamingContext
     val queries = queriesOf(session)
+    // Stopping waits for the batch in progress, which may ignore interrupts.
     streaming.foreach { context =>
-      apart(s"stop-$jobId")(context.stop(stopSparkContext = false, stopGracefully = false))
+      JobThreads.apart(s"stop-$jobId")(context.stop(stopSparkContext = false, stopGracefully = false))
     }
-    queries.foreach(query => apart(s"stop-${query.runId}")(query.stop()))
+    queries.foreach(query => JobThreads.apart(s"stop-${query.runId}")(query.stop()))
     streaming.nonEmpty || queries.nonEmpty
   }
 
@@ -49,16 +51,5 @@ private[jobserver] final class JobRemains(
   private def queriesOf(session: SparkSession): Seq[StreamingQuery] = {
     val names = threads.members.map(_.getName)
     JobSession.queries(session).filter(query => names.exists(_.contains(query.runId.toString)))
-  }
-
-  /** Stopping waits for the batch in progress, which may ignore interrupts. So the wait has a timeout. */
-  private def apart(name: String)(stop: => Unit): Unit = {
-    val stopper = new Thread(() => try stop catch {
-      case _: InterruptedException =>
-      case NonFatal(error) => error.printStackTrace()
-    }, name)
-    stopper.setDaemon(true)
-    stopper.start()
-    stopper.join(2000L)
   }
 }

@@ -6,7 +6,7 @@ import java.util.concurrent.{ConcurrentHashMap, TimeUnit, TimeoutException}
 import scala.collection.JavaConverters._
 
 import org.apache.spark.SparkContext
-import org.apache.spark.scheduler.{JobResultGetter, JobTasks}
+import org.apache.spark.scheduler.{JobListeners, JobResultGetter, JobTasks}
 import org.apache.spark.sql.SparkSession
 
 /**
@@ -30,7 +30,8 @@ final class JobRunner(root: SparkSession, isolation: String, maxSessions: Int) {
     }))
   @volatile private var oldApi: Option[JobApi] = None
 
-  SharedPools.prepare()
+  SharedTimer.prepare()
+  JobListeners.watch(context, () => JobThreads.current.map(_.jobId))
   JobOutput.install()
   addContextJars()
   JobResultGetter.install(context, Isolation.Property, codeHomes.loaderOf)

@@ -4,6 +4,7 @@ import java.util.concurrent.ThreadPoolExecutor
 
 import scala.collection.JavaConverters._
 import scala.util.Try
+import scala.util.control.NonFatal
 
 import org.apache.spark.scheduler.JobListeners
 
@@ -71,7 +72,7 @@ private[jobserver] object JobThreads {
   }
 
   private def drain(thread: Thread): Unit = {
-    poolOf(targetOf(thread)).foreach(_.shutdownNow())
+    poolOf(targetOf(thread)).filterNot(SharedPools.isForChannels).foreach(_.shutdownNow())
     Fields.get(thread, "queue").filter(_ => isTimer(thread)).foreach { queue =>
       queue.synchronized {
         Fields.set(thread, "newTasksMayBeScheduled", java.lang.Boolean.FALSE)
@@ -92,16 +93,22 @@ private[jobserver] object JobThreads {
       Fields.get(dispatcher, "this$0")
     }
 
-  /** Closes the server's sockets. Waits for the thread in newer versions of Java, so the wait has a timeout. */
-  private def stop(server: AnyRef): Unit = {
-    val stopper = new Thread(() => {
-      val stop = server.getClass.getMethod("stop", Integer.TYPE)
-      stop.setAccessible(true)
-      stop.invoke(server, Integer.valueOf(0))
-    }, "stop-http-server")
-    stopper.setDaemon(true)
-    stopper.start()
-    stopper.join(2000L)
+  /** Closes the server's sockets. Waits for the thread in newer versions of Java. */
+  private def stop(server: AnyRef): Unit = apart("stop-http-server") {
+    val stop = server.getClass.getMethod("stop", Integer.TYPE)
+    stop.setAccessible(true)
+    stop.invoke(server, Integer.valueOf(0))
+  }
+
+  /** Runs `end` on a thread of its own, and waits for at most two seconds: it may block, or ignore interrupts. */
+  def apart(name: String)(end: => Unit): Unit = {
+    val thread = new Thread(() => try end catch {
+      case _: InterruptedException =>
+      case NonFatal(error) => error.printStackTrace()
+    }, name)
+    thread.setDaemon(true)
+    thread.start()
+    thread.join(2000L)
   }
 
   private def isTimer(thread: Thread): Boolean = thread.getClass.getName == "java.util.TimerThread"
@@ -115,7 +122,7 @@ private[jobserver] object JobThreads {
   def targetOf(thread: Thread): Option[AnyRef] =
     Fields.get(thread, "holder").flatMap(Fields.get(_, "task")).orElse(Fields.get(thread, "target"))
 
-  private def poolOf(target: Option[AnyRef]): Option[ThreadPoolExecutor] = target
+  def poolOf(target: Option[AnyRef]): Option[ThreadPoolExecutor] = target
     .filter(_.getClass.getName == "java.util.concurrent.ThreadPoolExecutor$Worker")
     .flatMap(Fields.get(_, "this$0")).collect { case pool: ThreadPoolExecutor => pool }
 

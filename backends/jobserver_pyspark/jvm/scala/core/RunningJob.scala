@@ -31,6 +31,7 @@ private[jobserver] final class RunningJob(
   private var windingUp = false
   private var outcomeDecided = false
   @volatile private var cancelled = false
+  @volatile private var ending = false
   @volatile private var jobContext: Option[JobContext] = None
 
   def start(): Unit = {
@@ -49,6 +50,7 @@ private[jobserver] final class RunningJob(
     val again = cancelled
     interruption.synchronized { if (!outcomeDecided) cancelled = true }
     if (!again) drain(drainMs)
+    ending = cancelled
     val deadline = System.nanoTime + TimeUnit.MILLISECONDS.toNanos(waitMs)
     var pause = 200L // grows, because Spark logs a line for every tag without anything to cancel
     do {
@@ -87,7 +89,8 @@ private[jobserver] final class RunningJob(
 
   private def gracefully: Boolean = request.streaming.path("stopGracefully").asBoolean(true)
 
-  private def neighbours: Seq[RunningJob] = allJobs().filter(job => job != this && !job.ended.isDone)
+  /** The other running jobs. Killed ones do not count: any of them may end what they share, so none waits for another. */
+  private def neighbours: Seq[RunningJob] = allJobs().filter(job => job != this && !job.ended.isDone && !job.ending)
 
   private def overWithin(ms: Long): Boolean =
     try { ended.get(ms, TimeUnit.MILLISECONDS); true }
@@ -237,12 +240,11 @@ private[jobserver] final class RunningJob(
   }
 
   private def ownCode(home: CodeHome): OwnCode = {
-    val others = neighbours
-    new OwnCode(home.loader, name =>
-      classNames(name) && !others.exists(other => other.sharesCode(this) || other.classNames(name)))
+    val others = neighbours.map { other =>
+      if (other.request.classPathKey == request.classPathKey) classNames else other.classNames
+    }
+    new OwnCode(home.loader, classNames, name => others.exists(_(name)))
   }
-
-  private def sharesCode(other: RunningJob): Boolean = other.request.classPathKey == request.classPathKey
 
   private def pause(ms: Long): Unit = try Thread.sleep(ms) catch { case _: InterruptedException => }
 }

@@ -2,6 +2,9 @@ package remains
 
 import java.net.{InetAddress, InetSocketAddress, ServerSocket, URI, URL}
 import java.net.http.{HttpClient, HttpRequest, HttpResponse}
+import java.nio.ByteBuffer
+import java.nio.channels.{AsynchronousChannelGroup, AsynchronousFileChannel, AsynchronousServerSocketChannel}
+import java.nio.channels.{AsynchronousSocketChannel, CompletionHandler}
 import java.nio.file.{Files, Paths, StandardOpenOption}
 import java.util.{Map => JMap, Timer, TimerTask}
 import java.time.Duration
@@ -51,6 +54,14 @@ class WriterStreamListener(path: String) extends StreamingQueryListener {
   override def onQueryTerminated(event: StreamingQueryListener.QueryTerminatedEvent): Unit = new Writer(path).line()
 }
 
+class Handler[T](writer: Writer, next: (T, Handler[T]) => Unit) extends CompletionHandler[T, Object] {
+  override def completed(result: T, attachment: Object): Unit = {
+    writer.line()
+    next(result, this)
+  }
+  override def failed(error: Throwable, attachment: Object): Unit = ()
+}
+
 /** Starts one thing of the named kind that writes, and waits until it is interrupted, or returns. */
 object Start {
   def runJob(spark: SparkSession, config: JMap[String, Object]): Any = {
@@ -90,11 +101,21 @@ object Start {
         query(spark, path)
       case "http server" => serve(writer, path)
       case "http client" => request(writer)
+      case "channels" => accept(writer, path, null)
+      case "channels of a group" =>
+        accept(writer, path, AsynchronousChannelGroup.withFixedThreadPool(2, Executors.defaultThreadFactory))
+      case "file channel" =>
+        import StandardOpenOption.{CREATE, READ, WRITE}
+        read(writer, AsynchronousFileChannel.open(Paths.get(path + ".read"), CREATE, READ, WRITE))
       case "process" => new ProcessBuilder("sh", "-c", script).start()
       case "process of a thread" => new Thread(() => {
         new ProcessBuilder("sh", "-c", script).start()
         Thread.sleep(600000)
       }).start()
+      case "process of an ended thread" =>
+        val thread = new Thread(() => new ProcessBuilder("sh", "-c", script).start())
+        thread.start()
+        thread.join()
       case "grandchild" => new ProcessBuilder("sh", "-c", s"setsid sh -c '$script' & wait").start()
       case "orphan" => new ProcessBuilder("sh", "-c", s"setsid sh -c '$script' & exit 0").start()
       case "orphan without environment" =>
@@ -142,6 +163,31 @@ object Start {
     def send(): Unit = client.sendAsync(request, HttpResponse.BodyHandlers.discarding)
       .whenComplete((_, _) => { writer.line(); send() })
     send()
+  }
+
+  /** Writes for each connection, and for each byte that arrives. */
+  private def accept(writer: Writer, path: String, group: AsynchronousChannelGroup): Unit = {
+    val server = AsynchronousServerSocketChannel.open(group)
+      .bind(new InetSocketAddress(InetAddress.getLoopbackAddress, 0))
+    server.accept(null, new Handler[AsynchronousSocketChannel](writer, { (channel, handler) =>
+      server.accept(null, handler)
+      val buffer = ByteBuffer.allocate(1)
+      channel.read(buffer, null, new Handler[Integer](writer, { (count, again) =>
+        buffer.clear()
+        if (count > 0) channel.read(buffer, null, again)
+      }))
+    }))
+    val port = server.getLocalAddress.asInstanceOf[InetSocketAddress].getPort
+    Files.write(Paths.get(path + ".port"), port.toString.getBytes)
+    writer.line()
+  }
+
+  private def read(writer: Writer, channel: AsynchronousFileChannel): Unit = {
+    val buffer = ByteBuffer.allocate(1)
+    channel.read(buffer, 0L, null, new Handler[Integer](writer, { (_, again) =>
+      Thread.sleep(1)
+      channel.read(buffer, 0L, null, again)
+    }))
   }
 
   private def query(spark: SparkSession, path: String): Unit = {
