@@ -32,6 +32,7 @@ from jobserver_core.errors import (
     StorageError,
 )
 from jobserver_core.ports import BlobStore, Fetcher, Launcher, MetadataStore, Transport
+from jobserver_core.running.capacity import Capacity
 from jobserver_core.running.context_settings import (
     check_common_settings,
     configuration_problems,
@@ -100,16 +101,17 @@ def examine(settings: Settings) -> Iterator[Finding]:
         yield _finding("File descriptors", _descriptors)
         yield _finding("Host name", _host_name)
     for name, check in _CHECKS.items():
-        yield _finding(name, partial(check, settings))
+        if name != "Binaries" or settings.job_binary_paths:
+            yield _finding(name, partial(check, settings))
 
 
 def mistakes(settings: Settings) -> list[JobServerError]:
-    """Return what keeps a server from starting: backends, options and transports that do not exist.
+    """Return what keeps a server from starting on any machine with this installation.
 
     Opens no store, and connects to nothing. The errors are those of a start, in its order.
     """
     found: dict[str, JobServerError] = {}
-    for check in (_check_launcher, _check_transports, _check_options):
+    for check in (_check_contexts, _check_transports, _check_options, _check_front_end):
         try:
             check(settings)
         except JobServerError as error:
@@ -120,17 +122,38 @@ def mistakes(settings: Settings) -> list[JobServerError]:
 def context_problems(settings: Settings) -> tuple[list[str], list[str]]:
     """Return why contexts may not start with these settings, and why configured ones certainly cannot."""
     try:
-        launcher = plugins.load(Launcher, settings.launcher.backend, settings, settings.data_dir)
-    except PluginNotFound:  # one of the mistakes
+        _check_contexts(settings)
+    except JobServerError:  # one of the mistakes
         return [], []
-    with closing(launcher):
+    with _loading_launcher(settings) as launcher:
         certain = list(configured_context_problems(settings.spark, launcher))
         problems = configuration_problems(settings.spark, launcher)
         return [problem for problem in problems if problem not in certain], certain
 
 
-def _check_launcher(settings: Settings) -> None:
-    plugins.find(Launcher, settings.launcher.backend)
+def binary_problems(settings: Settings) -> Iterator[str]:
+    """Yield which configured binaries a server could not upload. It starts without them."""
+    for name, location in settings.job_binary_paths.items():
+        path = Path(location)
+        if not (path.is_file() and os.access(path, os.R_OK)):
+            reason = "is not a readable file" if path.exists() else "does not exist"
+            yield f"the configured binary {name} cannot be uploaded: {path} {reason}"
+
+
+def _binaries(settings: Settings) -> str:
+    if problems := list(binary_problems(settings)):
+        raise _Problem("; ".join(problems), "Correct jobserver.job-binary-paths.", Verdict.WARNING)
+    return f"each file of jobserver.job-binary-paths exists ({', '.join(settings.job_binary_paths)})"
+
+
+def _loading_launcher(settings: Settings) -> closing[Launcher]:
+    return closing(plugins.load(Launcher, settings.launcher.backend, settings, settings.data_dir))
+
+
+def _check_contexts(settings: Settings) -> None:
+    with _loading_launcher(settings) as launcher:
+        check_common_settings(settings.spark, launcher)
+        Capacity(settings.contexts, launcher.spare_pools())
 
 
 def java_finding() -> Finding:
@@ -215,6 +238,7 @@ def _installation(missing: PluginNotFound) -> str:
 
 
 _CORRECT = "Correct it in the configuration."
+_DRIVER = "Install it into this environment: a server opens the store with it."
 _OTHERS_FIRST = "Solve the other problems first."
 
 
@@ -222,7 +246,7 @@ def _options(settings: Settings) -> str:
     unchecked = _advising(
         _OTHERS_FIRST, PluginNotFound, PluginFailed, about="they are not checked: ", verdict=Verdict.WARNING
     )
-    with _advising(_CORRECT, InvalidSetting), unchecked:
+    with _advising(_CORRECT, InvalidSetting), _advising(_DRIVER, StorageError), unchecked:
         _check_options(settings)
     return "those of the stores and the fetcher are known"
 
@@ -235,10 +259,8 @@ def _check_options(settings: Settings) -> None:
 
 def _contexts(settings: Settings) -> str:
     try:
-        with closing(
-            plugins.load(Launcher, settings.launcher.backend, settings, settings.data_dir)
-        ) as launcher:
-            check_common_settings(settings.spark, launcher)
+        _check_contexts(settings)
+        with _loading_launcher(settings) as launcher:
             problems = list(configuration_problems(settings.spark, launcher))
     except InvalidSetting as error:
         raise _Problem(str(error), _CORRECT) from error
@@ -254,11 +276,12 @@ def _metadata(settings: Settings) -> str:
     url = settings.metadata.url
     if settings.metadata.backend != "sql" or not url:
         return "no database server is used"
-    advice = "Start the database, or correct jobserver.metadata.url."
     missing = _advising("pip install 'jobserver-core[sql]'", ImportError, about="cannot load the store: ")
-    with _advising(advice, InvalidSetting, StorageError), missing:
+    with missing:
         from jobserver_sql import check_database  # noqa: PLC0415 - the extra may be missing
-
+    with _advising(_OTHERS_FIRST, JobServerError, about="it is not tried: ", verdict=Verdict.WARNING):
+        plugins.check_options(MetadataStore, settings.metadata.backend, settings)
+    with _advising("Start the database, or correct jobserver.metadata.url.", StorageError):
         check_database(url)
     # To open the file of SQLite would create it.
     return "no database server is used" if url.startswith("sqlite") else "the database answers"
@@ -296,6 +319,15 @@ def _front_end(settings: Settings) -> str:
     if problem is not None:
         raise _Problem(problem, f"{EXPOSURE_ADVICE[0].upper()}{EXPOSURE_ADVICE[1:]}.")
     return "the front-end is installed"
+
+
+def _check_front_end(settings: Settings) -> None:
+    with suppress(ImportError):  # `serve` says how to install it
+        from jobserver_http.addresses import check_exposure  # noqa: PLC0415 - the extra may be missing
+        from jobserver_http.authentication import authenticator_from_settings  # noqa: PLC0415 - as above
+
+        authenticator = authenticator_from_settings(settings)
+        check_exposure(settings.http, authenticated=authenticator is not None)
 
 
 def _users(settings: Settings) -> str:
@@ -393,6 +425,7 @@ _CHECKS: Mapping[str, Callable[[Settings], str]] = {
     "Backends": _backends,
     "Options": _options,
     "Contexts": _contexts,
+    "Binaries": _binaries,
     "Metadata": _metadata,
     "Callbacks": _callbacks,
     "HTTP": _front_end,

@@ -120,22 +120,22 @@ def config_show(
 ) -> None:
     """Print the effective settings, and where each comes from. Secrets are redacted.
 
-    What a server would not start with ends the command as it would end `serve`: with 2 for options, and with
-    7 for backends and transports that are not installed here. It ends with 2 as well if a configured context
-    cannot start: a server starts without that context.
+    What a server would not start with ends the command as it would end `serve`: with 2 for settings, and with
+    7 for backends, transports and drivers that are not installed here. It ends with 2 as well if a configured
+    context cannot start: a server starts without that context.
 
     Examples:
         jobserver config show --changed
         jobserver config show --config server.conf --port 8091
     """
-    from jobserver_cli.diagnosis import context_problems, mistakes  # noqa: PLC0415 - --help does not need it
+    from jobserver_cli.diagnosis import binary_problems, context_problems, mistakes  # noqa: PLC0415 - --help does not need it
     from jobserver_core.config.loading import describe  # noqa: PLC0415 - --help does not need it
 
     # Warnings are printed below. Without a handler, Python would print the logged ones a second time.
     logging.getLogger("jobserver_core").addHandler(logging.NullHandler())
     settings = settings_of(config, host, port, data_dir)
     uncertain, certain = context_problems(settings)
-    for warning in [*settings.warnings, *uncertain]:
+    for warning in [*settings.warnings, *uncertain, *binary_problems(settings)]:
         terminal.note(f"warning: {warning}", style="yellow")
     described = [one for one in describe(settings) if not changed or one.changed]
     if terminal.as_json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _LOCAL = re.compile(r"(?:file|local):(?://(?:localhost(?=/))?)?(/.*)", re.IGNORECASE | re.DOTALL)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+:")
 _ENDPOINT = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+/?")
+_S3 = re.compile(r"s3a?:")
 _CACHE_SIZE = 4 * 1024**3
 
 
@@ -70,6 +71,10 @@ class FsspecBlobStore(BlobStore):
     def check_options(cls, settings: Settings) -> None:
         # The driver's options are checked by the driver, which opens the file system.
         _cache_size_of(settings)
+        url = settings.blobs.url
+        if url and _local_directory(url) is None:
+            with _driver_errors(str(url), settings.blobs.options):
+                _driver_of(str(url))
 
     @classmethod
     def from_settings(cls, settings: Settings, data_dir: Path) -> FsspecBlobStore:
@@ -129,20 +134,39 @@ def _cache_size_of(settings: Settings) -> int:
         raise InvalidSetting(key="jobserver.blobs.options.cache-size", message=str(error)) from None
 
 
+def _driver_of(url: str) -> type[Any]:
+    from fsspec.core import get_filesystem_class, split_protocol  # noqa: PLC0415 - not needed for a directory
+
+    driver: type[Any] = get_filesystem_class(split_protocol(url.partition("::")[0])[0])
+    return driver
+
+
 def _open_filesystem(url: str, options: JsonMapping) -> tuple[Any, str]:
     from fsspec.core import url_to_fs  # noqa: PLC0415 - not needed for a directory
 
-    key = "jobserver.blobs.url"
-    try:
+    with _driver_errors(url, options):
         filesystem, root = url_to_fs(url, **options)
+    return filesystem, str(root)
+
+
+@contextmanager
+def _driver_errors(url: str, options: JsonMapping) -> Iterator[None]:
+    """Translate what fsspec or a driver raises when it is loaded or opens a file system.
+
+    Raises:
+        InvalidSetting: The URL or an option is wrong.
+        StorageError: The driver is not installed, or cannot open the file system.
+    """
+    try:
+        yield
     except ImportError as error:
-        raise StorageError(message=f"the driver for {redacted(url)} is not installed: {error}") from None
+        install = "pip install 'jobserver-core[s3]'" if _S3.match(url) else error
+        raise StorageError(message=f"the driver for {redacted(url)} is not installed: {install}") from None
     except ValueError as error:
-        raise InvalidSetting(key=key, message=_redactor(options, url)(str(error))) from None
+        raise InvalidSetting(key="jobserver.blobs.url", message=_redactor(options, url)(str(error))) from None
     except Exception as error:  # noqa: BLE001 - drivers raise errors of their own libraries
         reason = _redactor(options, url)(str(error) or type(error).__name__)
         raise StorageError(message=f"cannot open {redacted(url)}: {reason}") from None
-    return filesystem, str(root)
 
 
 def _redactor(options: JsonMapping, url: str) -> Callable[[str], str]:

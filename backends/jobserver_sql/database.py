@@ -26,6 +26,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 P = ParamSpec("P")
 
+_NO_DRIVER = "PostgreSQL needs psycopg: pip install 'jobserver-core[postgresql]'"
 _POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
 _ATTEMPTS = 3
 _WAIT = "jobserver_wait"
@@ -273,6 +275,17 @@ class Database:
             raise StorageError(message=_reason(error)) from error
 
 
+def check_driver(url: str) -> None:
+    """Check that a database of this URL is supported, and that its driver is installed. Connects to nothing.
+
+    Raises:
+        InvalidSetting: The URL is not that of a supported database.
+        StorageError: The driver is not installed.
+    """
+    if _parse(url).get_backend_name() == "postgresql" and find_spec("psycopg") is None:
+        raise StorageError(message=_NO_DRIVER)
+
+
 def check_database(url: str) -> None:
     """Try a database without a change of it. A SQLite file is not opened, because that would create it.
 
@@ -345,8 +358,7 @@ def _postgresql_engine(url: URL, pool_size: int) -> Engine:
             pool_use_lifo=True,
         )
     except (ImportError, NoSuchModuleError) as error:
-        text = "PostgreSQL needs psycopg: pip install 'jobserver-core[postgresql]'"
-        raise StorageError(message=text) from error
+        raise StorageError(message=_NO_DRIVER) from error
 
 
 def _sqlite_engine(url: URL, synchronous: str, lock_timeout: float) -> Engine:

@@ -23,7 +23,7 @@ from jobserver_core.models.servers import Server, ServerRequest
 from jobserver_core.models.storage import MetadataUsage
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_sql import binaries, blobs, contexts, deliveries, jobs, schema, servers
-from jobserver_sql.database import Database
+from jobserver_sql.database import Database, check_driver
 from jobserver_sql.jobs import newest_excess, usage
 from jobserver_sql.notices import NoticeListener, notify
 from jobserver_sql.statements import DriverConnection
@@ -76,6 +76,8 @@ class SqlMetadataStore(MetadataStore):
     @classmethod
     def check_options(cls, settings: Settings) -> None:
         _check_arguments(**_options_of(settings))
+        if settings.metadata.url:
+            check_driver(settings.metadata.url)
 
     @classmethod
     def from_settings(cls, settings: Settings, data_dir: Path) -> SqlMetadataStore:

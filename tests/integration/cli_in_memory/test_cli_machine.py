@@ -123,6 +123,47 @@ def test_doctor_and_serve_refuse_a_master_that_no_context_can_use(
     assert (served.code, "setting 'spark.master': expected local" in served.err) == (2, True), served.err
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('jobserver.launcher.backend = pyspark\nspark.master = "lokal[2]"', "'spark.master': expected local"),
+        ("spark.context-settings.idle-timout = 1h", "did you mean 'idle-timeout'?"),
+        ("jobserver.auth.token-file = tokens", "requires jobserver.auth.backend = file"),
+        ("jobserver.auth.backend = file", "file requires password-file or token-file"),
+        ("jobserver.auth.backend = fil", "no authenticator backend named 'fil' is installed"),
+        ("jobserver.http.host = 0.0.0.0", "0.0.0.0 is reachable from other machines"),
+        (
+            "jobserver { launcher.backend = pyspark, contexts { pools.p.size = 2, max-contexts = 1 } }",
+            "its spares ask for 2 contexts",
+        ),
+        ('jobserver.blobs { backend = fsspec, url = "gs://bucket/prefix" }', "is not installed: "),
+        ('jobserver.blobs { backend = fsspec, url = "gss://bucket/prefix" }', "Protocol not known: gss"),
+        ('jobserver.metadata { backend = sql, url = "mysql://host/jobs" }', "'mysql' is not a supported"),
+    ],
+)
+def test_config_show_and_doctor_refuse_what_serve_refuses(
+    jobserver: CommandLine, tmp_path: Path, text: str, words: str
+) -> None:
+    arguments = ("--config", config_file(tmp_path, text), "--data-dir", tmp_path / "data")
+    shown, served = jobserver("config", "show", *arguments), jobserver("serve", *arguments)
+    assert (shown.code, words in shown.err) == (served.code, True), shown.err
+    assert words in served.err
+    examined = jobserver("doctor", *arguments)
+    assert (examined.code, words in examined.out) == (7, True), examined.out
+    assert "Start the database" not in examined.out
+
+
+def test_config_show_and_doctor_name_a_configured_binary_whose_file_is_missing(
+    jobserver: CommandLine, tmp_path: Path
+) -> None:
+    text = 'jobserver.job-binary-paths { words = "/nowhere/words.jar" }'
+    arguments = ("--config", config_file(tmp_path, text), "--data-dir", tmp_path / "data")
+    words = "the configured binary words cannot be uploaded: /nowhere/words.jar does not exist"
+    shown, examined = jobserver("config", "show", *arguments), jobserver("doctor", *arguments)
+    assert (shown.code, f"warning: {words}" in shown.err) == (0, True), shown.err
+    assert f"! Binaries: {words}" in examined.out
+
+
 def test_doctor_warns_of_a_context_of_the_configuration_that_cannot_start(tmp_path: Path) -> None:
     chosen = settings(tmp_path, **{"spark.contexts": {"warm": {"max-restarts": "lots"}}})
     finding = found(chosen)["Contexts"]
@@ -458,7 +499,7 @@ def test_config_show_and_doctor_name_the_key_of_a_wrong_class_path(
 ) -> None:
     file = config_file(tmp_path, f'spark.context-settings.dependent-jar-uris = ["{path}"]')
     done = jobserver("config", "show", "--config", file)
-    assert "no context can start: setting 'dependent-jar-uris': " in done.err
+    assert "✗ setting 'spark.context-settings.dependent-jar-uris': " in done.err
     done = jobserver("doctor", "--config", file)
     assert "✗ Contexts: setting 'spark.context-settings.dependent-jar-uris': " in done.out
 
