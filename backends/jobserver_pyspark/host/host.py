@@ -37,6 +37,8 @@ _PROGRESS_INTERVAL = 1.0
 _IDLE_WAIT = 2.0
 _JVM_END_TIMEOUT = 2.0
 _LOG_SIZE = 64 * 1024
+_OUT_OF_MEMORY = re.compile(r"^Terminating due to java\.lang\.OutOfMemoryError: (.+)$", re.MULTILINE)
+"""What a JVM prints before it ends because of ``-XX:+ExitOnOutOfMemoryError``."""
 _KILLED = re.compile(r"Master removed our application: KILLED|Application \S+ has been killed|state: KILLED")
 """The log line of Spark's driver when its master, or YARN, ended the application on request."""
 
@@ -246,9 +248,10 @@ class Host:
         status = self._driver.process.wait()
         if not self._stopping:
             time.sleep(0.1)  # the last output of the JVM is still in the pipe
-            self._lose(
-                f"the driver's JVM {describe_exit(status)}", killed_outside=killed_from_outside(status)
-            )
+            how = describe_exit(status)
+            if found := _OUT_OF_MEMORY.findall(self._log.tail()):
+                how = f"ran out of memory ({found[-1]}); give the context more with memory-per-node"
+            self._lose(f"the driver's JVM {how}", killed_outside=killed_from_outside(status))
 
     def _lives(self) -> bool:
         """Whether the context is alive: a watch may not have noticed a dead JVM or zygote yet."""

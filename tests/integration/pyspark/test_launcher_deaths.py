@@ -57,6 +57,10 @@ def test_the_death_of_one_process_ends_the_whole_context(
     ("killer", "text"),
     [
         ("trouble.KillsJvm", "JVM ended by itself"),
+        (
+            "trouble.FillsHeap",
+            "JVM ran out of memory (Java heap space); give the context more with memory-per-node",
+        ),
         ("trouble.StopsApplication", "the SparkContext was stopped, by a job or by Spark itself"),
     ],
 )

@@ -241,6 +241,13 @@ class KillsJvm(Accepting):
         context.sparkContext._jvm.java.lang.System.exit(7)
 
 
+class FillsHeap(Accepting):
+    def run_job(self, context, runtime, data):
+        held = context.sparkContext._jvm.java.util.ArrayList()
+        while True:
+            held.add(context.sparkContext._gateway.new_array(context.sparkContext._jvm.long, 100_000_000))
+
+
 class StopsApplication(Accepting):
     """Stops the application without PySpark noticing, and continues."""
 
