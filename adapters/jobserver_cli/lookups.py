@@ -150,7 +150,10 @@ def _unknown_binary(client: CommandClient, name: str, known: Iterable[str]) -> C
     """Return the error for ``name``, or None if it is a version, as in ``words@4517bab2``."""
     base, _, digits = name.rpartition("@")
     if base not in known:
-        return _KINDS["binary_not_found"].not_found(client, name)
+        error = _KINDS["binary_not_found"].not_found(client, name)
+        if name.lower().endswith((".jar", ".egg", ".zip", ".whl")):
+            error.advice = f"There is no file {shlex.quote(name)} here, either. {error.advice}"
+        return error
     versions = client.get(f"/binaries/{quoted_segment(base)}/versions")
     if len(digits) >= VERSION_DIGITS and any(one["digest"].startswith(digits) for one in versions):
         return None

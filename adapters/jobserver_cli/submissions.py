@@ -242,20 +242,21 @@ def _ensure_context(client: CommandClient, terminal: Terminal, name: str, code: 
         terminal.report_done(f"{name} is ready")
     except CommandFailed as refused:
         if refused.reason == "permission_denied":
-            raise _may_not_start(client, name, refused) from None
+            _refuse_missing(client, name, refused)
+            return  # it may be live, if the user may not see it: the submit says whether it is
         if refused.reason != "context_exists":
             if similar:
                 refused.advice = "\n".join(filter(None, [question.replace("d", "D", 1), refused.advice]))
             raise
 
 
-def _may_not_start(client: CommandClient, name: str, refused: CommandFailed) -> CommandFailed:
-    """Return the error for a context that is not live, and that the user may not start."""
+def _refuse_missing(client: CommandClient, name: str, refused: CommandFailed) -> None:
+    """Raise the error for a context that the user may not start, unless the server does not show it."""
     try:
         _refuse_ended(client, name)
     except CommandFailed as missing:
-        return CommandFailed(f"{missing}, and you may not start it: {refused}", refused.code, missing.advice)
-    return refused
+        message = f"{missing}, and you may not start it: {refused}"
+        raise CommandFailed(message, refused.code, missing.advice) from None
 
 
 def _refuse_ended(client: CommandClient, name: str) -> None:
@@ -346,7 +347,10 @@ def _rephrased(
     client: CommandClient, refused: CommandFailed, main_class: str, code: Code
 ) -> CommandFailed | None:
     if refused.reason == "binary_not_found":
-        return _missing_binary(client, code)
+        with _despite_denial():
+            return _missing_binary(client, code)
+        names = [repr(name) for name in [*code.class_path, *code.packages] if ":" not in name]
+        return CommandFailed(f"binary {' or '.join(names)} not found", refused.code)
     if refused.reason == "class_not_found":
         advice = (
             "CLASS is a full name: package, module and class in Python (words.jobs.Count), package and class "

@@ -211,7 +211,8 @@ async def _respond_finished(call: Call, handle: JobHandle, timeout: float) -> Re
     try:
         job = await call.wait(handle.finished, max(0.0, timeout))
     except ResultTimeout as error:
-        return respond(response_to(error, call.operation, call.names))
+        response = response_to(error, call.operation, call.names)
+        return respond(attrs.evolve(response, job_id=handle.id))
     except ServerClosed:
         job = await call.threads.quick.run(call.server.job, handle.id)
         if not job.state.final:

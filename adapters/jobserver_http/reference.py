@@ -37,8 +37,8 @@ page at `/docs`, where you can try calls.
   error has a machine-readable `"code"` (see [Error codes](#error-codes)). If the old API prescribes the
   message, the reason is in `"detail"`. `"fields"` has the fields of the error, such as
   `{"name": "warm"}`. If a submit fails because its job failed before its code ran
-  (which leaves its record, with the state ERROR), or because the caller's credentials became invalid
-  while it waited, `"jobId"` has the job.
+  (which leaves its record, with the state ERROR), or because a synchronous call waited too long or its
+  credentials became invalid meanwhile, `"jobId"` has the job.
 - The record of a job that has ended has `endTime` and, if it failed, `failure`: a value of
   [`FailureKind`](library.md#records), such as `raised`, `run-time` or `context-lost`. `GET /jobs/<id>`
   also has `dispatchTime` and the code (`cp`). Binaries have `id`, `digest` (SHA-256) and `size`, and
@@ -48,7 +48,8 @@ page at `/docs`, where you can try calls.
   works. They cannot include files or read the environment, and are limited in size and depth
   (`jobserver.limits`).
 - `POST any/path?_method=DELETE` (or `PUT`) works like that method, for proxies that allow only POST.
-- A repeated parameter or an invalid value is refused with 400.
+- A repeated parameter or an invalid value is refused with 400. A parameter that a call does not have is
+  ignored, as by the old server; `POST /contexts/<name>` refuses it, as there it is a setting of the context.
 - `HEAD` works like `GET` without the body.
 - With [separate contexts for each user](../howto/secure-the-server.md#separate-contexts-for-each-user),
   callers see only their own contexts and jobs: in lists, in events, and in errors.

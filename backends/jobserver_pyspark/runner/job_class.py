@@ -60,7 +60,9 @@ def new_job(found: Any, name: str) -> Any:
         job = found()
     except BaseException as error:
         frames = error.__traceback__
-        if isinstance(error, TypeError) and frames is not None and frames.tb_next is None:  # no code of the job ran
+        if (
+            isinstance(error, TypeError) and frames is not None and frames.tb_next is None
+        ):  # no code of the job ran
             message = f"{name} cannot be created without arguments: {error}"
             raise JobFailure("wrong-type", message) from error
         raise JobFailure.of("raised", error) from error

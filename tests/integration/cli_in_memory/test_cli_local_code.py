@@ -101,6 +101,7 @@ def test_a_file_in_the_home_directory_is_found(client: CommandLine, tmp_path: Pa
         ("file:./words.whl", "give its path: ./words.whl"),
         ("./text.whl", "Binary is not of the right format"),
         ("missing.whl", "binary 'missing.whl' not found"),
+        ("missing.whl", "There is no file missing.whl here, either."),
     ],
 )
 def test_a_file_that_is_not_code_is_refused_before_anything_is_uploaded(

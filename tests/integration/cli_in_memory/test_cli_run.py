@@ -67,7 +67,7 @@ def test_run_starts_the_context_for_a_user_who_may_not_list_binaries(
 
 
 def test_run_in_a_context_that_is_missing_says_so_to_a_user_who_may_not_start_it(
-    jobserver: CommandLine, start_guarded: Callable[[str, str], AbstractContextManager[str]]
+    jobserver: CommandLine, start_guarded: Callable[[str, str], AbstractContextManager[str]], tmp_path: Path
 ) -> None:
     reader, hidden, admin = ("0123456789abcdef" * 2, "fedcba9876543210" * 2, "00112233" * 4)
     lines = f"reader:{hash_token(reader)}:jobs,contexts:read\nhidden:{hash_token(hidden)}:jobs\n"
@@ -81,8 +81,23 @@ def test_run_in_a_context_that_is_missing_says_so_to_a_user_who_may_not_start_it
         assert "Did you mean warm?" in message
         assert "so it is started" not in message
         done = jobserver(*run, hidden)
-        assert (done.code, "missing permission contexts" in done.err) == (ExitCode.DENIED, True)
-        assert "not found" not in done.err
+        assert (done.code, "binary 'words' not found" in done.err) == (ExitCode.REFUSED, True), done.err
+        file = wheel(tmp_path)
+        assert jobserver("upload", "words", file, "--server", url, "--token", admin).code == 0
+        done = jobserver(*run, hidden)
+        assert (done.code, "context 'wram' not found" in done.err) == (ExitCode.REFUSED, True), done.err
+        assert "warm" not in done.err
+
+
+def test_run_uses_a_live_context_that_the_user_may_not_see(
+    jobserver: CommandLine, start_guarded: Callable[[str, str], AbstractContextManager[str]]
+) -> None:
+    submitter, admin = "fedcba9876543210" * 2, "00112233" * 4
+    lines = f"ci:{hash_token(submitter)}:jobs\nadmin:{hash_token(admin)}:*\n"
+    with start_guarded("", lines) as url:
+        assert jobserver("context", "create", "warm", "--server", url, "--token", admin).code == 0
+        done = jobserver("run", "w.X", "--cp", "words", "-c", "warm", "--server", url, "--token", submitter)
+    assert (done.code, "binary 'words' not found" in done.err) == (ExitCode.REFUSED, True), done.err
 
 
 def test_a_refused_start_of_a_context_names_the_similar_one_that_is_live(jobserver: CommandLine) -> None:

@@ -225,6 +225,7 @@ def test_a_synchronous_wait_that_times_out_says_so_and_the_job_continues(site: S
     response = site.submit("w.Sleep", sync="true", timeout=0)
     error(response, 500, "Request timed out. Try using the /jobs/<jobID>, /jobs APIs to get status/results")
     (job,) = site.client.get("/jobs").json()
+    assert response.json()["jobId"] == job["jobId"]
     assert site.until(job["jobId"], "RUNNING")
 
 

@@ -220,3 +220,16 @@ def test_a_misspelled_class_gets_the_nearest_class_of_its_jars(
             archive.writestr(entry, "")
     (tmp_path / "no.jar").write_text("no jar")
     assert nearest_class(name, [tmp_path / "no.jar", tmp_path / "gone.jar", jar]) == nearest
+
+
+def test_a_constructor_with_arguments_is_refused_without_frames_of_the_server() -> None:
+    def fails(self: Any) -> None:
+        raise TypeError("the job's own")
+
+    with pytest.raises(JobFailure) as caught:
+        new_job(type("Job", (Right,), {"__init__": lambda self, factor: None}), "sales.Job")
+    assert caught.value.kind == "wrong-type"
+    assert caught.value.error.message.startswith("sales.Job cannot be created without arguments: ")
+    with pytest.raises(JobFailure) as caught:
+        new_job(type("Job", (Right,), {"__init__": fails}), "sales.Job")
+    assert (caught.value.kind, caught.value.error.message) == ("raised", "the job's own")
