@@ -61,6 +61,8 @@ class SettingType:
         if value is None:
             if self.nullable:
                 return None
+            if self.free:
+                return {}  # null removes what an included file has
             raise InvalidSetting(key=key, message=f"must not be null; its type is {self.name}")
         try:
             return self.parse(value)

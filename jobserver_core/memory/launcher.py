@@ -7,6 +7,8 @@ import shutil
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jobserver_core.config.settings import CONTEXT_KEYS
 from jobserver_core.config.units import parse_size
@@ -18,6 +20,9 @@ from jobserver_core.models.contexts import Resources
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.ports import ContextEnd, ContextHandle, ContextListener, ContextSpec, JobSpec, Launcher
+
+if TYPE_CHECKING:
+    from jobserver_core.config.settings import Settings
 
 
 class InlineLauncher(Launcher):
@@ -35,7 +40,8 @@ class InlineLauncher(Launcher):
     ``kill_grace`` seconds for such callables, then ends without them and ignores their outcome.
 
     Contexts outlive a server that is closed with ``contexts="detach"``, or abandoned, if the next server gets
-    the same launcher object. They wait for it until the launcher is closed.
+    the same launcher object. They wait for it until the launcher is closed. The launcher of
+    ``jobserver.launcher.backend = memory`` is the server's own, so its contexts end with the server.
     """
 
     def __init__(
@@ -52,11 +58,18 @@ class InlineLauncher(Launcher):
         self._lock = threading.Lock()
         self._contexts: set[_InlineContext] = set()
         self._left: set[_InlineContext] = set()
+        self._reattaches = True
         check_seconds("start_delay", start_delay)
         check_seconds("kill_grace", kill_grace)
         check_kind("functions", functions, (Mapping, type(None)), "a mapping of class names to functions")
         for class_name, function in (functions or {}).items():
             self.register(class_name, function)
+
+    @classmethod
+    def from_settings(cls, settings: Settings, data_dir: Path) -> InlineLauncher:
+        launcher = cls()
+        launcher._reattaches = False
+        return launcher
 
     def register(self, class_name: str, function: JobFunction) -> None:
         """Register the callable for jobs of this class name.
@@ -105,8 +118,7 @@ class InlineLauncher(Launcher):
 
     @property
     def reattaches(self) -> bool:
-        """Contexts outlive their server."""
-        return True
+        return self._reattaches
 
     def survivors(self) -> Sequence[ContextSpec]:
         """Return all living contexts. Only the next server calls this."""

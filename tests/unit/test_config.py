@@ -152,6 +152,7 @@ GOOD: list[tuple[str, Any, str, Any]] = [
     ("jobserver.metadata.url", "postgresql://h/db", "metadata.url", "postgresql://h/db"),
     ("spark.master", "yarn", "spark.master", "yarn"),
     ("spark.contexts", {"a": None, "b": {"x": 1}}, "spark.contexts", {"a": {}, "b": {"x": 1}}),
+    ("spark.contexts", None, "spark.contexts", {}),
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -21,6 +22,7 @@ from jobserver_core import (
     JobState,
     ServerClosed,
     Settings,
+    load_settings,
 )
 from jobserver_core.config.settings import ContextLimits, JobLimits, SparkSettings
 from jobserver_core.memory import (
@@ -534,3 +536,19 @@ def test_a_context_that_the_next_server_refuses_ends_alone_with_that_reason(
     assert second.context("fine").state is ContextState.RUNNING
     world.gate.set()
     assert second.job_handle(job).result(WAIT) == "done"
+
+
+def test_contexts_of_the_configured_memory_launcher_end_with_the_server(tmp_path: Path) -> None:
+    chosen = {
+        "jobserver.data-dir": tmp_path,
+        "jobserver.metadata.backend": "memory",
+        "jobserver.blobs.backend": "memory",
+        "jobserver.launcher.backend": "memory",
+        "jobserver.contexts.reattach-timeout": "60 s",
+        "jobserver.contexts.on-shutdown": "detach",
+    }
+    with JobServer.from_settings(load_settings(overrides=chosen)) as server:
+        assert not server.detaches
+        handle = server.create_context("warm")
+        handle.result(10)
+    assert handle.context.state is ContextState.FINISHED
