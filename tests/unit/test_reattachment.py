@@ -29,6 +29,7 @@ from jobserver_core.memory import (
     InlineJob,
     InlineLauncher,
     MemoryBlobStore,
+    MemoryMetadataStore,
     MemoryTransport,
 )
 from jobserver_core.models.failures import ErrorInfo
@@ -547,8 +548,10 @@ def test_contexts_of_the_configured_memory_launcher_end_with_the_server(tmp_path
         "jobserver.contexts.reattach-timeout": "60 s",
         "jobserver.contexts.on-shutdown": "detach",
     }
-    with JobServer.from_settings(load_settings(overrides=chosen)) as server:
+    metadata = MemoryMetadataStore()
+    with JobServer.from_settings(load_settings(overrides=chosen), metadata=metadata) as server:
         assert not server.detaches
-        handle = server.create_context("warm")
-        handle.result(10)
-    assert handle.context.state is ContextState.FINISHED
+        server.create_context("warm").result(WAIT)
+    context = metadata.context_named("warm")
+    assert context is not None
+    assert context.state is ContextState.FINISHED
