@@ -15,7 +15,7 @@ import socket
 import time
 from urllib.parse import urlsplit
 
-from jobserver_core import Answer, InvalidCallbackUrl
+from jobserver_core import Answer, InvalidCallbackUrl, InvalidRequest
 from jobserver_core.ports import Message, Transport
 from jobserver_core.ports.formats import redacted
 
@@ -47,7 +47,7 @@ class UnixSocketTransport(Transport):
             return Answer(error=f"no response within {timeout:g} s")
         except OSError as error:
             return Answer(error=error.strerror or type(error).__name__)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, InvalidRequest):
             return Answer(error="the receiver's answer is not JSON with a status")
 
     def close(self) -> None:

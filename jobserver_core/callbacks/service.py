@@ -238,7 +238,13 @@ class CallbackService:
         began = self._clock.monotonic()
         answer = self._send(message)
         took = self._clock.monotonic() - began
-        self._store_outcome(sending, answer)
+        try:
+            self._store_outcome(sending, answer)
+        except Exception as error:  # noqa: BLE001 - of a store that is a plugin: not a StorageError
+            _log.exception("the outcome of delivery %s could not be stored", sending.id)
+            reason = f"the outcome of the attempt could not be stored: {type(error).__name__}"
+            answer = Answer(error=reason)
+            self._store_outcome(sending, answer)
         if took > self._settings.timeout * _SLOW_PART:
             return ReceiverStatus.SLOW
         return ReceiverStatus.PROMPT if answer.accepted else ReceiverStatus.FAILING
@@ -270,13 +276,18 @@ class CallbackService:
         if transport is None:
             return Answer(error=f"no transport is configured for {scheme}: URLs")
         try:
-            return transport.send(message, timeout=self._settings.timeout)
-        except Exception as error:  # noqa: BLE001 - transports are plugins, the attempt must get an outcome
+            answer: object = transport.send(message, timeout=self._settings.timeout)
+        except BaseException as error:  # noqa: BLE001 - transports are plugins, the attempt must get an outcome
             kind = type(error).__qualname__
             _log.error(
                 "the %s transport failed with %s: %s", scheme, kind, without_secrets(str(error), message.url)
             )
             return Answer(error=f"the transport failed with {kind}")
+        if isinstance(answer, Answer):
+            return answer
+        reason = f"the {scheme} transport returned {type(answer).__name__} instead of Answer"
+        _log.error("%s", reason)
+        return Answer(error=reason)
 
     # -- its outcome -------------------------------------------------------------------------------
 

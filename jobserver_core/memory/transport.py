@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobserver_core.callbacks.transports import CallableTransport
-from jobserver_core.models.arguments import check_several
+from jobserver_core.errors import InvalidRequest
+from jobserver_core.models.arguments import check_kind, check_several
 from jobserver_core.models.callbacks import Answer
 from jobserver_core.models.json_values import Json, loads
 from jobserver_core.ports.transport import Message, Transport
-from jobserver_core.uris import receiver_of
+from jobserver_core.uris import receiver_of, scheme_of
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
@@ -80,32 +81,41 @@ class MemoryTransport(Transport):
     # -- for tests ---------------------------------------------------------------------------------
 
     def answer(self, url: str, *answers: Answer | int) -> None:
-        """Plan the answers to the next attempts at the URL's receiver, one each."""
+        """Plan the answers to the next attempts at the URL's receiver, one each.
+
+        Raises:
+            InvalidRequest: The URL has no scheme, or an answer is neither an Answer nor a status.
+        """
+        receiver, planned = _receiver(url), [_as_answer(answer) for answer in answers]
         with self._changed:
-            self._once.setdefault(receiver_of(url), deque()).extend(map(_as_answer, answers))
+            self._once.setdefault(receiver, deque()).extend(planned)
 
     def always_answer(self, url: str, answer: Answer | int) -> None:
         """Set the answer to attempts for which none was planned."""
+        receiver, planned = _receiver(url), _as_answer(answer)
         with self._changed:
-            self._always[receiver_of(url)] = _as_answer(answer)
+            self._always[receiver] = planned
 
     def pass_on(self, url: str, function: Callable[[Message], Answer | int | None]) -> None:
         """Pass what arrives at the URL's receiver on to a function, which gives the answers not planned here.
 
         This is how a function gets the callbacks of ``call:billing``: see :class:`CallableTransport`.
         """
+        receiver, transport = _receiver(url), CallableTransport(function)
         with self._changed:
-            self._functions[receiver_of(url)] = CallableTransport(function)
+            self._functions[receiver] = transport
 
     def hang(self, url: str) -> None:
         """Do not answer this receiver's attempts until :meth:`release`, including those in progress."""
+        receiver = _receiver(url)
         with self._changed:
-            self._hanging.add(receiver_of(url))
+            self._hanging.add(receiver)
 
     def release(self, url: str) -> None:
         """Answer again, including the attempts that hang."""
+        receiver = _receiver(url)
         with self._changed:
-            self._hanging.discard(receiver_of(url))
+            self._hanging.discard(receiver)
             self._changed.notify_all()
 
     @property
@@ -136,5 +146,13 @@ class MemoryTransport(Transport):
         return [loads(message.body.decode()) for message in self.messages]
 
 
+def _receiver(url: str) -> str:
+    if not isinstance(url, str) or not scheme_of(url):
+        given = repr(url) if isinstance(url, str) else type(url).__name__
+        raise InvalidRequest(message=f"url must be a callback URL, such as call:billing, not {given}")
+    return receiver_of(url)
+
+
 def _as_answer(answer: Answer | int) -> Answer:
+    check_kind("an answer", answer, (Answer, int), "an Answer or an HTTP status")
     return answer if isinstance(answer, Answer) else Answer(status=answer)

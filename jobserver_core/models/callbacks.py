@@ -6,6 +6,8 @@ from datetime import datetime
 
 import attrs
 
+from jobserver_core.errors import InvalidRequest
+from jobserver_core.models.arguments import check_kind, check_seconds
 from jobserver_core.models.lifecycle import DeliveryState
 from jobserver_core.models.redaction import redacted_repr
 from jobserver_core.models.validation import aware, non_negative
@@ -39,16 +41,37 @@ class Delivery:
     epoch: int = 0
 
 
+def _plain_status(status: int | None) -> int | None:
+    """Return a status as an int, also one of :class:`http.HTTPStatus`, which not every database takes."""
+    if status is None:
+        return None
+    number = isinstance(status, int) and not isinstance(status, bool)
+    if not number or not 0 <= status <= 999:
+        given = status if number else type(status).__name__
+        raise InvalidRequest(
+            message=f"the status of an Answer must be an HTTP status from 0 to 999, not {given}"
+        )
+    return int(status)
+
+
 @attrs.frozen(kw_only=True)
 class Answer:
     """The response of a receiver to one attempt, or the reason why there was none.
 
-    ``retry_after`` is the delay that the receiver requested, in seconds.
+    ``status`` is as in HTTP, from 0 to 999. ``retry_after`` is the delay that the receiver requested, in
+    seconds.
+
+    Raises:
+        InvalidRequest: A field has another type, or the status is out of range.
     """
 
-    status: int | None = None
+    status: int | None = attrs.field(default=None, converter=_plain_status)
     error: str | None = None
     retry_after: float | None = None
+
+    def __attrs_post_init__(self) -> None:
+        check_kind("the error of an Answer", self.error, (str, type(None)), "a string")
+        check_seconds("retry_after", self.retry_after)
 
     @property
     def accepted(self) -> bool:

@@ -75,6 +75,14 @@ class AnsweringReceiver(HangingReceiver):
         Where an answer has no parts, as that of a function, this is :meth:`hang`.
         """
 
+    def answer_malformed(self) -> int:
+        """Plan malformed answers to the next attempts, one each, and return their number.
+
+        They are what a broken receiver may send: no status, a status or a delay that is not a number. The
+        default plans none, for receivers that cannot do that.
+        """
+        return 0
+
 
 def message(url: str, **changes: Any) -> Message:
     """Return a message to send."""
@@ -139,6 +147,8 @@ class Sending:
             thread.join(max(0.0, deadline - time.monotonic()))
             assert not thread.is_alive(), f"a send did not return within {timeout:g} s"
         assert not self.errors, f"send raised {self.errors[0]!r}"
+        wrong = [answer for answer in self.answers if not isinstance(answer, Answer)]
+        assert not wrong, f"send returned {wrong[0]!r} instead of an Answer"
         return self.answers
 
 
@@ -330,6 +340,14 @@ class AnsweringTransportContract(HangingTransportContract):
     def test_no_retry_after_is_none(self, transport: Transport, receiver: AnsweringReceiver) -> None:
         receiver.answer(503)
         assert transport.send(message(receiver.url), timeout=_TIMEOUT).retry_after is None
+
+    def test_a_malformed_answer_is_a_failed_attempt(
+        self, transport: Transport, receiver: AnsweringReceiver
+    ) -> None:
+        for number in range(receiver.answer_malformed()):
+            one = message(receiver.url, delivery_id=f"d-{number}")
+            (answer,) = Sending(transport, [one]).join(self.timeout)
+            assert not answer.accepted, f"malformed answer {number + 1} was accepted: {answer}"
 
     def test_an_attempt_after_a_failed_one_arrives(
         self, transport: Transport, receiver: AnsweringReceiver

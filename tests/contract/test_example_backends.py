@@ -221,6 +221,19 @@ class SocketReceiver(AnsweringReceiver):
         self.drips = True
         self.hang()
 
+    def answer_malformed(self) -> int:
+        malformed: list[Any] = [
+            {"no": "status"},
+            {"status": "OK"},
+            {"status": None},
+            {"status": 10**20},
+            {"status": 200, "retry_after": "5"},
+            ["status"],
+            None,
+        ]
+        self.planned += malformed
+        return len(malformed)
+
     def release(self) -> None:
         self.open.set()
 

@@ -54,6 +54,10 @@ class MemoryReceiver(AnsweringReceiver):
     def drip(self) -> None:
         self.hang()
 
+    def answer_malformed(self) -> int:
+        self.transport.pass_on(self.url, lambda _message: "503")  # type: ignore[arg-type,return-value]
+        return 1
+
     def release(self) -> None:
         self.transport.release(self.url)
 
@@ -93,7 +97,7 @@ class FunctionReceiver(AnsweringReceiver):
 
     def __init__(self) -> None:
         self.got: list[Message] = []
-        self.planned: list[Answer | int] = []
+        self.planned: list[Any] = []
         self.open = threading.Event()
         self.open.set()
         self.gone = False
@@ -118,6 +122,11 @@ class FunctionReceiver(AnsweringReceiver):
 
     def drip(self) -> None:
         self.hang()
+
+    def answer_malformed(self) -> int:
+        malformed = ["503", 2.5, True, 10**20, -1, Answer, b"200"]
+        self.planned += malformed
+        return len(malformed)
 
     def release(self) -> None:
         self.open.set()
@@ -246,6 +255,7 @@ class HttpReceiver(AnsweringReceiver):
         self.open = threading.Event()
         self.open.set()
         self.planned: list[tuple[int, dict[str, str]]] = []
+        self.malformed: list[bytes] = []
         self.drips = False
         server.behave = self.behave
 
@@ -258,6 +268,10 @@ class HttpReceiver(AnsweringReceiver):
             handler.close_connection = True
             return
         self.open.wait(20)
+        if self.malformed:
+            handler.wfile.write(self.malformed.pop(0))
+            handler.close_connection = True
+            return
         status, headers = self.planned.pop(0) if self.planned else (200, {})
         handler.say(status, b"" if status == 204 else b"{}", **headers)
 
@@ -278,6 +292,10 @@ class HttpReceiver(AnsweringReceiver):
     def drip(self) -> None:
         self.drips = True
         self.hang()
+
+    def answer_malformed(self) -> int:
+        self.malformed = [b"\n", b"HTTP/1.1 OK\r\n\r\n", b"HTTP/1.1 99999 OK\r\n\r\n", b"\xff" * 9]
+        return len(self.malformed)
 
     def release(self) -> None:
         self.open.set()
@@ -417,6 +435,18 @@ class Forgetful(MemoryTransport):
         return attrs.evolve(super().send(message, timeout=timeout), retry_after=None)
 
 
+class Mute(MemoryTransport):
+    def send(self, message: Message, *, timeout: float) -> Any:
+        answer = super().send(message, timeout=timeout)
+        return None if answer.error else answer
+
+
+class Lenient(MemoryTransport):
+    def send(self, message: Message, *, timeout: float) -> Answer:
+        answer = super().send(message, timeout=timeout)
+        return Answer(status=200) if answer.error else answer
+
+
 class Inventive(MemoryTransport):
     def send(self, message: Message, *, timeout: float) -> Answer:
         answer = super().send(message, timeout=timeout)
@@ -470,6 +500,8 @@ FAULTS: dict[type[MemoryTransport], str] = {
     Leaking: "test_a_refusal_shows_nothing_secret_of_the_url",
     Curious: "test_checking_a_url_sends_nothing",
     Forgetful: "test_retry_after_is_reported",
+    Mute: "test_a_malformed_answer_is_a_failed_attempt",
+    Lenient: "test_a_malformed_answer_is_a_failed_attempt",
     Inventive: "test_no_retry_after_is_none",
     Shouting: "test_its_schemes_are_in_lower_case",
     Unlisted: "test_its_schemes_are_a_tuple",

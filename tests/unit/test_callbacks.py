@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import logging
-from collections.abc import Iterator
+import math
+import re
+import sys
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
 import pytest
@@ -27,12 +32,12 @@ from hypothesis import strategies as st
 from jobserver_core.callbacks.service import retry_delay
 from jobserver_core.callbacks.transports import CallableTransport
 from jobserver_core.config.settings import CallbackSettings
-from jobserver_core.errors import InvalidCallbackUrl, TransportError
-from jobserver_core.memory import MemoryTransport
-from jobserver_core.models.callbacks import Answer
+from jobserver_core.errors import InvalidCallbackUrl, InvalidRequest, TransportError
+from jobserver_core.memory import MemoryMetadataStore, MemoryTransport
+from jobserver_core.models.callbacks import Answer, Delivery
 from jobserver_core.models.failures import ErrorInfo
-from jobserver_core.models.lifecycle import DELIVERIES, DeliveryEvent
-from jobserver_core.ports import Message
+from jobserver_core.models.lifecycle import DELIVERIES, DeliveryEvent, DeliveryState
+from jobserver_core.ports import Message, Transport
 from jobserver_core.testing.clock import ManualClock
 
 
@@ -388,6 +393,109 @@ def test_a_large_backlog_is_read_in_pages(monkeypatch: pytest.MonkeyPatch) -> No
 class Rude(MemoryTransport):
     def send(self, message: Message, *, timeout: float) -> Answer:
         raise RuntimeError(f"cannot reach {message.url}")
+
+
+class AnyAnswer(Transport):
+    """Returns what a function returns, whatever its type is."""
+
+    schemes = ("https",)
+
+    def __init__(self, answer: Callable[[], Any]) -> None:
+        self._answer = answer
+
+    def send(self, message: Message, *, timeout: float) -> Answer:
+        answer: Answer = self._answer()
+        return answer
+
+
+def _cancelled() -> Answer:
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (lambda: None, "the https transport returned NoneType instead of Answer"),
+        (lambda: 200, "the https transport returned int instead of Answer"),
+        (lambda: Answer, "the https transport returned type instead of Answer"),
+        (lambda: Answer(status="200"), "the transport failed with InvalidRequest"),  # type: ignore[arg-type]
+        (_cancelled, "the transport failed with CancelledError"),
+        (lambda: sys.exit(3), "the transport failed with SystemExit"),
+    ],
+)
+def test_a_malformed_answer_is_a_failed_attempt(answer: Callable[[], Any], error: str) -> None:
+    with World(transports=[AnyAnswer(answer)], max_attempts=2, concurrency=1) as world:
+        delivery = world.end_job()
+        world.settle()
+        waiting = world.stored(delivery)
+        assert (waiting.state, waiting.attempts, waiting.last_error) == (PENDING, 1, error)
+        world.run_for(10)
+        assert (world.stored(delivery).state, world.stored(delivery).last_error) == (ABANDONED, error)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"status": "200"}, "the status of an Answer must be an HTTP status from 0 to 999, not str"),
+        ({"status": True}, "the status of an Answer must be an HTTP status from 0 to 999, not bool"),
+        ({"status": 2.0}, "the status of an Answer must be an HTTP status from 0 to 999, not float"),
+        ({"status": 10**20}, f"the status of an Answer must be an HTTP status from 0 to 999, not {10**20}"),
+        ({"status": -1}, "the status of an Answer must be an HTTP status from 0 to 999, not -1"),
+        ({"error": OSError("x")}, "the error of an Answer must be a string, not OSError"),
+        ({"status": 503, "retry_after": "5"}, "retry_after must be a number of seconds"),
+        ({"status": 503, "retry_after": True}, "retry_after must be a number of seconds"),
+        ({"status": 503, "retry_after": math.nan}, "retry_after must be a number of seconds"),
+    ],
+)
+def test_an_answer_checks_its_fields(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidRequest, match=re.escape(message)):
+        Answer(**fields)
+
+
+def test_the_status_of_an_answer_is_a_plain_integer() -> None:
+    assert type(Answer(status=HTTPStatus.ACCEPTED).status) is int
+
+
+def test_an_outcome_that_the_store_cannot_take_is_a_failed_attempt() -> None:
+    class PickyMetadata(MemoryMetadataStore):
+        def advance_delivery(
+            self, delivery: Delivery, *, expected: DeliveryState, epoch: int | None = None
+        ) -> None:
+            if delivery.last_status == 299:
+                raise OverflowError("299 is too much")
+            super().advance_delivery(delivery, expected=expected, epoch=epoch)
+
+    with World(metadata=PickyMetadata(), max_attempts=2) as world:
+        world.transport.always_answer(URL, 299)
+        delivery = world.end_job()
+        world.settle()
+        error = "the outcome of the attempt could not be stored: OverflowError"
+        assert (world.stored(delivery).state, world.stored(delivery).last_error) == (PENDING, error)
+        world.run_for(10)
+        assert world.stored(delivery).state is ABANDONED
+
+
+@pytest.mark.parametrize("answer", ["503", None, 2.5])
+def test_planning_an_answer_of_another_type_is_refused_at_the_call(answer: Any) -> None:
+    for plan in (MemoryTransport().answer, MemoryTransport().always_answer):
+        with pytest.raises(InvalidRequest, match="an answer must be an Answer or an HTTP status"):
+            plan(URL, answer)
+
+
+def test_planning_for_what_is_not_a_url_is_refused_at_the_call() -> None:
+    transport = MemoryTransport()
+    plans: list[Callable[[Any], object]] = [
+        partial(transport.pass_on, function=lambda _message: None),
+        transport.hang,
+        transport.release,
+        lambda url: transport.answer(url, 503),
+        lambda url: transport.always_answer(url, 503),
+    ]
+    for plan in plans:
+        with pytest.raises(InvalidRequest, match=r"url must be a callback URL, such as call:billing, not"):
+            plan("billing")
+        with pytest.raises(InvalidRequest, match="url must be a callback URL"):
+            plan(None)
 
 
 def test_a_transport_that_raises_is_a_failed_attempt(caplog: pytest.LogCaptureFixture) -> None:
