@@ -20,10 +20,12 @@ from jobserver_core.errors import Conflict, InvalidRequest
 from jobserver_core.events import Event, Subscription
 from jobserver_core.models.arguments import (
     check_callable,
+    check_data_file_name,
     check_job_id,
     check_kind,
     check_last,
     check_limit,
+    check_name,
     check_seconds,
     check_several,
 )
@@ -475,6 +477,7 @@ class JobServer:
         Raises:
             BinaryNotFound: No binary has this name.
         """
+        check_name("binary", name)
         return self._services.binaries.get(name)
 
     def binary_versions(self, name: str) -> list[Binary]:
@@ -483,6 +486,7 @@ class JobServer:
         Raises:
             BinaryNotFound: No binary has this name.
         """
+        check_name("binary", name)
         return self._services.binaries.versions(name)
 
     def delete_binary(self, name: str) -> list[Binary]:
@@ -492,6 +496,7 @@ class JobServer:
             BinaryNotFound: No binary has this name.
             BinaryInUse: Jobs that have not ended use it.
         """
+        check_name("binary", name)
         return self._open.binaries.delete(name)
 
     # -- contexts ----------------------------------------------------------------------------------
@@ -543,6 +548,7 @@ class JobServer:
         Raises:
             ContextNotFound: No context has this name or ID.
         """
+        check_name("context", name)
         return self._services.contexts.get(name)
 
     def ended_contexts(self, limit: int = 50) -> list[Context]:
@@ -576,6 +582,7 @@ class JobServer:
             Unavailable: Its server is gone or does not respond. Try again.
             ServerClosed: This server closed in the meantime.
         """
+        check_name("context", name)
         return self._running.contexts.stop(name, timeout, user)
 
     def kill_context(self, name: str, *, user: str = "") -> Waiter[Context]:
@@ -583,6 +590,7 @@ class JobServer:
 
         Blocks and raises like :meth:`stop_context`; ``user`` has the same meaning.
         """
+        check_name("context", name)
         return self._running.contexts.kill(name, user)
 
     def reset_contexts(self, *, user: str = "") -> Waiter[None]:
@@ -779,6 +787,7 @@ class JobServer:
             LogNotFound: Nothing was written to it, or it was removed.
             OnAnotherServer: Another server has it.
         """
+        check_name("context", name)
         return self._services.logs.context_file(name)
 
     def open_job_log(self, job_id: str, *, last: int | None = None) -> LogReader:
@@ -802,6 +811,7 @@ class JobServer:
             ContextNotFound: No context has this name or ID.
             InvalidRequest: ``last`` is not a number of bytes.
         """
+        check_name("context", name)
         check_last(last)
         return self._services.logs.open_context(name, last)
 
@@ -842,6 +852,7 @@ class JobServer:
         Raises:
             DataFileNotFound: The server has no such file.
         """
+        check_data_file_name(name)
         self._open.data_files.delete(name)
 
     def reset_data_files(self) -> None:

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 
 from jobserver_client.connection import Connection, FileBody, Params, body_of, decoded, path_to
-from jobserver_client.errors import error_from
+from jobserver_client.errors import ClientClosed, error_from
 from jobserver_client.handles import IN_THE_LOOP, AsyncJobHandle, AsyncResultReader, AsyncWaiter
 from jobserver_client.logs import followed_log
 from jobserver_client.options import ConnectionOptions, RemoteServer
@@ -44,8 +44,9 @@ _log = logging.getLogger(__name__)
 class AsyncClient(RemoteServer):
     """A job server that runs elsewhere: :class:`jobserver_client.Client`, with coroutines.
 
-    Use it in an ``async with`` block, within one event loop. Methods and options are those of ``Client``;
-    calls are awaited, and handles and waiters as well::
+    Use it in an ``async with`` block. Methods and options are those of ``Client``; calls are awaited, and
+    handles and waiters as well. All of them belong to the event loop of the first call, and raise Conflict in
+    another one::
 
         async with AsyncClient("https://jobs.example.com", token=token) as client:
             handle = await client.submit(JobRequest(class_name="words.Count", class_path="words"))
@@ -59,7 +60,7 @@ class AsyncClient(RemoteServer):
 
     def _begin(self, start: Callable[[], Coroutine[object, object, T]], what: str) -> AsyncWaiter[T]:
         """Return a waiter for an operation that begins now, whether or not anybody waits."""
-        waiter = AsyncWaiter(start, what)
+        waiter = AsyncWaiter(start, what, self.connection.check_loop)
         self._begun_waiters.add(waiter)
         waiter.notify(self._begun_waiters.discard)
         return waiter
@@ -70,7 +71,14 @@ class AsyncClient(RemoteServer):
         return self.connection.url
 
     async def close(self) -> None:
-        """Close the connections. What runs on the server continues. Idempotent."""
+        """Close the connections. What runs on the server continues. Idempotent.
+
+        Raises:
+            Conflict: The client belongs to another event loop.
+        """
+        if self.connection.is_closed:
+            return
+        self.connection.check_loop()
         for waiter in list(self._begun_waiters):
             waiter.cancel()
         await self._stream.close()
@@ -315,7 +323,8 @@ class AsyncClient(RemoteServer):
 
     def _handle(self, job: Job) -> AsyncJobHandle:
         def when(reached: Callable[[Job], bool]) -> AsyncWaiter[Job]:
-            return AsyncWaiter(lambda: self._job_when(job, reached), f"job {job.id}")
+            check_loop = self.connection.check_loop
+            return AsyncWaiter(lambda: self._job_when(job, reached), f"job {job.id}", check_loop)
 
         started, finished = when(_has_started), when(_has_ended)
         return AsyncJobHandle(job, started=started, finished=finished, open_result=self.open_result)
@@ -339,8 +348,11 @@ class AsyncClient(RemoteServer):
         unpacked = {"Accept-Encoding": "identity"}  # so that the size is known
         try:
             return await AsyncResultReader.open(
-                self.connection.current(path_to("jobs", job_id, "result"), unpacked)
+                self.connection.current(path_to("jobs", job_id, "result"), unpacked),
+                self.connection.check_loop,
             )
+        except ClientClosed:
+            raise
         except Conflict:
             return None
 
@@ -423,7 +435,7 @@ class AsyncClient(RemoteServer):
 
     async def delete_data_file(self, name: str | PathLike[str]) -> None:
         """Remove a data file by its full path or its plain name."""
-        await self.connection.request("DELETE", path_to("data", str(name)))
+        await self.connection.request("DELETE", path_to("data", name))
 
     async def reset_data_files(self) -> None:
         """Remove every data file."""

@@ -9,6 +9,8 @@ import random
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from os import PathLike
 from typing import Any, BinaryIO
 from urllib.parse import quote, urlsplit
 
@@ -27,13 +29,14 @@ from jobserver_client.errors import (
 from jobserver_client.options import ConnectionOptions
 from jobserver_core.errors import (
     BinaryNotFound,
+    Conflict,
     ContextNotFound,
     DataFileNotFound,
     JobNotFound,
     NotFound,
     ResultTimeout,
 )
-from jobserver_core.models.arguments import check_job_id, chunks_of
+from jobserver_core.models.arguments import check_data_file_name, check_job_id, check_name, chunks_of
 from jobserver_core.models.json_values import Json, loads
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -46,25 +49,27 @@ KEEP_ALIVE = 2.0
 Content = bytes | AsyncIterable[bytes]
 Params = Mapping[str, str | int | None]
 
-_NOT_FOUND: Mapping[str, Callable[[str], NotFound]] = {
-    "binaries": lambda name: BinaryNotFound(name=name),
-    "contexts": lambda name: ContextNotFound(name=name),
-    "data": lambda name: DataFileNotFound(name=name),
-    "jobs": lambda name: JobNotFound(job_id=name),
+_COLLECTIONS: Mapping[str, tuple[Callable[[object], None], Callable[[str], NotFound]]] = {
+    "binaries": (partial(check_name, "binary"), lambda name: BinaryNotFound(name=name)),
+    "contexts": (partial(check_name, "context"), lambda name: ContextNotFound(name=name)),
+    "data": (check_data_file_name, lambda name: DataFileNotFound(name=name)),
+    "jobs": (check_job_id, lambda name: JobNotFound(job_id=name)),
 }
+"""How a name is checked, and the error for one that nothing can have."""
 
 
-def path_to(collection: str, name: str, *rest: str) -> str:
+def path_to(collection: str, name: str | PathLike[str], *rest: str) -> str:
     """Return the path of a resource, with each segment quoted.
 
     Raises:
-        InvalidRequest: A job's ID is not a string.
+        InvalidRequest: The name or ID is not a string.
         NotFound: A path with this name would lead elsewhere, so there can be no such resource.
     """
-    if collection == "jobs":
-        check_job_id(name)
-    if not isinstance(name, str) or name in ("", ".", "..") or ("/" in name and collection != "data"):
-        raise _NOT_FOUND[collection](name)
+    check, not_found = _COLLECTIONS[collection]
+    check(name)
+    name = str(name)
+    if name in ("", ".", "..") or ("/" in name and collection != "data"):
+        raise not_found(name)
     return "".join(f"/{quote(segment, safe='')}" for segment in (collection, name, *rest))
 
 
@@ -95,12 +100,13 @@ class Connection:
     not come back all at once.
 
     Raises:
-        InvalidProxy: httpx refuses a proxy of the environment.
+        InvalidProxy: A proxy of the environment is refused by httpx.
     """
 
     def __init__(self, options: ConnectionOptions) -> None:
         self.options = options
         self.url = options.address
+        self._loop: asyncio.AbstractEventLoop | None = None
         try:
             self._http = httpx.AsyncClient(
                 auth=options.auth(),
@@ -120,6 +126,22 @@ class Connection:
     def is_closed(self) -> bool:
         """Whether :meth:`close` was called."""
         return self._http.is_closed
+
+    def check_loop(self) -> None:
+        """Check that this is the event loop of the first call: connections and tasks work in that one only.
+
+        Raises:
+            Conflict: It is another one, or none.
+        """
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            running = None
+        if self._loop is None:
+            self._loop = running
+        if running is None or running is not self._loop:
+            message = "this client belongs to the event loop in which it was opened; create one in each loop"
+            raise Conflict(message=message)
 
     async def close(self) -> None:
         """Close all connections. Idempotent."""
@@ -149,11 +171,13 @@ class Connection:
         ``timeout`` is in seconds without a byte, by default that of the options; ``unlimited`` waits forever.
 
         Raises:
+            Conflict: The client belongs to another event loop.
             ServerUnreachable: No server answers.
             ConnectionLost: The connection was lost.
             ResultTimeout: The response did not arrive in time.
             JobServerError: The error that the server answered with, unless errors are accepted.
         """
+        self.check_loop()
         seconds = None if unlimited else timeout or self.options.timeout
 
         def build() -> httpx.Request:
@@ -211,6 +235,7 @@ class Connection:
         has been read.
 
         Raises:
+            Conflict: The client belongs to another event loop.
             ServerUnreachable: No server answers.
             ConnectionLost: The connection was lost while reading.
             ResultTimeout: No byte arrived in time.
@@ -218,6 +243,7 @@ class Connection:
         """
         if self._http.is_closed:
             raise ClientClosed()
+        self.check_loop()
         given = {name: value for name, value in params.items() if value is not None}
         timeout = self._timeout(read_timeout)
         try:

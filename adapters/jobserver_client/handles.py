@@ -15,7 +15,7 @@ from jobserver_core.errors import ResultTimeout
 from jobserver_core.models.arguments import check_callable, check_seconds
 from jobserver_core.models.jobs import Job, ResultKind
 from jobserver_core.models.json_values import Json, loads
-from jobserver_core.running.results import CHUNK, reader_closed
+from jobserver_core.running.results import CHUNK, check_unread, reader_closed
 from jobserver_core.running.waiting import raise_unless_finished
 
 T = TypeVar("T")
@@ -30,15 +30,20 @@ class AsyncWaiter(Generic[T]):
     """A read-only handle to a future value, to be awaited.
 
     Nothing is requested from the server before the value is first awaited or asked for, so a handle that
-    nobody uses costs nothing. If you stop waiting, the operation continues.
+    nobody uses costs nothing. If you stop waiting, the operation continues. In another event loop than that
+    of its client, every method raises Conflict.
     """
 
-    def __init__(self, start: Callable[[], Coroutine[object, object, T]], what: str) -> None:
+    def __init__(
+        self, start: Callable[[], Coroutine[object, object, T]], what: str, check_loop: Callable[[], None]
+    ) -> None:
         self._start = start
         self._what = what
+        self._check_loop = check_loop
         self._task: asyncio.Task[T] | None = None
 
     def _begin(self) -> asyncio.Task[T]:
+        self._check_loop()
         if self._task is None:
             self._task = asyncio.create_task(self._start())
             # Nobody has to fetch the error.
@@ -157,21 +162,30 @@ class AsyncResultReader:
 
     ``kind`` is ``ResultKind.STREAM`` for the bytes that the job yielded, any other for JSON. ``size`` is the
     number of bytes. Both are known before anything is read. Close it, or use it in an ``async with`` block.
-    If the connection breaks, reading raises ConnectionLost: a part is never taken for the whole. Once it is
-    closed, reading raises Conflict.
+    If the connection breaks, reading raises ConnectionLost: a part is never taken for the whole. Reading
+    raises Conflict once it is closed, and in another event loop than that of its client.
     """
 
-    def __init__(self, response: httpx.Response, opened: AbstractAsyncContextManager[httpx.Response]) -> None:
+    def __init__(
+        self,
+        response: httpx.Response,
+        opened: AbstractAsyncContextManager[httpx.Response],
+        check_loop: Callable[[], None],
+    ) -> None:
         json = response.headers.get("content-type", "").startswith("application/json")
         self.kind = ResultKind.STORED if json else ResultKind.STREAM
         self.size = int(response.headers["content-length"])
         self._opened = opened
+        self._check_loop = check_loop
         self._closed = False
+        self._begun = False
         self._chunks = response.aiter_bytes(CHUNK)
 
     @classmethod
-    async def open(cls, opened: AbstractAsyncContextManager[httpx.Response]) -> AsyncResultReader:
-        """Return the result that the response has.
+    async def open(
+        cls, opened: AbstractAsyncContextManager[httpx.Response], check_loop: Callable[[], None]
+    ) -> AsyncResultReader:
+        """Return the result that the response has. ``check_loop`` raises Conflict in another event loop.
 
         Raises:
             UnexpectedResponse: The size is unknown, because a proxy has changed the response.
@@ -182,7 +196,7 @@ class AsyncResultReader:
             await opened.__aexit__(None, None, None)
             url, reason = str(response.request.url), "the response has no Content-Length"
             raise UnexpectedResponse(url=url, status=response.status_code, reason=reason)
-        return cls(response, opened)
+        return cls(response, opened, check_loop)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -190,6 +204,8 @@ class AsyncResultReader:
     async def __anext__(self) -> bytes:
         if self._closed:
             raise reader_closed("result")
+        self._check_loop()
+        self._begun = True
         try:
             return await self._chunks.__anext__()
         except httpx.HTTPError as error:
@@ -198,13 +214,20 @@ class AsyncResultReader:
             raise
 
     async def value(self) -> Json:
-        """Return the whole result as Python values (a streamed one as bytes), and close."""
+        """Return the whole result as Python values (a streamed one as bytes), and close.
+
+        Raises:
+            Conflict: The reader is closed, or a part has been read.
+        """
+        check_unread(closed=self._closed, begun=self._begun)
+        self._check_loop()
         async with self:
             data = b"".join([chunk async for chunk in self])
         return data if self.kind is ResultKind.STREAM else loads(data.decode())
 
     async def close(self) -> None:
         """Close the connection. Idempotent."""
+        self._check_loop()
         self._closed = True
         await self._opened.__aexit__(None, None, None)
 

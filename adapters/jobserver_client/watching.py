@@ -83,6 +83,7 @@ class EventStream:
 
     def add(self, key: str | None, listener: Listener) -> None:
         """Call ``listener`` with the events of a job or context, or with all for None, from now on."""
+        self._connection.check_loop()
         self._listeners[key].append(listener)
         self._stop_idle_timer()
         if self._is_open:

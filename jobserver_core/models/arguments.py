@@ -93,6 +93,35 @@ def check_job_id(value: object) -> None:
     check_kind("a job's ID", value, str, expected)
 
 
+def check_name(kind: str, name: object) -> None:
+    """Check the name of a ``kind`` of thing, such as a context.
+
+    Raises:
+        InvalidRequest: It is not a string, such as the thing itself.
+    """
+    expected = f"a string ({kind}.name)" if hasattr(name, "name") else "a string"
+    check_kind(f"a {kind}'s name", name, str, expected)
+
+
+def check_data_file_name(name: object) -> None:
+    """Check the name of a data file.
+
+    Raises:
+        InvalidRequest: It is neither a string nor a path.
+    """
+    check_kind("a data file's name", name, (str, PathLike), "a string or a path")
+
+
+def check_size(size: object) -> None:
+    """Check how many bytes to read.
+
+    Raises:
+        InvalidRequest: It is not a whole number.
+    """
+    if isinstance(size, bool) or not isinstance(size, int):
+        raise InvalidRequest(message=f"size must be a number of bytes, or -1 for all, not {_given(size)}")
+
+
 def check_last(last: object) -> None:
     """Check how many bytes of a log are wanted.
 

@@ -46,6 +46,7 @@ from jobserver_core.errors import (
     OnAnotherServer,
     Unavailable,
 )
+from jobserver_core.models.arguments import check_size
 from jobserver_core.models.contexts import Context
 from jobserver_core.models.json_values import JsonMapping, JsonObject
 from jobserver_core.ports import MetadataStore
@@ -121,18 +122,24 @@ class LogReader:
         """The number of bytes from the position to the current end."""
         return max(0, self._file.size - self._offset) if self._file is not None else 0
 
-    def read(self, limit: int = CHUNK_SIZE) -> bytes:
-        """Return the next bytes, or ``b""`` if there are none yet.
+    def read(self, size: int = CHUNK_SIZE) -> bytes:
+        """Return the next bytes, at most ``size``, or ``b""`` if there are none yet.
+
+        A negative size reads to the current end.
 
         Raises:
+            InvalidRequest: The size is not a whole number.
             Unavailable: The server that has the log is gone or does not respond. Another read continues
                 where this one failed, as soon as the log can be found.
             Conflict: The reader is closed.
         """
+        check_size(size)
+        if size < 0:
+            return b"".join(self)
         try:
             file = self._file or self.open()._file
             assert file is not None
-            chunk = self._next(file, limit)
+            chunk = self._next(file, size)
         except LogNotFound:
             self._close_file()
             return b""
@@ -141,7 +148,7 @@ class LogReader:
             raise
         if not chunk and (file.replaced() or self._search.moved()):
             self._close_file()
-            return self.read(limit)
+            return self.read(size)
         return chunk
 
     def __iter__(self) -> Iterator[bytes]:

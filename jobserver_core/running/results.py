@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
 from jobserver_core.errors import Conflict
+from jobserver_core.models.arguments import check_size
 from jobserver_core.models.jobs import JobResult, ResultKind
 from jobserver_core.models.json_values import Json, loads
 
@@ -24,6 +25,18 @@ def reader_closed(what: str) -> Conflict:
     return Conflict(message=f"this reader is closed; open the {what} again")
 
 
+def check_unread(*, closed: bool, begun: bool) -> None:
+    """Check that a reader can still read the whole result.
+
+    Raises:
+        Conflict: It is closed, or a part has been read.
+    """
+    if closed:
+        raise reader_closed("result")
+    if begun:
+        raise Conflict(message="a part of this result has been read; open the result again for its value")
+
+
 class ResultReader:
     """A stored result, to be read in chunks or as a value. Close it, or use it in a ``with`` block.
 
@@ -33,6 +46,7 @@ class ResultReader:
     """
 
     _closed = False
+    _begun = False
 
     def __init__(self, result: JobResult, blobs: BlobStore) -> None:
         self.kind = result.kind
@@ -44,10 +58,17 @@ class ResultReader:
             self._file = blobs.open(result.digest)
 
     def read(self, size: int = CHUNK) -> bytes:
-        """Return the next bytes, at most ``size``; empty at the end."""
+        """Return the next bytes, at most ``size``; empty at the end. A negative size reads to the end.
+
+        Raises:
+            Conflict: The reader is closed.
+            InvalidRequest: The size is not a whole number.
+        """
         if self._closed:
             raise reader_closed("result")
-        return self._read(size)
+        check_size(size)
+        self._begun = True
+        return b"".join(self) if size < 0 else self._read(size)
 
     def _read(self, size: int) -> bytes:
         return self._file.read(size)
@@ -60,7 +81,11 @@ class ResultReader:
         """Return the whole result as Python values (a streamed one as bytes), and close.
 
         A number that a float would round keeps its text: ``str(value)`` returns all of its decimal digits.
+
+        Raises:
+            Conflict: The reader is closed, or a part has been read.
         """
+        check_unread(closed=self._closed, begun=self._begun)
         with self:
             data = b"".join(self)
         return data if self.kind is ResultKind.STREAM else loads(data.decode())

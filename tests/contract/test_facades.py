@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from conditions import wait_until
-from jobserver_client import AsyncClient, Client
+from jobserver_client import AsyncClient, Client, ClientClosed
 from jobserver_core import (
     BinaryInUse,
     BinaryNotFound,
@@ -55,6 +55,7 @@ from jobserver_core import (
 )
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.ports import ContextEnd
+from jobserver_core.testing.builders import a_context
 from jobserver_http import running
 from serving import WAIT, ScriptedLauncher, a_request, a_server, archive, packaged
 
@@ -63,6 +64,7 @@ pytestmark = pytest.mark.real
 Facade = Any
 """A JobServer, a Client or an AsyncClient."""
 Scenario = Callable[[Facade], Coroutine[Any, Any, None]]
+ON_ANY_PORT = Settings.from_mapping({"jobserver": {"http": {"port": 0, "drain-timeout": "0 s"}}})
 
 
 async def done(value: Any) -> Any:
@@ -70,17 +72,17 @@ async def done(value: Any) -> Any:
     return await value if inspect.iscoroutine(value) else value
 
 
+async def on_async_client(url: str, scenario: Scenario) -> None:
+    async with AsyncClient(url) as client:
+        await scenario(client)
+
+
 @pytest.fixture(params=["embedded", "client", "async-client"])
 def play(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]:
     """Run a scenario with one of the facades, on a server with the given ports and the binary ``words``."""
-    settings = Settings.from_mapping({"jobserver": {"http": {"port": 0, "drain-timeout": "0 s"}}})
-
-    async def on_async_client(url: str, scenario: Scenario) -> None:
-        async with AsyncClient(url) as client:
-            await scenario(client)
 
     def run(scenario: Scenario, **ports: Any) -> None:
-        server = a_server(settings=settings, **ports)
+        server = a_server(settings=ON_ANY_PORT, **ports)
         with running(server) as url:
             server.upload("words", BinaryType.EGG, archive())
             if request.param == "embedded":
@@ -336,6 +338,93 @@ def test_a_closed_reader_of_a_result_says_that_it_is_closed(play: Play) -> None:
     play(scenario)
 
 
+@pytest.mark.parametrize(("job_class", "config"), [("w.Stream", "n = 6"), ("w.Echo", "value = abc")])
+def test_a_reader_that_has_read_a_part_has_no_value(play: Play, job_class: str, config: str) -> None:
+    async def scenario(facade: Facade) -> None:
+        handle = await done(facade.submit(a_request(job_class, config)))
+        whole = await handle
+        reader = await done(facade.open_result(handle.id))
+        assert await (anext(reader) if hasattr(reader, "__aiter__") else asyncio.to_thread(reader.read, 3))
+        with pytest.raises(Conflict, match="a part of this result has been read; open the result again"):
+            await done(reader.value())
+        await done(reader.close())
+        reader = await done(facade.open_result(handle.id))
+        assert await done(reader.value()) == whole
+
+    play(scenario)
+
+
+@blocking
+def test_a_reader_of_a_result_reads_as_a_file_does(play: Play) -> None:
+    async def scenario(facade: Facade) -> None:
+        handle = facade.submit(a_request("w.Stream", "n = 6"))
+        await handle
+        with facade.open_result(handle.id) as reader:
+            assert (reader.read(5), reader.read(0), reader.read(-1)) == (b"0,1,2", b"", b",3,4,5,")
+            assert (reader.read(-1), reader.read()) == (b"", b"")
+            for size in ("5", None, 1.5, True):
+                with pytest.raises(InvalidRequest, match="size must be a number of bytes, or -1 for all"):
+                    reader.read(size)
+
+    play(scenario)
+
+
+def test_a_client_belongs_to_one_event_loop_and_says_so() -> None:
+    """The handles of an embedded server can be awaited in any loop."""
+    belongs = "belongs to the event loop in which it was opened"
+
+    def elsewhere(call: Callable[[], Any]) -> None:
+        async def awaiting() -> None:
+            found = call()
+            if inspect.isawaitable(found):
+                await asyncio.wait_for(found, WAIT)
+
+        with pytest.raises(Conflict, match=belongs):
+            asyncio.run(awaiting())
+
+    async def scenario(facade: Facade) -> None:
+        ended = await facade.submit(a_request("w.Stream", "n = 6"))
+        await ended
+        fresh = await facade.submit(a_request("w.Echo", "value = 1"))
+        reader = await facade.open_result(ended.id)
+        async with reader:
+            for call in (
+                ended.result,
+                fresh.result,
+                ended.finished.result,
+                reader.value,
+                lambda: facade.submit(a_request("w.Echo")),
+                lambda: facade.subscribe(print),
+                lambda: anext(facade.logs(ended.id)),
+                facade.close,
+            ):
+                await asyncio.to_thread(elsewhere, call)
+            with pytest.raises(Conflict, match=belongs):
+                await asyncio.to_thread(fresh.done)
+            assert await reader.value() == await ended
+        assert await fresh == 1
+
+    with running(a_server(settings=ON_ANY_PORT)) as url:
+        with Client(url) as client:
+            client.upload("words", BinaryType.EGG, archive())
+        asyncio.run(on_async_client(url, scenario))
+
+
+def test_a_closed_client_has_no_results() -> None:
+    async def scenario(url: str) -> None:
+        async with AsyncClient(url) as client:
+            handle = await client.submit(a_request("w.Echo", "value = 1"))
+            await handle
+        for read in (handle.result, lambda: client.open_result(handle.id)):
+            with pytest.raises(ClientClosed):
+                await read()
+
+    with running(a_server(settings=ON_ANY_PORT)) as url:
+        with Client(url) as client:
+            client.upload("words", BinaryType.EGG, archive())
+        asyncio.run(scenario(url))
+
+
 def test_a_repeated_submit_with_a_key_returns_the_first_job(play: Play) -> None:
     async def scenario(facade: Facade) -> None:
         request = a_request("w.Echo", "value = 1", idempotency_key="once")
@@ -537,6 +626,15 @@ BY_JOB_ID: list[Callable[[Any], Any]] = [
     lambda facade: facade.kill_job(Named()),
 ]
 """Calls that take a job's ID, with something else."""
+BY_NAME: list[tuple[str, Callable[[Any], Any]]] = [
+    ("a context's name", lambda facade: facade.context(None)),
+    ("a context's name", lambda facade: facade.stop_context(None)),
+    ("a context's name", lambda facade: facade.kill_context(None)),
+    ("a binary's name", lambda facade: facade.binary(None)),
+    ("a binary's name", lambda facade: facade.binary_versions(None)),
+    ("a binary's name", lambda facade: facade.delete_binary(None)),
+]
+"""Calls that take a name, without one. Stores may take None for any name."""
 
 
 @pytest.mark.parametrize(
@@ -624,7 +722,17 @@ BY_JOB_ID: list[Callable[[Any], Any]] = [
         ),
         (lambda facade: facade.job(None), InvalidRequest, "a job's ID must be a string, not NoneType"),
         *((call, InvalidRequest, HANDLE) for call in BY_JOB_ID),
-        (lambda facade: facade.context(5), ContextNotFound, "context 5 not found"),
+        *((call, InvalidRequest, f"{what} must be a string, not NoneType") for what, call in BY_NAME),
+        (
+            lambda facade: facade.context(a_context()),
+            InvalidRequest,
+            "a context's name must be a string (context.name), not Context",
+        ),
+        (
+            lambda facade: facade.delete_data_file(None),
+            InvalidRequest,
+            "a data file's name must be a string or a path, not NoneType",
+        ),
         (lambda facade: facade.ended_contexts("5"), InvalidRequest, "limit must be an integer, not str"),
         (lambda facade: facade.ended_contexts(0), InvalidRequest, "limit must be 1 to 10000, got 0"),
     ],

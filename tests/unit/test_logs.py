@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from jobserver_core import Conflict
+from jobserver_core import Conflict, InvalidRequest
 from jobserver_core.running.logs import CHUNK_SIZE
 from jobserver_pyspark.host.logs import BoundedLog
 from serving import Scene
@@ -61,6 +61,20 @@ def test_iterating_over_a_log_yields_chunks_up_to_its_current_end() -> None:
         with path.open("ab") as file:
             file.write(b"two\n")
         assert list(log) == [b"two\n"]
+    scene.launcher.close()
+    scene.server.close(0)
+
+
+def test_a_negative_size_reads_up_to_the_current_end_as_with_files() -> None:
+    scene = Scene()
+    job = scene.submit()
+    path = scene.server._services.data_directory.job_log(job.id)
+    with scene.server.open_job_log(job.id) as log:
+        assert log.read(-1) == b""
+        path.write_bytes(b"x" * CHUNK_SIZE + b"one\n")
+        assert (log.read(2), log.read(-1), log.read(-1)) == (b"xx", b"x" * (CHUNK_SIZE - 2) + b"one\n", b"")
+        with pytest.raises(InvalidRequest, match=r"^size must be a number of bytes, or -1 for all, not str$"):
+            log.read("5")  # type: ignore[arg-type]
     scene.launcher.close()
     scene.server.close(0)
 

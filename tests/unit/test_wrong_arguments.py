@@ -122,3 +122,11 @@ def test_contexts_are_selected_by_a_query() -> None:
         pytest.raises(InvalidRequest, match=r"^the query must be a ContextQuery, not str$"),
     ):
         server.contexts("warm")
+
+
+def test_the_log_of_a_context_needs_its_name() -> None:
+    with in_memory() as server:
+        server.create_context("warm").result(timeout=30)
+        for opened in (server.context_log, server.open_context_log):
+            with pytest.raises(InvalidRequest, match=r"^a context's name must be a string, not NoneType$"):
+                opened(None)
