@@ -14,8 +14,8 @@ from jobserver_client.errors import UnexpectedResponse
 from jobserver_core.errors import ResultTimeout
 from jobserver_core.models.arguments import check_callable, check_seconds
 from jobserver_core.models.jobs import Job, ResultKind
-from jobserver_core.models.json_values import Json, loads
-from jobserver_core.running.results import CHUNK, check_unread, reader_closed
+from jobserver_core.models.json_values import Json
+from jobserver_core.running.results import CHUNK, check_unread, parse_result, reader_closed
 from jobserver_core.running.waiting import raise_unless_finished
 
 T = TypeVar("T")
@@ -218,12 +218,13 @@ class AsyncResultReader:
 
         Raises:
             Conflict: The reader is closed, or a part has been read.
+            LaunchError: The launcher wrote a result that is not JSON.
         """
         check_unread(closed=self._closed, begun=self._begun)
         self._check_loop()
         async with self:
             data = b"".join([chunk async for chunk in self])
-        return data if self.kind is ResultKind.STREAM else loads(data.decode())
+        return data if self.kind is ResultKind.STREAM else parse_result(data)
 
     async def close(self) -> None:
         """Close the connection. Idempotent."""

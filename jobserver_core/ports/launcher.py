@@ -145,6 +145,7 @@ class ResultSink(ABC):
         """Accept the next bytes. May block while storage is slow.
 
         Raises:
+            InvalidRequest: It is not bytes. The job can then end only with a failure.
             TooLarge: The result exceeds the configured limit. The launcher then ends the job, with
                 FailureKind.RESULT and the message of this error.
         """

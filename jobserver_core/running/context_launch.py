@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
 
-from jobserver_core.models.failures import ErrorInfo
+from jobserver_core.errors import LaunchError
+from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.ports import (
     Clock,
     ContextEnd,
     ContextHandle,
     ContextListener,
     ContextSpec,
+    JobOutcome,
     JobSpec,
     Launcher,
 )
@@ -22,6 +25,8 @@ from jobserver_core.running.starts import QueuedStart, StartQueue
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import ContextLimits
+
+_log = logging.getLogger(__name__)
 
 
 @attrs.define(eq=False)
@@ -63,9 +68,28 @@ class ContextLaunch:
     def reattach(self, spec: ContextSpec, jobs: Sequence[JobSpec]) -> None:
         """Take over a context that outlived its server. Errors of the launcher propagate."""
         with self._context.calls.held():  # the launcher may report before it returns the handle
-            self._handle = self._launcher.reattach(spec, jobs, self.listener)
+            self._handle = self._checked(self._launcher.reattach(spec, jobs, self.listener), "reattach")
         if self._context.current.state.starting:
             self._limit_start(spec)
+
+    def submit(self, handle: ContextHandle, spec: JobSpec) -> None:
+        """Let the launcher run a job. If it raises instead, the job has crashed."""
+        try:
+            handle.submit(spec)
+        except Exception as error:  # noqa: BLE001 - any error is why the job failed
+            fault = f"submit of the launcher {type(self._launcher).__name__} raised {type(error).__name__}"
+            info = ErrorInfo.from_exception(error, message=f"{fault}: {error}", stack=True)
+            _log.error("job %s of context %s: %s", spec.id, self._context.current.name, info.stack)
+            self.listener.job_ended(spec.id, JobOutcome(error=info, failure=FailureKind.CRASHED))
+
+    def _checked(self, handle: object, call: str) -> ContextHandle:
+        if isinstance(handle, ContextHandle):
+            return handle
+        launcher = type(self._launcher).__name__
+        raise LaunchError(
+            message=f"{call} of the launcher {launcher} returned {type(handle).__name__} instead of "
+            "ContextHandle"
+        )
 
     def acknowledge(self, job_id: str) -> None:
         """Notify the launcher that a job's end is stored."""
@@ -106,7 +130,7 @@ class ContextLaunch:
     def _launch(self, spec: ContextSpec) -> None:
         if self._withdrawn:
             return
-        self._handle = self._launcher.start_context(spec, self.listener)
+        self._handle = self._checked(self._launcher.start_context(spec, self.listener), "start_context")
         self._limit_start(spec)
 
     def _limit_start(self, spec: ContextSpec, waited: float = 0.0) -> None:

@@ -2,6 +2,9 @@
 
 A report cannot be refused, because it describes something that has already happened. So each report goes
 through the retry queue of the record, in order; :mod:`~jobserver_core.running.context_record` explains how.
+
+Launchers are plug-ins, and a malformed end, if it were refused, would leave a job or context running for
+ever. So it is stored as a failure, which names the launcher and its fault. Only types are checked.
 """
 
 from __future__ import annotations
@@ -10,10 +13,12 @@ import logging
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
+from typing import Any
 
 import attrs
 
 from jobserver_core.errors import StaleState, StorageError
+from jobserver_core.models.arguments import check_kind
 from jobserver_core.models.contexts import Context
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import JobProgress
@@ -44,12 +49,14 @@ _LOST = (FailureKind.CONTEXT_LOST, FailureKind.CRASHED)
 class ContextReports(ContextListener):
     """Stores what the launcher of one context reports.
 
-    Other code that ends the context calls :meth:`context_ended`, too. ``die`` stores the death of a
-    supervised context. ``close`` is called once the end is stored, or ``leave`` instead if another server
-    will restart the context. All three are called with the context's lock held.
+    Other code that ends the context calls :meth:`context_ended`, too. ``launcher`` is the name of its class,
+    for messages. ``die`` stores the death of a supervised context. ``close`` is called once the end is
+    stored, or ``leave`` instead if another server will restart the context. All three are called with the
+    context's lock held.
     """
 
     _context: ContextRecord
+    _launcher: str
     _jobs: JobQueue
     _deadlines: Deadlines
     _records: Records
@@ -68,6 +75,11 @@ class ContextReports(ContextListener):
     def context_ended(self, end: ContextEnd, error: ErrorInfo | None = None) -> None:
         if self._context.ended_at is None:
             self._context.ended_at = self._clock.now()
+        fault = None if error is None else _fault_of_error(error)
+        if not isinstance(end, ContextEnd):
+            fault = f"an end of type {type(end).__name__} instead of ContextEnd"
+        if fault is not None:
+            end, error = ContextEnd.FAILED, self._malformed(fault)
         self._context.changes.put(lambda: self._store_end(end, error))
 
     def job_running(self, job_id: str) -> None:
@@ -76,6 +88,7 @@ class ContextReports(ContextListener):
 
     def job_progress(self, job_id: str, progress: JobProgress) -> None:
         """Record the job's progress, unless the store fails: the next report supersedes this one."""
+        check_kind("progress", progress, JobProgress, "a JobProgress")
         live = self._jobs.running(job_id)
         if live is None or self._context.changes.failing:
             return
@@ -99,7 +112,21 @@ class ContextReports(ContextListener):
         live = self._jobs.running(job_id)
         if live is not None and live.ended_at is None:
             live.ended_at = self._clock.now()
-            self._context.changes.put(lambda: self._store_outcome(live, outcome))
+            checked = self._checked(live, outcome)
+            self._context.changes.put(lambda: self._store_outcome(live, checked))
+
+    def _checked(self, live: LiveJob, outcome: JobOutcome) -> JobOutcome:
+        """Return a reported outcome; if it is malformed, or its result is missing, that is the outcome."""
+        fault, failure = _fault_of_outcome(outcome), FailureKind.CRASHED
+        if fault is None and outcome.error is None and not outcome.killed and not live.result_opened:
+            fault = "success without a result; it has to call open_result, even for null"
+            failure = FailureKind.RESULT
+        return outcome if fault is None else JobOutcome(error=self._malformed(fault), failure=failure)
+
+    def _malformed(self, fault: str) -> ErrorInfo:
+        message = f"the launcher {self._launcher} reported {fault}"
+        _log.error("context %s: %s", self._context.current.name, message)
+        return ErrorInfo(message=message, error_class="LaunchError")
 
     # -- storing the reports -----------------------------------------------------------------------
 
@@ -175,3 +202,25 @@ class ContextReports(ContextListener):
         if self._jobs.holding or self._context.draining is not None or died_at is None:
             return None
         return death_of(record, settings=record.settings, reason=error, died_at=died_at)
+
+
+def _fault_of_outcome(outcome: Any) -> str | None:
+    if not isinstance(outcome, JobOutcome):
+        return f"the end of the job with {type(outcome).__name__} instead of JobOutcome"
+    if outcome.killed or outcome.error is None:
+        return None
+    fault = _fault_of_error(outcome.error)
+    if fault is None and not isinstance(outcome.failure, FailureKind):
+        kind = type(outcome.failure).__name__
+        return f"a failure of type {kind} instead of FailureKind: {outcome.error.message}"
+    return fault
+
+
+def _fault_of_error(error: Any) -> str | None:
+    if not isinstance(error, ErrorInfo):
+        return f"an error of type {type(error).__name__} instead of ErrorInfo: {error}"
+    for name in ("message", "error_class", "stack"):
+        if not isinstance(value := getattr(error, name), str):
+            kind = type(value).__name__
+            return f"an ErrorInfo with a {name} of type {kind} instead of str: {error.message}"
+    return None

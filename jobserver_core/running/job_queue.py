@@ -319,7 +319,7 @@ class JobQueue:
         def submit(handle: ContextHandle) -> None:
             if job.restarts:
                 mark_run(spec.log_path, job)
-            handle.submit(spec)
+            self._launch.submit(handle, spec)
 
         self._launch.put_call(submit)
 

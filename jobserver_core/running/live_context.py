@@ -99,6 +99,7 @@ class LiveContext:
         )
         self._reports = self._launch.listener = ContextReports(
             self._context,
+            launcher=type(launcher).__name__,
             jobs=self._jobs,
             deadlines=self._deadlines,
             records=records,

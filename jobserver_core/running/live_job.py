@@ -139,6 +139,11 @@ class LiveJob:
         self._discard_result()
         self._files.close()
 
+    @property
+    def result_opened(self) -> bool:
+        """Whether the launcher has opened a result."""
+        return self._writer is not None
+
     def open_result(self, *, stream: bool) -> ResultWriter:
         """Return the sink for the job's result, replacing any earlier one."""
         self._discard_result()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from jobserver_core.binaries.pins import BlobPins
-from jobserver_core.errors import StorageError, TooLarge
+from jobserver_core.errors import InvalidRequest, StorageError, TooLarge
 from jobserver_core.models.jobs import JobResult, ResultKind
 from jobserver_core.ports import Blob, BlobStore, BlobWriter, ResultSink
 from jobserver_core.running.results import ResultReader
@@ -47,6 +47,9 @@ class ResultWriter(ResultSink):
         return self._writer is None and not self._discarded
 
     def write(self, data: bytes) -> None:
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            self.discard()  # a result without this chunk would be wrong
+            raise InvalidRequest(message=f"a chunk of a result must be bytes, not {type(data).__name__}")
         self._size += len(data)
         if self._size > self._max_size:
             self.discard()

@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
-from jobserver_core.errors import Conflict
+from jobserver_core.errors import Conflict, LaunchError
 from jobserver_core.models.arguments import check_size
 from jobserver_core.models.jobs import JobResult, ResultKind
 from jobserver_core.models.json_values import Json, loads
@@ -35,6 +35,20 @@ def check_unread(*, closed: bool, begun: bool) -> None:
         raise reader_closed("result")
     if begun:
         raise Conflict(message="a part of this result has been read; open the result again for its value")
+
+
+def parse_result(data: bytes | str) -> Json:
+    """Parse a result of JSON; nothing has checked yet that it is JSON.
+
+    Raises:
+        LaunchError: It is not.
+    """
+    try:
+        return loads(data if isinstance(data, str) else data.decode())
+    except ValueError as error:
+        raise LaunchError(
+            message=f"the result is not JSON: {error}; the launcher that wrote it is faulty"
+        ) from error
 
 
 class ResultReader:
@@ -84,11 +98,12 @@ class ResultReader:
 
         Raises:
             Conflict: The reader is closed, or a part has been read.
+            LaunchError: The launcher wrote a result that is not JSON.
         """
         check_unread(closed=self._closed, begun=self._begun)
         with self:
             data = b"".join(self)
-        return data if self.kind is ResultKind.STREAM else loads(data.decode())
+        return data if self.kind is ResultKind.STREAM else parse_result(data)
 
     def close(self) -> None:
         """Close the file. Idempotent."""

@@ -15,10 +15,10 @@ from jobserver_core.errors import InvalidRequest, JobFailed, JobKilled, ResultTi
 from jobserver_core.models.arguments import check_callable, check_seconds
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job, JobResult
-from jobserver_core.models.json_values import Json, loads
+from jobserver_core.models.json_values import Json
 from jobserver_core.models.lifecycle import JobState
 from jobserver_core.models.redaction import redacted_url
-from jobserver_core.running.results import ResultReader
+from jobserver_core.running.results import ResultReader, parse_result
 from jobserver_core.running.user_thread import CallBack, call_here
 
 __all__ = ["JobHandle", "Promise", "Waiter", "all_done"]
@@ -219,6 +219,7 @@ class JobHandle:
             JobKilled: The job was killed.
             JobPostponed: The server closes before the job has begun. It runs under the next server.
             JobInterrupted: The server closes, and the job continues under the next server.
+            LaunchError: What the launcher wrote as the result is not JSON.
         """
         return self._value(self.finished.result(timeout))
 
@@ -252,6 +253,6 @@ class JobHandle:
         raise_unless_finished(job)
         text = self.inline_result
         if text is not None:
-            return loads(text)
+            return parse_result(text)
         reader = self._open_result(job.id)
         return reader.value() if reader else None

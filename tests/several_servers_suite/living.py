@@ -14,9 +14,9 @@ from jobserver_core import (
     ServerClosed,
     Settings,
 )
-from jobserver_core.ports import ContextEnd, JobOutcome
+from jobserver_core.ports import ContextEnd
 from jobserver_core.running.notices import POLL
-from serving import WAIT, a_request, upload
+from serving import WAIT, a_request, report_result, upload
 from several_servers import Fleet, Member, finish
 
 
@@ -34,7 +34,7 @@ class LivingServers(Fleet):
         assert second.server.context("shared").state is ContextState.RUNNING
         assert not second.server.job(running).state.final
         assert second.server.job(starting.id).state is JobState.STARTED
-        first.launcher.listeners[0].job_ended(running, JobOutcome())
+        report_result(first.launcher.listeners[0], running, b"1")
         assert first.server.job_handle(running).finished.result(WAIT).state is JobState.FINISHED
         assert second.server.job(running).state is JobState.FINISHED
         assert second.server.context("shared").owner == first.id

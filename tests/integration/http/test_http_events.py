@@ -17,12 +17,11 @@ from http_site import Site, Start
 from jobserver_core import Settings, Unavailable
 from jobserver_core.events import JobChanged
 from jobserver_core.memory import MemoryBlobStore
-from jobserver_core.ports import JobOutcome
 from jobserver_core.running.notices import POLL
 from jobserver_http import Authenticator, Credentials, Identity, running
 from jobserver_http.application import create_app
 from jobserver_http.events import Listener
-from serving import WAIT, a_request, a_server, upload
+from serving import WAIT, a_request, a_server, report_result, upload
 from several_servers import Member
 from torture import shared_memory
 
@@ -264,7 +263,7 @@ def test_the_events_of_a_job_of_another_server_end_with_its_outcome(members: lis
     ):
         events = sent(response.iter_lines())
         assert next(events)[1]["jobId"] == job_id
-        runs.launcher.listeners[0].job_ended(job_id, JobOutcome())
+        report_result(runs.launcher.listeners[0], job_id, b"1")
         other.clock.advance(POLL)
         assert [(name, data.get("status")) for name, data in events if name] == [("job", "FINISHED")]
 
@@ -289,7 +288,7 @@ def test_a_log_on_another_server_is_followed_until_the_job_has_ended(members: li
             assert next(lines) == "line 1"
             with path.open("a") as file:
                 file.write("last line\n")
-            runs.launcher.listeners[0].job_ended(job_id, JobOutcome())
+            report_result(runs.launcher.listeners[0], job_id, b"1")
             other.clock.advance(POLL)
             assert list(lines) == ["last line"]
         context = runs.server._services.data_directory.context_log(runs.server.context("shared").id)

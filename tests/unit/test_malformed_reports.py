@@ -1,0 +1,236 @@
+"""Launchers are plug-ins: what they report wrongly ends the job or the context, and names the launcher."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from jobserver_core import (
+    ErrorInfo,
+    FailureKind,
+    InvalidRequest,
+    JobFailed,
+    JobRequest,
+    JobServer,
+    LaunchError,
+    Settings,
+)
+from jobserver_core.models.lifecycle import ContextState, JobState
+from jobserver_core.ports import ContextEnd, ContextHandle, ContextListener, ContextSpec, JobOutcome, JobSpec
+from jobserver_core.ports import Launcher as LauncherPort
+from jobserver_core.testing.server import empty_wheel
+
+Script = Callable[[ContextListener, str], None]
+
+
+class Careless(LauncherPort):
+    """Its jobs do what a script says, on a thread of their own, or in ``submit`` itself."""
+
+    def __init__(self, script: Script, *, in_submit: bool = False) -> None:
+        self.script = script
+        self.in_submit = in_submit
+        self.raised: list[BaseException] = []
+        self.handles: list[Handle] = []
+
+    def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
+        self.handles.append(Handle(self, listener))
+        threading.Thread(target=listener.context_ready, kwargs={"application_id": None, "url": None}).start()
+        return self.handles[-1]
+
+    def close(self) -> None:
+        for handle in self.handles:
+            handle.kill()
+
+
+class Handle(ContextHandle):
+    def __init__(self, launcher: Careless, listener: ContextListener) -> None:
+        self.launcher = launcher
+        self.listener = listener
+
+    def submit(self, job: JobSpec) -> None:
+        if self.launcher.in_submit:
+            self.launcher.script(self.listener, job.id)
+        else:
+            threading.Thread(target=self._run, args=(job.id,)).start()
+
+    def _run(self, job_id: str) -> None:
+        try:
+            self.launcher.script(self.listener, job_id)
+        except Exception as error:
+            self.launcher.raised.append(error)
+            self.listener.job_ended(job_id, JobOutcome())
+
+    def kill_job(self, job_id: str) -> None:
+        self.listener.job_ended(job_id, JobOutcome(killed=True))
+
+    def stop(self, timeout: float) -> None:
+        self.listener.context_ended(ContextEnd.STOPPED, None)
+
+    def kill(self) -> None:
+        self.listener.context_ended(ContextEnd.KILLED, None)
+
+
+@contextmanager
+def serving(launcher: LauncherPort) -> Iterator[JobServer]:
+    settings = Settings.from_mapping({"spark": {"contexts": {"warm": {}}}})
+    with JobServer.in_memory(launcher=launcher, settings=settings) as server:
+        server.upload("code", "wheel", empty_wheel())
+        yield server
+
+
+REQUEST = JobRequest(class_name="code.Job", class_path="code", context="warm")
+
+
+def error_of(launcher: Careless) -> JobFailed:
+    """Run a job that fails, and return its error."""
+    with serving(launcher) as server:
+        handle = server.submit(REQUEST)
+        with pytest.raises(JobFailed) as failed:
+            handle.result(timeout=10)
+        assert server.job(handle.id).state is JobState.ERROR
+        return failed.value
+
+
+def _ended_with(outcome: Any) -> Script:
+    def script(listener: ContextListener, job_id: str) -> None:
+        listener.job_running(job_id)
+        listener.job_ended(job_id, outcome)
+
+    return script
+
+
+BOOM = ErrorInfo(message="boom")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "message"),
+    [
+        (None, "the launcher Careless reported the end of the job with NoneType instead of JobOutcome"),
+        ("killed", "the launcher Careless reported the end of the job with str instead of JobOutcome"),
+        (
+            JobOutcome(error="boom", failure=FailureKind.RAISED),  # type: ignore[arg-type]
+            "the launcher Careless reported an error of type str instead of ErrorInfo: boom",
+        ),
+        (
+            JobOutcome(error=BOOM, failure="raised"),  # type: ignore[arg-type]
+            "the launcher Careless reported a failure of type str instead of FailureKind: boom",
+        ),
+        (
+            JobOutcome(error=ErrorInfo(message=OSError("boom")), failure=FailureKind.RAISED),  # type: ignore[arg-type]
+            "the launcher Careless reported an ErrorInfo with a message of type OSError instead of str: boom",
+        ),
+        (
+            JobOutcome(error=ErrorInfo(message="boom", stack=None), failure=FailureKind.RAISED),  # type: ignore[arg-type]
+            "the launcher Careless reported an ErrorInfo with a stack of type NoneType instead of str: boom",
+        ),
+    ],
+)
+def test_a_malformed_outcome_ends_the_job_as_crashed(outcome: Any, message: str) -> None:
+    error = error_of(Careless(_ended_with(outcome)))
+    assert (error.failure, error.error.message) == (FailureKind.CRASHED, message)
+
+
+def test_success_without_a_result_is_a_failure() -> None:
+    error = error_of(Careless(_ended_with(JobOutcome())))
+    assert error.failure is FailureKind.RESULT
+    assert error.error.message == (
+        "the launcher Careless reported success without a result; it has to call open_result, even for null"
+    )
+
+
+def test_a_submit_that_raises_ends_the_job_as_crashed() -> None:
+    def script(_listener: ContextListener, _job_id: str) -> None:
+        raise RuntimeError("no such socket")
+
+    error = error_of(Careless(script, in_submit=True))
+    assert error.failure is FailureKind.CRASHED
+    assert error.error.message == "submit of the launcher Careless raised RuntimeError: no such socket"
+    assert error.error.error_class == "RuntimeError"
+
+
+@pytest.mark.parametrize("chunk", ["5", None, 5, [1]])
+def test_a_chunk_that_is_not_bytes_is_refused_and_the_result_is_not_stored(chunk: Any) -> None:
+    def script(listener: ContextListener, job_id: str) -> None:
+        sink = listener.open_result(job_id, stream=False)
+        sink.write(b"4")
+        sink.write(chunk)
+
+    launcher = Careless(script)
+    error = error_of(launcher)  # although it then reports success
+    assert error.failure is FailureKind.RESULT
+    (raised,) = launcher.raised
+    assert isinstance(raised, InvalidRequest)
+    assert str(raised) == f"a chunk of a result must be bytes, not {type(chunk).__name__}"
+
+
+@pytest.mark.parametrize("data", [b"{x", b"", b'"\xff"'.ljust(2_000_000)])
+def test_a_result_that_is_not_json_is_an_error_of_the_launcher_when_it_is_read(data: bytes) -> None:
+    def script(listener: ContextListener, job_id: str) -> None:
+        listener.open_result(job_id, stream=False).write(data)
+        listener.job_ended(job_id, JobOutcome())
+
+    with serving(Careless(script)) as server:
+        handle = server.submit(REQUEST)
+        with pytest.raises(LaunchError, match="the result is not JSON"):
+            handle.result(timeout=10)
+        reader = server.open_result(handle.id)
+        assert reader is not None
+        with pytest.raises(LaunchError, match="the result is not JSON"):
+            reader.value()
+
+
+def test_malformed_progress_is_refused_at_the_call() -> None:
+    def script(listener: ContextListener, job_id: str) -> None:
+        listener.job_running(job_id)
+        progress: Any = 0.5
+        listener.job_progress(job_id, progress)
+
+    launcher = Careless(script)
+    error_of(launcher)
+    assert [str(error) for error in launcher.raised] == ["progress must be a JobProgress, not float"]
+
+
+@pytest.mark.parametrize(
+    ("end", "error", "message"),
+    [
+        (None, None, "the launcher Careless reported an end of type NoneType instead of ContextEnd"),
+        (
+            ContextEnd.FAILED,
+            "boom",
+            "the launcher Careless reported an error of type str instead of ErrorInfo: boom",
+        ),
+    ],
+)
+def test_a_malformed_end_of_a_context_is_a_failure(end: Any, error: Any, message: str) -> None:
+    def script(listener: ContextListener, _job_id: str) -> None:
+        listener.context_ended(end, error)
+
+    with serving(Careless(script)) as server:
+        context_id = server.context("warm").id
+        handle = server.submit(REQUEST)
+        with pytest.raises(JobFailed):
+            handle.result(timeout=10)
+        (ended,) = [c for c in server.ended_contexts() if c.id == context_id]
+        assert ended.state is ContextState.ERROR
+        assert ended.error is not None
+        assert ended.error.message == message
+
+
+def test_a_start_that_returns_no_handle_fails() -> None:
+    class Forgetful(Careless):
+        def start_context(self, spec: ContextSpec, listener: ContextListener) -> Any:
+            super().start_context(spec, listener)
+
+    def script(_listener: ContextListener, _job_id: str) -> None:
+        raise AssertionError
+
+    with JobServer.in_memory(launcher=Forgetful(script)) as server:
+        with pytest.raises(LaunchError) as failed:
+            server.create_context("other").result(timeout=10)
+        assert str(failed.value) == (
+            "start_context of the launcher Forgetful returned NoneType instead of ContextHandle"
+        )
