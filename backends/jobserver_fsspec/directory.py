@@ -30,7 +30,8 @@ class DirectoryBlobStore(BlobStore):
     committed blob survives a power cut. Several processes can use the same directory.
 
     The directory is created for the first blob. If it is removed, replaced or unmounted later, nothing is
-    written to what is there instead. Only its inode is compared: a mount that returns may be another device.
+    written to what is there instead, and no blob counts as missing. Only its inode is compared: a mount that
+    returns may be another device.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -65,6 +66,7 @@ class DirectoryBlobStore(BlobStore):
     def digests(self, *, modified_before: datetime) -> Iterator[str]:
         limit = modified_before.timestamp()
         with _translated(self._root, "list"):
+            self._check_there()
             for entry in self._blobs():
                 if _older(entry, limit):
                     yield entry.name
@@ -72,6 +74,7 @@ class DirectoryBlobStore(BlobStore):
     def usage(self) -> tuple[int, int]:
         count = size = 0
         with _translated(self._root, "list"):
+            self._check_there()
             for entry in self._blobs():
                 with suppress(FileNotFoundError):  # removed meanwhile
                     size += entry.stat(follow_symlinks=False).st_size
@@ -81,6 +84,7 @@ class DirectoryBlobStore(BlobStore):
     def sweep(self, *, modified_before: datetime) -> None:
         limit = modified_before.timestamp()
         with _translated(self._root, "sweep"):
+            self._check_there()
             for entry in _scan(self._temporaries):
                 if _older(entry, limit):
                     with suppress(FileNotFoundError):
@@ -97,6 +101,7 @@ class DirectoryBlobStore(BlobStore):
             try:
                 yield self._path(digest)
             except FileNotFoundError:
+                self._check_there()
                 raise BlobNotFound(digest=digest) from None
 
     def _path(self, digest: str) -> Path:
@@ -105,7 +110,7 @@ class DirectoryBlobStore(BlobStore):
         return self._root.joinpath(digest[:2], digest[2:4], digest)
 
     def _verify(self) -> None:
-        """Check that the directory is the one that this store has used before, if any.
+        """Create the directory for the first blob; later, check that it is still there.
 
         Raises:
             StorageError: It is another one.
@@ -113,6 +118,16 @@ class DirectoryBlobStore(BlobStore):
         if self._inode is None:
             _make_directory(self._root)
             self._inode = self._root.stat().st_ino
+        else:
+            self._check_there()
+
+    def _check_there(self) -> None:
+        """Check that the directory is the one that this store has written to before, if any.
+
+        Raises:
+            StorageError: It is another one.
+        """
+        if self._inode is None:
             return
         try:
             lost = "was replaced" if self._root.stat().st_ino != self._inode else None

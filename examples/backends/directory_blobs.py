@@ -55,8 +55,8 @@ class DirectoryBlobStore(BlobStore):
 
     def open(self, digest: str) -> BinaryIO:
         """Open the blob's file. An open file can be read to its end, even after it was deleted."""
-        with _translated(digest):
-            return self._path(digest).open("rb")
+        with self._existing(digest) as path:
+            return path.open("rb")
 
     @contextmanager
     def local_path(self, digest: str) -> Iterator[Path]:
@@ -68,15 +68,15 @@ class DirectoryBlobStore(BlobStore):
     def size(self, digest: str) -> int | None:
         """Return the size of the blob's file."""
         try:
-            with _translated(digest):
-                return self._path(digest).stat().st_size
+            with self._existing(digest) as path:
+                return path.stat().st_size
         except BlobNotFound:
             return None
 
     def delete(self, digest: str) -> None:
         """Remove the blob's file."""
-        with suppress(BlobNotFound), _translated(digest):
-            self._path(digest).unlink()
+        with suppress(BlobNotFound), self._existing(digest) as path:
+            path.unlink()
 
     def digests(self, *, modified_before: datetime) -> Iterator[str]:
         """List the files; those that disappear meanwhile are skipped."""
@@ -92,6 +92,16 @@ class DirectoryBlobStore(BlobStore):
         """Write a temporary file, and remove it."""
         with self.create() as writer:
             writer.write(b"check")
+
+    @contextmanager
+    def _existing(self, digest: str) -> Iterator[Path]:
+        """Yield the file of a blob. It is BlobNotFound only if the directory is there."""
+        with _translated():
+            try:
+                yield self._path(digest)
+            except FileNotFoundError:
+                self.blobs.stat()
+                raise BlobNotFound(digest=digest) from None
 
     def _path(self, digest: str) -> Path:
         """Return the file of a blob. A malformed digest could be a path to any file, so it is not found."""
@@ -161,11 +171,9 @@ def _older(directory: Path, limit: datetime) -> Iterator[Path]:
 
 
 @contextmanager
-def _translated(digest: str | None = None) -> Iterator[None]:
-    """Raise BlobNotFound for a missing file of a digest, and StorageError for everything else."""
+def _translated() -> Iterator[None]:
+    """Raise StorageError for errors of the operating system."""
     try:
         yield
     except OSError as error:
-        if digest is not None and isinstance(error, FileNotFoundError):
-            raise BlobNotFound(digest=digest) from None
         raise StorageError(message=f"blob store: {error}") from error

@@ -46,13 +46,22 @@ class _StopHereError(Exception):
 @contextmanager
 def replaced_by_a_file(directory: Path) -> Iterator[None]:
     """Replace a directory with a file, which even root cannot use as a directory."""
+    with moved_away(directory):
+        directory.touch()
+        try:
+            yield
+        finally:
+            directory.unlink()
+
+
+@contextmanager
+def moved_away(directory: Path) -> Iterator[None]:
+    """Take a directory away, as when a file system is unmounted."""
     away = directory.with_name(f"{directory.name}-away")
     directory.rename(away)
-    directory.touch()
     try:
         yield
     finally:
-        directory.unlink()
         away.rename(directory)
 
 
@@ -220,15 +229,16 @@ class BlobStoreContract(Contract):
         assert self._digests(blobs) == {_DIGEST}
 
     def test_the_time_of_a_blob_is_that_of_its_commit(self, blobs: BlobStore) -> None:
+        content = bytes(4 * _MIB)  # more than a buffer holds, or the commit would be the first to write
         with blobs.create() as writer:
-            writer.write(_CONTENT)
+            writer.write(content)
             after_the_write = _now()
             later = after_the_write + self.rounding
             while _now() < later:
                 time.sleep(0.005)
             writer.commit()
         assert list(blobs.digests(modified_before=after_the_write)) == []
-        assert self._digests(blobs) == {_DIGEST}
+        assert self._digests(blobs) == {hashlib.sha256(content).hexdigest()}
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -450,6 +460,14 @@ class PersistentBlobStoreContract(BlobStoreContract):
     def broken(self, blobs: BlobStore) -> AbstractContextManager[None]:
         """Make the storage unusable inside the ``with`` block, for instance with a file in its place."""
 
+    def gone(self, blobs: BlobStore) -> AbstractContextManager[None] | None:
+        """Take the storage away inside the ``with`` block, like a file system that is unmounted.
+
+        Unlike with :meth:`broken`, the blobs' files are missing, as if there had never been any. None, the
+        default, means that this is the same as :meth:`broken`.
+        """
+        return None
+
     def test_a_large_blob_is_never_whole_in_memory(self, blobs: BlobStore) -> None:
         piece = os.urandom(_MIB)
         tracemalloc.start()
@@ -469,6 +487,14 @@ class PersistentBlobStoreContract(BlobStoreContract):
         )
 
     def test_what_the_storage_fails_at_is_a_storage_error(self, blobs: BlobStore) -> None:
+        self._assert_fails(blobs, self.broken)
+
+    def test_a_storage_that_is_gone_is_not_taken_for_an_empty_one(self, blobs: BlobStore) -> None:
+        self._assert_fails(blobs, lambda store: self.gone(store) or self.broken(store))
+
+    def _assert_fails(
+        self, blobs: BlobStore, breaking: Callable[[BlobStore], AbstractContextManager[None]]
+    ) -> None:
         blobs.put([_CONTENT])
         calls: dict[str, Callable[[], object]] = {
             "put": lambda: blobs.put([b"more"]),
@@ -483,8 +509,10 @@ class PersistentBlobStoreContract(BlobStoreContract):
         }
         if not self.sweeps:
             del calls["sweep"]
-        with self.broken(blobs):
+        with breaking(blobs):
             raised = {name: raised_by(call) for name, call in calls.items()}
-        assert raised == dict.fromkeys(calls, StorageError)
+        assert raised == dict.fromkeys(calls, StorageError), (
+            "without its storage, each call has to raise StorageError, not answer as if the store were empty"
+        )
         assert self.stored(blobs, _DIGEST) == _CONTENT
         blobs.check()

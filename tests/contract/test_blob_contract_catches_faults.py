@@ -181,6 +181,27 @@ class HasTheTimeOfTheLastWrite(Faulty):
             return blob
 
 
+class TimeOfTheLastFlush(Faulty):
+    caught_by = "test_the_time_of_a_blob_is_that_of_its_commit"
+
+    class writer(Writer):  # noqa: N801
+        def __init__(self, store: DirectoryBlobStore, inner: BlobWriter) -> None:
+            super().__init__(store, inner)
+            self.file = tempfile.NamedTemporaryFile(buffering=1024 * 1024)  # noqa: SIM115
+
+        def write(self, data: bytes) -> None:
+            super().write(data)
+            self.file.write(data)
+
+        def commit(self) -> Blob:
+            blob = super().commit()
+            with self.file:
+                self.file.flush()
+                at = os.fstat(self.file.fileno()).st_mtime
+            os.utime(path_of(self.store, blob.digest), (at, at))
+            return blob
+
+
 class WritesTheWholeBlobAtOnce(Faulty):
     caught_by = "test_a_large_blob_is_never_whole_in_memory"
 
@@ -517,6 +538,21 @@ class SweepsNothingOfABrokenStore(Faulty):
     def sweep(self, *, modified_before: datetime) -> None:
         with suppress(StorageError):
             super().sweep(modified_before=modified_before)
+
+
+class TakesALostDirectoryForANewOne(Faulty):
+    caught_by = "test_a_storage_that_is_gone_is_not_taken_for_an_empty_one"
+
+    def _check_there(self) -> None:
+        return
+
+
+class ListsNothingOfALostDirectory(Faulty):
+    caught_by = "test_a_storage_that_is_gone_is_not_taken_for_an_empty_one"
+
+    def digests(self, *, modified_before: datetime) -> Iterator[str]:
+        with suppress(StorageError):
+            yield from super().digests(modified_before=modified_before)
 
 
 class TakesABrokenStoreForUnused(Faulty):

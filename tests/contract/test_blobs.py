@@ -14,7 +14,12 @@ import pytest
 
 from jobserver_core.memory import MemoryBlobStore
 from jobserver_core.ports.blobs import BlobStore
-from jobserver_core.testing.blobs import BlobStoreContract, PersistentBlobStoreContract, replaced_by_a_file
+from jobserver_core.testing.blobs import (
+    BlobStoreContract,
+    PersistentBlobStoreContract,
+    moved_away,
+    replaced_by_a_file,
+)
 from jobserver_fsspec import FsspecBlobStore
 
 
@@ -61,6 +66,9 @@ class TestDirectoryOfFsspecBlobStore(PersistentBlobStoreContract):
 
     def broken(self, blobs: BlobStore) -> AbstractContextManager[None]:
         return replaced_by_a_file(self.root)
+
+    def gone(self, blobs: BlobStore) -> AbstractContextManager[None]:
+        return moved_away(self.root)
 
     def _path(self, digest: str) -> Path:
         return self.root / digest[:2] / digest[2:4] / digest

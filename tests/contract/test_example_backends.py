@@ -26,7 +26,7 @@ from jobserver_core.errors import MalformedUrl
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.models.callbacks import Answer
 from jobserver_core.ports import BlobStore, Fetcher, JobCode, Launcher, MetadataStore, Transport
-from jobserver_core.testing.blobs import PersistentBlobStoreContract, replaced_by_a_file
+from jobserver_core.testing.blobs import PersistentBlobStoreContract, moved_away, replaced_by_a_file
 from jobserver_core.testing.fetcher import FetcherContract, files_in
 from jobserver_core.testing.launcher import LauncherContract
 from jobserver_core.testing.metadata import PersistentMetadataStoreContract, renamed
@@ -162,6 +162,9 @@ class TestDirectoryBlobStore(PersistentBlobStoreContract):
 
     def broken(self, blobs: BlobStore) -> AbstractContextManager[None]:
         return replaced_by_a_file(self.directory)
+
+    def gone(self, blobs: BlobStore) -> AbstractContextManager[None]:
+        return moved_away(self.directory)
 
 
 # -- transport --------------------------------------------------------------------------------------
