@@ -124,6 +124,8 @@ def load(port: type[B], name: str, settings: Settings, data_dir: Path) -> B:
     backend, point = _found(port, name)
     with _failures_named(port, point):
         backend.check_options(settings)
+        if missing := _missing_methods(backend):
+            raise _failed(port, point, f"the class {backend.__name__} lacks methods of the port: {missing}")
         created = backend.from_settings(settings, data_dir)
     if not isinstance(created, port):
         raise _failed(port, point, f"from_settings returned {created!r} instead of a {port.__name__}")
@@ -155,6 +157,12 @@ def _failures_named(port: type[Backend], point: EntryPoint) -> Iterator[None]:
         raise _failed(port, point, _described(error, point)) from error
 
 
+def _missing_methods(backend: type[Backend]) -> str:
+    """Return the methods that the default factory misses; one of the plug-in may return another class."""
+    default = backend.from_settings.__func__ is Backend.from_settings.__func__  # type: ignore[attr-defined]
+    return ", ".join(sorted(backend.__abstractmethods__)) if default else ""
+
+
 def _is_ours(point: EntryPoint) -> bool:
     return point.dist is not None and point.dist.name == _DISTRIBUTION
 
@@ -165,14 +173,11 @@ def _failed(port: type[Backend], point: EntryPoint, reason: str) -> PluginFailed
 
 
 def _described(error: Exception, point: EntryPoint) -> str:
-    """Return an exception's type and message, and the last line of the plug-in, where its author looks first.
-
-    If none of its lines has run, this is the line that raised the exception.
-    """
+    """Return an exception's type and message, and the last line of the plug-in that has run, if any."""
     kind = type(error).__name__
     text = f"{kind}: {error}" if str(error) else kind
-    lines = list(traceback.walk_tb(error.__traceback__))
     package = f"{point.module.partition('.')[0]}."
-    own = [line for line in lines if f"{line[0].f_globals.get('__name__')}.".startswith(package)]
-    frame, number = (own or lines)[-1]
-    return f"{text} ({frame.f_code.co_filename}, line {number})"
+    for frame, number in reversed(list(traceback.walk_tb(error.__traceback__))):
+        if f"{frame.f_globals.get('__name__')}.".startswith(package):
+            return f"{text} ({frame.f_code.co_filename}, line {number})"
+    return text

@@ -82,6 +82,10 @@ class Forgetful(MemoryFetcher):
         return None  # type: ignore[return-value]
 
 
+class Unfinished(Fetcher):
+    """A backend that lacks what its port requires."""
+
+
 NOT_A_BACKEND = object()
 
 
@@ -157,8 +161,10 @@ def test_an_entry_point_that_is_not_a_backend_of_the_port_is_refused(
         (f"{__name__}:Clumsy", r"FileNotFoundError: .* \(.*test_plugins\.py, line \d+\)"),
         (f"{__name__}:Forgetful", "from_settings returned None instead of a Fetcher"),
         (f"{__name__}:NoSuch", r"AttributeError: .*NoSuch"),
-        ("no_such_driver:Fetcher", r"ModuleNotFoundError: No module named 'no_such_driver'"),
-        ("jobserver_core.ports:Fetcher", r"TypeError: Can't instantiate abstract class Fetcher"),
+        (f"{__name__}:Unfinished", r"the class Unfinished lacks methods of the port: check, fetch$"),
+        ("no_such_driver:Fetcher", r"ModuleNotFoundError: No module named 'no_such_driver'$"),
+        ("no.such.driver:Fetcher", r"ModuleNotFoundError: No module named 'no'$"),
+        ("jobserver_core.ports:Fetcher", r"the class Fetcher lacks methods of the port: check, fetch$"),
     ],
 )
 def test_a_plugin_that_fails_is_named_with_its_package_and_its_error(
