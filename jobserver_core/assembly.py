@@ -55,7 +55,7 @@ from jobserver_core.running.storage import StorageService
 from jobserver_core.running.submissions import SubmissionService
 from jobserver_core.running.supervision import Supervisor
 from jobserver_core.running.user_thread import UserThread
-from jobserver_core.shutdown import FORCE, RELEASE, Admission, Steps
+from jobserver_core.shutdown import FORCE, RELEASE, Admission, Steps, log_own_wait
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
@@ -336,6 +336,7 @@ class Services:
         else:
             self._end_contexts(began + timeout - FORCE - RELEASE)
         self._release(detached=detached)
+        log_own_wait(time.monotonic() - began)
 
     def _detach_contexts(self) -> None:
         steps = Steps(FORCE)

@@ -38,7 +38,7 @@ class DataDirectory:
     ) -> None:
         self.root = root
         self._data_files = data_files
-        self._check_open = check_open
+        self.check_open = check_open
         self.shares_data_files = data_files is not None
         """Whether other servers may keep their data files in the same place."""
         try:
@@ -154,7 +154,7 @@ class DataDirectory:
         return status.st_dev, status.st_ino
 
     def _lost(self, what: str) -> StorageError:
-        self._check_open()
+        self.check_open()
         return StorageError(
             message=f"the data directory {self.root} {what} while the server was running: "
             "put the original back, or restart the server"

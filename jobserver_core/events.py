@@ -15,6 +15,7 @@ from jobserver_core.models.contexts import Context
 from jobserver_core.models.jobs import Job
 from jobserver_core.models.validation import aware
 from jobserver_core.repeats import Repeats
+from jobserver_core.shutdown import user_code
 
 __all__ = [
     "ContextChanged",
@@ -120,6 +121,7 @@ class EventBus:
             subscribers = list(self._subscribers.values())
         for subscriber in subscribers:
             try:
-                subscriber(event)
+                with user_code("a subscriber"):
+                    subscriber(event)
             except Exception as error:  # noqa: BLE001 - a subscriber must not disturb what it watches
                 _repeats.warning(f"{subscriber!r} {error!r}", "an event subscriber failed", exc_info=True)

@@ -94,8 +94,9 @@ class JobServer:
 
     Pass it a backend for every port, or use :meth:`in_memory` or :meth:`from_settings`. Use it as a context
     manager, or call :meth:`start` and :meth:`close`: before that, whatever runs or waits raises Conflict, and
-    afterwards ServerClosed. A method raises StorageError if a store that it needs fails. All methods can be
-    called from any thread. Long-running methods return a :class:`~jobserver_core.running.waiting.Waiter`:
+    afterwards everything raises ServerClosed, except ``close``, ``drain``, ``begun_jobs``, ``detaches`` and
+    ``id``. A method raises StorageError if a store that it needs fails. All methods can be called from any
+    thread. Long-running methods return a :class:`~jobserver_core.running.waiting.Waiter`:
     block on it, add a callback, or await it.
 
     Logs and data files are in ``data_dir``, or by default in a temporary directory that is removed when the
@@ -386,11 +387,11 @@ class JobServer:
         Writes to storage. For the sake of probes, outcomes are shared for a moment, and a part that does not
         answer in time counts as not working; see :mod:`jobserver_core.running.health`.
         """
-        return self._services.health.check()
+        return self._open.health.check()
 
     def check_storage(self) -> dict[str, str | None]:
         """Like :meth:`check`, for the parts that are needed to record anything: metadata and blobs."""
-        return self._services.health.check(STORAGE)
+        return self._open.health.check(STORAGE)
 
     def subscribe(self, subscriber: Callable[[Event], object]) -> Subscription:
         """Call ``subscriber`` with every event from now on, until the subscription is closed.
@@ -412,7 +413,8 @@ class JobServer:
         Raises:
             InvalidConfig: The text is invalid or exceeds a limit.
         """
-        return self._services.configs.parse(text)
+        check_kind("the text of a configuration", text, (str, bytes), "a string or bytes")
+        return self._open.configs.parse(text)
 
     @property
     def id(self) -> str:
@@ -421,11 +423,11 @@ class JobServer:
 
     def servers(self) -> list[ServerStatus]:
         """Return the servers that share the metadata store, this one included, oldest first."""
-        return self._services.membership.statuses()
+        return self._open.membership.statuses()
 
     def storage(self) -> list[StorageUsage]:
         """Return the storage that each kind of data uses, and its limits. May be slow."""
-        return self._services.storage.usage()
+        return self._open.storage.usage()
 
     def prune(self) -> dict[str, int]:
         """Run the hourly sweep now, and return how many of each kind it removed.
@@ -469,7 +471,7 @@ class JobServer:
 
     def binaries(self) -> list[Binary]:
         """Return the newest version of every binary, sorted by name."""
-        return self._services.binaries.newest()
+        return self._open.binaries.newest()
 
     def binary(self, name: str) -> Binary:
         """Return the newest version of a binary.
@@ -478,7 +480,7 @@ class JobServer:
             BinaryNotFound: No binary has this name.
         """
         check_name("binary", name)
-        return self._services.binaries.get(name)
+        return self._open.binaries.get(name)
 
     def binary_versions(self, name: str) -> list[Binary]:
         """Return all versions of a binary, newest first.
@@ -487,7 +489,7 @@ class JobServer:
             BinaryNotFound: No binary has this name.
         """
         check_name("binary", name)
-        return self._services.binaries.versions(name)
+        return self._open.binaries.versions(name)
 
     def delete_binary(self, name: str) -> list[Binary]:
         """Remove every version of a binary.
@@ -531,6 +533,7 @@ class JobServer:
         Raises:
             JobServerError: As :meth:`create_context` does.
         """
+        check_kind("caller", caller, str, "a string")
         return self._new_work.contexts.begin(name, {} if settings is None else settings, caller)
 
     def contexts(self, query: ContextQuery | None = None) -> list[Context]:
@@ -540,7 +543,7 @@ class JobServer:
             InvalidRequest: The query is something else.
         """
         check_kind("the query", query, (ContextQuery, type(None)), "a ContextQuery")
-        return self._services.contexts.select(query)
+        return self._open.contexts.select(query)
 
     def context(self, name: str) -> Context:
         """Return the living context of this name, or the newest ended one, or the one with this id.
@@ -549,7 +552,7 @@ class JobServer:
             ContextNotFound: No context has this name or ID.
         """
         check_name("context", name)
-        return self._services.contexts.get(name)
+        return self._open.contexts.get(name)
 
     def ended_contexts(self, limit: int = 50) -> list[Context]:
         """Return the newest contexts that have ended, newest first.
@@ -560,14 +563,15 @@ class JobServer:
             InvalidRequest: The query or the limit is invalid.
         """
         check_limit(limit, least=1)
-        return self._services.contexts.select(ContextQuery(states=CONTEXTS.final_states, limit=limit))
+        return self._open.contexts.select(ContextQuery(states=CONTEXTS.final_states, limit=limit))
 
     def context_before(self, context: Context) -> Context | None:
         """Return the supervised context whose death led to this one. Its ``error`` is the restart's reason.
 
         Returns None if this context is not the result of a restart, or if the record has been removed.
         """
-        return self._services.contexts.before(context)
+        check_kind("the context", context, Context, "a Context")
+        return self._open.contexts.before(context)
 
     def stop_context(self, name: str, *, timeout: float | None = None, user: str = "") -> Waiter[Context]:
         """Begin to stop a context. The waiter returns it once it has ended.
@@ -583,6 +587,8 @@ class JobServer:
             ServerClosed: This server closed in the meantime.
         """
         check_name("context", name)
+        check_seconds("timeout", timeout)
+        check_kind("user", user, str, "a string")
         return self._running.contexts.stop(name, timeout, user)
 
     def kill_context(self, name: str, *, user: str = "") -> Waiter[Context]:
@@ -591,6 +597,7 @@ class JobServer:
         Blocks and raises like :meth:`stop_context`; ``user`` has the same meaning.
         """
         check_name("context", name)
+        check_kind("user", user, str, "a string")
         return self._running.contexts.kill(name, user)
 
     def reset_contexts(self, *, user: str = "") -> Waiter[None]:
@@ -603,16 +610,18 @@ class JobServer:
         Raises:
             ServerClosed: The server accepts no new work.
         """
+        check_kind("user", user, str, "a string")
         return self._new_work.contexts.reset(user)
 
     @property
     def load(self) -> LoadStatus:
         """How many jobs are running and waiting, and whether submits are being refused for lack of room."""
-        return self._services.jobs.load
+        return self._open.jobs.load
 
     def context_loads(self) -> dict[str, ContextLoad]:
         """Return how many jobs are running and waiting in each context of this server, by context ID."""
-        loads, living = self._services.jobs.context_loads, self._services.registry.all()
+        services = self._open
+        loads, living = services.jobs.context_loads, services.registry.all()
         return {
             live.record.id: attrs.evolve(loads.get(live.record.id, ContextLoad()), preparing=live.preparing)
             for live in living
@@ -620,23 +629,23 @@ class JobServer:
 
     def failed_contexts(self) -> dict[str, str]:
         """Return why contexts of ``spark.contexts`` have failed, by name, unless they live again."""
-        return self._services.contexts.failed_configured()
+        return self._open.contexts.failed_configured()
 
     def start_queue(self) -> StartQueueStatus:
         """Return how many contexts are starting, and which ones are waiting to start."""
-        return self._services.registry.start_queue
+        return self._open.registry.start_queue
 
     def resource_usage(self) -> Sequence[ResourceUsage]:
         """Return the maximum usage of all contexts together, and its limit, for each resource.
 
         Contexts count with the maximum that their settings ask for, and pools of spares with their full size.
         """
-        return self._services.registry.usage
+        return self._open.registry.usage
 
     @property
     def takeovers(self) -> Takeovers:
         """What this server has taken over from other servers, and lost to them, since it started."""
-        services = self._services
+        services = self._open
         return Takeovers(
             contexts_reattached=services.registry.reattached,
             leases_taken_over=services.membership.leases_taken_over,
@@ -645,7 +654,7 @@ class JobServer:
 
     def spare_pools(self) -> Sequence[SparePool]:
         """Return the pools of contexts that are started in advance, for new ones with the same settings."""
-        return self._services.launcher.spare_pools()
+        return self._open.launcher.spare_pools()
 
     # -- jobs --------------------------------------------------------------------------------------
 
@@ -693,13 +702,14 @@ class JobServer:
             JobServerError: As :meth:`submit` does.
         """
         check_kind("the request", request, JobRequest, "a JobRequest")
+        check_kind("caller", caller, str, "a string")
         return self._new_work.submissions.begin(request, caller, durable=durable)
 
     def jobs(self, query: JobQuery | None = None) -> JobPage:
         """Return a page of jobs, newest first."""
         query = JobQuery() if query is None else query
         check_kind("the query", query, JobQuery, "a JobQuery")
-        return self._services.jobs.page(query)
+        return self._open.jobs.page(query)
 
     def job(self, job_id: str) -> Job:
         """Return a job as it is recorded.
@@ -708,7 +718,7 @@ class JobServer:
             JobNotFound: No job has this ID.
         """
         check_job_id(job_id)
-        return self._services.jobs.get(job_id)
+        return self._open.jobs.get(job_id)
 
     def job_handle(self, job_id: str) -> JobHandle:
         """Return a handle to wait for a job, no matter when it was submitted.
@@ -726,7 +736,7 @@ class JobServer:
             JobNotFound: No job has this ID.
         """
         check_job_id(job_id)
-        return self._services.jobs.config(job_id)
+        return self._open.jobs.config(job_id)
 
     def open_result(self, job_id: str) -> ResultReader | None:
         """Open a finished job's result for reading in chunks. Return None if it has no result.
@@ -735,7 +745,7 @@ class JobServer:
             JobNotFound: No job has this ID.
         """
         check_job_id(job_id)
-        return self._services.jobs.open_result(job_id)
+        return self._open.jobs.open_result(job_id)
 
     def deliveries(self, job_id: str) -> list[Delivery]:
         """Return the callback deliveries of a job, with their attempts and states.
@@ -744,9 +754,10 @@ class JobServer:
             JobNotFound: No job has this ID.
         """
         check_job_id(job_id)
-        deliveries = self._services.metadata.deliveries_of(job_id)
+        services = self._open
+        deliveries = services.metadata.deliveries_of(job_id)
         if not deliveries:
-            self._services.jobs.get(job_id)
+            services.jobs.get(job_id)
         return deliveries
 
     def kill_job(self, job_id: str, *, force: bool = False, user: str = "") -> Waiter[Job]:
@@ -764,6 +775,7 @@ class JobServer:
             ServerClosed: This server closed in the meantime.
         """
         check_job_id(job_id)
+        check_kind("user", user, str, "a string")
         return self._running.jobs.kill(job_id, force=force, user=user)
 
     # -- logs and data files -----------------------------------------------------------------------
@@ -777,7 +789,7 @@ class JobServer:
             OnAnotherServer: Another server has it.
         """
         check_job_id(job_id)
-        return self._services.logs.job_file(job_id)
+        return self._open.logs.job_file(job_id)
 
     def context_log(self, name: str) -> Path:
         """Return the file with a context's driver output, given its name or id.
@@ -788,7 +800,7 @@ class JobServer:
             OnAnotherServer: Another server has it.
         """
         check_name("context", name)
-        return self._services.logs.context_file(name)
+        return self._open.logs.context_file(name)
 
     def open_job_log(self, job_id: str, *, last: int | None = None) -> LogReader:
         """Return a reader of a job's output, wherever the job runs: the ``last`` bytes, or all of it.
@@ -802,7 +814,7 @@ class JobServer:
         """
         check_job_id(job_id)
         check_last(last)
-        return self._services.logs.open_job(job_id, last)
+        return self._open.logs.open_job(job_id, last)
 
     def open_context_log(self, name: str, *, last: int | None = None) -> LogReader:
         """Return a reader of a context's driver output, as :meth:`open_job_log` does.
@@ -813,7 +825,7 @@ class JobServer:
         """
         check_name("context", name)
         check_last(last)
-        return self._services.logs.open_context(name, last)
+        return self._open.logs.open_context(name, last)
 
     def add_data_file(
         self, prefix: str, data: bytes | BinaryIO | Iterable[bytes], *, ending: str | None = None
@@ -844,7 +856,7 @@ class JobServer:
 
     def data_files(self) -> list[DataFile]:
         """Return the data files, sorted by path."""
-        return self._services.data_files.all()
+        return self._open.data_files.all()
 
     def delete_data_file(self, name: str | PathLike[str]) -> None:
         """Remove a data file by its full path or its plain name.

@@ -23,7 +23,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from jobserver_core.errors import JobServerError, ServerClosed
 
@@ -33,6 +35,29 @@ FORCE = 4.0
 """Seconds for killing the contexts that have not stopped."""
 RELEASE = 3.0
 """Seconds for closing everything else."""
+_BRIEF = 1.0
+"""Seconds up to which nobody wonders why a shutdown takes long."""
+
+
+_user_code: ContextVar[str] = ContextVar("user code", default="")
+
+
+@contextmanager
+def user_code(place: str) -> Iterator[None]:
+    """Say what code of the user runs on this thread, in case it closes the server and so waits for itself."""
+    token = _user_code.set(place)
+    try:
+        yield
+    finally:
+        _user_code.reset(token)
+
+
+def log_own_wait(seconds: float) -> None:
+    """Name the likely cause of a long shutdown if code of the user began it that may have to end first."""
+    place = _user_code.get()
+    if place and seconds > _BRIEF:
+        text = "closing took %.1f s: close() was called in %s, which it may have waited for; %s"
+        _log.warning(text, seconds, place, "call it on another thread")
 
 
 class Admission:

@@ -23,9 +23,22 @@ from jobserver_client.options import ConnectionOptions, RemoteServer
 from jobserver_client.records import binary_of, context_of, deliveries_of, job_of, server_of, storage_of
 from jobserver_client.requests import SUBMIT_TIMEOUT, list_params, submit_call
 from jobserver_client.watching import GAP, EventStream, Item
-from jobserver_core.errors import Conflict, ContextNotFound, InvalidRequest, JobAlreadyFinal, JobServerError
+from jobserver_core.errors import (
+    Conflict,
+    ContextNotFound,
+    InvalidCallbackUrl,
+    InvalidRequest,
+    JobAlreadyFinal,
+    JobServerError,
+)
 from jobserver_core.events import ContextChanged, Event, JobChanged, Subscription
-from jobserver_core.models.arguments import check_callable, check_limit, check_settings, config_text
+from jobserver_core.models.arguments import (
+    check_callable,
+    check_kind,
+    check_limit,
+    check_settings,
+    config_text,
+)
 from jobserver_core.models.binaries import Binary, BinaryType, DataFile
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextQuery
@@ -35,6 +48,7 @@ from jobserver_core.models.lifecycle import JobState
 from jobserver_core.models.servers import ServerStatus
 from jobserver_core.models.storage import StorageUsage
 from jobserver_core.models.validation import check_binary_name, check_context_name, data_file_name
+from jobserver_core.uris import scheme_of
 
 T = TypeVar("T")
 
@@ -236,6 +250,7 @@ class AsyncClient(RemoteServer):
 
         Returns None if this one is no restart, or the record was removed since.
         """
+        check_kind("the context", context, Context, "a Context")
         if not context.restarts:
             return None
         try:
@@ -298,7 +313,11 @@ class AsyncClient(RemoteServer):
         denied = response.status_code in (401, 403)  # while the job was accepted; the message names it
         if "jobId" in body and not denied:  # the job was accepted, and has failed before its code ran
             return await self.job_handle(body["jobId"])
-        raise error_from(response)
+        error = error_from(response)
+        if isinstance(error, InvalidCallbackUrl) and scheme_of(request.callback_url or "") == "call":
+            advice = "to call a function of this program, use handle.add_done_callback(function)"
+            raise InvalidCallbackUrl(url=error.url, reason=f"{error.reason}; {advice}")
+        raise error
 
     async def jobs(self, query: JobQuery | None = None) -> JobPage:
         """Return a page of jobs, newest first."""

@@ -12,12 +12,16 @@ import attrs
 import httpx
 
 from jobserver_core.errors import InvalidRequest
-from jobserver_core.models.arguments import check_kind
+from jobserver_core.models.arguments import check_kind, check_seconds
 
 
 @attrs.frozen(kw_only=True)
 class ConnectionOptions:
-    """How to reach a server."""
+    """How to reach a server.
+
+    Raises:
+        InvalidRequest: An option has the wrong type.
+    """
 
     url: str
     user: str | None
@@ -30,6 +34,16 @@ class ConnectionOptions:
     retries: int
     reconnect_timeout: float
     user_agent: str
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("timeout", "connect_timeout", "reconnect_timeout"):
+            check_seconds(name, getattr(self, name))
+        check_kind("retries", self.retries, int, "a whole number")
+        for name in ("user", "password", "token"):
+            check_kind(name, getattr(self, name), (str, type(None)), "a string")
+        check_kind("user_agent", self.user_agent, str, "a string")
+        check_kind("ca_file", self.ca_file, (str, Path, type(None)), "the path of a file")
+        check_kind("ssl_context", self.ssl_context, (ssl.SSLContext, type(None)), "an ssl.SSLContext")
 
     @property
     def address(self) -> str:
@@ -55,7 +69,7 @@ class ConnectionOptions:
         """Return the credentials in the form that httpx takes.
 
         Raises:
-            InvalidRequest: They are those of a user and a token, or a password without a user.
+            InvalidRequest: They are those of a user and a token, or a user or a password is missing.
         """
         if self.token is not None:
             if self.user is not None or self.password is not None:
@@ -63,7 +77,9 @@ class ConnectionOptions:
             return _Bearer(self.token)
         if self.user is None and self.password is not None:
             raise InvalidRequest(message="a password needs a user")
-        return None if self.user is None else (self.user, self.password or "")
+        if self.user is not None and self.password is None:
+            raise InvalidRequest(message="a user needs a password, which may be empty")
+        return None if self.user is None or self.password is None else (self.user, self.password)
 
     def verification(self) -> ssl.SSLContext | bool:
         """Return what to check the server's certificate with.

@@ -12,11 +12,12 @@ import itertools
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
+from types import NoneType, TracebackType
 from typing import Any
 
 from jobserver_core import ErrorInfo, JobFailed, JobServerError, Settings, results
 from jobserver_core.config.trees import as_objects
+from jobserver_core.models.arguments import check_config, check_kind, check_settings
 from jobserver_core.models.failures import FailureKind
 from jobserver_core.models.json_values import Json, JsonMapping, JsonObject, dumps, loads
 from jobserver_core.results import UnusableResult
@@ -75,10 +76,14 @@ class JobRunner:
         Raises:
             JobFailed: The job refused its configuration, raised an exception, which is the cause of this
                 one, or its result has no JSON form. ``failure`` is the kind.
-            InvalidConfig: The configuration is not HOCON, or exceeds a limit.
+            InvalidConfig: The configuration is not HOCON or a mapping, or exceeds a limit.
+            InvalidRequest: ``context_settings`` or ``data_files`` is not a mapping.
             InvalidSetting: No context could be created with these settings.
         """
         __tracebackhide__ = True
+        check_config(config)
+        check_settings({} if context_settings is None else context_settings, "context_settings")
+        check_kind("data_files", data_files, (Mapping, NoneType), "a mapping of names to paths")
         try:
             return self._run(job_class, config, context, dict(context_settings or {}), dict(data_files or {}))
         except JobServerError as error:

@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from jobserver_core.errors import TooLarge
+from jobserver_core.models.arguments import check_seconds
 from jobserver_core.models.dotted_keys import hint_for_lookup, hint_for_message
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import JobProgress
 from jobserver_core.models.json_values import Json, JsonMapping, JsonObject, loads
 from jobserver_core.ports import ContextEnd, ContextListener, ContextSpec, JobOutcome, JobSpec, ResultSink
 from jobserver_core.results import UnusableResult, await_value, opened
+from jobserver_core.shutdown import user_code
 
 JobFunction = Callable[["InlineJob"], Json]
 
@@ -61,7 +63,12 @@ class InlineJob:
             raise _Killed
 
     def sleep(self, seconds: float) -> None:
-        """Sleep for some seconds, unless the job is killed."""
+        """Sleep for some seconds, unless the job is killed.
+
+        Raises:
+            InvalidRequest: It is not a number of seconds.
+        """
+        check_seconds("seconds", seconds)
         if self.cancelled.wait(seconds):
             raise _Killed
 
@@ -216,7 +223,8 @@ class InlineRun:
             info = ErrorInfo(message=f"class {self._spec.class_name} not found", error_class="LookupError")
             return JobOutcome(error=info, failure=FailureKind.CLASS_NOT_FOUND)
         try:
-            self._call(function)
+            with user_code("a job"):
+                self._call(function)
         except _Killed:
             return JobOutcome(killed=True)
         except BaseException as error:  # noqa: BLE001 - anything that a job raises is its error

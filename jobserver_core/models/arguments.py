@@ -207,6 +207,17 @@ def check_settings(settings: object, argument: str = "") -> None:
         raise InvalidSetting(key=path, message=f"must hold only JSON values: {problem}") from error
 
 
+def check_config(config: object) -> None:
+    """Check the form of a job's configuration.
+
+    Raises:
+        InvalidConfig: It is neither text nor a mapping.
+    """
+    if not isinstance(config, (str, Mapping)):
+        message = f"a job's configuration must be HOCON text or a mapping, not {_given(config)}"
+        raise InvalidConfig(message=message)
+
+
 def config_text(config: JsonMapping) -> str:
     """Return a job's configuration as JSON.
 

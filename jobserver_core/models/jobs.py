@@ -5,14 +5,15 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from enum import Enum
 
 import attrs
 
-from jobserver_core.errors import InvalidConfig, InvalidRequest, NoSlots
+from jobserver_core.errors import InvalidRequest, NoSlots
 from jobserver_core.models.arguments import (
+    check_config,
     check_idempotency_key,
     check_kind,
     check_limit,
@@ -99,11 +100,7 @@ class JobRequest:
 
     def __attrs_post_init__(self) -> None:
         check_class_name(self.class_name)
-        if not isinstance(self.config, (str, Mapping)):
-            message = (
-                f"a job's configuration must be HOCON text or a mapping, not {type(self.config).__name__}"
-            )
-            raise InvalidConfig(message=message)
+        check_config(self.config)
         check_settings(self.context_settings, "context_settings")
         if self.context is not None and self.context_settings:
             message = (

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import attrs
 
-from jobserver_core.errors import LaunchError
+from jobserver_core.errors import JobServerError, LaunchError
+from jobserver_core.models.contexts import Context
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.ports import (
     Clock,
@@ -20,8 +22,9 @@ from jobserver_core.ports import (
     JobSpec,
     Launcher,
 )
-from jobserver_core.running.context_record import ContextRecord
+from jobserver_core.running.context_record import ContextRecord, level_of
 from jobserver_core.running.starts import QueuedStart, StartQueue
+from jobserver_core.running.waiting import Waiter
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import ContextLimits
@@ -70,7 +73,7 @@ class ContextLaunch:
         with self._context.calls.held():  # the launcher may report before it returns the handle
             self._handle = self._checked(self._launcher.reattach(spec, jobs, self.listener), "reattach")
         if self._context.current.state.starting:
-            self._limit_start(spec)
+            self._await_ready(spec)
 
     def submit(self, handle: ContextHandle, spec: JobSpec) -> None:
         """Let the launcher run a job. If it raises instead, the job has crashed."""
@@ -130,8 +133,21 @@ class ContextLaunch:
     def _launch(self, spec: ContextSpec) -> None:
         if self._withdrawn:
             return
+        context = self._context.current
+        _log.log(level_of(context), "context %s is starting", context.name)
         self._handle = self._checked(self._launcher.start_context(spec, self.listener), "start_context")
+        self._await_ready(spec)
+
+    def _await_ready(self, spec: ContextSpec) -> None:
+        self._context.ready.waiter.notify(self._log_ready)
         self._limit_start(spec)
+
+    def _log_ready(self, ready: Waiter[Context]) -> None:
+        with suppress(JobServerError):  # it has ended, which is logged, or was left to another server
+            context = ready.result(0)
+            seconds = (self._clock.now() - context.started_at).total_seconds()
+            restart = f" (restart {context.restarts})" if context.restarts else ""
+            _log.log(level_of(context), "context %s is ready after %.1f s%s", context.name, seconds, restart)
 
     def _limit_start(self, spec: ContextSpec, waited: float = 0.0) -> None:
         """Limit the start to the timeout, anew while the launcher is preparing, as long as for a launch."""

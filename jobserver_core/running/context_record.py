@@ -51,6 +51,11 @@ from jobserver_core.running.waiting import Promise
 _log = logging.getLogger(__name__)
 
 
+def level_of(context: Context) -> int:
+    """Return the level at which the life of a context is logged. Every job may have an ad-hoc one."""
+    return logging.DEBUG if context.ad_hoc else logging.INFO
+
+
 class ContextRecord:
     """The stored state of one context, with its lock, outboxes, retry queue and promises."""
 
@@ -113,6 +118,9 @@ class ContextRecord:
         )
         if context.state is ContextState.ERROR and context.error is not None:
             _log.warning("context %s ended as ERROR: %s", context.name, context.error.message)
+        else:
+            reason = f": {self.reason_of_end}" if self.reason_of_end else ""
+            _log.log(level_of(context), "context %s ended as %s%s", context.name, context.state.value, reason)
         self._publish(context)
 
     def replace(self, event: ContextEvent, error: ErrorInfo, successor: Context) -> bool:

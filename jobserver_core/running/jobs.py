@@ -268,6 +268,7 @@ class JobService:
 
     def open_result(self, job_id: str) -> ResultReader | None:
         """Open the result of a finished job, or return None if it has none."""
+        self._data_directory.check_open()  # handles outlive the server
         result = self._metadata.job_result(job_id)
         if result is None:
             self.get(job_id)

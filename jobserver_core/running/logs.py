@@ -305,6 +305,7 @@ class LogService:
         context = named_context(self._metadata, name)
 
         def current() -> Context:
+            self._data_directory.check_open()
             return self._metadata.context(context.id) or context
 
         return LogReader(self._search("context", context.id, name, current), last)
@@ -363,6 +364,7 @@ class LogService:
     # -- records -----------------------------------------------------------------------------------
 
     def _context_of(self, job_id: str) -> Context | None:
+        self._data_directory.check_open()  # readers outlive the server
         job = self._metadata.job(job_id)
         if job is None:
             raise JobNotFound(job_id=job_id)

@@ -17,13 +17,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 
 import attrs
 
 from jobserver_core.errors import JobServerError, ServerClosed, StorageError
-from jobserver_core.models.contexts import Context
 from jobserver_core.ports import Clock
 from jobserver_core.repeats import Repeats
 from jobserver_core.running.context_registry import ContextRegistry
@@ -32,7 +30,6 @@ from jobserver_core.running.jobs import JobService
 from jobserver_core.running.live_context import LiveContext
 from jobserver_core.running.live_job import LiveJob
 from jobserver_core.running.restarts import pause_before
-from jobserver_core.running.waiting import Waiter
 
 _log = logging.getLogger(__name__)
 _repeats = Repeats(_log)
@@ -68,7 +65,6 @@ class Supervisor:
         reason = record.error.message if record.error else ""
         text = "restarting context %s in %g s (restart %d): %s"
         _log.warning(text, record.name, pause, record.restarts, reason)
-        context.ready.waiter.notify(_log_ready)
         self._on_thread(lambda: self._take_jobs(context, jobs, pause))
 
     def _take_jobs(self, context: LiveContext, jobs: Sequence[LiveJob], pause: float) -> None:
@@ -108,9 +104,3 @@ class Supervisor:
 
     def _on_thread(self, call: Callable[[], None]) -> None:
         threading.Thread(target=call, name="jobserver-restart", daemon=True).start()
-
-
-def _log_ready(ready: Waiter[Context]) -> None:
-    with suppress(JobServerError):  # it ended, which its own restart logs, or was left to another server
-        context = ready.result(0)
-        _log.info("context %s is ready again (restart %d)", context.name, context.restarts)

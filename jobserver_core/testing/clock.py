@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 
+from jobserver_core.models.arguments import check_seconds
 from jobserver_core.ports.clock import Clock, Timer
 from jobserver_core.testing.contract import Contract
 
@@ -69,6 +70,7 @@ class ManualClock(Clock):
 
         This includes calls that are scheduled in the meantime, if they become due.
         """
+        check_seconds("seconds", seconds)
         if seconds < 0:
             raise ValueError(f"a clock moves forward only, got {seconds!r}")
         with self._advancing:

@@ -33,6 +33,7 @@ from jobserver_core import (
     DataFileNotFound,
     FailureKind,
     IdempotencyMismatch,
+    InvalidCallbackUrl,
     InvalidConfig,
     InvalidFirstLetter,
     InvalidName,
@@ -53,6 +54,7 @@ from jobserver_core import (
     ResultTimeout,
     Settings,
 )
+from jobserver_core.memory import MemoryTransport
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.ports import ContextEnd
 from jobserver_core.testing.builders import a_context
@@ -410,6 +412,24 @@ def test_a_client_belongs_to_one_event_loop_and_says_so() -> None:
         asyncio.run(on_async_client(url, scenario))
 
 
+def test_a_client_says_how_to_call_a_function_when_a_job_has_ended() -> None:
+    """Not with ``call:``, by which an embedded server calls a function of its own process."""
+    request = a_request("w.Echo", callback_url="call:billing")
+
+    async def submitted(url: str) -> None:
+        async with AsyncClient(url) as client:
+            await client.submit(request)
+
+    server = a_server(settings=ON_ANY_PORT, transports=[MemoryTransport()])
+    with running(server) as url, Client(url) as client:
+        client.upload("words", BinaryType.EGG, archive())
+        for submit in (lambda: client.submit(request), lambda: asyncio.run(submitted(url))):
+            with pytest.raises(InvalidCallbackUrl, match=r"; to call a function .*add_done_callback"):
+                submit()
+        with pytest.raises(InvalidCallbackUrl, match=r"must be one of: [^;]*$"):
+            client.submit(a_request("w.Echo", callback_url="ftp://h/x"))
+
+
 def test_a_closed_client_has_no_results() -> None:
     async def scenario(url: str) -> None:
         async with AsyncClient(url) as client:
@@ -732,6 +752,11 @@ BY_NAME: list[tuple[str, Callable[[Any], Any]]] = [
             lambda facade: facade.delete_data_file(None),
             InvalidRequest,
             "a data file's name must be a string or a path, not NoneType",
+        ),
+        (
+            lambda facade: facade.context_before("warm"),
+            InvalidRequest,
+            "the context must be a Context, not str",
         ),
         (lambda facade: facade.ended_contexts("5"), InvalidRequest, "limit must be an integer, not str"),
         (lambda facade: facade.ended_contexts(0), InvalidRequest, "limit must be 1 to 10000, got 0"),

@@ -69,6 +69,21 @@ def test_a_job_runs_alone(run_job: JobRunner) -> None:
     assert run_job(Words, 'text = "a b a"') == {"a": 2, "b": 1}
 
 
+@pytest.mark.parametrize(
+    ("arguments", "error", "expected"),
+    [
+        ({"config": [1]}, InvalidConfig, "a job's configuration must be HOCON text or a mapping, not list"),
+        ({"context_settings": ["a"]}, InvalidRequest, "context_settings must be a mapping of context settin"),
+        ({"data_files": ["x"]}, InvalidRequest, "data_files must be a mapping of names to paths, not list"),
+    ],
+)
+def test_arguments_of_another_type_are_refused_in_words(
+    run_job: JobRunner, arguments: dict[str, Any], error: type[Exception], expected: str
+) -> None:
+    with pytest.raises(error, match=f"^{expected}"):
+        run_job(Words, **arguments)
+
+
 def test_a_refused_configuration_fails_with_all_problems(run_job: JobRunner) -> None:
     with pytest.raises(JobFailed, match="text: is missing; text: must have words") as caught:
         run_job(Words)

@@ -213,7 +213,9 @@ def test_jobs_of_a_server_that_is_stopped_say_so() -> None:
     server.create_context("shared").result(WAIT)
     job = running(server, context="shared")
     server.close(WAIT)
-    assert _reason(server, job) == "the server was stopped"
+    ended = job.finished.result(0)
+    assert ended.error is not None
+    assert ended.error.stack == "the server was stopped"
 
 
 def test_jobs_whose_context_was_killed_for_another_job_say_so() -> None:
@@ -330,3 +332,18 @@ def test_a_waiting_job_can_be_killed_at_once_and_never_runs() -> None:
         assert (killed.state, killed.dispatched_at) == (JobState.KILLED, None)
         assert killed.error is not None
         assert killed.error.message == f"Job {waiting.id} killed by user ann"
+
+
+def test_the_log_says_when_a_context_starts_is_ready_and_ends(
+    server: JobServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "jobserver_core")
+    server.create_context("warm").result(WAIT)
+    server.submit(a_request("w.Echo")).result(WAIT)  # in a context of its own, at the level DEBUG
+    server.stop_context("warm", user="ann").result(WAIT)
+    lives = [message for message in caplog.messages if message.startswith("context ")]
+    assert [re.sub(r"\d+\.\d", "0.1", life) for life in lives] == [
+        "context warm is starting",
+        "context warm is ready after 0.1 s",
+        "context warm ended as FINISHED: stopped by user ann",
+    ]

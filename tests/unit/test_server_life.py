@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from conditions import WAIT
 from jobserver_core import (
     BinaryType,
     Conflict,
+    ContextChanged,
     ContextQuery,
     ContextState,
     InvalidRequest,
@@ -21,7 +24,9 @@ from jobserver_core import (
     ServerClosed,
 )
 from jobserver_core.memory import InlineLauncher
-from serving import a_request, a_server, archive
+from jobserver_core.testing.builders import a_context
+from jobserver_sql import SqlMetadataStore
+from serving import a_request, a_server, archive, upload
 
 Uses = dict[str, Callable[[JobServer], object]]
 RUNNING: Uses = {
@@ -46,6 +51,41 @@ FILES: Uses = {
     "reset_data_files": lambda server: server.reset_data_files(),
 }
 CHANGES = RUNNING | FILES
+READS: Uses = {
+    "jobs": lambda server: server.jobs(),
+    "job": lambda server: server.job("j"),
+    "job_config": lambda server: server.job_config("j"),
+    "open_result": lambda server: server.open_result("j"),
+    "deliveries": lambda server: server.deliveries("j"),
+    "job_log": lambda server: server.job_log("j"),
+    "open_job_log": lambda server: server.open_job_log("j"),
+    "context_log": lambda server: server.context_log("etl"),
+    "open_context_log": lambda server: server.open_context_log("etl"),
+    "contexts": lambda server: server.contexts(),
+    "context": lambda server: server.context("etl"),
+    "ended_contexts": lambda server: server.ended_contexts(),
+    "context_before": lambda server: server.context_before(a_context()),
+    "context_loads": lambda server: server.context_loads(),
+    "failed_contexts": lambda server: server.failed_contexts(),
+    "start_queue": lambda server: server.start_queue(),
+    "resource_usage": lambda server: server.resource_usage(),
+    "spare_pools": lambda server: server.spare_pools(),
+    "load": lambda server: server.load,
+    "takeovers": lambda server: server.takeovers,
+    "binaries": lambda server: server.binaries(),
+    "binary": lambda server: server.binary("words"),
+    "binary_versions": lambda server: server.binary_versions("words"),
+    "data_files": lambda server: server.data_files(),
+    "storage": lambda server: server.storage(),
+    "servers": lambda server: server.servers(),
+    "check": lambda server: server.check(),
+    "check_storage": lambda server: server.check_storage(),
+    "parse_config": lambda server: server.parse_config("a = 1"),
+}
+ALWAYS = {"close", "drain", "begun_jobs", "detaches", "id"}
+"""What can be called after the end: for those who wait for it, or call it twice."""
+ELSEWHERE = {"start", "subscribe", "in_memory", "from_settings"}
+"""Covered by tests of their own, or not methods of a server."""
 REFUSED_WHILE_CLOSING = CHANGES.keys() - {
     "job_handle",
     "kill_job",
@@ -92,11 +132,33 @@ def test_a_server_that_drains_says_that_it_is_shutting_down(server: JobServer, n
         CHANGES[name](server)
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("name", CHANGES | READS)
 def test_a_server_that_has_closed_says_that_it_is_closed(server: JobServer, name: str) -> None:
     server.start().close()
     with pytest.raises(ServerClosed, match="the job server is closed; create a new one"):
-        CHANGES[name](server)
+        (CHANGES | READS)[name](server)
+
+
+def test_every_public_method_is_refused_after_the_end() -> None:
+    public = {name for name in dir(JobServer) if not name.startswith("_")}
+    assert public == (CHANGES | READS).keys() | ALWAYS | ELSEWHERE
+
+
+@pytest.mark.parametrize("store", ["memory", "sql"])
+def test_handles_and_readers_of_a_server_that_has_closed_say_that_it_is_closed(
+    store: str, tmp_path: Path
+) -> None:
+    ports: dict[str, Any] = (
+        {} if store == "memory" else {"metadata": SqlMetadataStore(f"sqlite:///{tmp_path}/jobs.sqlite")}
+    )
+    with a_server(**ports) as server:
+        upload(server)
+        handle = server.submit(a_request("w.Stream", "n = 6"))
+        assert handle.result(WAIT) == b"0,1,2,3,4,5,"
+        log = server.open_job_log(handle.id)
+    for use in (handle.result, log.read):
+        with pytest.raises(ServerClosed, match="the job server is closed; create a new one"):
+            use()
 
 
 @pytest.mark.parametrize("started", [True, False])
@@ -133,6 +195,38 @@ def test_a_close_waits_briefly_for_a_done_callback_that_blocks(caplog: pytest.Lo
     finally:
         released.set()
         server.close()
+
+
+CLOSING = r"closing took \d+\.\d s: close\(\) was called in {}, which it may have waited for;"
+
+
+def test_a_close_in_a_subscriber_names_the_cause_of_the_wait(caplog: pytest.LogCaptureFixture) -> None:
+    closed = threading.Event()
+    server = a_server().start()
+
+    def close(event: object) -> None:
+        if isinstance(event, ContextChanged) and event.context.state is ContextState.RUNNING:
+            server.close(0)
+            closed.set()
+
+    server.subscribe(close)
+    server.create_context("etl")
+    assert closed.wait(WAIT)
+    assert re.search(CLOSING.format("a subscriber"), caplog.text)
+
+
+def test_a_close_in_a_job_in_memory_names_the_cause_of_the_wait(caplog: pytest.LogCaptureFixture) -> None:
+    closed = threading.Event()
+
+    def close(_job: object) -> None:
+        server.close(0)
+        closed.set()
+
+    server = a_server(launcher=InlineLauncher({"w.Close": close})).start()
+    upload(server)
+    server.submit(a_request("w.Close"))
+    assert closed.wait(WAIT)
+    assert re.search(CLOSING.format("a job"), caplog.text)
 
 
 def test_a_done_callback_may_close_the_server(caplog: pytest.LogCaptureFixture) -> None:

@@ -121,7 +121,7 @@ def test_a_supervised_context_that_dies_is_started_again_under_its_name(world: W
 
 def test_the_log_says_when_a_context_is_ready_again(world: World, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "jobserver_core")
-    ready = "context shared is ready again (restart 1)"
+    ready = "context shared is ready after 0.0 s (restart 1)"
     world.create()
     world.die()
     world.restarted(2)

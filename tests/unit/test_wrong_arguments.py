@@ -8,16 +8,20 @@ from typing import Any
 
 import pytest
 
-from jobserver_core import JobServer, Settings, load_settings
+from jobserver_client import Client
+from jobserver_core import JobFailed, JobRequest, JobServer, Settings, load_settings
 from jobserver_core.callbacks.transports import CallableTransport, LoggingTransport
 from jobserver_core.errors import InvalidRequest
 from jobserver_core.memory import (
+    InlineJob,
     InlineLauncher,
     MemoryBlobStore,
     MemoryFetcher,
     MemoryMetadataStore,
     MemoryTransport,
 )
+from jobserver_core.testing.clock import ManualClock
+from jobserver_core.testing.server import empty_wheel
 from jobserver_fsspec import FsspecBlobStore, FsspecFetcher
 from jobserver_http import BrowserGuard
 from jobserver_httpx import HttpxTransport
@@ -41,6 +45,9 @@ files: Made = FsspecBlobStore
 fetches: Made = FsspecFetcher
 posts: Made = HttpxTransport
 guard: Made = BrowserGuard
+client: Made = Client
+URL = "http://localhost:8090"
+REQUEST = JobRequest(class_name="w.Count", class_path="w")
 
 WRONG: list[tuple[Callable[[], object], str]] = [
     (
@@ -93,6 +100,19 @@ WRONG: list[tuple[Callable[[], object], str]] = [
     (lambda: posts(resolver=3), "resolver must be a function, not int"),
     (lambda: guard(origins="https://a"), "origins must be a list of strings, not str"),
     (lambda: guard(hosts=[3]), "hosts must be a list of strings, but one is int"),
+    (lambda: client(URL, timeout="5"), "timeout must be a number of seconds, .* got '5'"),
+    (lambda: client(URL, connect_timeout="5"), "connect_timeout must be a number of seconds"),
+    (lambda: client(URL, reconnect_timeout="5"), "reconnect_timeout must be a number of seconds"),
+    (lambda: client(URL, retries="5"), "retries must be a whole number, not str"),
+    (lambda: client(URL, token=5), "token must be a string, not int"),
+    (lambda: client(URL, user=5, password="x"), "user must be a string, not int"),
+    (lambda: client(URL, user="x", password=5), "password must be a string, not int"),
+    (lambda: client(URL, user="x"), "a user needs a password"),
+    (lambda: client(URL, password="x"), "a password needs a user"),
+    (lambda: client(URL, ca_file=5), "ca_file must be the path of a file, not int"),
+    (lambda: client(URL, ssl_context=5), "ssl_context must be an ssl.SSLContext, not int"),
+    (lambda: client(URL, user_agent=5), "user_agent must be a string, not int"),
+    (lambda: ManualClock().advance("5"), "seconds must be a number of seconds, .* got '5'"),
     (lambda: memory(schemes=3), "schemes must be a list of strings, not int"),
 ]
 
@@ -130,3 +150,34 @@ def test_the_log_of_a_context_needs_its_name() -> None:
         for opened in (server.context_log, server.open_context_log):
             with pytest.raises(InvalidRequest, match=r"^a context's name must be a string, not NoneType$"):
                 opened(None)
+
+
+CALLS: list[tuple[Callable[[Any], object], str]] = [
+    (lambda server: server.contexts({}), "the query must be a ContextQuery, not dict"),
+    (lambda server: server.context_before("warm"), "the context must be a Context, not str"),
+    (lambda server: server.parse_config(None), "the text of a configuration must be a string or bytes, not "),
+    (lambda server: server.begin_submit(REQUEST, caller=None), "caller must be a string, not NoneType"),
+    (lambda server: server.begin_context("c", caller=None), "caller must be a string, not NoneType"),
+    (lambda server: server.stop_context("c", user=None), "user must be a string, not NoneType"),
+    (lambda server: server.stop_context("c", timeout="5"), "timeout must be a number of seconds, .* got '5'"),
+    (lambda server: server.kill_context("c", user=None), "user must be a string, not NoneType"),
+    (lambda server: server.reset_contexts(user=None), "user must be a string, not NoneType"),
+    (lambda server: server.kill_job("j", user=None), "user must be a string, not NoneType"),
+]
+
+
+@pytest.mark.parametrize(("call", "expected"), CALLS)
+def test_an_argument_of_the_wrong_type_is_named(call: Callable[[Any], object], expected: str) -> None:
+    with in_memory() as server, pytest.raises(InvalidRequest, match=f"^{expected}"):
+        call(server)
+
+
+def test_a_job_in_memory_sleeps_for_a_number_of_seconds() -> None:
+    def sleep(job: InlineJob) -> None:
+        job.sleep("5")  # type: ignore[arg-type]
+
+    with in_memory(launcher=inline({"w.Sleep": sleep})) as server:
+        server.upload("w", "wheel", empty_wheel())
+        handle = server.submit(JobRequest(class_name="w.Sleep", class_path="w"))
+        with pytest.raises(JobFailed, match=r"seconds must be a number of seconds, .* got '5'"):
+            handle.result(timeout=30)
