@@ -168,7 +168,7 @@ class CommandClient:
 
     @contextmanager
     def followed_log(self, *, job_id: str | None, context: str | None) -> Iterator[StreamedResponse]:
-        """Open the log of a job, or else of a context, until it has ended, also if the server restarts."""
+        """Open the log of a job, or else of a context, until it has ended, even if the server restarts."""
         remote = self.remote
         with translated(self.url):
             opened = remote.followed_job_log(job_id) if job_id else remote.followed_context_log(context or "")

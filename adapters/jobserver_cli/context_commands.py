@@ -31,11 +31,11 @@ def contexts(
     client: CommandClient,
     terminal: Terminal,
     spares: Annotated[
-        bool, typer.Option("--spares", help="List the pools of contexts that are kept started instead.")
+        bool, typer.Option("--spares", help="List the pools of spare contexts, not the live contexts.")
     ] = False,
     ended: Annotated[
         bool,
-        typer.Option("--ended", help="List the newest contexts that have ended instead, with their IDs."),
+        typer.Option("--ended", help="List the newest ended contexts, with their IDs, not the live ones."),
     ] = False,
 ) -> None:
     """List the live contexts.

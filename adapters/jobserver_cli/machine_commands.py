@@ -120,9 +120,9 @@ def config_show(
 ) -> None:
     """Print the effective settings, and where each comes from. Secrets are redacted.
 
-    What a server would not start with ends the command as it would end `serve`: with 2 for settings, and with
-    7 for backends, transports and drivers that are not installed here. It ends with 2 as well if a configured
-    context cannot start: a server starts without that context.
+    If `serve` would refuse this configuration, the exit code is the same: 2 for settings, 7 for backends,
+    transports and drivers that are not installed. It is also 2 if a configured context cannot start, although
+    a server starts without that context.
 
     Examples:
         jobserver config show --changed
@@ -215,7 +215,7 @@ def logout(terminal: Terminal, name: ServerName) -> None:
         jobserver logout prod
     """
     saved_servers.remove(name)
-    terminal.report_done(f"{name} is forgotten")
+    terminal.report_done(f"removed the saved server {name}")
 
 
 Name = Annotated[str, argument("NAME", "The name to log in with.")]

@@ -124,7 +124,7 @@ class BrowserGuard:
 def without_password_dialog(challenge: str, headers: Mapping[bytes, bytes]) -> str:
     """Return the challenge of a 401 response, such that a script can ask for the credentials.
 
-    On a Basic challenge, the browser itself asks the user, also if a script sent the request. Scripts that
+    On a Basic challenge, the browser itself asks the user, even if a script sent the request. Scripts that
     ask send the usual header ``X-Requested-With``, and get a challenge that browsers do not know.
     """
     return challenge.replace("Basic ", "X-Basic ") if b"x-requested-with" in headers else challenge

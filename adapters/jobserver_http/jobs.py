@@ -188,7 +188,9 @@ async def submit_job(call: Call) -> Response:
         return await _respond_finished(call, handle, timeout - (time.monotonic() - started))
     except Rejected as rejected:
         rejected.job_id = handle.id
-        rejected.detail = f"the credentials changed or expired while the call waited; job {handle.id} goes on"
+        rejected.detail = (
+            f"the credentials changed or expired while the call waited; job {handle.id} continues"
+        )
         raise
 
 

@@ -48,8 +48,8 @@ page at `/docs`, where you can try calls.
   works. They cannot include files or read the environment, and are limited in size and depth
   (`jobserver.limits`).
 - `POST any/path?_method=DELETE` (or `PUT`) works like that method, for proxies that allow only POST.
-- A repeated parameter or an invalid value is refused with 400. A parameter that a call does not have is
-  ignored, as by the old server; `POST /contexts/<name>` refuses it, as there it is a setting of the context.
+- A repeated parameter or an invalid value is refused with 400. An unknown parameter is ignored, as in
+  the old server. `POST /contexts/<name>` refuses it: its parameters are settings of the context.
 - `HEAD` works like `GET` without the body.
 - With [separate contexts for each user](../howto/secure-the-server.md#separate-contexts-for-each-user),
   callers see only their own contexts and jobs: in lists, in events, and in errors.

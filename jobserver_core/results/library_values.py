@@ -1,4 +1,4 @@
-"""Values of the libraries that jobs use with Spark, as plain Python values.
+"""Values of the libraries that jobs use with Spark, as plain Python values, and the error for unusable ones.
 
 This module imports none of these libraries: if a value belongs to one, the job has imported it.
 """

@@ -150,7 +150,10 @@ class ContextLaunch:
             _log.log(level_of(context), "context %s is ready after %.1f s%s", context.name, seconds, restart)
 
     def _limit_start(self, spec: ContextSpec, waited: float = 0.0) -> None:
-        """Limit the start to the timeout, anew while the launcher is preparing, as long as for a launch."""
+        """Kill the context if it is not ready within ``creation-timeout``.
+
+        That begins again while the launcher is preparing, for up to ``start-queue-timeout`` in all.
+        """
         timeout = self._limits.creation_timeout
 
         def over() -> None:

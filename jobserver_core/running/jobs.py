@@ -1,4 +1,4 @@
-"""The living jobs of this process, and queries for any job."""
+"""Jobs: their configurations, those that live in this process, and queries for any job."""
 
 from __future__ import annotations
 

@@ -376,7 +376,7 @@ class LiveContext:
     def kill_job(self, live: LiveJob, *, force: bool, user: str) -> Waiter[Job]:
         """Remove a waiting job from the queue, or have the launcher end a running one.
 
-        Records the outcome with the kill: it names the first ``user`` who requested it, also if another
+        Records the outcome with the kill: it names the first ``user`` who requested it, even if another
         server has taken the job over before it ends.
 
         Raises:

@@ -125,7 +125,7 @@ class Membership:
     def drain(self) -> None:
         """Store that this server accepts no new work, so that the others give it none. Idempotent.
 
-        Every renewal then tries again, also if this raises.
+        Every renewal then tries again, even if this raises.
         """
         self._draining = True
         if self._joined and not self._closed:

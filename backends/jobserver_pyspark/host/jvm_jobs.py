@@ -42,7 +42,7 @@ _MISSING: tuple[tuple[str, re.Pattern[str], _Hint], ...] = (
     ),
     ("java.util.NoSuchElementException", re.compile("key not found: (.+)"), hint_for_lookup),
 )
-"""The exceptions for a missing value of a configuration: of Typesafe's library, and of a Scala ``Map``."""
+"""The exceptions for a missing configuration value: of Typesafe's library, and of a Scala ``Map``."""
 _CANCEL_TIMEOUT = 30.0
 _STOP_TIMEOUT = 5.0
 _ORPHANS_INTERVAL = 1.0
@@ -51,7 +51,7 @@ _DRAIN_TIMEOUT = 3600.0
 
 
 class _JvmJob:
-    """One running job, the reason if its result was refused, and reports that go with the next one."""
+    """A running job, the reason if its result was refused, and reports that are sent with the next one."""
 
     def __init__(self, request: messages.SubmitJob) -> None:
         self.id = request.job_id
@@ -113,8 +113,9 @@ class JvmJobs:
         """Cancel a job. Code that never checks for interruption continues, and only a warning is logged."""
         if job_id in self._jobs and not self._load().cancel(job_id, wait=_CANCEL_TIMEOUT):
             self._reports.warn(
-                f"job {job_id} still runs after its kill: its code ignores interrupts, or its work in shared "
-                "pools may be that of another running job of its jar; it ends with that job or its context"
+                f"job {job_id} still runs after its kill: its code ignores interrupts, or its work in pools "
+                "that all jobs share may be that of another running job with the same classes. In the second "
+                "case, it ends with that job; in any case, with its context"
             )
 
     def refuse(self, job_id: str, message: str) -> None:
@@ -255,7 +256,7 @@ class JvmJobs:
 
 
 def explained(error: ErrorDetails, failure: JobFailureKind | None, config: str) -> ErrorDetails:
-    """Return the error of a job; one about a value that its configuration misses, perhaps with a hint."""
+    """Return the error of a job, with a hint if one can help against a missing configuration value."""
     if failure == "validation":
         return _with_hint(error, hint_for_message, config, error.message)
     for error_class, pattern, hint in _MISSING:

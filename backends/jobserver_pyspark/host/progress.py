@@ -31,10 +31,10 @@ class SparkTag(NamedTuple):
 
 
 class ProgressBoard:
-    """Counts the stages and tasks of jobs' Spark jobs, which carry the job's tag or group.
+    """Reports the progress of jobs: stages and tasks of their Spark jobs, which carry a job's tag or group.
 
     One call to the JVM returns all of them. Spark forgets ended Spark jobs after a while, so their last
-    numbers are kept here while the job runs.
+    numbers are kept here while the job runs. Only one thread may call :meth:`report`, any thread the others.
     """
 
     def __init__(self, jvm: Any, context: Any, reports: JobReports) -> None:
@@ -49,12 +49,14 @@ class ProgressBoard:
     def report(self, running: dict[str, SparkTag]) -> None:
         """Report to the server what has changed; ``running`` maps each job to the tag of its Spark jobs."""
         self._seen = {tag: self._seen.get(tag, {}) for tag in running.values()}
-        for job in self._jobs() if running else ():
+        spark_jobs = self._jobs() if running else []
+        for job in spark_jobs:
             names, submitted = _tags(job), job.get("submissionTime")
             for tag, rows in self._seen.items():
                 if tag.name in names and (submitted is None or submitted >= tag.since):
                     rows[job["jobId"]] = _progress(job)
-        before, self._reported = self._reported, {}
+        before = self._reported
+        self._reported = {}
         for job_id, tag in running.items():
             now = Progress(*map(sum, zip(*self._seen[tag].values(), strict=True)))
             if now != before.get(job_id) and any(now):

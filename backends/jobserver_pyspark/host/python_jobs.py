@@ -36,17 +36,19 @@ from jobserver_pyspark.protocol.frames import ChannelClosed
 from jobserver_pyspark.protocol.messages import ErrorDetails, HostSpec, HostToServer, JobFailureKind
 
 _ATTEMPTS = 3
-_IDLE_TIMEOUT = 8.0
+_CORES_TIMEOUT = 8.0
+"""Seconds to wait until the tasks of a killed job have freed their cores."""
 _RESTORE_TIMEOUT = 30.0
+"""Seconds that a runner has to restore its state after a job."""
 
 
 class _PythonJob:
     """One job, from its request to the end of its last process. The fields follow its life.
 
     If its runner ends before it has ``accepted`` the job, another one gets it: that is the next attempt. The
-    reports in ``unsent`` go with the next one. ``lock`` guards the ``outcome``, before it is reported: it is
-    what the runner sent, or, if that comes first, what the server asked for, which ends the process early, as
-    a breach of the protocol does (``broken``). After a ``clean`` end, nothing of the job runs any more; if
+    reports in ``unsent`` are sent with the next one. ``lock`` guards the ``outcome``, before it is reported:
+    it is what the runner sent, or, if that comes first, what the server asked for, which ends the process
+    early, as a breach of the protocol does (``broken``). After a ``clean`` end, nothing of the job runs any more; if
     the runner is also ``reusable``, it serves another job.
     """
 
@@ -277,7 +279,7 @@ class PythonJobs:
             )
             while job.outcome is None:
                 self._handle(job, runner, runner.receive())
-                # The end of a clean job follows at once, and takes along what is not sent yet.
+                # The end of a clean job follows at once, and carries what is still unsent.
                 if job.unsent and not job.clean and (job.outcome is not None or not runner.channel.more):
                     self._reports.send(*job.unsent)
                     job.unsent.clear()
@@ -343,7 +345,7 @@ class PythonJobs:
         """
         stages = set() if job.finished else self._board.running_stages(runner.tag)
         self._driver.cancel(runner.tag)
-        deadline = time.monotonic() + _IDLE_TIMEOUT
+        deadline = time.monotonic() + _CORES_TIMEOUT
         while self._board.busy(stages) and time.monotonic() < deadline:
             time.sleep(0.02)
         self._abandon(job.id)

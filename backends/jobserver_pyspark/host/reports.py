@@ -188,8 +188,9 @@ class JobReports:
                     job.send_again(server)
 
     def send(self, *reports: HostToServer) -> None:
-        """Send reports other than the end of a job; several ones are about the same job."""
-        first, kept = reports[0], None
+        """Send reports, and keep those that the next server needs. Several at once are about the same job."""
+        first = reports[0]
+        kept = None
         if isinstance(
             first, messages.JobRunning | messages.ProgressReport | messages.ResultChunk | messages.JobEnded
         ):

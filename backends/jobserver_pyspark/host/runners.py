@@ -29,7 +29,7 @@ M = TypeVar("M", bound=RunnerToHost)
 
 
 class RunnerLost(Exception):
-    """A runner, or any runner at all, could not be created, or one has ended too early."""
+    """A runner could not be created, or has ended too early."""
 
 
 class RunnerProcess:

@@ -30,9 +30,9 @@ validation, unless it has ended at once.
 and pools, processes. It repeats that until nothing is left or ``wait`` seconds have passed. The job's
 ``StreamingContext`` first finishes its batches, for at most ``drain`` seconds, unless
 ``streaming.stopGracefully`` is off or the job is killed again. It returns False if code that never checks for
-interruption still runs; only the end of the JVM ends such code. The outcome of a cancelled job is always
-``killed``, and is reported when none of its code runs. Streams end with every job; see ``JobRemains.scala``
-for the rest.
+interruption still runs; only the end of the JVM ends such code. The outcome of a cancelled job is ``killed``
+unless it was decided before, and is reported when none of its code runs. Streams end with every job; see
+``JobRemains.scala`` for the rest.
 
 **Class path.** The runner and the API are in a directory on the JVM's own class path, which is empty until
 the first job. It comes above the loaders of all jobs and before the jars of the context, so these jars can

@@ -30,12 +30,12 @@ class JobFailure(Exception):
 
     @classmethod
     def of_result(cls, job: object, error: UnusableResult) -> JobFailure:
-        """Return the failure that a result of a job's ``run_job`` is."""
+        """Return the failure for an unusable result of a job's ``run_job``."""
         return cls("result", f"{qualified_name(type(job))}.run_job: {error}")
 
     @classmethod
     def of(cls, kind: JobFailureKind, error: BaseException, *, message: str | None = None) -> JobFailure:
-        """Return the failure that an exception is, without the frame of its traceback that called the job."""
+        """Convert an exception to a failure, without the frame that called the job."""
         details = details_of(error, without_caller=True)
         return cls(kind, message or details.message, error_class=details.error_class, stack=details.stack)
 
@@ -49,7 +49,7 @@ class ContextFailure(Exception):
 
 
 def details_of(error: BaseException, *, without_caller: bool = False) -> ErrorDetails:
-    """Return an exception as a message carries it, perhaps without the first frame of its traceback."""
+    """Convert an exception for a message. ``without_caller`` leaves out the first frame of its traceback."""
     trace = error.__traceback__
     if without_caller and trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -11,9 +11,10 @@ The server and a runner never communicate directly: the host translates. The hos
 the messages in such calls are in :mod:`jobserver_pyspark.protocol.jvm_messages`.
 
 Order. A connection delivers messages in the order in which they were sent; between connections there is none.
-The server receives about one job: ``JobRunning`` at most once, then any number of ``ProgressReport`` and
-``ResultChunk``, then ``JobEnded`` exactly once, and nothing after it. Messages to the host about the job have
-no effect then: a kill may cross the end. ``ContextReady``, or a ``ContextResumed`` with it, comes before all
+The server receives about one job: ``JobRunning`` at most once, then any number of ``ResultChunk``, then
+``JobEnded`` exactly once. A ``ProgressReport`` may come at any time, also before and after these: another
+thread sends it. After the end, it has no effect, and messages to the host about the job have
+none either: a kill may cross the end. ``ContextReady``, or a ``ContextResumed`` with it, comes before all
 messages about jobs in both directions, except for ``AcknowledgeJob``: a job may have ended before the context
 was ready, without being submitted. ``StopContext`` may come at any time. ``ContextDied`` or
 ``ContextStopped`` is the last message of all.

@@ -101,9 +101,13 @@ class Runner:
             request, lambda query_id: channel.send(messages.QueryStarted(query_id=query_id))
         )
         self._served = 0
-        conf, script = ({}, attachment.script) if request.conf else (attachment.conf, ())
+        given = bool(request.conf)  # a first runner reports the configuration, later ones get it
         channel.send(
-            messages.Attached(conf=conf, names=attachment.commands.new_names(), script=tuple(script))
+            messages.Attached(
+                conf={} if given else attachment.conf,
+                names=attachment.commands.new_names(),
+                script=tuple(attachment.script) if given else (),
+            )
         )
 
     @cached_property

@@ -74,7 +74,8 @@ class Zygote:
         if isinstance(request, messages.Preload):
             return self._preload(request)
         assert isinstance(request, messages.ForkRunner)
-        with warnings.catch_warnings():  # of Python 3.12 about native threads: those of libraries survive
+        # Python 3.12 warns about a fork with native threads; those of libraries survive it.
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             pid = os.fork()
         if pid == 0:

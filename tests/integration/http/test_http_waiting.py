@@ -176,7 +176,7 @@ def test_a_result_goes_only_to_a_caller_who_might_still_ask_for_it(
     assert ("www-authenticate" in response.headers) == (status == 401)
     (job,) = site.server.jobs().jobs
     assert response.json()["jobId"] == job.id
-    assert (f"job {job.id} goes on" in response.text) == (status != 200)
+    assert (f"job {job.id} continues" in response.text) == (status != 200)
     wait_until(lambda: site.server.job(job.id).state is JobState.FINISHED)
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import re
 import types
 import typing
 from pathlib import Path
@@ -17,10 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobserver_core.models.failures import FailureKind
+from jobserver_pyspark import jvm
 from jobserver_pyspark.protocol import jvm_messages, messages
 from jobserver_pyspark.protocol.converter import Payload, ProtocolError, ProtocolMessage, decode, encode
 from jobserver_pyspark.protocol.failures import JobFailure, bounded
 from jobserver_pyspark.protocol.frames import MAX_HEADER
+from jobserver_pyspark.protocol.messages import ErrorDetails
 
 DIRECTIONS: list[type[ProtocolMessage]] = [
     messages.ServerToHost,
@@ -241,3 +244,19 @@ def test_messages_between_server_and_host_change_only_together_with_the_version(
     assert (messages.PROTOCOL_VERSION, digest) == (5, "583f384594381156"), (
         "a message between server and host has changed: raise PROTOCOL_VERSION, and write the new pair here"
     )
+
+
+@pytest.mark.parametrize(
+    ("message", "source", "pattern"),
+    [
+        (jvm_messages.JvmJobRequest, "JobRequest.scala", r'(?:text|required|get)\("(\w+)"\)'),
+        (jvm_messages.JvmJobState, "Outcome.scala", r'\.put\w*\("(\w+)"'),
+    ],
+)
+def test_the_jvm_reads_and_writes_each_field_of_its_messages(
+    message: type[ProtocolMessage], source: str, pattern: str
+) -> None:
+    scala = (Path(jvm.__file__).parent / "scala" / "core" / source).read_text(encoding="utf-8")
+    names = set(re.findall(pattern, scala))
+    parts = {field.name for kind in (jvm_messages.JvmJar, ErrorDetails) for field in dataclasses.fields(kind)}
+    assert names - parts - {"kind"} == {field.name for field in dataclasses.fields(message)}

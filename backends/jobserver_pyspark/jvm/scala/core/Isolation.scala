@@ -19,7 +19,7 @@ trait CodeHome {
 
 /** Isolates the code of different class paths in one context. */
 trait Isolation {
-  /** The key by which task results are associated with the code that they belong to. */
+  /** The environment of a job's class path. The job must `leave` it. */
   def enter(request: JobRequest): CodeHome
 
   /** Jars that all class paths see: the runner's own, and the job API's. */

@@ -27,7 +27,7 @@ private[jobserver] final class JobChannels(code: OwnCode) {
       (running, groups.flatMap(JobChannels.channels).filter(handlers(_).exists(code.mayBeIn)))
     } finally locks.foreach(_.unlock())
     found.filter(handlers(_).exists(code.isIn))
-      .foreach(channel => JobThreads.apart("close-channel")(channel.close()))
+      .foreach(channel => JobThreads.onOwnThread("close-channel")(channel.close()))
     running || found.nonEmpty
   }
 

@@ -41,9 +41,9 @@ private[jobserver] final class JobRemains(
     val queries = queriesOf(session)
     // Stopping waits for the batch in progress, which may ignore interrupts.
     streaming.foreach { context =>
-      JobThreads.apart(s"stop-$jobId")(context.stop(stopSparkContext = false, stopGracefully = false))
+      JobThreads.onOwnThread(s"stop-$jobId")(context.stop(stopSparkContext = false, stopGracefully = false))
     }
-    queries.foreach(query => JobThreads.apart(s"stop-${query.runId}")(query.stop()))
+    queries.foreach(query => JobThreads.onOwnThread(s"stop-${query.runId}")(query.stop()))
     streaming.nonEmpty || queries.nonEmpty
   }
 

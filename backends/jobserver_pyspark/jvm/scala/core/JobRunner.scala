@@ -58,7 +58,7 @@ final class JobRunner(root: SparkSession, isolation: String, maxSessions: Int) {
   def start(requestJson: String): String = {
     val request = JobRequest.parse(requestJson)
     val job = new RunningJob(request, context, tasks, codeHomes, serializers, oldApi, () => jobs.values.asScala.toSeq)
-    require(jobs.putIfAbsent(request.jobId, job) == null, s"job ${request.jobId} runs already")
+    require(jobs.putIfAbsent(request.jobId, job) == null, s"job ${request.jobId} is already running")
     var ended = true
     try {
       if (killedEarly.remove(request.jobId)) {

@@ -94,14 +94,14 @@ private[jobserver] object JobThreads {
     }
 
   /** Closes the server's sockets. Waits for the thread in newer versions of Java. */
-  private def stop(server: AnyRef): Unit = apart("stop-http-server") {
+  private def stop(server: AnyRef): Unit = onOwnThread("stop-http-server") {
     val stop = server.getClass.getMethod("stop", Integer.TYPE)
     stop.setAccessible(true)
     stop.invoke(server, Integer.valueOf(0))
   }
 
   /** Runs `end` on a thread of its own, and waits for at most two seconds: it may block, or ignore interrupts. */
-  def apart(name: String)(end: => Unit): Unit = {
+  def onOwnThread(name: String)(end: => Unit): Unit = {
     val thread = new Thread(() => try end catch {
       case _: InterruptedException =>
       case NonFatal(error) => error.printStackTrace()
