@@ -48,8 +48,8 @@ class _PythonJob:
     If its runner ends before it has ``accepted`` the job, another one gets it: that is the next attempt. The
     reports in ``unsent`` are sent with the next one. ``lock`` guards the ``outcome``, before it is reported:
     it is what the runner sent, or, if that comes first, what the server asked for, which ends the process
-    early, as a breach of the protocol does (``broken``). After a ``clean`` end, nothing of the job runs any more; if
-    the runner is also ``reusable``, it serves another job.
+    early, as a breach of the protocol does (``broken``). After a ``clean`` end, nothing of the job
+    runs any more; if the runner is also ``reusable``, it serves another job.
     """
 
     def __init__(self, request: messages.SubmitJob, log: BoundedLog) -> None:
