@@ -297,7 +297,7 @@ class PythonJobs:
             case messages.JobValidated() if not job.running:
                 job.running = True
                 job.unsent.append(messages.JobRunning(job_id=job.id))
-            case messages.ResultPart() if job.running:
+            case messages.RunnerResultChunk() if job.running:
                 part = messages.ResultChunk(job_id=job.id, stream=message.stream, data=message.data)
                 job.unsent.append(part)
             case messages.QueryStarted():

@@ -486,7 +486,7 @@ class QueryStarted(RunnerToHost):
     query_id: str
 
 
-class ResultPart(RunnerToHost):
+class RunnerResultChunk(RunnerToHost):
     """A chunk of the job's result, as in ``ResultChunk``."""
 
     stream: bool

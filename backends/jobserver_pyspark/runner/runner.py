@@ -212,7 +212,7 @@ class Runner:
         """Send bytes in parts that are not too large; even an empty result has one part."""
         for start in range(0, len(data) or 1, CHUNK_SIZE):
             self._channel.send(
-                messages.ResultPart(stream=stream, data=memoryview(data)[start : start + CHUNK_SIZE])
+                messages.RunnerResultChunk(stream=stream, data=memoryview(data)[start : start + CHUNK_SIZE])
             )
 
     def _end(self, request: messages.RunJob, failure: JobFailure | None = None, *, used: bool = True) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from jobserver_pyspark.protocol.converter import ProtocolError
 from jobserver_pyspark.protocol.frames import Channel, ChannelClosed
-from jobserver_pyspark.protocol.messages import JobEnded, ResultPart, RunnerToHost, WarmedUp
+from jobserver_pyspark.protocol.messages import JobEnded, RunnerResultChunk, RunnerToHost, WarmedUp
 
 RunnerChannel = Channel[RunnerToHost, RunnerToHost]
 
@@ -31,14 +31,14 @@ def pair() -> Iterator[tuple[RunnerChannel, RunnerChannel]]:
 
 def test_a_message_arrives_as_it_was_sent(pair: tuple[RunnerChannel, RunnerChannel]) -> None:
     left, right = pair
-    message = ResultPart(stream=True, data=b"\x00raw\xff")
+    message = RunnerResultChunk(stream=True, data=b"\x00raw\xff")
     left.send(message)
     assert right.receive() == message
 
 
 def test_messages_that_are_sent_together_arrive_one_by_one(pair: tuple[RunnerChannel, RunnerChannel]) -> None:
     left, right = pair
-    messages = [ResultPart(stream=False, data=data) for data in (b"a", b"", b"c" * 1000)]
+    messages = [RunnerResultChunk(stream=False, data=data) for data in (b"a", b"", b"c" * 1000)]
     left.send(*messages)
     assert not right.more
     assert right.receive() == messages[0]
@@ -51,7 +51,7 @@ def test_any_number_of_messages_can_be_sent_together() -> None:
     left, right = socket.socketpair()
     sender, receiver = (RunnerChannel(end, RunnerToHost) for end in (left, right))
     receiver.settimeout(10)
-    messages = [ResultPart(stream=False, data=b"%d" % number) for number in range(2000)]
+    messages = [RunnerResultChunk(stream=False, data=b"%d" % number) for number in range(2000)]
     sending = threading.Thread(target=sender.send, args=messages)
     sending.start()
     assert [receiver.receive() for _ in messages] == messages
@@ -77,7 +77,7 @@ def test_a_part_of_a_frame_is_not_a_message_that_has_arrived() -> None:
 def test_a_large_message_among_short_ones_arrives_complete() -> None:
     left, right = socket.socketpair()
     sender, receiver = (RunnerChannel(end, RunnerToHost) for end in (left, right))
-    messages = [ResultPart(stream=False, data=data) for data in (b"1", b"2" * 3_000_000, b"3")]
+    messages = [RunnerResultChunk(stream=False, data=data) for data in (b"1", b"2" * 3_000_000, b"3")]
     sending = threading.Thread(target=sender.send, args=messages)
     sending.start()
     assert [receiver.receive() for _ in messages] == messages
@@ -91,14 +91,14 @@ def test_frames_of_many_threads_do_not_mix(pair: tuple[RunnerChannel, RunnerChan
 
     def send(number: int) -> None:
         for _ in range(20):
-            left.send(ResultPart(stream=number % 2 == 0, data=bytes([number]) * 1000))
+            left.send(RunnerResultChunk(stream=number % 2 == 0, data=bytes([number]) * 1000))
 
     threads = [threading.Thread(target=send, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for _ in range(160):
         message = right.receive()
-        assert isinstance(message, ResultPart)
+        assert isinstance(message, RunnerResultChunk)
         data = bytes(message.data)
         assert data == data[:1] * 1000
         assert message.stream is (data[0] % 2 == 0)
@@ -131,7 +131,7 @@ def test_a_payload_over_the_limit_is_refused_before_it_is_read(
     pair: tuple[RunnerChannel, RunnerChannel],
 ) -> None:
     left, right = pair
-    left.send(ResultPart(stream=False, data=b"x" * 1025))
+    left.send(RunnerResultChunk(stream=False, data=b"x" * 1025))
     with pytest.raises(ProtocolError, match=r"1025 bytes; at most \d+ \+ 1024 are allowed"):
         right.receive()
 
@@ -147,7 +147,7 @@ def test_a_closed_connection_is_noticed_on_both_sides(pair: tuple[RunnerChannel,
 
 def _send_forever(sender: RunnerChannel) -> None:
     while True:
-        sender.send(ResultPart(stream=False, data=b"x" * 1024))
+        sender.send(RunnerResultChunk(stream=False, data=b"x" * 1024))
 
 
 def test_half_a_frame_is_a_closed_connection() -> None:
@@ -175,12 +175,12 @@ def test_a_payload_larger_than_the_sockets_buffer_arrives_complete() -> None:
     left, right = socket.socketpair()
     sender, receiver = (RunnerChannel(end, RunnerToHost) for end in (left, right))
     payload = bytes(range(256)) * 20_000
-    message = ResultPart(stream=False, data=memoryview(payload))
+    message = RunnerResultChunk(stream=False, data=memoryview(payload))
     sending = threading.Thread(target=sender.send, args=(message,))
     sending.start()
     received = receiver.receive()
     sending.join()
-    assert received == ResultPart(stream=False, data=payload)
+    assert received == RunnerResultChunk(stream=False, data=payload)
     for one in (sender, receiver):
         one.close()
 
