@@ -1,4 +1,4 @@
-"""The messages about JVM jobs, between a context's host and the JVM runner in its driver (``JobRunner.scala``).
+"""The messages about JVM jobs, between a context's host and the JVM runner (``JobRunner.scala``).
 
 The host calls the JVM through py4j. These messages are the arguments and the replies of such calls, as JSON
 text; so the order is that of the calls, and the end of the stream is py4j's own error. Nothing of a job ever
