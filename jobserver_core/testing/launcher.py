@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from abc import abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
@@ -25,7 +26,7 @@ from jobserver_core.ports import (
     Launcher,
 )
 from jobserver_core.testing.contract import Contract, assert_none_left, threads_and_processes, wait_until
-from jobserver_core.testing.recording import RecordingListener, is_locked
+from jobserver_core.testing.recording import RecordingListener, end_holders, is_locked
 
 
 class RunningContext:
@@ -109,6 +110,42 @@ class LauncherContract(Contract):
         """Supply the launcher under test, and close it afterwards; a subclass overrides this."""
         raise TypeError("a launcher's tests override the fixture `launcher`")
 
+    @cached_property
+    def _locks(self) -> list[Path]:
+        """The locks of the ``hold`` jobs of a test."""
+        return []
+
+    @pytest.fixture(autouse=True)
+    def own_processes(self, request: pytest.FixtureRequest) -> Iterator[None]:
+        """End what ``hold`` jobs left before the launcher is closed, because that may wait for it."""
+        if "launcher" in request.fixturenames:
+            request.getfixturevalue("launcher")  # so it is closed after this
+        yield
+        self.end_own_processes()
+
+    def end_own_processes(self) -> str:
+        """End what ``hold`` jobs of this test left; return what to add to the message of a failure."""
+        return "".join(end_holders(lock) for lock in self._locks)
+
+    def close(self, launcher: Launcher) -> None:
+        """Close a launcher, within the timeout."""
+        errors: list[BaseException] = []
+
+        def close() -> None:
+            try:
+                launcher.close()
+            except BaseException as error:  # noqa: BLE001 - raised below
+                errors.append(error)
+
+        closing = threading.Thread(target=close, daemon=True)
+        closing.start()
+        closing.join(self.timeout)
+        if errors:
+            raise errors[0]
+        if closing.is_alive():
+            left = self.end_own_processes()
+            raise AssertionError(f"close() did not return within {self.timeout} s{left}")
+
     @pytest.fixture
     def context(self, launcher: Launcher, tmp_path: Path) -> Iterator[RunningContext]:
         """Supply a context that is ready; afterwards end it and check for faults."""
@@ -172,7 +209,9 @@ class LauncherContract(Contract):
         """Submit a job of a kind, with ``first`` at the head of its class path."""
         job = self.spec_of(context, kind, config, first=first)
         if kind == "hold":
-            context.listener.watch(job.id, Path(json.loads(config)["lock"]))
+            lock = Path(json.loads(config)["lock"])
+            self._locks.append(lock)
+            context.listener.watch(job.id, lock)
         context.handle.submit(job)
         return job
 
@@ -297,9 +336,9 @@ class LauncherContract(Contract):
     ) -> None:
         context = self.started(launcher, tmp_path, self.settings())
         self.hold(context)
-        launcher.close()
+        self.close(launcher)
         events = list(context.listener.events)
-        launcher.close()
+        self.close(launcher)
         assert events[-1][:2] == ("context-ended", ContextEnd.KILLED)
         assert context.listener.events == events
         assert context.listener.faults == []
@@ -311,7 +350,7 @@ class LauncherContract(Contract):
         context.handle.stop(60.0)
         assert self.end_of(context)[0] is ContextEnd.STOPPED
         assert context.listener.faults == []
-        launcher.close()
+        self.close(launcher)
         assert_none_left(
             before,
             "report context_ended only once the context's jobs are gone, with their threads and processes; "
@@ -376,7 +415,7 @@ class LauncherContract(Contract):
             assert not spec.work_dir.exists(), _WORK_DIR_LEFT
             assert context.listener.events == before, "events were reported after the launcher was detached"
         finally:
-            following.close()
+            self.close(following)
 
     def test_a_survivor_that_is_not_reattached_is_swept(self, launcher: Launcher, tmp_path: Path) -> None:
         self.skip_unless_contexts_outlive(launcher)
@@ -393,7 +432,7 @@ class LauncherContract(Contract):
             wait_until(lambda: not work_dir.exists(), f"{work_dir} is removed", self.timeout)
             assert list(following.survivors()) == []
         finally:
-            following.close()
+            self.close(following)
 
     def skip_unless_contexts_outlive(self, launcher: Launcher) -> None:
         """Skip the test for a launcher whose contexts end with their server."""

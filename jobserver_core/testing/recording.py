@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import os
+import signal
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,19 @@ def is_locked(path: Path) -> bool:
         except BlockingIOError:
             return True
     return False
+
+
+def end_holders(path: Path) -> str:
+    """End every other process that has a file open, and return what to add to the message of a failure."""
+    ended = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended meanwhile, or belongs to another user
+            files = {os.readlink(file) for file in (process / "fd").iterdir()}
+            if int(process.name) != os.getpid() and os.path.realpath(path) in files:
+                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                os.kill(int(process.name), signal.SIGKILL)
+                ended.append(f"{command.strip()} ({process.name})")
+    return f"; processes of the job still ran: {', '.join(ended)}, which the suite has ended" if ended else ""
 
 
 class _RecordingSink(ResultSink):
@@ -53,7 +69,7 @@ class RecordingListener(ContextListener):
         self._changed = threading.Condition()
         self._watched: dict[str, Path] = {}
         self.linger = 0.0
-        """The seconds that ``job_running`` takes to return, so that an overlapping event can arrive."""
+        """The seconds that an event of a job takes to return, so that an overlapping event can arrive."""
         self.events: list[tuple[Any, ...]] = []
         self.faults: list[str] = []
         self.results: dict[str, tuple[bool, bytearray]] = {}
@@ -96,7 +112,8 @@ class RecordingListener(ContextListener):
         """Return the first event that begins with these values.
 
         Fails after ``timeout`` seconds, and at once if the context has ended without the event, or the job
-        that the second value names.
+        that the second value names. After a timeout, processes of the job that hold its watched lock are
+        ended: the launcher may wait for them, even when it is closed.
         """
 
         def found() -> tuple[Any, ...] | None:
@@ -108,8 +125,16 @@ class RecordingListener(ContextListener):
             if not event and not self._ended() and self.ended(*start[1:2]):
                 raise AssertionError(f"job {start[1]} ended without {start}: {self.events}")
             assert event or not self._ended(), f"the context ended without {start}: {self.events}"
-            assert event, f"no {start} within {timeout} s: {self.events}"
+            if not event:
+                left = self._end_processes(start)
+                raise AssertionError(f"no {start} within {timeout} s: {self.events}{left}")
         return event
+
+    def _end_processes(self, missing: tuple[object, ...]) -> str:
+        """End the processes that a launcher may wait for instead of reporting an event."""
+        context = missing[0] == "context-ended"
+        watched = [lock for job_id, lock in self._watched.items() if context or job_id in missing[1:2]]
+        return "".join(end_holders(lock) for lock in watched)
 
     def of_job(self, job_id: str) -> list[str]:
         """Return the kinds of a job's events in order, without its progress."""
@@ -145,7 +170,7 @@ class RecordingListener(ContextListener):
                     self.faults.append(f"{event} came after the end of the context")
                 self.events.append(event)
                 self._changed.notify_all()
-            if event[0] == "running" and self.linger:
+            if event[0] in ("running", "result", "job-ended") and self.linger:
                 self._overlap.wait(self.linger)
         finally:
             self._inside.release()

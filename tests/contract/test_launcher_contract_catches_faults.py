@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import inspect
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from faults import DEADLINE, LEFT_THREADS
+from faults import DEADLINE, LEFT_THREADS, Rendezvous
 from test_launchers import FUNCTIONS
 from test_launchers import TestInlineLauncher as Suite
 
@@ -27,6 +28,7 @@ from jobserver_core.models.contexts import Resources
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.ports import ContextEnd, ContextListener, JobOutcome, JobSpec
+from jobserver_core.testing.contract import wait_until
 from jobserver_core.testing.launcher import LauncherContract, RunningContext
 
 STILL_RAN = "was reported as ended while processes of job"
@@ -42,6 +44,8 @@ class Fault(InlineLauncher):
     """What replaces which class of the in-memory launcher."""
     functions_too: ClassVar[Mapping[str, JobFunction]] = {}
     timeout: ClassVar[float] = 30.0
+    linger: ClassVar[float] = 30.0
+    """Seconds that an event takes to return, unless another one overlaps."""
 
     def __init__(self) -> None:
         super().__init__({**FUNCTIONS, **self.functions_too}, kill_grace=self.timeout)
@@ -188,6 +192,25 @@ class EventsOverlap(Fault):
             call(self._listener)
 
     parts = {"InlineReports": Serial}
+
+
+class EndsOfJobsOverlap(Fault):
+    caught_by = ("test_events_never_overlap",)
+    because = "came while another event was being handled"
+
+    linger = 0.5
+    together = Rendezvous(3)
+
+    class Run(InlineRun):
+        def run(self) -> None:
+            outcome = self._outcome()
+            self._forget(self._spec.id)
+            assert self._listener._listener is not None
+            EndsOfJobsOverlap.together.wait()
+            self._listener._listener.job_ended(self._spec.id, outcome)
+            self.over.set()
+
+    parts = {"InlineRun": Run}
 
 
 class OpensNoResultForNull(Fault):
@@ -367,6 +390,14 @@ def _hold_in_a_process(job: InlineJob) -> None:
         job.sleep(60)
 
 
+def _hold_and_wait_for_the_process(job: InlineJob) -> None:
+    """Like a launcher that reads its job's output to the end, which a process of the job holds open."""
+    with open(job.config["lock"], "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        STARTED.append(subprocess.Popen(["sleep", "3600"], pass_fds=[file.fileno()]))
+    STARTED[-1].wait()
+
+
 STARTED: list[subprocess.Popen[bytes]] = []
 
 
@@ -393,11 +424,18 @@ IN_MEMORY = [
 ]
 
 
+class WaitsForGrandchildren(InlineLauncher):
+    """A launcher that ends nothing that a job starts, and waits for it, even in ``close``."""
+
+    def __init__(self) -> None:
+        super().__init__({**FUNCTIONS, "test.hold": _hold_and_wait_for_the_process}, kill_grace=3600)
+
+
 def _run(name: str, launcher: InlineLauncher, directory: Path, timeout: float) -> None:
     """Run a test of the contract as pytest does, with its fixtures."""
     suite = Suite()
     suite.timeout = suite.start_timeout = timeout  # type: ignore[misc]
-    suite.linger = timeout  # type: ignore[misc]  # it ends when events overlap
+    suite.linger = launcher.linger if isinstance(launcher, Fault) else 0.0  # type: ignore[misc]
     test = getattr(suite, name)
     wanted = inspect.signature(test).parameters
     fixtures: dict[str, Any] = {"launcher": launcher, "tmp_path": directory}
@@ -442,3 +480,45 @@ def test_the_contract_catches_processes_that_survive(
     fault: type[Fault], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _assert_caught(fault, tmp_path, monkeypatch)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    "name",
+    [
+        "test_a_killed_context_ends_killed_with_nothing_left",
+        "test_closing_the_launcher_kills_what_is_left_and_waits_for_it",
+        "test_a_kill_ends_a_job_and_disturbs_no_other",
+        "test_processes_that_a_job_started_end_with_it",
+        "test_a_context_stops_with_its_running_jobs",
+    ],
+)
+def test_the_contract_ends_its_own_processes_instead_of_waiting_for_them(name: str, tmp_path: Path) -> None:
+    launcher = WaitsForGrandchildren()
+    try:
+        with pytest.raises(AssertionError, match=r"sleep 3600.*, which the suite has ended"):
+            _run(name, launcher, tmp_path, 1.0)
+        for process in STARTED:
+            assert process.wait(DEADLINE) == -signal.SIGKILL
+    finally:
+        for process in STARTED:
+            process.kill()
+            process.wait()
+        STARTED.clear()
+        launcher.close()
+
+
+@pytest.mark.real
+def test_the_contract_ends_its_own_processes_before_the_launcher_is_closed(tmp_path: Path) -> None:
+    launcher, suite = WaitsForGrandchildren(), Suite()
+    suite.hold(suite.started(launcher, tmp_path, suite.settings()))
+    wait_until(lambda: STARTED, "the process of the job has started", DEADLINE)
+    try:
+        suite.end_own_processes()  # as a fixture does after each test
+        assert [process.wait(DEADLINE) for process in STARTED] == [-signal.SIGKILL]
+    finally:
+        for process in STARTED:
+            process.kill()
+            process.wait()
+        STARTED.clear()
+        launcher.close()
