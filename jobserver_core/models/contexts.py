@@ -7,7 +7,7 @@ from datetime import datetime
 
 import attrs
 
-from jobserver_core.models.arguments import members
+from jobserver_core.models.arguments import check_kind, members
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.models.lifecycle import ContextState
@@ -85,6 +85,11 @@ class ContextQuery:
     name: str | None = None
     owner: str | None = None
     limit: int | None = None
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("name", "owner"):
+            check_kind(name, getattr(self, name), (str, type(None)), "a string or None")
+        check_kind("limit", self.limit, (int, type(None)), "an integer or None")
 
 
 @attrs.frozen(kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from jobserver_client import Client
-from jobserver_core import JobFailed, JobRequest, JobServer, Settings, load_settings
+from jobserver_core import ContextQuery, JobFailed, JobRequest, JobServer, Settings, load_settings
 from jobserver_core.callbacks.transports import CallableTransport, LoggingTransport
 from jobserver_core.errors import InvalidRequest
 from jobserver_core.memory import (
@@ -46,6 +46,7 @@ fetches: Made = FsspecFetcher
 posts: Made = HttpxTransport
 guard: Made = BrowserGuard
 client: Made = Client
+query: Made = ContextQuery
 URL = "http://localhost:8090"
 REQUEST = JobRequest(class_name="w.Count", class_path="w")
 
@@ -154,6 +155,9 @@ def test_the_log_of_a_context_needs_its_name() -> None:
 
 CALLS: list[tuple[Callable[[Any], object], str]] = [
     (lambda server: server.contexts({}), "the query must be a ContextQuery, not dict"),
+    (lambda server: server.contexts(query(limit="5")), "limit must be an integer or None, not str"),
+    (lambda server: server.contexts(query(name=5)), "name must be a string or None, not int"),
+    (lambda server: server.contexts(query(owner=5)), "owner must be a string or None, not int"),
     (lambda server: server.context_before("warm"), "the context must be a Context, not str"),
     (lambda server: server.parse_config(None), "the text of a configuration must be a string or bytes, not "),
     (lambda server: server.begin_submit(REQUEST, caller=None), "caller must be a string, not NoneType"),
