@@ -127,8 +127,18 @@ def context_problems(settings: Settings) -> tuple[list[str], list[str]]:
         return [], []
     with _loading_launcher(settings) as launcher:
         certain = list(configured_context_problems(settings.spark, launcher))
-        problems = configuration_problems(settings.spark, launcher)
+        problems = [*configuration_problems(settings.spark, launcher), *_room_problems(settings, launcher)]
         return [problem for problem in problems if problem not in certain], certain
+
+
+def _room_problems(settings: Settings, launcher: Launcher) -> Iterator[str]:
+    limit, configured = settings.contexts.max_contexts, len(settings.spark.contexts)
+    spares = sum(pool.size for pool in launcher.spare_pools())
+    if limit is not None and configured + spares > limit:
+        text = (
+            f"jobserver.contexts.max-contexts = {limit} has no room for all {configured} configured contexts"
+        )
+        yield f"{text} beside {spares} spares" if spares else text
 
 
 def binary_problems(settings: Settings) -> Iterator[str]:
@@ -261,7 +271,10 @@ def _contexts(settings: Settings) -> str:
     try:
         _check_contexts(settings)
         with _loading_launcher(settings) as launcher:
-            problems = list(configuration_problems(settings.spark, launcher))
+            problems = [
+                *configuration_problems(settings.spark, launcher),
+                *_room_problems(settings, launcher),
+            ]
     except InvalidSetting as error:
         raise _Problem(str(error), _CORRECT) from error
     except JobServerError as error:
@@ -314,20 +327,23 @@ def _loading_front_end() -> AbstractContextManager[None]:
 
 def _front_end(settings: Settings) -> str:
     with _loading_front_end():
-        from jobserver_http.addresses import EXPOSURE_ADVICE, exposure  # noqa: PLC0415 - the extra may be missing
+        from jobserver_http.addresses import EXPOSURE_ADVICE, check_certificate, exposure  # noqa: PLC0415 - the extra may be missing
     problem = exposure(settings.http, authenticated=settings.auth.backend != "none")
     if problem is not None:
         raise _Problem(problem, f"{EXPOSURE_ADVICE[0].upper()}{EXPOSURE_ADVICE[1:]}.")
+    with _advising(_CORRECT, InvalidSetting):
+        check_certificate(settings.http)
     return "the front-end is installed"
 
 
 def _check_front_end(settings: Settings) -> None:
     with suppress(ImportError):  # `serve` says how to install it
-        from jobserver_http.addresses import check_exposure  # noqa: PLC0415 - the extra may be missing
+        from jobserver_http.addresses import check_certificate, check_exposure  # noqa: PLC0415 - the extra may be missing
         from jobserver_http.authentication import authenticator_from_settings  # noqa: PLC0415 - as above
 
         authenticator = authenticator_from_settings(settings)
         check_exposure(settings.http, authenticated=authenticator is not None)
+        check_certificate(settings.http)
 
 
 def _users(settings: Settings) -> str:
@@ -338,6 +354,8 @@ def _users(settings: Settings) -> str:
         authenticator = authenticator_from_settings(settings)
     if authenticator is None:
         return "nobody has to log in"
+    if problem := authenticator.problem():
+        raise _Problem(problem, "Create entries with: jobserver credentials", Verdict.WARNING)
     return f"authentication {settings.auth.backend} is configured"
 
 

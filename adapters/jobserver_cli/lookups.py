@@ -137,7 +137,9 @@ def explained(client: CommandClient, *, for_job: bool = False, **named: str | No
         name = named.get(kind.noun.replace(" ", "_")) if kind else None
         if kind is None or name is None:
             raise
-        raise kind.not_found(client, name, for_job=for_job) from None
+        missing = kind.not_found(client, name, for_job=for_job)
+        missing.reason = refused.reason
+        raise missing from None
 
 
 def unknown_binaries(client: CommandClient, names: Iterable[str]) -> list[CommandFailed]:

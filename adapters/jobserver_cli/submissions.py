@@ -216,20 +216,27 @@ def run(
     """
     config = config_text(data, strings)  # before anything changes on the server
     code = upload_code(client, terminal, cp, package or [], option="code")
-    if context is not None:
-        _ensure_context(client, terminal, context, code)
-    record = _submit(client, terminal, main_class, code, context=context, config=config, key=idempotency_key)
+    denied = _ensure_context(client, terminal, context, code) if context is not None else None
+    try:
+        record = _submit(
+            client, terminal, main_class, code, context=context, config=config, key=idempotency_key
+        )
+    except CommandFailed as missing:
+        if denied is None or missing.reason != "context_not_found":
+            raise
+        raise CommandFailed(f"{missing}, and you may not start it: {denied}", denied.code) from None
     _note_start(client, terminal, context)
     follow_to_result(client, terminal, str(record["jobId"]))
 
 
-def _ensure_context(client: CommandClient, terminal: Terminal, name: str, code: Code) -> None:
+def _ensure_context(client: CommandClient, terminal: Terminal, name: str, code: Code) -> CommandFailed | None:
     """Create a context for this code unless it is live; another client may create it at the same time.
 
-    None is created if the server lacks a binary, since no job could use it.
+    None is created if the server lacks a binary, since no job could use it. If the user may neither start
+    contexts nor see whether this one is live, return the refusal: the submit finds out.
     """
     if _live_context(client, name) is not None:
-        return
+        return None
     with _despite_denial():
         if missing := _missing_binary(client, code):
             raise missing
@@ -243,11 +250,12 @@ def _ensure_context(client: CommandClient, terminal: Terminal, name: str, code: 
     except CommandFailed as refused:
         if refused.reason == "permission_denied":
             _refuse_missing(client, name, refused)
-            return  # it may be live, if the user may not see it: the submit says whether it is
+            return refused
         if refused.reason != "context_exists":
             if similar:
                 refused.advice = "\n".join(filter(None, [question.replace("d", "D", 1), refused.advice]))
             raise
+    return None
 
 
 def _refuse_missing(client: CommandClient, name: str, refused: CommandFailed) -> None:

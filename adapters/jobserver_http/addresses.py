@@ -1,8 +1,9 @@
-"""Addresses of clients and of the server, and which web pages a browser may send requests from."""
+"""Addresses of clients and of the server, its certificate, and which web pages may send requests to it."""
 
 from __future__ import annotations
 
 import ipaddress
+import ssl
 from collections.abc import Collection, Mapping
 from urllib.parse import urlsplit
 
@@ -62,6 +63,28 @@ def check_exposure(http: HttpSettings, *, authenticated: bool) -> None:
     problem = exposure(http, authenticated=authenticated)
     if problem is not None:
         raise InvalidSetting(key="jobserver.http.host", message=f"{problem}: {EXPOSURE_ADVICE}")
+
+
+def check_certificate(http: HttpSettings) -> None:
+    """Check that the server can use its certificate and key, if it has them.
+
+    Raises:
+        InvalidSetting: One cannot be read, or they do not match.
+    """
+    certificate, key = http.tls_certificate, http.tls_key
+    if certificate is None or key is None:
+        return
+    for name, file in (("certificate", certificate), ("key", key)):
+        try:
+            file.open("rb").close()
+        except OSError as error:
+            message = f"cannot read {file}: {error.strerror}"
+            raise InvalidSetting(key=f"jobserver.http.tls-{name}", message=message) from None
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+    except ssl.SSLError as error:
+        message = f"{certificate} and {key} are not a matching certificate and key: {error.strerror or error}"
+        raise InvalidSetting(key="jobserver.http.tls-certificate", message=message) from None
 
 
 def within(address: str, networks: Collection[str]) -> bool:

@@ -94,6 +94,10 @@ class Authenticator(Backend):
                 Retry-After, and no failed login is counted.
         """
 
+    def problem(self) -> str | None:
+        """Return what the operator should know when the server starts, such as that there are no users."""
+        return None
+
     def current(self, identity: Identity) -> bool:
         """Whether an authenticated identity is still valid. Must be cheap.
 

@@ -193,8 +193,11 @@ class FileAuthenticator(Authenticator):
             self._tokens = _File(settings.token_file, "jobserver.auth.token-file", _sha256)
             challenges.append('Bearer realm="jobserver"')
         self.challenges = tuple(challenges)
-        if not any(file.entries() for file in (self._users, self._tokens) if file is not None):
-            _log.warning("nobody can log in: the files of jobserver.auth have no entries")
+
+    def problem(self) -> str | None:
+        if any(file.entries() for file in (self._users, self._tokens) if file is not None):
+            return None
+        return "nobody can log in: the files of jobserver.auth have no entries"
 
     def authenticate(self, credentials: Credentials) -> Identity | None:
         if credentials.scheme == "bearer":

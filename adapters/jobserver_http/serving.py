@@ -8,7 +8,6 @@ import logging
 import math
 import signal
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -23,7 +22,7 @@ from jobserver_core.config.settings import HttpSettings
 from jobserver_core.errors import InvalidSetting, JobServerError
 from jobserver_core.models.arguments import check_kind
 from jobserver_core.server import JobServer
-from jobserver_http.addresses import BrowserGuard, check_exposure, is_loopback
+from jobserver_http.addresses import BrowserGuard, check_certificate, check_exposure, is_loopback
 from jobserver_http.application import HttpApplication, create_app
 from jobserver_http.authentication import Authenticator, authenticator_from_settings
 from jobserver_http.connections import (
@@ -170,7 +169,7 @@ class ServerRun:
         with contextlib.ExitStack() as stack:
             stack.callback(self._server.close)  # even if it was never started
             self._check_exposure()
-            self._check_certificate()
+            check_certificate(self._http)
             listener = stack.enter_context(self._bind())
             asyncio.run(self._run(listener, signals))
 
@@ -282,22 +281,11 @@ class ServerRun:
 
     def _check_exposure(self) -> None:
         check_exposure(self._http, authenticated=self._authenticator is not None)
+        if self._authenticator is not None and (problem := self._authenticator.problem()):
+            _log.warning(problem)
         plain = self._http.tls_certificate is None
         if self._authenticator is not None and plain and not is_loopback(self._http.host):
             _log.warning("credentials are sent unencrypted: configure jobserver.http.tls-certificate")
-
-    def _check_certificate(self) -> None:
-        certificate, key = self._http.tls_certificate, self._http.tls_key
-        if certificate is None:
-            return
-        try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
-        except OSError as error:  # SSLError is a subclass
-            raise InvalidSetting(
-                key="jobserver.http.tls-certificate",
-                message=f"{certificate} and {key} are not a matching certificate and key: "
-                f"{error.strerror or error}",
-            ) from None
 
     def _bind(self) -> socket.socket:
         host, port = self._http.host, self._http.port

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -26,6 +27,7 @@ _LOCAL = re.compile(r"(?:file|local):(?://(?:localhost(?=/))?)?(/.*)", re.IGNORE
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+:")
 _ENDPOINT = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+/?")
 _S3 = re.compile(r"s3a?:")
+_CACHE_SIZE_OPTION = "cache-size"
 _CACHE_SIZE = 4 * 1024**3
 
 
@@ -71,16 +73,23 @@ class FsspecBlobStore(BlobStore):
     def check_options(cls, settings: Settings) -> None:
         # The driver's options are checked by the driver, which opens the file system.
         _cache_size_of(settings)
-        url = settings.blobs.url
+        url, options = settings.blobs.url, settings.blobs.options
         if url and _local_directory(url) is None:
-            with _driver_errors(str(url), settings.blobs.options):
+            with _driver_errors(str(url), options):
                 _driver_of(str(url))
+        elif unknown := next((name for name in options if name != _CACHE_SIZE_OPTION), None):
+            near = difflib.get_close_matches(unknown, [_CACHE_SIZE_OPTION])
+            message = "a directory has no such option"
+            nearest = near[0] if near else None
+            raise InvalidSetting(key=f"jobserver.blobs.options.{unknown}", message=message, nearest=nearest)
 
     @classmethod
     def from_settings(cls, settings: Settings, data_dir: Path) -> FsspecBlobStore:
         return cls(
             settings.blobs.url or data_dir / "blobs",
-            options={name: value for name, value in settings.blobs.options.items() if name != "cache-size"},
+            options={
+                name: value for name, value in settings.blobs.options.items() if name != _CACHE_SIZE_OPTION
+            },
             cache_directory=data_dir / "cache" / "blobs",
             cache_size=_cache_size_of(settings),
         )
@@ -129,7 +138,7 @@ def _local_directory(url: str | Path) -> Path | None:
 
 def _cache_size_of(settings: Settings) -> int:
     try:
-        return parse_size(settings.blobs.options.get("cache-size", _CACHE_SIZE))
+        return parse_size(settings.blobs.options.get(_CACHE_SIZE_OPTION, _CACHE_SIZE))
     except ValueError as error:
         raise InvalidSetting(key="jobserver.blobs.options.cache-size", message=str(error)) from None
 

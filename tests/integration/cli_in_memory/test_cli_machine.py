@@ -139,6 +139,11 @@ def test_doctor_and_serve_refuse_a_master_that_no_context_can_use(
         ('jobserver.blobs { backend = fsspec, url = "gs://bucket/prefix" }', "is not installed: "),
         ('jobserver.blobs { backend = fsspec, url = "gss://bucket/prefix" }', "Protocol not known: gss"),
         ('jobserver.metadata { backend = sql, url = "mysql://host/jobs" }', "'mysql' is not a supported"),
+        ("jobserver.blobs { backend = fsspec, options.cache-sze = 1 GiB }", "did you mean 'cache-size'?"),
+        (
+            "jobserver.http { tls-certificate = /no.pem, tls-key = /no.key }",
+            "cannot read /no.pem: No such file",
+        ),
     ],
 )
 def test_config_show_and_doctor_refuse_what_serve_refuses(
@@ -151,6 +156,25 @@ def test_config_show_and_doctor_refuse_what_serve_refuses(
     examined = jobserver("doctor", *arguments)
     assert (examined.code, words in examined.out) == (7, True), examined.out
     assert "Start the database" not in examined.out
+
+
+def test_config_show_and_doctor_warn_of_configured_contexts_that_exceed_the_limit(
+    jobserver: CommandLine, tmp_path: Path
+) -> None:
+    text = "jobserver.contexts.max-contexts = 1\nspark.contexts { one {}, two {} }"
+    arguments = ("--config", config_file(tmp_path, text), "--data-dir", tmp_path / "data")
+    words = "jobserver.contexts.max-contexts = 1 has no room for all 2 configured contexts"
+    shown, examined = jobserver("config", "show", *arguments), jobserver("doctor", *arguments)
+    assert (shown.code, f"warning: {words}" in shown.err) == (0, True), shown.err
+    assert f"! Contexts: {words}" in examined.out
+
+
+def test_doctor_and_serve_warn_of_files_without_users(tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.touch(mode=0o600)
+    chosen = settings(tmp_path, **{"jobserver.auth.backend": "file", "jobserver.auth.token-file": tokens})
+    finding = found(chosen)["Users"]
+    assert (finding.verdict, finding.text.startswith("nobody can log in")) == (Verdict.WARNING, True)
 
 
 def test_config_show_and_doctor_name_a_configured_binary_whose_file_is_missing(
