@@ -108,7 +108,8 @@ def examine(settings: Settings) -> Iterator[Finding]:
 def mistakes(settings: Settings) -> list[JobServerError]:
     """Return what keeps a server from starting on any machine with this installation.
 
-    Opens no store, and connects to nothing. The errors are those of a start, in its order.
+    Opens no store, connects to nothing, and reads no file of users or certificates. The errors are those of a
+    start, in its order.
     """
     found: dict[str, JobServerError] = {}
     for check in (_check_contexts, _check_transports, _check_options, _check_front_end):
@@ -338,12 +339,11 @@ def _front_end(settings: Settings) -> str:
 
 def _check_front_end(settings: Settings) -> None:
     with suppress(ImportError):  # `serve` says how to install it
-        from jobserver_http.addresses import check_certificate, check_exposure  # noqa: PLC0415 - the extra may be missing
-        from jobserver_http.authentication import authenticator_from_settings  # noqa: PLC0415 - as above
+        from jobserver_http.addresses import check_exposure  # noqa: PLC0415 - the extra may be missing
+        from jobserver_http.authentication import check_authentication  # noqa: PLC0415 - as above
 
-        authenticator = authenticator_from_settings(settings)
-        check_exposure(settings.http, authenticated=authenticator is not None)
-        check_certificate(settings.http)
+        check_authentication(settings)
+        check_exposure(settings.http, authenticated=settings.auth.backend != "none")
 
 
 def _users(settings: Settings) -> str:

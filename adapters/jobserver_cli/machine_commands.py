@@ -121,8 +121,9 @@ def config_show(
     """Print the effective settings, and where each comes from. Secrets are redacted.
 
     If `serve` would refuse this configuration, the exit code is the same: 2 for settings, 7 for backends,
-    transports and drivers that are not installed. It is also 2 if a configured context cannot start, although
-    a server starts without that context.
+    transports and drivers that are not installed. Files of users and certificates are not read: `doctor`
+    checks them. It is also 2 if a configured context cannot start, although a server starts without that
+    context.
 
     Examples:
         jobserver config show --changed

@@ -279,11 +279,24 @@ def authenticator_from_settings(settings: Settings) -> Authenticator | None:
         PluginNotFound: The authenticator is not installed.
         InvalidSetting: A credential file cannot be read, or is set although the backend is ``none``.
     """
+    check_authentication(settings)
+    if settings.auth.backend == "none":
+        return None
+    return plugins.load(Authenticator, settings.auth.backend, settings, settings.data_dir)
+
+
+def check_authentication(settings: Settings) -> None:
+    """Check the settings of the authenticator, without a look at the files of users.
+
+    Raises:
+        PluginNotFound: The authenticator is not installed.
+        InvalidSetting: A setting is missing, or a credential file is set although the backend is ``none``.
+    """
     auth = settings.auth
     if auth.backend != "none":
-        return plugins.load(Authenticator, auth.backend, settings, settings.data_dir)
+        plugins.check_options(Authenticator, auth.backend, settings)
+        return
     for name in ("password_file", "token_file"):
         if getattr(auth, name) is not None:
             key = f"jobserver.auth.{name.replace('_', '-')}"
             raise InvalidSetting(key=key, message="requires jobserver.auth.backend = file")
-    return None

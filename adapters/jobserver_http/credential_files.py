@@ -171,17 +171,25 @@ class _File:
         return InvalidSetting(key=self._key, message=f"{self._path}: {reason}")
 
 
+def _check_files(settings: AuthSettings) -> None:
+    if settings.password_file is None and settings.token_file is None:
+        message = "file requires password-file or token-file"
+        raise InvalidSetting(key="jobserver.auth.backend", message=message)
+
+
 class FileAuthenticator(Authenticator):
     """Authenticates with the configured password file, token file, or both."""
+
+    @classmethod
+    def check_options(cls, settings: Settings) -> None:
+        _check_files(settings.auth)
 
     @classmethod
     def from_settings(cls, settings: Settings, data_dir: Path) -> FileAuthenticator:
         return cls(settings.auth)
 
     def __init__(self, settings: AuthSettings) -> None:
-        if settings.password_file is None and settings.token_file is None:
-            message = "file requires password-file or token-file"
-            raise InvalidSetting(key="jobserver.auth.backend", message=message)
+        _check_files(settings)
         self._hasher = argon2.PasswordHasher()
         self._dummy_hash = hash_password(secrets.token_hex())
         self._users = self._tokens = None

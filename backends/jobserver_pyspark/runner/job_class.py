@@ -60,9 +60,8 @@ def new_job(found: Any, name: str) -> Any:
         job = found()
     except BaseException as error:
         frames = error.__traceback__
-        if (
-            isinstance(error, TypeError) and frames is not None and frames.tb_next is None
-        ):  # no code of the job ran
+        called = frames is not None and frames.tb_next is not None  # otherwise, no code of the job ran
+        if isinstance(error, TypeError) and not called:
             message = f"{name} cannot be created without arguments: {error}"
             raise JobFailure("wrong-type", message) from error
         raise JobFailure.of("raised", error) from error

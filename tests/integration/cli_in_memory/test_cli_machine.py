@@ -140,10 +140,6 @@ def test_doctor_and_serve_refuse_a_master_that_no_context_can_use(
         ('jobserver.blobs { backend = fsspec, url = "gss://bucket/prefix" }', "Protocol not known: gss"),
         ('jobserver.metadata { backend = sql, url = "mysql://host/jobs" }', "'mysql' is not a supported"),
         ("jobserver.blobs { backend = fsspec, options.cache-sze = 1 GiB }", "did you mean 'cache-size'?"),
-        (
-            "jobserver.http { tls-certificate = /no.pem, tls-key = /no.key }",
-            "cannot read /no.pem: No such file",
-        ),
     ],
 )
 def test_config_show_and_doctor_refuse_what_serve_refuses(
@@ -156,6 +152,26 @@ def test_config_show_and_doctor_refuse_what_serve_refuses(
     examined = jobserver("doctor", *arguments)
     assert (examined.code, words in examined.out) == (7, True), examined.out
     assert "Start the database" not in examined.out
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("jobserver.http { tls-certificate = /no.pem, tls-key = /no.key }", "cannot read /no.pem: No such"),
+        (
+            "jobserver.auth { backend = file, token-file = /no.tokens }",
+            "/no.tokens: No such file or directory",
+        ),
+    ],
+)
+def test_doctor_refuses_files_that_serve_refuses_and_config_show_is_for_any_machine(
+    jobserver: CommandLine, tmp_path: Path, text: str, words: str
+) -> None:
+    arguments = ("--config", config_file(tmp_path, text), "--data-dir", tmp_path / "data")
+    examined, served = jobserver("doctor", *arguments), jobserver("serve", *arguments)
+    assert (examined.code, words in examined.out) == (7, True), examined.out
+    assert (served.code, words in served.err) == (2, True), served.err
+    assert jobserver("config", "show", *arguments).code == 0
 
 
 def test_config_show_and_doctor_warn_of_configured_contexts_that_exceed_the_limit(
