@@ -9,6 +9,7 @@ separate calls, because a living context publishes only after it has released it
 from __future__ import annotations
 
 import logging
+import re
 from datetime import datetime
 from typing import Any
 
@@ -43,6 +44,7 @@ from jobserver_core.running.user_thread import CallBack
 
 _log = logging.getLogger(__name__)
 
+_LIKE_AN_ID = re.compile(r"[\w.-]+")
 _PAGE = 200
 """The number of jobs to read at a time."""
 _REFUSED = ErrorInfo(message="the request was refused: storage failed while it was being recorded")
@@ -291,9 +293,9 @@ class Records:
         try:
             check_context_name(name)
         except InvalidName as error:
-            return ContextNotFound(
-                name=name, reason=None if or_id else f"the name is not allowed: {error.rule}"
-            )
+            may_be_id = or_id and _LIKE_AN_ID.fullmatch(name)
+            reason = None if may_be_id else f"the name is not allowed: {error.rule}"
+            return ContextNotFound(name=name, reason=reason)
         last = self._metadata.context_named(name)
         if last is None or last.error is None or last.ended_at is None:
             return ContextNotFound(name=name)
