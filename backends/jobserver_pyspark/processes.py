@@ -211,18 +211,24 @@ def reap_children() -> None:
 def kill_marked(marker: str) -> bool:
     """Kill every process that has the marker; return whether none is left after five seconds.
 
-    This is repeated, because a process may fork after it is found and before it is killed.
+    This is repeated, because a process may fork after it is found and before it is killed. A process that
+    ends loses its environment, and so the marker, before it releases its files and locks: so this waits for
+    each process that it killed, too.
     """
     deadline = time.monotonic() + 5.0
     pause = 0.002
-    while found := [pid for pid in marked(marker) if start_time(pid) is not None]:
+    killed: dict[int, int] = {}
+    while True:
+        found = {pid: began for pid in marked(marker) if (began := start_time(pid)) is not None}
         for pid in found:
             kill(pid)
+        killed |= found
+        if not any(start_time(pid) == began for pid, began in killed.items()):
+            return True
         if time.monotonic() > deadline:
             return False
         time.sleep(pause)
         pause = min(pause * 2, 0.1)
-    return True
 
 
 def available_memory() -> int | None:
