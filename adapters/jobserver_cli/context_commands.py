@@ -11,7 +11,7 @@ from jobserver_cli.client import CommandClient, quoted_segment
 from jobserver_cli.completion import context_names
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.following import showing_start
-from jobserver_cli.lookups import explained, resolve_context
+from jobserver_cli.lookups import resolve_context, suggestions
 from jobserver_cli.options import argument, config_text, key_and_value
 from jobserver_cli.records import (
     ContextFields,
@@ -88,7 +88,7 @@ def show(client: CommandClient, terminal: Terminal, name: ContextName) -> None:
         jobserver context show warm
     """
     name = resolve_context(client, name)
-    with explained(client, context=name):
+    with suggestions(client, context=name):
         record = client.context(name)
     if terminal.as_json:
         terminal.json(record)
@@ -175,7 +175,7 @@ def stop(
         jobserver context stop warm --force
     """
     name = resolve_context(client, name)
-    with explained(client, context=name), terminal.status(f"stopping {name}", delay=REFUSAL_DELAY):
+    with suggestions(client, context=name), terminal.status(f"stopping {name}", delay=REFUSAL_DELAY):
         response = client.send(
             "DELETE",
             f"/contexts/{quoted_segment(name)}",

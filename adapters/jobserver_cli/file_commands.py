@@ -11,11 +11,11 @@ import typer
 from jobserver_cli.client import CommandClient, quoted_segment
 from jobserver_cli.completion import binary_names, data_files
 from jobserver_cli.exits import CommandFailed, ExitCode
-from jobserver_cli.lookups import explained
+from jobserver_cli.lookups import suggestions
 from jobserver_cli.options import argument
 from jobserver_cli.records import time_shown
 from jobserver_cli.terminal import Terminal
-from jobserver_cli.uploads import BinaryKind, digest_of, has, kind_of, post_file, upload_binary
+from jobserver_cli.uploads import BinaryKind, file_digest, has, kind_of, post_file, upload_binary
 
 BinaryName = Annotated[str, argument("NAME", "The binary's name.", binary_names)]
 LocalFile = Annotated[
@@ -47,7 +47,7 @@ def upload(
             ExitCode.USAGE,
             "Set its kind with --type.",
         )
-    unchanged = has(client, name, digest_of(file), kind)
+    unchanged = has(client, name, file_digest(file), kind)
     if not unchanged:
         upload_binary(client, terminal, name, file, kind)
     if terminal.as_json:
@@ -84,7 +84,7 @@ def versions(client: CommandClient, terminal: Terminal, name: BinaryName) -> Non
     Example:
         jobserver binary versions words
     """
-    with explained(client, binary=name):
+    with suggestions(client, binary=name):
         found = client.get(f"/binaries/{quoted_segment(name)}/versions")
     rows = (
         (
@@ -105,7 +105,7 @@ def delete(client: CommandClient, terminal: Terminal, name: BinaryName) -> None:
     Example:
         jobserver binary delete words
     """
-    with explained(client, binary=name):
+    with suggestions(client, binary=name):
         response = client.call("DELETE", f"/binaries/{quoted_segment(name)}")
     terminal.report_deleted(name, response)
 
@@ -164,6 +164,6 @@ def data_delete(
     Example:
         jobserver data delete birds-2026-01-31T08_30_00.000+00_00.csv.gz
     """
-    with explained(client, data_file=name):
+    with suggestions(client, data_file=name):
         response = client.call("DELETE", f"/data/{quote(name, safe='')}")
     terminal.report_deleted(name, response)

@@ -13,7 +13,7 @@ from jobserver_cli.client import CommandClient, quoted_segment
 from jobserver_cli.completion import job_ids, live_job_ids
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.following import followed_log, show_repeatedly, wait_for_end, while_taken_over
-from jobserver_cli.lookups import LAST, explained, resolve_context, resolve_job
+from jobserver_cli.lookups import LAST, resolve_context, resolve_job, suggestions
 from jobserver_cli.options import argument, number_option
 from jobserver_cli.parameters import JOB_HELP, JobId, context_option
 from jobserver_cli.records import (
@@ -169,7 +169,7 @@ def job(
         jobserver job 5453779a --config
     """
     job_id = resolve_job(client, job_id)
-    with explained(client, job=job_id):
+    with suggestions(client, job=job_id):
         if config:
             terminal.json(client.get(f"/jobs/{quoted_segment(job_id)}/config"))
         elif follow:
@@ -229,7 +229,7 @@ def result(
     if table and terminal.as_json:
         raise CommandFailed("--table and --json cannot be combined", ExitCode.USAGE)
     job_id = resolve_job(client, job_id)
-    with explained(client, job=job_id):
+    with suggestions(client, job=job_id):
         record = client.job(job_id)
         if wait and record.get("status") not in FINAL:
             record = wait_for_end(client, job_id, terminal)
@@ -265,7 +265,7 @@ def kill(
         params = {"force": "true" if force else None}
         killing = terminal.status(f"killing {job_id}", delay=REFUSAL_DELAY)
         try:
-            with explained(client, job=job_id), killing:
+            with suggestions(client, job=job_id), killing:
                 response = client.call("DELETE", f"/jobs/{quoted_segment(job_id)}", params=params)
         except CommandFailed as refused:
             if refused.reason != "job_already_final":
@@ -321,7 +321,7 @@ def logs(
         context = resolve_context(client, context or "")
         path = f"/contexts/{quoted_segment(context)}/logs"
     opened = followed_log(client, job_id=job_id, context=context) if follow else client.stream(path)
-    with explained(client, job=job_id, context=context), opened as response:
+    with suggestions(client, job=job_id, context=context), opened as response:
         if terminal.as_json:
             for line in response.iter_lines():
                 terminal.json(line)

@@ -124,7 +124,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 @contextmanager
-def explained(client: CommandClient, *, for_job: bool = False, **named: str | None) -> Iterator[None]:
+def suggestions(client: CommandClient, *, for_job: bool = False, **named: str | None) -> Iterator[None]:
     """Add a suggestion to errors about names that the server does not know.
 
     ``named`` has the names that the user gave, by kind: ``context="warm"``. With ``for_job``, the context is

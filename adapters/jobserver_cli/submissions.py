@@ -13,7 +13,7 @@ from jobserver_cli.client import CommandClient, quoted_segment
 from jobserver_cli.completion import binary_names
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.following import follow_job, interrupt_note, showing_start, wait_for_end
-from jobserver_cli.lookups import explained, similar_context, unknown_binaries
+from jobserver_cli.lookups import similar_context, suggestions, unknown_binaries
 from jobserver_cli.options import (
     ConfigStrings,
     ConfigTexts,
@@ -269,7 +269,7 @@ def _refuse_missing(client: CommandClient, name: str, refused: CommandFailed) ->
 
 def _refuse_ended(client: CommandClient, name: str) -> None:
     """Raise the error for a context in which no job can run, unless the server does not show it."""
-    with _despite_denial(), explained(client, for_job=True, context=name):
+    with _despite_denial(), suggestions(client, for_job=True, context=name):
         record = client.context(name)
         if record.get("endTime") != "Empty":
             raise CommandFailed(f"context {name!r} has ended", ExitCode.REFUSED, reason="context_not_found")
@@ -312,7 +312,7 @@ def _submit(
     )
     doing = "submitting" if context else "submitting (the start of the job's context can take a minute)"
     submitting = terminal.status(doing, delay=REFUSAL_DELAY)
-    with _explained(client, main_class, code, context), submitting:
+    with _rephrased_errors(client, main_class, code, context), submitting:
         record: JobFields = client.call(
             "POST",
             "/jobs",
@@ -341,10 +341,12 @@ def _despite_denial() -> Iterator[None]:
 
 
 @contextmanager
-def _explained(client: CommandClient, main_class: str, code: Code, context: str | None) -> Iterator[None]:
+def _rephrased_errors(
+    client: CommandClient, main_class: str, code: Code, context: str | None
+) -> Iterator[None]:
     """Rephrase errors of the server in terms of the command line."""
     try:
-        with explained(client, for_job=True, context=context):
+        with suggestions(client, for_job=True, context=context):
             yield
     except CommandFailed as refused:
         rephrased = _rephrased(client, refused, main_class, code)

@@ -192,7 +192,7 @@ def _project_of(directory: Path) -> Path | None:
 
 def _upload(client: CommandClient, terminal: Terminal, file: Path, before: Callable[[], None]) -> str:
     """Upload a file unless the server has it; return its name there."""
-    digest = digest_of(file)
+    digest = file_digest(file)
     kind = kind_of(file)
     assert kind is not None  # checked by _code_file
     name = f"{_stem(file)}-{digest[:HASH_DIGITS]}"
@@ -209,7 +209,7 @@ def _stem(file: Path) -> str:
     return _NOT_IN_NAMES.sub("_", stem).lstrip(".-")[:MAX_STEM] or "code"
 
 
-def digest_of(file: Path) -> str:
+def file_digest(file: Path) -> str:
     """Return the SHA-256 of a file's content.
 
     Raises:

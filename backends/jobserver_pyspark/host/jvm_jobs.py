@@ -198,7 +198,7 @@ class JvmJobs:
                 job.unsent.append(messages.JobRunning(job_id=job.id))
             if end.status == "finished":
                 self._send_result(job, end, result)
-            error = None if end.error is None else bounded(explained(end.error, end.failure, request.config))
+            error = None if end.error is None else bounded(with_hint(end.error, end.failure, request.config))
             if error is not None and end.failure == "class-not-found":
                 near = nearest_class(request.main_class, [jar.path for jar in job.request.jars])
                 error = replace(error, stack=f"{error.stack}; did you mean {near!r}?") if near else error
@@ -255,16 +255,16 @@ class JvmJobs:
             return self._runner
 
 
-def explained(error: ErrorDetails, failure: JobFailureKind | None, config: str) -> ErrorDetails:
+def with_hint(error: ErrorDetails, failure: JobFailureKind | None, config: str) -> ErrorDetails:
     """Return the error of a job, with a hint if one can help against a missing configuration value."""
     if failure == "validation":
-        return _with_hint(error, hint_for_message, config, error.message)
+        return _extended(error, hint_for_message, config, error.message)
     for error_class, pattern, hint in _MISSING:
         if error.error_class.endswith(error_class) and (found := pattern.search(error.message)):
-            return _with_hint(error, hint, config, found[1].replace('"', ""))
+            return _extended(error, hint, config, found[1].replace('"', ""))
     return error
 
 
-def _with_hint(error: ErrorDetails, hint: _Hint, config: str, text: str) -> ErrorDetails:
+def _extended(error: ErrorDetails, hint: _Hint, config: str, text: str) -> ErrorDetails:
     found = hint(json.loads(config), text)
     return replace(error, message=f"{error.message}; {found}") if found else error

@@ -18,7 +18,7 @@ from jobserver_pyspark.installation.java import find_java, run_java
 from jobserver_pyspark.installation.libraries import (
     LibrariesUnavailable,
     LibrarySource,
-    digest_of,
+    jar_digest,
     kept_libraries,
     resolve_libraries,
 )
@@ -93,7 +93,7 @@ class JvmToolchain:
         """
         digest = hashlib.sha256()
         for jar in jars:
-            digest.update(bytes.fromhex(digest_of(jar)))
+            digest.update(bytes.fromhex(jar_digest(jar)))
         directory = self._home() / f"classes-{digest.hexdigest()[:16]}"
         if not directory.is_dir():
             with _made_at_once(directory) as made:
@@ -136,7 +136,7 @@ class JvmToolchain:
         return jar
 
     def _jar(self, name: str, sources: Sequence[Path], class_path: Sequence[Path]) -> Path:
-        key = _digest(sources, [digest_of(jar) for jar in class_path])
+        key = _digest(sources, [jar_digest(jar) for jar in class_path])
         return self._home() / f"{name}-{key}" / f"jobserver-{name}_{self.spark.scala}.jar"
 
     def _compile(self, sources: Sequence[Path], classes: Path, class_path: Sequence[Path]) -> None:

@@ -96,14 +96,14 @@ def _libraries(scala: str) -> tuple[_Library, ...]:
     )
 
 
-def digest_of(jar: Path) -> str:
+def jar_digest(jar: Path) -> str:
     """Return the SHA-256 of a jar in hexadecimal. A file that has not changed is read only once."""
     found = jar.stat()
-    return _digest_of(jar, found.st_ino, found.st_size, found.st_mtime_ns)
+    return _jar_digest(jar, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=64)
-def _digest_of(jar: Path, *_stamp: int) -> str:
+def _jar_digest(jar: Path, *_stamp: int) -> str:
     return hashlib.sha256(jar.read_bytes()).hexdigest()
 
 
@@ -134,7 +134,7 @@ def kept_libraries(source: LibrarySource, spark: SparkInstall, cache: Path) -> t
             _in_directory(source.directory, prefix) for prefix in ("config-", f"scalactic_{spark.scala}-")
         )
     kept = [(cache / _KEPT / library.jar, library) for library in _libraries(spark.scala)]
-    intact = all(jar.is_file() and digest_of(jar) == library.digest for jar, library in kept)
+    intact = all(jar.is_file() and jar_digest(jar) == library.digest for jar, library in kept)
     return tuple(jar for jar, _ in kept) if intact else None
 
 

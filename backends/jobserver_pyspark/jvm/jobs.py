@@ -12,7 +12,7 @@ import attrs
 
 from jobserver_core.errors import LaunchError
 from jobserver_pyspark.installation.compiler import JvmToolchain
-from jobserver_pyspark.installation.libraries import LibrariesUnavailable, digest_of
+from jobserver_pyspark.installation.libraries import LibrariesUnavailable, jar_digest
 from jobserver_pyspark.protocol.converter import ProtocolMessage, decode, encode
 from jobserver_pyspark.protocol.failures import qualified_name
 from jobserver_pyspark.protocol.jvm_messages import (
@@ -196,7 +196,7 @@ def refers_to_api(jar: Path) -> bool:
 
 
 def _jar(path: Path) -> JvmJar:
-    return JvmJar(path=path, sha256=digest_of(path))
+    return JvmJar(path=path, sha256=jar_digest(path))
 
 
 def _written(message: ProtocolMessage) -> str:

@@ -18,7 +18,7 @@ from jobserver_core.errors import JobServerError, LaunchError
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.ports import ContextEnd, ContextHandle, ContextListener, ContextSpec, JobSpec
 from jobserver_pyspark.launcher.connections import Arrivals, HostChannel, HostConnections, arrived
-from jobserver_pyspark.launcher.descriptors import check_descriptors, explained, out_of_descriptors
+from jobserver_pyspark.launcher.descriptors import check_descriptors, out_of_descriptors, with_limit
 from jobserver_pyspark.launcher.environments import Unpacking
 from jobserver_pyspark.launcher.host_plan import HostPlan, link_jars
 from jobserver_pyspark.launcher.host_process import HostProcess, SurvivingHost
@@ -371,7 +371,7 @@ class HostedContext(ContextHandle):
                 self._end = ContextEnd.KILLED_OUTSIDE if killed else ContextEnd.FAILED
                 self._error = self._unexpected(status)
             asked = self._end in (ContextEnd.STOPPED, ContextEnd.KILLED)
-            end, error = self._end, None if asked or self._error is None else explained(self._error)
+            end, error = self._end, None if asked or self._error is None else with_limit(self._error)
         record = self._record
         ended = record is not None and record.end()
         if record is None:  # nothing was started, so there are only links

@@ -18,7 +18,7 @@ import org.apache.spark.streaming.{JobStreamingContext, Milliseconds, StreamingC
  */
 final class JobContext private[jobserver] (
     val jobId: String,
-    val kind: String,
+    val contextType: String,
     val session: SparkSession,
     val configJson: String,
     val contextConfigJson: String,
@@ -30,7 +30,7 @@ final class JobContext private[jobserver] (
 
   /** The context's setting `context-factory`, or the usual one for its type. */
   def factory: String = new ObjectMapper().readTree(contextConfigJson).path("context-factory")
-    .asText(JobContext.Factories.getOrElse(kind, kind))
+    .asText(JobContext.Factories.getOrElse(contextType, contextType))
 
   def sparkContext: SparkContext = session.sparkContext
   def javaSparkContext: JavaSparkContext = new JavaSparkContext(sparkContext)
@@ -47,7 +47,7 @@ final class JobContext private[jobserver] (
 
   /** The job's own StreamingContext. Each job gets a new one, because a stopped one cannot be restarted. */
   def streamingContext: StreamingContext = synchronized {
-    if (kind != "streaming")
+    if (contextType != "streaming")
       throw new WrongKindOfJob(s"a StreamingContext needs ${JobContext.factoriesOf(Set("streaming"))}")
     streaming.getOrElse {
       val made = new JobStreamingContext(sparkContext, Milliseconds(batchIntervalMs), jobId)
@@ -68,7 +68,7 @@ final class JobContext private[jobserver] (
 
   /** The context for a parameter of this type, or None if the context type does not provide it. */
   private[jobserver] def contextFor(parameter: Class[_]): Option[AnyRef] = {
-    val batch = kind != "streaming"
+    val batch = contextType != "streaming"
     parameter.getName match {
       case "java.lang.Object" => Some(ownContext)
       case "org.apache.spark.SparkContext" if batch => Some(sparkContext)
@@ -81,7 +81,7 @@ final class JobContext private[jobserver] (
     }
   }
 
-  private[jobserver] def ownContext: AnyRef = kind match {
+  private[jobserver] def ownContext: AnyRef = contextType match {
     case "spark" => sparkContext
     case "session" | "any" => session
     case "sql" => sqlContext

@@ -16,11 +16,11 @@ import org.apache.spark.sql.SparkSession
  * so that no object of a job passes the gateway.
  * Every method may be called from any thread. `start` and `awaitEnded` block the caller.
  *
- * @param isolation `session` or `shared`, see `jobserver_pyspark.jvm`
+ * @param isolationMode `session` or `shared`, see `jobserver_pyspark.jvm`
  */
-final class JobRunner(root: SparkSession, isolation: String, maxSessions: Int) {
+final class JobRunner(root: SparkSession, isolationMode: String, maxSessions: Int) {
   private val context: SparkContext = root.sparkContext
-  private val codeHomes: Isolation = Isolations.make(isolation, root, maxSessions)
+  private val isolation: Isolation = Isolations.make(isolationMode, root, maxSessions)
   private val serializers = new Serializers(context)
   private val tasks = new JobTasks(context, Isolation.JobProperty)
   private val jobs = new ConcurrentHashMap[String, RunningJob]()
@@ -34,12 +34,12 @@ final class JobRunner(root: SparkSession, isolation: String, maxSessions: Int) {
   JobListeners.watch(context, () => JobThreads.current.map(_.jobId))
   JobOutput.install()
   addContextJars()
-  JobResultGetter.install(context, Isolation.Property, codeHomes.loaderOf)
+  JobResultGetter.install(context, Isolation.Property, isolation.loaderOf)
   serializers.prepareDriver()
 
   /** Jars for every class path: the runner's own, for the executors. */
   def addLibraries(jarsJson: String): Unit = {
-    codeHomes.addLibraries(JobRequest.parseJars(jarsJson))
+    isolation.addLibraries(JobRequest.parseJars(jarsJson))
     serializers.prepareAnew()
   }
 
@@ -57,7 +57,7 @@ final class JobRunner(root: SparkSession, isolation: String, maxSessions: Int) {
    */
   def start(requestJson: String): String = {
     val request = JobRequest.parse(requestJson)
-    val job = new RunningJob(request, context, tasks, codeHomes, serializers, oldApi, () => jobs.values.asScala.toSeq)
+    val job = new RunningJob(request, context, tasks, isolation, serializers, oldApi, () => jobs.values.asScala.toSeq)
     require(jobs.putIfAbsent(request.jobId, job) == null, s"job ${request.jobId} is already running")
     var ended = true
     try {
@@ -101,7 +101,7 @@ final class JobRunner(root: SparkSession, isolation: String, maxSessions: Int) {
   def close(waitMs: Long, drainMs: Long): Unit = {
     jobs.values.asScala.toSeq.map(job => new Thread(() => job.cancel(waitMs, drainMs)))
       .map { thread => thread.start(); thread }.foreach(_.join())
-    codeHomes.close()
+    isolation.close()
   }
 
   /** The context's own jars (`spark.jars`, `spark.jars.packages`), which all jobs see on the driver. */

@@ -35,7 +35,7 @@ private[jobserver] object ReflectiveJobs extends JobApi {
         val fitting = methods.filter(method => context.contextFor(method.getParameterTypes.head).isDefined)
         val method = fitting.headOption.getOrElse(throw new WrongKindOfJob(
           s"${candidate.getClass.getName}.runJob takes a ${methods.head.getParameterTypes.head.getName}, " +
-            s"which a context of type '${context.kind}' does not have"))
+            s"which a context of type '${context.contextType}' does not have"))
         Some(new ReflectiveJob(candidate, method, context))
     }
 

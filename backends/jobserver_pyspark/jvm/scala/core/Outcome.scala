@@ -10,13 +10,13 @@ private[jobserver] final case class Outcome(
     failure: String = null,
     error: Failure = null,
     result: String = null,
-    bytes: Long = 0L,
+    size: Long = 0L,
     inline: String = null,
     validated: Boolean = false) {
 
   def toJson: String = {
     val node = Outcome.mapper.createObjectNode()
-      .put("kind", "JvmJobState").put("status", status).put("failure", failure).put("result", result).put("size", bytes)
+      .put("kind", "JvmJobState").put("status", status).put("failure", failure).put("result", result).put("size", size)
       .put("inline", inline).put("validated", validated)
     if (error == null) node.putNull("error")
     else {
@@ -35,12 +35,12 @@ private[jobserver] object Outcome {
   val killed: Outcome = Outcome("killed")
 
   def finished(written: WrittenResult): Outcome =
-    Outcome("finished", result = written.kind, bytes = written.bytes, inline = written.inline.orNull)
-  def failed(kind: String, error: Throwable): Outcome = Outcome("failed", kind, Failure.of(error))
+    Outcome("finished", result = written.form, size = written.size, inline = written.inline.orNull)
+  def failed(failure: String, error: Throwable): Outcome = Outcome("failed", failure, Failure.of(error))
 
   /** The server's own reason: the exceptions of this package mean nothing to the job's author. */
-  def refused(kind: String, message: String, detail: String = ""): Outcome =
-    Outcome("failed", kind, Failure(message, "", detail))
+  def refused(failure: String, message: String, detail: String = ""): Outcome =
+    Outcome("failed", failure, Failure(message, "", detail))
 }
 
 /** An exception as data: message, Java class, Java stack. */

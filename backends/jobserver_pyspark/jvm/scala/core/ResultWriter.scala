@@ -12,7 +12,7 @@ import com.fasterxml.jackson.core.{JsonFactory, JsonGenerator}
  * A written result: `json` or `stream`, its size in bytes, and the bytes in Base64 if they are few. Otherwise they are in
  * the file.
  */
-private[jobserver] final case class WrittenResult(kind: String, bytes: Long, inline: Option[String])
+private[jobserver] final case class WrittenResult(form: String, size: Long, inline: Option[String])
 
 /**
  * Writes a job's result in one pass, as JSON or as the bytes of a streamed result: a large one to a file, a small one to
@@ -34,12 +34,12 @@ private[jobserver] final class ResultWriter(path: Path, maxBytes: Long, cancelle
     val target = new SpillingStream(path)
     val out = new LimitedStream(target, maxBytes, cancelled)
     try {
-      val kind = ResultWriter.content(take()) match {
+      val form = ResultWriter.content(take()) match {
         case ResultWriter.Bytes(in) => copy(in, out); "stream"
         case ResultWriter.Chunks(chunks) => chunks.foreach(out.write(_)); "stream"
         case ResultWriter.Json(value) => writeJson(value, out); "json"
       }
-      WrittenResult(kind, out.written, target.inMemory.map(Base64.getEncoder.encodeToString))
+      WrittenResult(form, out.written, target.inMemory.map(Base64.getEncoder.encodeToString))
     } finally out.close()
   }
 

@@ -14,7 +14,7 @@ private[jobserver] final class RunningJob(
     private val request: JobRequest,
     spark: SparkContext,
     tasks: JobTasks,
-    codeHomes: Isolation,
+    isolation: Isolation,
     serializers: Serializers,
     oldApi: Option[JobApi],
     allJobs: () => Seq[RunningJob]) {
@@ -122,7 +122,7 @@ private[jobserver] final class RunningJob(
   private def admitted(): Outcome = labelled {
     // Before the job's jars are added, and outside its session: all class paths see what executors load now.
     serializers.prepareExecutors()
-    val home = try Right(codeHomes.enter(request)) catch { case error: Throwable => Left(error) }
+    val home = try Right(isolation.enter(request)) catch { case error: Throwable => Left(error) }
     home.fold(Outcome.failed("loading", _), within)
   }
 
@@ -153,7 +153,7 @@ private[jobserver] final class RunningJob(
   private def attempt(home: CodeHome): Outcome =
     try {
       val context = new JobContext(
-        request.jobId, request.kind, home.session, request.config, request.contextConfig,
+        request.jobId, request.contextType, home.session, request.config, request.contextConfig,
         new NamedObjectTable(request.jobId, request.classPathKey), request.dataDir,
         request.streaming.path("batch_interval").asLong(1000L))
       jobContext = Some(context)

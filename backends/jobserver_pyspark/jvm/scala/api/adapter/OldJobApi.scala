@@ -31,9 +31,9 @@ final class OldJobApi extends JobApi {
       case _: SparkSqlJob | _: JSqlJob[_] => (Set("sql", "hive"), () => context.sqlContext)
       case _: SparkHiveJob | _: JHiveJob[_] => (Set("hive"), () => context.hiveContext)
       case _: SparkStreamingJob | _: JStreamingJob[_] => (Set("streaming"), () => context.streamingContext)
-      case _ => (Set(context.kind), () => context.ownContext)
+      case _ => (Set(context.contextType), () => context.ownContext)
     }
-    if (context.kind != "any" && !kinds.contains(context.kind)) throw new WrongKindOfJob(
+    if (context.contextType != "any" && !kinds.contains(context.contextType)) throw new WrongKindOfJob(
       s"${job.getClass.getName.stripSuffix("$")} needs ${JobContext.factoriesOf(kinds)}; " +
         s"this context has context-factory = ${context.factory}")
     make()
