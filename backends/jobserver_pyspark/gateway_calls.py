@@ -7,6 +7,7 @@ not depend on each other's replies can be sent together.
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Iterable
 from typing import Any
@@ -17,6 +18,11 @@ _RETURN = b"!"
 
 class GatewayBroken(Exception):
     """The JVM did not reply, or sent something that is not a reply."""
+
+
+def mute_lost_connections() -> None:
+    """Keep py4j from logging a lost connection, with its stack, before it raises the error."""
+    logging.getLogger().addFilter(lambda record: record.module != "java_gateway")
 
 
 def call(target: Any, method: str, *arguments: str) -> str:

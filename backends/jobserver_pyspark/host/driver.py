@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import re
 import struct
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jobserver_pyspark import processes
-from jobserver_pyspark.gateway_calls import call, construction, results
+from jobserver_pyspark.gateway_calls import call, construction, mute_lost_connections, results
 from jobserver_pyspark.host.logs import BoundedLog, Output, OutputPump
 from jobserver_pyspark.host.yarn import YarnApplication, YarnStatus, log_states, provide_jars
 from jobserver_pyspark.protocol.failures import ContextFailure, describe
@@ -132,8 +131,7 @@ class Driver:
         port, secret = self._address()
         from py4j.clientserver import ClientServer, JavaParameters, PythonParameters  # noqa: PLC0415 - after the JVM
 
-        # py4j logs a lost connection with its stack before it raises the error, which the callers handle.
-        logging.getLogger().addFilter(lambda record: record.module != "java_gateway")
+        mute_lost_connections()
         self.gateway = ClientServer(
             java_parameters=JavaParameters(port=port, auth_token=secret, auto_convert=True),
             python_parameters=PythonParameters(port=0, eager_load=False),

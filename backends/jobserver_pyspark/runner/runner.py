@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 from jobserver_core import results
 from jobserver_core.results import UnusableResult
 from jobserver_pyspark import processes
+from jobserver_pyspark.gateway_calls import mute_lost_connections
 from jobserver_pyspark.protocol import messages
 from jobserver_pyspark.protocol.converter import ProtocolError
 from jobserver_pyspark.protocol.failures import JobFailure, details_of
@@ -239,4 +240,5 @@ def _prepare_process(request: messages.RunJob) -> None:
         )
     logging.getLogger("py4j").setLevel(logging.WARNING)
     mute_query_errors()
+    mute_lost_connections()
     os.environ["JOBSERVER_JOB_ID"] = request.job_id

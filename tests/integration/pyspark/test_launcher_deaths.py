@@ -68,14 +68,18 @@ def test_a_job_that_ends_the_application_ends_the_context_quietly(
     start: Start, caplog: pytest.LogCaptureFixture, killer: str, text: str
 ) -> None:
     context = start().wait_ready()
-    context.running("trouble.SleepingTasks")
-    context.running("contract.Endless")
-    context.submit(killer)
+    jobs = [
+        context.running("trouble.SleepingTasks"),
+        context.running("contract.Endless"),
+        context.submit(killer),
+    ]
     end, error = context.wait_end(15.0)
     assert end is ContextEnd.FAILED
     assert text in error.message
     assert caplog.messages == []
     assert "Py4JJavaError" not in context.spec.log_path.read_text()
+    logs = [job.log_path.read_text() for job in jobs if job.log_path.exists()]
+    assert not any("Exception while sending command" in log for log in logs)
     _assert_all_gone(context)
 
 
