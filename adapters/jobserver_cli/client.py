@@ -105,7 +105,7 @@ class CommandClient:
                 user_agent="jobserver-cli",
             )
         except InvalidRequest as error:
-            advice = _PROXY_ADVICE if isinstance(error, InvalidProxy) else _ADDRESS_ADVICE
+            advice = _PROXY_ADVICE if isinstance(error, InvalidProxy) else _OPTIONS_ADVICE
             raise CommandFailed(str(error), ExitCode.USAGE, advice) from error
         return self
 
@@ -178,7 +178,10 @@ class CommandClient:
 
 UNAUTHENTICATED = "unauthenticated"
 """The error code of missing or wrong credentials."""
-_ADDRESS_ADVICE = "Set it with --server or JOBSERVER_URL, and the user with --user or JOBSERVER_USER."
+_OPTIONS_ADVICE = (
+    "Check --server, --user, --token and --ca-file, or JOBSERVER_URL, JOBSERVER_USER, JOBSERVER_PASSWORD, "
+    "JOBSERVER_TOKEN and JOBSERVER_CA_FILE."
+)
 _PROXY_ADVICE = "To connect without a proxy, add the server's host to NO_PROXY."
 _CHECK_ADVICE = "Check --server and JOBSERVER_URL."
 _START_ADVICE = "Start one with: jobserver serve. Or set its address with --server or JOBSERVER_URL."

@@ -365,11 +365,10 @@ class AsyncClient(RemoteServer):
     async def open_result(self, job_id: str) -> AsyncResultReader | None:
         """Open a finished job's result for reading in chunks; None when it has none."""
         unpacked = {"Accept-Encoding": "identity"}  # so that the size is known
+        opened = self.connection.current(path_to("jobs", job_id, "result"), unpacked)
+        self.connection.check_loop()
         try:
-            return await AsyncResultReader.open(
-                self.connection.current(path_to("jobs", job_id, "result"), unpacked),
-                self.connection.check_loop,
-            )
+            return await AsyncResultReader.open(opened, self.connection.check_loop)
         except ClientClosed:
             raise
         except Conflict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Generator
@@ -14,13 +15,15 @@ import httpx
 from jobserver_core.errors import InvalidRequest
 from jobserver_core.models.arguments import check_kind, check_seconds
 
+_IN_A_HEADER = re.compile("[!-~]([ -~]*[!-~])?")
+
 
 @attrs.frozen(kw_only=True)
 class ConnectionOptions:
     """How to reach a server.
 
     Raises:
-        InvalidRequest: An option has the wrong type.
+        InvalidRequest: An option has the wrong type, or cannot be sent.
     """
 
     url: str
@@ -38,10 +41,16 @@ class ConnectionOptions:
     def __attrs_post_init__(self) -> None:
         for name in ("timeout", "connect_timeout", "reconnect_timeout"):
             check_seconds(name, getattr(self, name))
+        check_kind("reconnect_timeout", self.reconnect_timeout, (int, float), "a number of seconds")
         check_kind("retries", self.retries, int, "a whole number")
         for name in ("user", "password", "token"):
             check_kind(name, getattr(self, name), (str, type(None)), "a string")
         check_kind("user_agent", self.user_agent, str, "a string")
+        for name in ("token", "user_agent"):
+            value = getattr(self, name)
+            if value is not None and not _IN_A_HEADER.fullmatch(value):
+                expected = "printable ASCII, without spaces or line breaks around it"
+                raise InvalidRequest(message=f"{name} must be {expected}")
         check_kind("ca_file", self.ca_file, (str, Path, type(None)), "the path of a file")
         check_kind("ssl_context", self.ssl_context, (ssl.SSLContext, type(None)), "an ssl.SSLContext")
 
@@ -65,11 +74,11 @@ class ConnectionOptions:
             raise InvalidRequest(message=f"invalid server address; expected {expected}")
         return text.rstrip("/")
 
-    def auth(self) -> httpx.Auth | tuple[str, str] | None:
+    def auth(self) -> httpx.Auth | tuple[bytes, bytes] | None:
         """Return the credentials in the form that httpx takes.
 
         Raises:
-            InvalidRequest: They are those of a user and a token, or a user or a password is missing.
+            InvalidRequest: They are those of a user and a token, one is missing, or not valid Unicode.
         """
         if self.token is not None:
             if self.user is not None or self.password is not None:
@@ -79,7 +88,12 @@ class ConnectionOptions:
             raise InvalidRequest(message="a password needs a user")
         if self.user is not None and self.password is None:
             raise InvalidRequest(message="a user needs a password, which may be empty")
-        return None if self.user is None or self.password is None else (self.user, self.password)
+        if self.user is None or self.password is None:
+            return None
+        try:
+            return self.user.encode(), self.password.encode()
+        except UnicodeEncodeError:
+            raise InvalidRequest(message="user and password must be valid Unicode") from None
 
     def verification(self) -> ssl.SSLContext | bool:
         """Return what to check the server's certificate with.

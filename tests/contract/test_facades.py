@@ -395,6 +395,7 @@ def test_a_client_belongs_to_one_event_loop_and_says_so() -> None:
                 fresh.result,
                 ended.finished.result,
                 reader.value,
+                lambda: facade.open_result(ended.id),
                 lambda: facade.submit(a_request("w.Echo")),
                 lambda: facade.subscribe(print),
                 lambda: anext(facade.logs(ended.id)),

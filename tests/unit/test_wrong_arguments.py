@@ -50,6 +50,7 @@ query: Made = ContextQuery
 URL = "http://localhost:8090"
 REQUEST = JobRequest(class_name="w.Count", class_path="w")
 
+BAD_TOKENS = ("", "secret\n", " secret", "se\ncret", "säcret")
 WRONG: list[tuple[Callable[[], object], str]] = [
     (
         lambda: in_memory(launcher=InlineLauncher),
@@ -104,6 +105,7 @@ WRONG: list[tuple[Callable[[], object], str]] = [
     (lambda: client(URL, timeout="5"), "timeout must be a number of seconds, .* got '5'"),
     (lambda: client(URL, connect_timeout="5"), "connect_timeout must be a number of seconds"),
     (lambda: client(URL, reconnect_timeout="5"), "reconnect_timeout must be a number of seconds"),
+    (lambda: client(URL, reconnect_timeout=None), "reconnect_timeout must be a number of seconds"),
     (lambda: client(URL, retries="5"), "retries must be a whole number, not str"),
     (lambda: client(URL, token=5), "token must be a string, not int"),
     (lambda: client(URL, user=5, password="x"), "user must be a string, not int"),
@@ -112,6 +114,12 @@ WRONG: list[tuple[Callable[[], object], str]] = [
     (lambda: client(URL, password="x"), "a password needs a user"),
     (lambda: client(URL, ca_file=5), "ca_file must be the path of a file, not int"),
     (lambda: client(URL, ssl_context=5), "ssl_context must be an ssl.SSLContext, not int"),
+    *(
+        (lambda value=value: client(URL, token=value), "^token must be printable ASCII")
+        for value in BAD_TOKENS
+    ),
+    (lambda: client(URL, user_agent="ä"), "^user_agent must be printable ASCII"),
+    (lambda: client(URL, user="x", password="\udcf6"), "^user and password must be valid Unicode$"),
     (lambda: client(URL, user_agent=5), "user_agent must be a string, not int"),
     (lambda: ManualClock().advance("5"), "seconds must be a number of seconds, .* got '5'"),
     (lambda: memory(schemes=3), "schemes must be a list of strings, not int"),

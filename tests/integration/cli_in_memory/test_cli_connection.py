@@ -271,6 +271,18 @@ def test_help_does_not_show_the_secrets_of_the_environment(guarded: CommandLine)
 def test_a_ca_file_that_cannot_be_read_is_a_mistake_of_the_command_line(jobserver: CommandLine) -> None:
     done = jobserver("jobs", "--server", "https://127.0.0.1:9", "--ca-file", "nowhere.pem")
     assert (done.code, "nowhere.pem" in done.err) == (2, True)
+    assert "Check --server, --user, --token and --ca-file, or JOBSERVER_URL" in done.err
+
+
+def test_credentials_that_cannot_be_sent_are_named_and_not_shown(client: CommandLine) -> None:
+    client.environment.setenv("JOBSERVER_TOKEN", "secret\n")
+    done = client("jobs")
+    assert (done.code, "token must be printable ASCII" in done.err, "secret" in done.err) == (2, True, False)
+    client.environment.setenv("JOBSERVER_TOKEN", "")
+    client.environment.setenv("JOBSERVER_PASSWORD", "secret\udcf6")
+    done = client("jobs", "--user", "ann")
+    expected = "user and password must be valid Unicode"
+    assert (done.code, expected in done.err, "secret" in done.err) == (2, True, False)
 
 
 def test_proxies_of_the_environment_do_not_stand_before_a_server_of_this_machine(client: CommandLine) -> None:
