@@ -193,9 +193,14 @@ class UnknownContextFactory(InvalidSetting):
 class UnsupportedMediaType(InvalidInput):
     """The content type of an upload is missing, or is not the type of a binary."""
 
-    template = "content type {media_type!r} is not supported; expected one of {supported}"
     media_type: str | None
     supported: tuple[str, ...]
+
+    def _text(self) -> str:
+        fault = (
+            "content type {media_type!r} is not supported" if self.media_type else "no content type is given"
+        )
+        return self.formatted(f"{fault}; expected one of {{supported}}")
 
 
 class NotAnArchive(InvalidInput):

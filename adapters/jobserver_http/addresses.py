@@ -69,7 +69,7 @@ def check_certificate(http: HttpSettings) -> None:
     """Check that the server can use its certificate and key, if it has them.
 
     Raises:
-        InvalidSetting: One cannot be read, or they do not match.
+        InvalidSetting: One cannot be read, they do not match, or the key is encrypted.
     """
     certificate, key = http.tls_certificate, http.tls_key
     if certificate is None or key is None:
@@ -80,9 +80,14 @@ def check_certificate(http: HttpSettings) -> None:
         except OSError as error:
             message = f"cannot read {file}: {error.strerror}"
             raise InvalidSetting(key=f"jobserver.http.tls-{name}", message=message) from None
+
+    def refuse() -> str:
+        message = f"{key} is encrypted; write it without a pass phrase: openssl pkey -in {key} -out FILE"
+        raise InvalidSetting(key="jobserver.http.tls-key", message=message)
+
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
-    except ssl.SSLError as error:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=refuse)
+    except OSError as error:  # SSLError is a subclass
         message = f"{certificate} and {key} are not a matching certificate and key: {error.strerror or error}"
         raise InvalidSetting(key="jobserver.http.tls-certificate", message=message) from None
 

@@ -305,3 +305,24 @@ def test_an_unreadable_certificate_is_reported(tmp_path: Path) -> None:
     )
     with pytest.raises(InvalidSetting, match="tls-certificate"), running(a_server(settings=settings)):
         raise AssertionError("it must not run")
+
+
+def test_a_key_that_needs_a_pass_phrase_is_reported_without_a_prompt(tmp_path: Path) -> None:
+    import trustme
+    from cryptography.hazmat.primitives import serialization
+
+    certificate = trustme.CA().issue_cert("127.0.0.1")
+    certificate.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
+    key = serialization.load_pem_private_key(certificate.private_key_pem.bytes(), None)
+    encrypted = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"secret"),
+    )
+    (tmp_path / "key.pem").write_bytes(encrypted)
+    settings = in_http(
+        **{"port": 0, "tls-certificate": str(tmp_path / "cert.pem"), "tls-key": str(tmp_path / "key.pem")}
+    )
+    expected = r"tls-key': .*key\.pem is encrypted; write it without a pass phrase: openssl pkey -in "
+    with pytest.raises(InvalidSetting, match=expected), running(a_server(settings=settings)):
+        raise AssertionError("it must not run")
