@@ -237,6 +237,8 @@ def _backends(settings: Settings) -> str:
             if error.__cause__:
                 text = f"cannot load {port.kind} {name!r}: {error.__cause__}"
             raise _Problem(text, _installation(error)) from error
+        except PluginFailed as error:
+            raise _Problem(str(error), "Repair that package, or choose another backend.") from error
         names.append(f"{port.kind} {name}")
     return ", ".join(names)
 

@@ -359,8 +359,6 @@ def _rephrased(
     if refused.reason == "binary_not_found":
         with _despite_denial():
             return _missing_binary(client, code)
-        names = [repr(name) for name in [*code.class_path, *code.packages] if ":" not in name]
-        return CommandFailed(f"binary {' or '.join(names)} not found", refused.code)
     if refused.reason == "class_not_found":
         advice = (
             "CLASS is a full name: package, module and class in Python (words.jobs.Count), package and class "

@@ -303,6 +303,23 @@ def test_doctor_names_a_backend_that_is_not_installed(tmp_path: Path) -> None:
     assert "metadata 'stone' is not installed (installed: memory" in finding.text
 
 
+def test_doctor_goes_on_after_a_backend_that_fails(
+    jobserver: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "plugin" / "stone_backends-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stone-backends\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[jobserver.metadata]\nstone = stone_backends:Stone\n")
+    (info.parent / "stone_backends.py").write_text("raise RuntimeError('out of stone')\n")
+    monkeypatch.syspath_prepend(str(info.parent))
+    config = config_file(tmp_path, "jobserver.metadata.backend = stone")
+    done = jobserver("doctor", "--config", config, "--data-dir", tmp_path / "data")
+    assert (done.code, "✗ Backends: the metadata backend 'stone' of stone-backends" in done.out) == (7, True)
+    assert "out of stone" in done.out
+    assert "Repair that package, or choose another backend." in done.out
+    assert "this machine is not ready: Backends" in done.err
+
+
 @pytest.mark.parametrize("way", ["file", "below a file"])
 def test_doctor_reports_an_unusable_data_directory(tmp_path: Path, way: str) -> None:
     file = tmp_path / "file"

@@ -92,6 +92,20 @@ def test_run_in_a_context_that_is_missing_says_so_to_a_user_who_may_not_start_it
         assert "jobserver contexts" not in message
 
 
+def test_a_missing_binary_of_the_configuration_is_named_to_a_user_who_may_not_list_binaries(
+    jobserver: CommandLine, start_guarded: Callable[[str, str], AbstractContextManager[str]], tmp_path: Path
+) -> None:
+    submitter, admin = "fedcba9876543210" * 2, "00112233" * 4
+    lines = f"ci:{hash_token(submitter)}:jobs\nadmin:{hash_token(admin)}:*\n"
+    config = "spark.context-settings.dependent-jar-uris = [rates]"
+    with start_guarded("", lines) as url:
+        assert jobserver("upload", "words", wheel(tmp_path), "--server", url, "--token", admin).code == 0
+        for token in (submitter, admin):
+            login = ("--server", url, "--token", token)
+            done = jobserver("submit", "w.X", "--cp", "words", "-d", config, *login)
+            assert (done.code, done.err) == (ExitCode.REFUSED, "✗ binary 'rates' not found\n")
+
+
 def test_run_uses_a_live_context_that_the_user_may_not_see(
     jobserver: CommandLine, start_guarded: Callable[[str, str], AbstractContextManager[str]]
 ) -> None:
