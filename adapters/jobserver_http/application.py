@@ -19,9 +19,8 @@ from starlette.routing import Router
 from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
-from jobserver_core.errors import BackendError, InvalidName, JobNotFound, JobServerError, ServerClosed
+from jobserver_core.errors import BackendError, JobServerError, ServerClosed
 from jobserver_core.models.arguments import check_kind
-from jobserver_core.models.validation import check_binary_name, check_context_name
 from jobserver_core.server import JobServer
 from jobserver_http.access import Namespace, allows
 from jobserver_http.addresses import BrowserGuard, without_password_dialog
@@ -146,66 +145,46 @@ class HttpApplication:
             await self._router(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        guard = BodyGuard(scope, receive, send)
+        guard, routed = BodyGuard(scope, receive, send), _routed(scope)
         recorder = _ResponseRecorder(scope, guard)
         self.state.metrics.request_started()
-        scope["jobserver.guard"] = guard
+        routed["jobserver.guard"] = guard
         try:
-            rejected = _AMBIGUOUS if guard.ambiguous else _refused_path(scope)
+            rejected = _AMBIGUOUS if guard.ambiguous else None if scope["path"].startswith("/") else _NO_PATH
             if rejected is not None:
                 await respond(rejected)(scope, guard.receive, recorder.send)
             else:
-                await self._router(_without_slash(scope), guard.receive, recorder.send)
+                await self._router(routed, guard.receive, recorder.send)
         finally:
-            route = scope.get("jobserver.route", _UNKNOWN)
+            route = routed.get("jobserver.route", _UNKNOWN)
             method = scope["method"] if route != _UNKNOWN else "ANY"
             seconds = time.monotonic() - recorder.started
             self.state.metrics.request_ended(route, method, recorder.status, seconds)
             client = (scope.get("client") or ("-",))[0]
             # The query is not logged, because it may contain secrets, for example in a callback URL.
             path = quote(scope["path"], safe="/:@!$&'()*+,;=~-._")
-            user = quote(scope.get("jobserver.user", ""), safe="@:+")
+            user = quote(routed.get("jobserver.user", ""), safe="@:+")
             last = f" {user}" if user else ""
             text = "%s %s %s %s %.3f%s"
             _access.info(text, client, scope["method"], path, recorder.status, seconds, last)
 
 
-def _no_job(job_id: str) -> str:
-    raise JobNotFound(job_id=job_id)
+_SLASH = "\udc2f"
+"""What a slash in a name is while the path is routed: in its decoded form, a name would be two segments."""
+_NAMED = ("binaries", "contexts", "jars", "jobs")
+"""The first segments of paths with names. Those of data files are whole paths."""
 
 
-_NAME_RULES = {
-    "binaries": check_binary_name,
-    "contexts": check_context_name,
-    "jars": check_binary_name,
-    "jobs": _no_job,
-}
-"""What refuses a name with a slash, by the first segment of the path. Names of data files may have some."""
-
-
-def _refused_path(scope: Scope) -> StatusResponse | None:
-    """Return the response to a path that is not routed: in its decoded form, a name would be two segments."""
-    if not scope["path"].startswith("/"):
-        return _NO_PATH
-    raw = (scope.get("raw_path") or b"").decode("latin-1").removeprefix(quote(scope.get("root_path", "")))
-    if "%2f" in raw.lower():
-        collection, _, rest = raw[1:].partition("/")
-        name = unquote(rest.partition("/")[0])
-        if "/" in name and collection in _NAME_RULES:
-            try:
-                _NAME_RULES[collection](name)
-            except (InvalidName, JobNotFound) as error:
-                return response_to(error)
-    return None
-
-
-def _without_slash(scope: Scope) -> Scope:
-    """Remove a trailing slash from the path, as the old server ignored it. An encoded slash is kept."""
-    path, raw = scope["path"], scope.get("raw_path") or b"/"
-    relative = path.removeprefix(scope.get("root_path", ""))
-    if len(relative) > 1 and relative.endswith("/") and raw.endswith(b"/"):
-        scope["path"] = path[:-1]
-    return scope
+def _routed(scope: Scope) -> Scope:
+    """Return a scope whose path has each name in one segment, and no trailing slash, which is ignored."""
+    path, root = scope["path"], scope.get("root_path", "")
+    raw = (scope.get("raw_path") or b"/").decode("latin-1")
+    relative = raw.removeprefix(quote(root))
+    if "%2f" in relative.lower() and relative[1:].partition("/")[0] in _NAMED:
+        path = root + _SLASH.join(map(unquote, re.split("%2f", relative, flags=re.IGNORECASE)))
+    if len(path.removeprefix(root)) > 1 and path.endswith("/") and raw.endswith("/"):
+        path = path[:-1]
+    return scope if path == scope["path"] else {**scope, "path": path}
 
 
 class _ResponseRecorder:
@@ -262,7 +241,7 @@ class _Endpoint:
                 guard=scope["jobserver.guard"],
                 query=query,
                 params=parsed(route.parameters, query) | _header_values(route, scope),
-                path=scope.get("path_params", {}),
+                path={name: value.replace(_SLASH, "/") for name, value in scope["path_params"].items()},
                 names=names,
                 identity=identity,
                 admit=partial(self._authenticate, scope, route),
@@ -347,5 +326,5 @@ async def _respond_not_found(scope: Scope, receive: Receive, send: Send) -> None
     if scope["type"] != "http":
         await WebSocketClose()(scope, receive, send)
         return
-    text = f"unknown path {scope['path'][:256]!a}"
+    text = f"unknown path {scope['path'].replace(_SLASH, '/')[:256]!a}"
     await respond(StatusResponse(status=404, result=text, code=REFUSALS[404]))(scope, receive, send)

@@ -245,7 +245,7 @@ _BY_OPERATION: dict[str, dict[type[Exception], Rule]] = {
         core.LaunchError: _object(500, "CONTEXT INIT ERROR"),
     },
     "delete_context": {
-        core.ContextNotFound: _fixed_text(404, "context {name} not found"),
+        core.ContextNotFound: _fixed_text(404, "context {name} not found", "reason"),
         core.ContextFailed: _job_error(500, "CONTEXT DELETE ERROR"),
         core.BackendError: _object(500, "CONTEXT DELETE ERROR"),
         core.StorageError: _object(500, "CONTEXT DELETE ERROR"),

@@ -46,8 +46,8 @@ def as_user(site: Site, user: str, password: str = PASSWORD) -> httpx.Client:
     return httpx.Client(base_url=site.url, auth=(user, password))
 
 
-def call(site: Site, route: Route, auth: Any) -> httpx.Response:
-    path = route.path.replace("{name:path}", "x").replace("{name}", "x").replace("{id}", "x")
+def call(site: Site, route: Route, auth: Any, name: str = "x") -> httpx.Response:
+    path = route.path.replace("{name:path}", name).replace("{name}", name).replace("{id}", name)
     url = site.url + path.replace("{file}", "docs.js")
     with httpx.stream(route.method, url, auth=auth) as response:  # of an endless stream the head will do
         return response
@@ -55,8 +55,9 @@ def call(site: Site, route: Route, auth: Any) -> httpx.Response:
 
 def test_every_route_except_the_public_ones_requires_credentials(guarded: Site) -> None:
     for route in ROUTES:
-        status = call(guarded, route, None).status_code
-        assert (status == 401) is (route.permission is not None), route.name
+        for name in ("x", "x%2Fy"):
+            status = call(guarded, route, None, name).status_code
+            assert (status == 401) is (route.permission is not None), (route.name, name)
 
 
 def test_every_route_wants_its_permission(guarded: Site) -> None:
