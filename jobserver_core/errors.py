@@ -65,6 +65,8 @@ if TYPE_CHECKING:  # only the types of fields: errors are the lowest layer
 
 CONTEXT_TERMINATED = "ContextTerminated"
 """The class of the error of a job whose context has ended. Its stack is the reason in words."""
+JOB_KILLED = "JobKilled"
+"""The class of the error of a job that a known user has killed. Its stack names the user, in words."""
 _INNER_CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
 
 
@@ -548,10 +550,10 @@ class JobKilled(JobUnsuccessful):
     """The job ended in the state KILLED."""
 
     def _text(self) -> str:
-        start, message = f"Job {self.job_id} killed", getattr(self.error, "message", "")
-        if message.startswith(start):
-            return f"job {self.job_id} was killed{message.removeprefix(start)}"
-        return super()._text()
+        if getattr(self.error, "message", "") != f"Job {self.job_id} killed":
+            return super()._text()
+        by = f" {self.error.stack}" if self.error.error_class == JOB_KILLED else ""
+        return f"job {self.job_id} was killed{by}"
 
 
 class ContextFailed(JobServerError):

@@ -30,8 +30,8 @@ _JVM_LIBRARIES = ("java.", "javax.", "jdk.", "sun.", "scala.", "org.apache.", "p
 """The same for the names of classes on the JVM."""
 WAITING = "WAITING"
 """What is shown for a job or context that has not begun, in place of STARTED or RESTARTING."""
-CONTEXT_TERMINATED = "ContextTerminated"
-"""The class of the error of a job whose context has ended. Its stack is the reason in words."""
+_BEFORE_REASON = {"ContextTerminated": ": ", "JobKilled": " "}
+"""The classes of errors whose stack is the reason in words, and what to write between message and reason."""
 _MISSING_MODULE = re.compile(r"No module named '([^']+)'(?! \()")
 """Matches Python's message, unless the launcher has added the reason in parentheses."""
 _HIDDEN_PACKAGE = re.compile(r"No module named '([^']+)'; '([^']+)' is not a package")
@@ -193,8 +193,8 @@ def error_text(result: object) -> str:
     if not isinstance(result, Mapping):
         return str(result)
     kind, message = result.get("errorClass"), result.get("message", "unknown reason")
-    if kind == CONTEXT_TERMINATED and (reason := result.get("stack")):
-        message = f"{message}: {reason}"
+    if kind in _BEFORE_REASON and (reason := result.get("stack")):
+        message = f"{message}{_BEFORE_REASON[kind]}{reason}"
     message = "\n".join(_message_excerpt(str(message).splitlines() or [""]))
     return f"{kind}: {message}" if kind else message
 
@@ -260,8 +260,8 @@ def missing_code_advice(error: object) -> str | None:
 
 
 def stack_of(error: object) -> str | None:
-    """Return the stack of an error object, or None. What stands for that of a lost context is no stack."""
-    if not isinstance(error, Mapping) or error.get("errorClass") == CONTEXT_TERMINATED:
+    """Return the stack of an error object, or None. A reason in words is no stack."""
+    if not isinstance(error, Mapping) or error.get("errorClass") in _BEFORE_REASON:
         return None
     return str(error.get("stack") or "") or None
 

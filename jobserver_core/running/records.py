@@ -18,6 +18,7 @@ import attrs
 from jobserver_core.callbacks.service import CallbackService
 from jobserver_core.errors import (
     CONTEXT_TERMINATED,
+    JOB_KILLED,
     ContextNotFound,
     InvalidName,
     OnAnotherServer,
@@ -65,9 +66,10 @@ class FinalOutcome:
 
         It names the ``user``, or the one that was recorded when the kill was requested.
         """
-        by = f" by user {user}" if user else ""
-        error = job.error or ErrorInfo(message=f"Job {job.id} killed{by}")
-        return cls(event=JobEvent.KILL, error=error)
+        error = ErrorInfo(message=f"Job {job.id} killed")
+        if user:
+            error = attrs.evolve(error, error_class=JOB_KILLED, stack=f"by user {user}")
+        return cls(event=JobEvent.KILL, error=job.error or error)
 
     @classmethod
     def failed(cls, failure: FailureKind, error: ErrorInfo) -> FinalOutcome:

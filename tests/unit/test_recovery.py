@@ -106,7 +106,7 @@ def test_a_job_that_was_being_killed_is_killed(world: Successors) -> None:
     killed = second.job(job.id)
     assert killed.state is JobState.KILLED
     assert killed.error is not None
-    assert killed.error.message == f"Job {job.id} killed by user ann"
+    assert (killed.error.message, killed.error.stack) == (f"Job {job.id} killed", "by user ann")
     assert second.deliveries(job.id) == []
 
 

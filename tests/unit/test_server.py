@@ -190,7 +190,8 @@ def test_the_log_and_the_error_say_who_killed_a_job(
         record = server.kill_job(job.id, user=user).result(WAIT)
     assert f"job {job.id} is killed {by}" in caplog.messages
     assert record.error is not None
-    assert record.error.message == f"Job {job.id} {killed}"
+    assert record.error.message == f"Job {job.id} killed", "as in the HTTP contract"
+    assert f"killed {record.error.stack}".strip() == killed
     with pytest.raises(errors.JobKilled, match=f"^job {job.id} was {killed}$"):
         job.result(WAIT)
 

@@ -332,7 +332,7 @@ def test_a_waiting_job_can_be_killed_at_once_and_never_runs() -> None:
         killed = server.kill_job(waiting.id, user="ann").result(WAIT)
         assert (killed.state, killed.dispatched_at) == (JobState.KILLED, None)
         assert killed.error is not None
-        assert killed.error.message == f"Job {waiting.id} killed by user ann"
+        assert (killed.error.message, killed.error.stack) == (f"Job {waiting.id} killed", "by user ann")
 
 
 def test_the_log_says_when_a_context_starts_is_ready_and_ends(

@@ -284,6 +284,10 @@ def test_progress_is_shown_when_some_is_known() -> None:
             {"errorClass": "ContextTerminated", "message": "terminated", "stack": "out of memory"},
             "ContextTerminated: terminated: out of memory",
         ),
+        (
+            {"errorClass": "JobKilled", "message": "Job 5 killed", "stack": "by user ann"},
+            "JobKilled: Job 5 killed by user ann",
+        ),
     ],
 )
 def test_an_error_is_shown_with_its_class(result: object, shown: str) -> None:

@@ -173,7 +173,8 @@ def test_the_log_and_the_record_name_the_user_who_killed_a_job(
         assert guarded.client.delete(f"/jobs/{job_id}").json() == {"status": "KILLED"}
     assert f"job {job_id} is killed by user admin" in caplog.messages
     record = guarded.client.get(f"/jobs/{job_id}").json()
-    assert record["result"]["message"] == f"Job {job_id} killed by user admin"
+    error = {"message": f"Job {job_id} killed", "errorClass": "JobKilled", "stack": "by user admin"}
+    assert record["result"] == error
 
 
 # -- proxy users -----------------------------------------------------------------------------------

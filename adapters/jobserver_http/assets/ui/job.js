@@ -86,7 +86,8 @@ function askToKill(page, record) {
 
 /** A job's or context's error, with its stack. What stands for the stack of a lost context is the reason in words. */
 export function errorSection(error) {
-  const reason = error.errorClass === "ContextTerminated" && error.stack ? `: ${error.stack}` : "";
+  const before = { ContextTerminated: ": ", JobKilled: " " }[error.errorClass];
+  const reason = before && error.stack ? before + error.stack : "";
   return section("Error",
     element("p", { class: "alert" }, `${error.errorClass ? `${error.errorClass}: ` : ""}${error.message}${reason}`),
     error.stack && !reason ? element("pre", { tabindex: 0, "aria-label": "Stack" }, error.stack) : null);
