@@ -288,21 +288,22 @@ class Records:
         """Return the error that no context of this name lives (``or_id``: or has this id), with the reason.
 
         A configured context may have been refused, or the last context of the name may have failed. Names
-        that no context can have are not allowed.
+        that no context can have are not allowed, except those of contexts that jobs had for themselves.
         """
         if (why := self.refused.get(name)) is not None:
             return ContextNotFound(name=name, reason=f"the configured context could not be started: {why}")
+        last = self._metadata.context_named(name)
+        if last is not None:
+            if last.error is None or last.ended_at is None:
+                return ContextNotFound(name=name)
+            ended_at = last.ended_at.isoformat(" ", "seconds")
+            return ContextNotFound(name=name, reason=f"it failed at {ended_at}: {last.error.message}")
         try:
             check_context_name(name)
         except InvalidName as error:
-            may_be_id = or_id and _LIKE_AN_ID.fullmatch(name)
-            reason = None if may_be_id else f"the name is not allowed: {error.rule}"
-            return ContextNotFound(name=name, reason=reason)
-        last = self._metadata.context_named(name)
-        if last is None or last.error is None or last.ended_at is None:
-            return ContextNotFound(name=name)
-        ended_at = last.ended_at.isoformat(" ", "seconds")
-        return ContextNotFound(name=name, reason=f"it failed at {ended_at}: {last.error.message}")
+            if not (or_id and _LIKE_AN_ID.fullmatch(name)):
+                return ContextNotFound(name=name, reason=f"the name is not allowed: {error.rule}")
+        return ContextNotFound(name=name)
 
     # -- jobs --------------------------------------------------------------------------------------
 

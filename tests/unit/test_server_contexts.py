@@ -23,6 +23,7 @@ from jobserver_core import (
 )
 from jobserver_core.config.settings import CONTEXT_KEYS, SparkSettings
 from jobserver_core.memory import InlineLauncher
+from jobserver_core.ports import UuidIds
 from jobserver_core.running.context_settings import check_settings
 from jobserver_core.testing.clock import ManualClock
 from serving import FUNCTIONS, WAIT, a_request, a_server, upload
@@ -86,6 +87,29 @@ def test_stopping_a_context_that_has_failed_says_why_it_failed(server: JobServer
         errors.ContextNotFound, match=r"^context bad not found: it failed at .*: no cores left$"
     ):
         server.stop_context("bad")
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"), [("no cores left", ": it failed at .*: no cores left"), (None, "")]
+)
+def test_ending_the_ended_context_of_a_job_does_not_say_that_its_name_is_not_allowed(
+    fault: str | None, reason: str
+) -> None:
+    class Digits(UuidIds):
+        """Ids that begin with a digit, as most of them do; the name of such a context begins with one."""
+
+        def new(self) -> str:
+            return f"1{super().new()[1:]}"
+
+    with a_server(ids=Digits()) as server:
+        upload(server)
+        settings = {"inline.fail": fault} if fault else {}
+        handle = server.submit(a_request("w.Count", "input.string = a", context_settings=settings))
+        name = server.job(handle.id).context_name
+        wait_until(lambda: server.context(name).state.final)
+        for end in (server.stop_context, server.kill_context):
+            with pytest.raises(errors.ContextNotFound, match=f"^context {name} not found{reason}$"):
+                end(name)
 
 
 def test_a_context_that_cannot_start_says_why(server: JobServer) -> None:
