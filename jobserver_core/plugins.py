@@ -159,7 +159,8 @@ def _failures_named(port: type[Backend], point: EntryPoint) -> Iterator[None]:
 
 def _missing_methods(backend: type[Backend]) -> str:
     """Return the methods that the default factory misses; one of the plug-in may return another class."""
-    default = backend.from_settings.__func__ is Backend.from_settings.__func__  # type: ignore[attr-defined]
+    factory = getattr(backend.from_settings, "__func__", None)  # None of a static method
+    default = factory is Backend.from_settings.__func__  # type: ignore[attr-defined]
     return ", ".join(sorted(backend.__abstractmethods__)) if default else ""
 
 

@@ -65,6 +65,14 @@ class Choosy(MemoryFetcher):
             raise errors.InvalidSetting(key="jobserver.fetcher.options.x", message="is not an option")
 
 
+class Static(MemoryFetcher):
+    """A backend with a static factory."""
+
+    @staticmethod
+    def from_settings(settings: Settings, data_dir: Path) -> Static:  # type: ignore[override]
+        return Static()
+
+
 class Clumsy(MemoryFetcher):
     """A backend with a mistake that a library notices."""
 
@@ -200,6 +208,14 @@ def test_options_are_checked_before_a_backend_is_created(
     right = settings(tmp_path / "data", fetcher={"backend": "choosy"})
     plugins.check_options(Fetcher, "choosy", right)
     assert isinstance(plugins.load(Fetcher, "choosy", right, tmp_path), Choosy)
+
+
+def test_the_factory_of_a_backend_may_be_a_static_method(
+    install: Callable[[str, str, str], None], tmp_path: Path
+) -> None:
+    install("jobserver.fetcher", "static", f"{__name__}:Static")
+    selected = settings(tmp_path / "data", fetcher={"backend": "static"})
+    assert isinstance(plugins.load(Fetcher, "static", selected, tmp_path), Static)
 
 
 def test_given_parts_replace_the_selected_ones(tmp_path: Path) -> None:
