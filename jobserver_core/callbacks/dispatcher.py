@@ -214,8 +214,10 @@ class Dispatcher:
         next_due: datetime | None = None
         try:
             next_due = self._assign_due()
-        except StorageError as error:
-            _repeats.warning("scan", "cannot look for due callbacks, trying again soon: %s", error)
+        except Exception as error:  # noqa: BLE001 - a store is a plug-in, and its defect must not end the worker
+            unexpected = not isinstance(error, StorageError)
+            text = "cannot look for due callbacks, trying again soon: %s"
+            _repeats.warning(f"scan {type(error).__name__}", text, error, exc_info=unexpected)
             next_due = self._clock.now() + timedelta(seconds=STORAGE_PAUSE)
         finally:
             with self._lock:

@@ -29,6 +29,7 @@ from callback_world import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobserver_core.callbacks.dispatcher import STORAGE_PAUSE
 from jobserver_core.callbacks.service import retry_delay
 from jobserver_core.callbacks.transports import CallableTransport
 from jobserver_core.config.settings import CallbackSettings
@@ -505,6 +506,22 @@ def test_a_transport_that_raises_is_a_failed_attempt(caplog: pytest.LogCaptureFi
         waiting = world.stored(delivery)
         assert (waiting.state, waiting.last_error) == (PENDING, "the transport failed with RuntimeError")
     assert "geheim" not in caplog.text
+
+
+def test_a_store_that_fails_in_an_unexpected_way_does_not_end_the_search_for_due_callbacks() -> None:
+    class Careless(MemoryMetadataStore):
+        faults = 2
+
+        def due_deliveries(self, **query: Any) -> list[Delivery]:
+            if self.faults:
+                self.faults -= 1
+                raise KeyError("due")
+            return super().due_deliveries(**query)
+
+    with World(metadata=Careless(), concurrency=1) as world:
+        delivery = world.end_job()
+        world.run_for(2 * STORAGE_PAUSE)
+        assert world.stored(delivery).state is DELIVERED
 
 
 def test_logs_name_the_receiver_but_no_secrets(world: World, caplog: pytest.LogCaptureFixture) -> None:
