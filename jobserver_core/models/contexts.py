@@ -7,7 +7,7 @@ from datetime import datetime
 
 import attrs
 
-from jobserver_core.models.arguments import check_kind, members
+from jobserver_core.models.arguments import check_kind, check_limit, members
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.models.lifecycle import ContextState
@@ -76,7 +76,7 @@ def _states(values: Iterable[ContextState | str] | str | None) -> tuple[ContextS
 
 @attrs.frozen(kw_only=True)
 class ContextQuery:
-    """Selects contexts to list, newest first, at most ``limit``. None does not filter.
+    """Selects contexts to list, newest first, at most ``limit`` (0 to 10,000). None does not filter.
 
     ``states`` are members of :class:`ContextState` or their names, one or several.
     """
@@ -89,7 +89,8 @@ class ContextQuery:
     def __attrs_post_init__(self) -> None:
         for name in ("name", "owner"):
             check_kind(name, getattr(self, name), (str, type(None)), "a string or None")
-        check_kind("limit", self.limit, (int, type(None)), "an integer or None")
+        if self.limit is not None:
+            check_limit(self.limit)
 
 
 @attrs.frozen(kw_only=True)

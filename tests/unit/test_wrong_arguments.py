@@ -163,7 +163,9 @@ def test_the_log_of_a_context_needs_its_name() -> None:
 
 CALLS: list[tuple[Callable[[Any], object], str]] = [
     (lambda server: server.contexts({}), "the query must be a ContextQuery, not dict"),
-    (lambda server: server.contexts(query(limit="5")), "limit must be an integer or None, not str"),
+    (lambda server: server.contexts(query(limit="5")), "limit must be an integer, not str"),
+    (lambda server: server.contexts(query(limit=True)), "limit must be an integer, not bool"),
+    (lambda server: server.contexts(query(limit=-1)), "limit must be 0 to 10000, got -1"),
     (lambda server: server.contexts(query(name=5)), "name must be a string or None, not int"),
     (lambda server: server.contexts(query(owner=5)), "owner must be a string or None, not int"),
     (lambda server: server.context_before("warm"), "the context must be a Context, not str"),
