@@ -39,8 +39,7 @@ class JobQueue:
 
     A job takes its slot when its dispatch is stored, and frees it when its end is stored. Call every method
     that changes something inside :meth:`ContextRecord.changing`. A method that raises StorageError, because a
-    change could not be recorded, can be called again. With ``holding``, the queue dispatches no jobs until
-    it is released.
+    change could not be recorded, can be called again. With ``holding``, the queue dispatches no jobs.
     """
 
     _context: ContextRecord
