@@ -22,6 +22,7 @@ from jobserver_core.errors import (
 )
 from jobserver_core.events import DeliveryChanged, Event
 from jobserver_core.models.callbacks import Answer, Delivery
+from jobserver_core.models.failures import message_of
 from jobserver_core.models.jobs import Job
 from jobserver_core.models.lifecycle import DELIVERIES, DeliveryEvent, DeliveryState
 from jobserver_core.ports.blobs import BlobStore
@@ -278,10 +279,8 @@ class CallbackService:
         try:
             answer: object = transport.send(message, timeout=self._settings.timeout)
         except BaseException as error:  # noqa: BLE001 - transports are plugins, the attempt must get an outcome
-            kind = type(error).__qualname__
-            _log.error(
-                "the %s transport failed with %s: %s", scheme, kind, without_secrets(str(error), message.url)
-            )
+            kind, text = type(error).__qualname__, without_secrets(message_of(error), message.url)
+            _log.error("the %s transport failed with %s: %s", scheme, kind, text)
             return Answer(error=f"the transport failed with {kind}")
         if isinstance(answer, Answer):
             return answer

@@ -12,6 +12,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 
 from jobserver_core.models.arguments import check_callable, check_kind, check_several
 from jobserver_core.models.callbacks import Answer
+from jobserver_core.models.failures import message_of
 from jobserver_core.ports.transport import Message, Transport
 from jobserver_core.uris import redacted, without_secrets
 
@@ -117,7 +118,8 @@ class CallableTransport(Transport):
             trace = without_secrets("".join(traceback.format_exception(error)), message.url)
             names = (message.delivery_id, message.job_id)
             _log.warning("the function for callback %s of job %s raised an exception:\n%s", *names, trace)
-            answer = Answer(error=without_secrets(f"the function raised {kind}: {error}", message.url))
+            reason = f"the function raised {kind}: {message_of(error)}"
+            answer = Answer(error=without_secrets(reason, message.url))
         future.set_result(answer)
 
     def close(self) -> None:

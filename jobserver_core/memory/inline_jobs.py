@@ -10,7 +10,7 @@ from functools import partial
 from jobserver_core.errors import TooLarge
 from jobserver_core.models.arguments import check_seconds
 from jobserver_core.models.dotted_keys import hint_for_lookup, hint_for_message
-from jobserver_core.models.failures import ErrorInfo, FailureKind
+from jobserver_core.models.failures import ErrorInfo, FailureKind, message_of
 from jobserver_core.models.jobs import JobProgress
 from jobserver_core.models.json_values import Json, JsonMapping, JsonObject, loads
 from jobserver_core.ports import ContextEnd, ContextListener, ContextSpec, JobOutcome, JobSpec, ResultSink
@@ -257,7 +257,7 @@ class InlineRun:
 def _hint(error: BaseException, config: JsonMapping) -> str:
     """Return how to nest the key of a configuration that a callable has missed, if it has a dot in it."""
     if isinstance(error, JobRefused):
-        return hint_for_message(config, str(error))
+        return hint_for_message(config, message_of(error))
     if isinstance(error, KeyError) and error.args:
         return hint_for_lookup(config, str(error.args[0]))
     return ""

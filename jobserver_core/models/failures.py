@@ -29,10 +29,18 @@ class ErrorInfo:
         kind = type(error)
         name = kind.__qualname__
         return cls(
-            message=str(error) if message is None else message,
+            message=message_of(error) if message is None else message,
             error_class=name if kind.__module__ == "builtins" else f"{kind.__module__}.{name}",
             stack="".join(traceback.format_exception(error)) if stack else "",
         )
+
+
+def message_of(error: BaseException) -> str:
+    """Return the message of an exception of code that is not ours, which may be broken itself."""
+    try:
+        return str(error)
+    except Exception as second:  # noqa: BLE001 - as above
+        return f"(its message cannot be read: {type(second).__name__})"
 
 
 class FailureKind(str, Enum):

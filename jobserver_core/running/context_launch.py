@@ -11,7 +11,7 @@ import attrs
 
 from jobserver_core.errors import JobServerError, LaunchError
 from jobserver_core.models.contexts import Context
-from jobserver_core.models.failures import ErrorInfo, FailureKind
+from jobserver_core.models.failures import ErrorInfo, FailureKind, message_of
 from jobserver_core.ports import (
     Clock,
     ContextEnd,
@@ -81,7 +81,7 @@ class ContextLaunch:
             handle.submit(spec)
         except Exception as error:  # noqa: BLE001 - any error is why the job failed
             fault = f"submit of the launcher {type(self._launcher).__name__} raised {type(error).__name__}"
-            info = ErrorInfo.from_exception(error, message=f"{fault}: {error}", stack=True)
+            info = ErrorInfo.from_exception(error, message=f"{fault}: {message_of(error)}", stack=True)
             _log.error("job %s of context %s: %s", spec.id, self._context.current.name, info.stack)
             self.listener.job_ended(spec.id, JobOutcome(error=info, failure=FailureKind.CRASHED))
 

@@ -31,7 +31,13 @@ from jobserver_core import (
     errors,
     parse_class_path,
 )
-from jobserver_core.memory import MemoryBlobStore, MemoryFetcher, MemoryMetadataStore
+from jobserver_core.memory import (
+    InlineJob,
+    InlineLauncher,
+    MemoryBlobStore,
+    MemoryFetcher,
+    MemoryMetadataStore,
+)
 from serving import WAIT, a_request, a_server, archive, upload
 
 
@@ -208,8 +214,6 @@ def test_a_killed_job_is_killed_once(server: JobServer) -> None:
 
 def test_killing_with_force_ends_the_context_of_a_job_that_does_not_end() -> None:
     settings = Settings.from_mapping({"jobserver": {"jobs": {"kill-timeout": "50 ms"}}})
-    from jobserver_core.memory import InlineJob, InlineLauncher
-
     stop = threading.Event()
 
     def deaf(_job: InlineJob) -> None:
@@ -251,6 +255,23 @@ def test_events_come_in_the_order_of_the_states(server: JobServer) -> None:
         server.submit(a_request("w.Echo"))
         assert done.wait(WAIT)
     assert seen == [("STARTED", True), ("STARTED", False), ("RUNNING", False), ("FINISHED", False)]
+
+
+def test_a_job_whose_exception_has_no_readable_message_fails() -> None:
+    class UnreadableError(Exception):
+        def __str__(self) -> str:
+            raise OSError("the connection to the JVM is closed")
+
+    def broken(_job: InlineJob) -> None:
+        raise UnreadableError
+
+    with a_server(launcher=InlineLauncher({"w.Broken": broken})) as server:
+        upload(server)
+        with pytest.raises(errors.JobFailed) as failed:
+            server.submit(a_request("w.Broken")).result(WAIT)
+    assert failed.value.failure is FailureKind.RAISED
+    assert failed.value.error.message == "(its message cannot be read: OSError)"
+    assert failed.value.error.error_class.endswith("UnreadableError")
 
 
 def test_a_context_that_is_stopped_while_it_is_recorded_publishes_its_states_in_order() -> None:
