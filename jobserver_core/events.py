@@ -123,5 +123,7 @@ class EventBus:
             try:
                 with user_code("a subscriber"):
                     subscriber(event)
-            except Exception as error:  # noqa: BLE001 - a subscriber must not disturb what it watches
+            except KeyboardInterrupt:  # it is meant for the main thread, not for the subscriber
+                raise
+            except BaseException as error:  # noqa: BLE001 - also sys.exit must not disturb what it watches
                 _repeats.warning(f"{subscriber!r} {error!r}", "an event subscriber failed", exc_info=True)

@@ -113,7 +113,7 @@ class CallableTransport(Transport):
     def _run(self, message: Message, future: Future[Answer]) -> None:
         try:
             answer = _answer(self._call(message), message)
-        except Exception as error:  # noqa: BLE001 - the function is the embedder's
+        except BaseException as error:  # noqa: BLE001 - the function is the embedder's, and may call sys.exit
             kind = type(error).__qualname__
             trace = without_secrets("".join(traceback.format_exception(error)), message.url)
             names = (message.delivery_id, message.job_id)

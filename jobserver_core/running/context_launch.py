@@ -64,7 +64,7 @@ class ContextLaunch:
                 # The launcher may report the context as ready before it returns the handle.
                 with self._context.calls.held():
                     self._launch(spec)
-        except Exception as error:
+        except BaseException as error:  # also Ctrl-C: without a handle, nothing else would end the context
             self._fail(error)
             raise
 
@@ -166,7 +166,7 @@ class ContextLaunch:
         timer = self._clock.call_later(timeout, over)
         self._context.ready.waiter.notify(lambda _waiter: timer.cancel())
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         self.listener.context_ended(ContextEnd.FAILED, ErrorInfo.from_exception(error))
 
     def _expire(self) -> None:

@@ -282,7 +282,7 @@ class FetchService:
             fetch.host_meter.add(PROGRESS, self._clock.monotonic())
         except JobServerError as error:
             fetch.files.cancel(error)
-        except Exception as error:  # noqa: BLE001 - a bug in the fetcher must not leave a waiter behind
+        except BaseException as error:  # noqa: BLE001 - a bug in the fetcher must not leave a waiter behind
             _log.exception("fetching %s failed", fetch.parsed)
             fetch.files.cancel(FetchError(url=str(fetch.parsed), reason=f"the fetcher failed: {error!r}"))
         finally:

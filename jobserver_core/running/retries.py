@@ -84,14 +84,14 @@ class RetryQueue:
         threading.Thread(target=self._call_and_log, args=(call,), name=name, daemon=True).start()
 
     def _run(self) -> None:
-        unexpected: Exception | None = None
+        unexpected: BaseException | None = None
         while (change := self._head()) is not None:
             try:
                 change()
             except StorageError as error:
                 self._postpone(error)
                 break
-            except Exception as error:  # noqa: BLE001 - raised below, after the other changes
+            except BaseException as error:  # noqa: BLE001 - raised below, after the other changes
                 unexpected = error
             self._remove_first()
         if unexpected is not None:

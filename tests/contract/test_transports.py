@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -190,6 +191,14 @@ def test_an_exception_of_a_function_is_logged_with_its_job_and_traceback_and_wit
     assert re.fullmatch("the function for callback .* of job 8af2 raised an exception:", first)
     assert "in fail" in "".join(trace)
     assert trace[-1] == "ValueError: nobody at call:billing?…"
+
+
+def test_a_function_that_ends_its_thread_is_a_failed_attempt_and_takes_no_place() -> None:
+    transport = CallableTransport(lambda _message: sys.exit(3), max_overdue=1)
+    for _ in range(2):
+        assert (
+            transport.send(a_message("call:billing"), timeout=5).error == "the function raised SystemExit: 3"
+        )
 
 
 def test_only_what_can_be_called_can_receive_callbacks() -> None:

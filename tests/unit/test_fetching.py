@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ class HeldFetcher(Fetcher):
         self.released: list[str] = []
         self._deaf = deaf
         self._gates: dict[str, threading.Event] = {}
-        self._failures: dict[str, Exception] = {}
+        self._failures: dict[str, BaseException] = {}
 
     def check(self, uri: str) -> None:
         if Uri.parse(uri).host == "denied":
@@ -67,7 +68,7 @@ class HeldFetcher(Fetcher):
         for uri in uris:
             self._gates.setdefault(uri, threading.Event()).set()
 
-    def fail(self, uri: str, error: Exception) -> None:
+    def fail(self, uri: str, error: BaseException) -> None:
         self._failures[uri] = error
         self.let_go(uri)
 
@@ -156,6 +157,15 @@ def test_a_class_path_that_cannot_be_fetched_releases_the_files_that_came_before
     assert world.fetcher.released == []
     files.close()
     assert world.fetcher.released == ["http://a/1"]
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), asyncio.CancelledError("x"), SystemExit("x")])
+def test_a_fetcher_that_fails_in_an_unexpected_way_leaves_nobody_waiting(
+    world: World, error: BaseException
+) -> None:
+    files = world.begin("http://a/1")
+    world.fetcher.fail("http://a/1", error)
+    assert failure(files) == f"the fetcher failed: {error!r}"
 
 
 def test_nothing_to_fetch_is_ready_at_once(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -218,6 +219,19 @@ def test_a_malformed_end_of_a_context_is_a_failure(end: Any, error: Any, message
         assert ended.state is ContextState.ERROR
         assert ended.error is not None
         assert ended.error.message == message
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, asyncio.CancelledError])
+def test_a_context_whose_start_raises_anything_has_failed(error: type[BaseException]) -> None:
+    class Interrupted(Careless):
+        def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
+            raise error("enough")
+
+    with JobServer.in_memory(launcher=Interrupted(_ended_with(JobOutcome()))) as server:
+        with pytest.raises(error, match="enough"):
+            server.create_context("other")
+        ended = server.context("other")
+        assert (ended.state, ended.error and ended.error.message) == (ContextState.ERROR, "enough")
 
 
 def test_a_start_that_returns_no_handle_fails() -> None:

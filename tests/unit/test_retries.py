@@ -78,16 +78,20 @@ def test_later_changes_line_up_without_trying_the_store() -> None:
     assert line.done == ["a", "b", "c", "d"]
 
 
-def test_a_change_that_fails_for_another_reason_raises_and_does_not_block_the_next() -> None:
+@pytest.mark.parametrize("error", [KeyError, SystemExit, KeyboardInterrupt])
+def test_a_change_that_fails_for_another_reason_raises_and_does_not_block_the_next(
+    error: type[BaseException],
+) -> None:
     line = Line()
 
     def mistaken() -> None:
         line.queue.put(line.change("after"))
-        raise KeyError("mistake")
+        raise error("mistake")
 
-    with pytest.raises(KeyError, match="mistake"):
+    with pytest.raises(error, match="mistake"):
         line.queue.put(mistaken)
-    assert line.done == ["after"]
+    line.queue.put(line.change("later"))
+    assert line.done == ["after", "later"]
 
 
 def test_changes_of_many_threads_run_one_at_a_time() -> None:

@@ -274,6 +274,19 @@ def test_a_job_whose_exception_has_no_readable_message_fails() -> None:
     assert failed.value.error.error_class.endswith("UnreadableError")
 
 
+@pytest.mark.parametrize("error", [ZeroDivisionError, SystemExit])
+def test_a_subscriber_that_fails_disturbs_no_job(
+    server: JobServer, error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_event: object) -> None:
+        raise error
+
+    with server.subscribe(fail):
+        assert server.submit(a_request("w.Echo", '{"value": 7}')).result(WAIT) == 7
+    assert "an event subscriber failed" in caplog.text
+    assert error.__name__ in caplog.text
+
+
 def test_a_context_that_is_stopped_while_it_is_recorded_publishes_its_states_in_order() -> None:
     stopped = threading.Event()
 
