@@ -68,7 +68,7 @@ class InlineJob:
         Raises:
             InvalidRequest: It is not a number of seconds.
         """
-        check_seconds("seconds", seconds)
+        check_seconds("seconds", seconds, optional=False)
         if self.cancelled.wait(seconds):
             raise _Killed
 

@@ -59,8 +59,8 @@ class InlineLauncher(Launcher):
         self._contexts: set[_InlineContext] = set()
         self._left: set[_InlineContext] = set()
         self._reattaches = True
-        check_seconds("start_delay", start_delay)
-        check_seconds("kill_grace", kill_grace)
+        check_seconds("start_delay", start_delay, optional=False)
+        check_seconds("kill_grace", kill_grace, optional=False)
         check_kind("functions", functions, (Mapping, type(None)), "a mapping of class names to functions")
         for class_name, function in (functions or {}).items():
             self.register(class_name, function)

@@ -145,8 +145,8 @@ def check_idempotency_key(key: str) -> None:
         )
 
 
-def check_seconds(what: str, value: object) -> None:
-    """Check a duration. None is accepted.
+def check_seconds(what: str, value: object, *, optional: bool = True) -> None:
+    """Check a duration. None is accepted if it is ``optional``.
 
     Raises:
         InvalidRequest: It is not a number of seconds.
@@ -156,7 +156,7 @@ def check_seconds(what: str, value: object) -> None:
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
     except OverflowError:  # an integer of hundreds of digits
         raise InvalidRequest(message=f"{expected}, got one that is too large") from None
-    if value is not None and not number:
+    if not number and not (value is None and optional):
         raise InvalidRequest(message=f"{expected}, got {value!r}")
 
 

@@ -70,7 +70,7 @@ class ManualClock(Clock):
 
         This includes calls that are scheduled in the meantime, if they become due.
         """
-        check_seconds("seconds", seconds)
+        check_seconds("seconds", seconds, optional=False)
         if seconds < 0:
             raise ValueError(f"a clock moves forward only, got {seconds!r}")
         with self._advancing:

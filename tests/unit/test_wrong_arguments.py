@@ -82,7 +82,9 @@ WRONG: list[tuple[Callable[[], object], str]] = [
     (lambda: settings(spark={}), r"spark must be SparkSettings\(…\), not dict"),
     (lambda: inline(print), "functions must be a mapping of class names to functions, not builtin_function"),
     (lambda: inline(start_delay="x"), "start_delay must be a number of seconds"),
+    (lambda: inline(start_delay=None), "start_delay must be a number of seconds"),
     (lambda: inline(kill_grace="x"), "kill_grace must be a number of seconds"),
+    (lambda: inline(kill_grace=None), "kill_grace must be a number of seconds"),
     (lambda: fetcher(["a"]), "files must be a mapping of URIs to bytes, not list"),
     (lambda: fetcher({"http://h/a": "text"}), "the content of http://h/a must be bytes, not str"),
     (lambda: fetcher(schemes="http"), "schemes must be a list of strings, not str"),
@@ -122,6 +124,7 @@ WRONG: list[tuple[Callable[[], object], str]] = [
     (lambda: client(URL, user="x", password="\udcf6"), "^user and password must be valid Unicode$"),
     (lambda: client(URL, user_agent=5), "user_agent must be a string, not int"),
     (lambda: ManualClock().advance("5"), "seconds must be a number of seconds, .* got '5'"),
+    (lambda: ManualClock().advance(None), "seconds must be a number of seconds, .* got None"),
     (lambda: memory(schemes=3), "schemes must be a list of strings, not int"),
 ]
 
@@ -186,12 +189,13 @@ def test_an_argument_of_the_wrong_type_is_named(call: Callable[[Any], object], e
         call(server)
 
 
-def test_a_job_in_memory_sleeps_for_a_number_of_seconds() -> None:
+@pytest.mark.parametrize("seconds", ["5", None])
+def test_a_job_in_memory_sleeps_for_a_number_of_seconds(seconds: Any) -> None:
     def sleep(job: InlineJob) -> None:
-        job.sleep("5")  # type: ignore[arg-type]
+        job.sleep(seconds)
 
     with in_memory(launcher=inline({"w.Sleep": sleep})) as server:
         server.upload("w", "wheel", empty_wheel())
         handle = server.submit(JobRequest(class_name="w.Sleep", class_path="w"))
-        with pytest.raises(JobFailed, match=r"seconds must be a number of seconds, .* got '5'"):
+        with pytest.raises(JobFailed, match=rf"seconds must be a number of seconds, .* got {seconds!r}"):
             handle.result(timeout=30)
