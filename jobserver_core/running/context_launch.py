@@ -79,7 +79,9 @@ class ContextLaunch:
         """Let the launcher run a job. If it raises instead, the job has crashed."""
         try:
             handle.submit(spec)
-        except Exception as error:  # noqa: BLE001 - any error is why the job failed
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - any error is why the job failed
             fault = f"submit of the launcher {type(self._launcher).__name__} raised {type(error).__name__}"
             info = ErrorInfo.from_exception(error, message=f"{fault}: {message_of(error)}", stack=True)
             _log.error("job %s of context %s: %s", spec.id, self._context.current.name, info.stack)

@@ -168,7 +168,9 @@ class Outbox:
                 self._calls.popleft()
                 try:
                     call()
-                except Exception:  # noqa: BLE001 - a failing effect must not prevent the others
+                except KeyboardInterrupt:
+                    raise
+                except BaseException:  # noqa: BLE001 - a failing effect must not prevent the others
                     _log.exception("an effect of a stored change failed")
         finally:
             if not handed_over:

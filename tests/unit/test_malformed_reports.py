@@ -143,14 +143,36 @@ def test_success_without_a_result_is_a_failure() -> None:
     )
 
 
-def test_a_submit_that_raises_ends_the_job_as_crashed() -> None:
+@pytest.mark.parametrize("kind", [RuntimeError, SystemExit, asyncio.CancelledError])
+def test_a_submit_that_raises_ends_the_job_as_crashed(kind: type[BaseException]) -> None:
     def script(_listener: ContextListener, _job_id: str) -> None:
-        raise RuntimeError("no such socket")
+        raise kind("no such socket")
 
     error = error_of(Careless(script, in_submit=True))
     assert error.failure is FailureKind.CRASHED
-    assert error.error.message == "submit of the launcher Careless raised RuntimeError: no such socket"
-    assert error.error.error_class == "RuntimeError"
+    assert error.error.message == f"submit of the launcher Careless raised {kind.__name__}: no such socket"
+    assert error.error.error_class.endswith(kind.__name__)
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, SystemExit, asyncio.CancelledError])
+def test_a_call_of_a_launcher_that_raises_is_logged_and_disturbs_no_later_call(
+    kind: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing(Careless):
+        def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
+            super().start_context(spec, listener)
+            return FailingHandle(self, listener)
+
+    class FailingHandle(Handle):
+        def kill_job(self, job_id: str) -> None:
+            super().kill_job(job_id)
+            raise kind("no such socket")
+
+    with serving(Failing(lambda listener, job_id: listener.job_running(job_id))) as server:
+        handle = server.submit(REQUEST)
+        handle.started.result(timeout=10)
+        assert server.kill_job(handle.id).result(timeout=10).state is JobState.KILLED
+    assert "an effect of a stored change failed" in caplog.text
 
 
 @pytest.mark.parametrize("chunk", ["5", None, 5, [1]])
