@@ -226,7 +226,7 @@ class JobQueue:
         context = self._context.current
         killed = outcome.event is JobEvent.KILL
         cancelled = killed or live.job.kill_requested or context.stop_requested
-        # Not kept in the job: if its end cannot be stored now, it may go on in the successor of its context.
+        # Not set in live: if this write fails, the job may continue in the successor of its context.
         ended_at = live.ended_at or self._context.ended_at
         delivery = live.end(outcome, cancelled=cancelled, ended_at=ended_at)
         if self._running.pop(live.job.id, None) is not None:
@@ -238,8 +238,9 @@ class JobQueue:
         outbox.put(lambda: self._records.publish_job(job, delivery), after_sync=True)
         outbox.put(live.release)
         outbox.put(lambda: self._launch.acknowledge(job.id))
-        if context.ad_hoc or (job.state is JobState.ERROR and stops_on_job_error(context.settings)):
-            reason = f"job {job.id} failed, and stop-context-on-job-error is set"
+        failed = job.state is JobState.ERROR and stops_on_job_error(context.settings)
+        if context.ad_hoc or failed:
+            reason = f"job {job.id} failed, and stop-context-on-job-error is set" if failed else ""
             outbox.put(lambda: self._ending.stop_by_itself(reason))
 
     def end_all(

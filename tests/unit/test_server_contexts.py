@@ -267,6 +267,19 @@ def test_jobs_of_a_context_that_stops_when_a_job_fails_say_which_one_did(server:
     assert _reason(server, job) == f"job {failed.id} failed, and stop-context-on-job-error is set"
 
 
+@pytest.mark.parametrize(("job_class", "failed"), [("w.Echo", False), ("w.Fail", True)])
+@pytest.mark.parametrize("strict", [False, True])
+def test_the_own_context_of_a_job_ends_because_the_job_failed_only_if_it_did(
+    server: JobServer, job_class: str, failed: bool, strict: bool
+) -> None:
+    settings = {"stop-context-on-job-error": strict}
+    job = server.submit(a_request(job_class, context_settings=settings))
+    ended = job.finished.result(WAIT)
+    wait_until(lambda: server.context(ended.context_id).state is ContextState.FINISHED)
+    expected = f"job {job.id} failed, and stop-context-on-job-error is set" if failed and strict else ""
+    assert server.context(ended.context_id).end_reason == expected
+
+
 def _reason(server: JobServer, job: JobHandle) -> str:
     """Return why the context of a job ended, according to the job's error."""
     error = server.job(job.id).error
