@@ -126,8 +126,10 @@ class ContextLaunch:
         def effect() -> None:
             try:
                 self._launch(spec)
-            except Exception as error:  # noqa: BLE001 - any error is why the context failed
+            except BaseException as error:  # as in begin()
                 self._fail(error)
+                if not isinstance(error, Exception):
+                    raise
 
         self._context.calls.put(effect)
         self._context.calls.drain()

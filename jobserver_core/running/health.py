@@ -83,7 +83,7 @@ class _Checker:
             self._check()
         except JobServerError as error:
             problem = str(error)
-        except Exception as error:  # noqa: BLE001 - a bug in a backend is a problem like any other
+        except BaseException as error:  # noqa: BLE001 - a bug in a backend is a problem like any other
             _log.exception("checking %s", self._name)
             problem = f"{type(error).__name__}: {error}"
         with self._changed:

@@ -32,7 +32,7 @@ class NamedLauncher(ScriptedLauncher):
     def __init__(self) -> None:
         super().__init__()
         self.names: list[str] = []
-        self.broken = False
+        self.broken: BaseException | None = None
 
     def validate(self, settings: Mapping[str, Any]) -> None:
         if "wrong" in settings:
@@ -40,7 +40,7 @@ class NamedLauncher(ScriptedLauncher):
 
     def start_context(self, spec: ContextSpec, listener: ContextListener) -> Any:
         if self.broken:
-            raise errors.LaunchError(message="no Java")
+            raise self.broken
         self.names.append(spec.name)
         return super().start_context(spec, listener)
 
@@ -293,9 +293,10 @@ def test_configured_contexts_with_settings_that_can_never_work_are_logged_and_no
     assert "the configured context bad could not be started: setting 'wrong'" in caplog.text
 
 
-def test_a_failed_launch_passes_its_slot_to_the_next_one(scene: Scene) -> None:
+@pytest.mark.parametrize("error", [errors.LaunchError(message="no Java"), SystemExit("no Java")])
+def test_a_failed_launch_passes_its_slot_to_the_next_one(scene: Scene, error: BaseException) -> None:
     waiters = [scene.server.create_context(f"context-{number}") for number in range(500)]
-    scene.launcher.broken = True
+    scene.launcher.broken = error
     scene.ready("context-0")
     with pytest.raises(errors.ContextFailed, match="no Java"):
         waiters[-1].result(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +25,8 @@ def test_each_failing_part_is_named_with_the_reason() -> None:
     def mistaken() -> None:
         raise KeyError("x")
 
-    health = Health({"a": broken, "b": lambda: None, "c": mistaken})
-    assert health.check() == {"a": "disk full", "b": None, "c": "KeyError: 'x'"}
+    health = Health({"a": broken, "b": lambda: None, "c": mistaken, "d": lambda: sys.exit(3)})
+    assert health.check() == {"a": "disk full", "b": None, "c": "KeyError: 'x'", "d": "SystemExit: 3"}
     assert health.check(["b"]) == {"b": None}
 
 
