@@ -288,10 +288,10 @@ def refusal(response: httpx.Response, url: str) -> CommandFailed:
         body = None
     if not isinstance(body, dict) or "status" not in body:
         return _unlike_a_server(url, status, response.reason_phrase)
-    reason, fields = body.get("code"), body.get("fields", {})
+    reason, fields, message = body.get("code"), body.get("fields"), times_shown(message_of(body))
+    if reason == "binary_not_found" and isinstance(fields, dict):
+        message = f"binary {fields.get('name')!r} not found"
     code = _EXITS.get(str(reason), ExitCode.REFUSED)
-    is_binary = reason == "binary_not_found" and "name" in fields
-    message = f"binary {fields['name']!r} not found" if is_binary else times_shown(message_of(body))
     return CommandFailed(
         message,
         code,

@@ -36,9 +36,9 @@ page at `/docs`, where you can try calls.
   `{"status": "<LABEL>", "result": {"message", "errorClass", "stack"}}`. In addition to the old API, each
   error has a machine-readable `"code"` (see [Error codes](#error-codes)). If the old API prescribes the
   message, the reason is in `"detail"`. `"fields"` has the fields of the error, such as
-  `{"name": "warm"}`. If a submit fails because its job failed before its code ran
-  (which leaves its record, with the state ERROR), or because a synchronous call waited too long or its
-  credentials became invalid meanwhile, `"jobId"` has the job.
+  `{"name": "warm"}`. If a submit fails although the job was accepted, `"jobId"` has the job: it failed
+  before its code ran (which leaves its record, with the state ERROR), a synchronous call waited too long,
+  the credentials became invalid meanwhile, or the server is shutting down.
 - The record of a job that has ended has `endTime` and, if it failed, `failure`: a value of
   [`FailureKind`](library.md#records), such as `raised`, `run-time` or `context-lost`. `GET /jobs/<id>`
   also has `dispatchTime` and the code (`cp`). Binaries have `id`, `digest` (SHA-256) and `size`, and
