@@ -173,7 +173,7 @@ class Dispatcher:
             became = None
             try:
                 became = self._handle(assignment.delivery)
-            except Exception as error:  # noqa: BLE001 - no error of one delivery may end the worker
+            except BaseException as error:  # noqa: BLE001 - no error of one delivery may end the worker
                 text = "delivery %s was not handled"
                 _repeats.warning(f"handle {error!r}", text, assignment.delivery.id, exc_info=True)
                 self.pause(STORAGE_PAUSE)
@@ -214,7 +214,7 @@ class Dispatcher:
         next_due: datetime | None = None
         try:
             next_due = self._assign_due()
-        except Exception as error:  # noqa: BLE001 - a store is a plug-in, and its defect must not end the worker
+        except BaseException as error:  # noqa: BLE001 - a defect of a store must not end the worker either
             unexpected = not isinstance(error, StorageError)
             text = "cannot look for due callbacks, trying again soon: %s"
             _repeats.warning(f"scan {type(error).__name__}", text, error, exc_info=unexpected)

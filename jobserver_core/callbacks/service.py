@@ -217,7 +217,7 @@ class CallbackService:
         """Make one attempt, and return the receiver's status; None if the receiver was not contacted."""
         try:
             message = self._message(delivery)
-        except Exception as error:  # noqa: BLE001 - no error may lose the delivery
+        except BaseException as error:  # noqa: BLE001 - no error may lose the delivery
             self._not_readable(delivery, error)
             return None
         if not self._dispatcher.running:
@@ -309,7 +309,7 @@ class CallbackService:
         if self._dispatcher.pause(STORAGE_PAUSE):
             self._persist(delivery, lambda: self._hand_back_own(delivery))
 
-    def _not_readable(self, delivery: Delivery, error: Exception) -> None:
+    def _not_readable(self, delivery: Delivery, error: BaseException) -> None:
         """Abandon a delivery whose job or result is gone; retry after other failures, as the same attempt."""
         now = self._clock.now()
         reason = f"the result cannot be read: {error}"[:_MAX_ERROR]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -296,8 +297,9 @@ def test_a_delivery_whose_job_was_deleted_is_abandoned_with_the_reason(
     assert given_up.last_error == f"the result cannot be read: job {delivery.job_id} not found"
 
 
+@pytest.mark.parametrize("error", [ZeroDivisionError, asyncio.CancelledError])
 def test_a_failure_to_build_the_payload_is_retried_without_blocking_others(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
     broken = world.end_job(told=False)
     assert broken is not None
@@ -305,7 +307,7 @@ def test_a_failure_to_build_the_payload_is_retried_without_blocking_others(
 
     def job(job_id: str) -> Any:
         if job_id == broken.job_id:
-            raise ZeroDivisionError("a bug")
+            raise error("a bug")
         return ask(job_id)
 
     monkeypatch.setattr(world.metadata, "job", job)

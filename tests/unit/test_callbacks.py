@@ -508,14 +508,17 @@ def test_a_transport_that_raises_is_a_failed_attempt(caplog: pytest.LogCaptureFi
     assert "geheim" not in caplog.text
 
 
-def test_a_store_that_fails_in_an_unexpected_way_does_not_end_the_search_for_due_callbacks() -> None:
+@pytest.mark.parametrize("error", [KeyError, asyncio.CancelledError])
+def test_a_store_that_fails_in_an_unexpected_way_does_not_end_the_search_for_due_callbacks(
+    error: type[BaseException],
+) -> None:
     class Careless(MemoryMetadataStore):
         faults = 2
 
         def due_deliveries(self, **query: Any) -> list[Delivery]:
             if self.faults:
                 self.faults -= 1
-                raise KeyError("due")
+                raise error("due")
             return super().due_deliveries(**query)
 
     with World(metadata=Careless(), concurrency=1) as world:
