@@ -37,7 +37,8 @@ RELEASE = 3.0
 """Seconds for closing everything else."""
 _BRIEF = 1.0
 """Seconds up to which nobody wonders why a shutdown takes long."""
-
+_MOMENT = 0.1
+"""Seconds for a step for which no time is left."""
 
 _user_code: ContextVar[str] = ContextVar("user code", default="")
 
@@ -125,6 +126,3 @@ class Steps:
         thread.join(max(_MOMENT, self._deadline - time.monotonic()))
         if thread.is_alive():
             _log.warning("%s takes too long; the shutdown goes on without it", name)
-
-
-_MOMENT = 0.1

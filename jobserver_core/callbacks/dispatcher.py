@@ -45,8 +45,11 @@ STORAGE_PAUSE = 5.0
 """Seconds until a failed metadata store is tried again."""
 
 _HORIZON = timedelta(days=400)
+"""How far ahead a scan looks for the delivery that is due next."""
 _PAGE = 16
-_MAX_PASSED = 1000
+"""The smallest number of deliveries that a scan reads at once."""
+_MAX_SKIPPED = 1000
+"""The number of receivers that a scan may skip; each of its queries excludes all of them."""
 
 
 @attrs.frozen
@@ -230,12 +233,12 @@ class Dispatcher:
     def _assign_due(self) -> datetime | None:
         """Assign due, admitted deliveries; return when to scan again, or None for after the next attempt."""
         now = self._clock.now()
-        passed: set[str] = set()
-        while len(passed) <= _MAX_PASSED:
+        skipped: set[str] = set()
+        while len(skipped) <= _MAX_SKIPPED:
             with self._lock:
                 if not self._lanes.free or not self._running:
                     return None
-                full = self._lanes.full() | passed
+                full = self._lanes.full() | skipped
                 in_progress = set(self._assigned)
                 limit = _PAGE + 2 * self._lanes.free + len(in_progress)
             # Beyond now, so that the same query also finds when the next delivery is due.
@@ -243,10 +246,10 @@ class Dispatcher:
             for delivery in found:
                 if delivery.due_at > now:
                     return delivery.due_at
-                if delivery.id in in_progress or delivery.receiver in passed:
+                if delivery.id in in_progress or delivery.receiver in skipped:
                     continue  # or it would overtake an earlier one of its receiver
                 if not self._assign(delivery):
-                    passed.add(delivery.receiver)
+                    skipped.add(delivery.receiver)
             if len(found) < limit:
                 return None
         return None

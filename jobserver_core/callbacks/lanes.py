@@ -7,13 +7,13 @@ The problem: an attempt that waits for a dead receiver occupies a worker thread 
 plain queue, a few receivers that hang soon occupy every worker, and callbacks to all others wait behind them.
 It is known only afterwards which receivers hang.
 
-The idea: the latest attempt to a receiver decides which *share* of the places it competes for. Slow receivers
-share a quarter of all places, failing ones another quarter. Unknown receivers may use the rest, but a quarter
-is always reserved for prompt receivers. No receiver ever has more than ``per_receiver`` places.
+The idea: the latest attempt to a receiver decides its *lane*. All slow receivers have one lane with a quarter
+of the places, and all failing ones another. New receivers may use the rest, but a quarter is always reserved
+for prompt receivers. No receiver ever has more than ``per_receiver`` places.
 
 The invariants: a prompt receiver always finds a place soon, however many others hang. A receiver that
-recovers leaves its share with its first prompt answer. With one place only, the shares round up to one, and
-all receivers take turns.
+recovers leaves its lane with its first prompt answer. With one place only, each lane has that one, and all
+receivers take turns.
 
 Deliberately not handled: the status of receivers is not stored, and only :data:`REMEMBERED` of them are kept
 in memory. A forgotten receiver costs one slow attempt. The dispatcher decides the order of deliveries to a
@@ -30,7 +30,7 @@ REMEMBERED = 1024
 
 
 class ReceiverStatus(Enum):
-    """The status of a receiver after the latest attempt."""
+    """The status of a receiver after the latest attempt: its lane."""
 
     NEW = "new"
     """Nothing is known about it."""
@@ -70,10 +70,10 @@ class Lanes:
 
     def admits(self, receiver: str) -> bool:
         """Whether one more callback may go to this receiver now."""
-        has_place = self._by_receiver[receiver] < self._per_receiver
-        return has_place and self.free > 0 and self._has_share(self.status(receiver))
+        below_limit = self._by_receiver[receiver] < self._per_receiver
+        return below_limit and self.free > 0 and self._lane_has_place(self.status(receiver))
 
-    def _has_share(self, status: ReceiverStatus) -> bool:
+    def _lane_has_place(self, status: ReceiverStatus) -> bool:
         if status is ReceiverStatus.PROMPT:
             return True
         unproven = self._by_status.total() - self._by_status[ReceiverStatus.PROMPT]
@@ -83,11 +83,11 @@ class Lanes:
     def full(self) -> set[str]:
         """Return the known receivers that may not have another attempt now."""
         full = {receiver for receiver, used in self._by_receiver.items() if used >= self._per_receiver}
-        barred = {status for status in ReceiverStatus if not self._has_share(status)}
+        barred = {status for status in ReceiverStatus if not self._lane_has_place(status)}
         return full | {receiver for receiver, status in self._status.items() if status in barred}
 
     def enter(self, receiver: str) -> ReceiverStatus:
-        """Take a place, and return the share that it counts for, which :meth:`leave` needs."""
+        """Take a place, and return the lane in which it is, for :meth:`leave`."""
         status = self.status(receiver)
         self._by_receiver[receiver] += 1
         self._by_status[status] += 1

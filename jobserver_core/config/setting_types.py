@@ -145,13 +145,11 @@ def duration(
     return _field("duration", doc, default, parse, duration_text, nullable=nullable)
 
 
-def size(
-    default: int | None, doc: str, *, minimum: int = 0, maximum: int = 2**62, nullable: bool = False
-) -> Field:
+def size(default: int | None, doc: str, *, minimum: int = 0, nullable: bool = False) -> Field:
     """Create a size field in bytes."""
 
     def parse(value: Json) -> int:
-        return _in_range(parse_size(value), minimum, maximum, size_text)
+        return _in_range(parse_size(value), minimum, 2**62, size_text)
 
     return _field("size", doc, default, parse, size_text, nullable=nullable)
 

@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import attrs
@@ -159,10 +159,9 @@ def spark_home_view(installation: Installation, cache: Path, *, python: bool = F
     return _view(cache, [entry for entry in sorted(installation.package.iterdir()) if entry.name in names])
 
 
-def default_cache_dir(environment: Mapping[str, str] | None = None) -> Path:
+def default_cache_dir() -> Path:
     """Return the user's cache directory for job servers, as the XDG base directory specification says."""
-    environment = os.environ if environment is None else environment
-    root = environment.get("XDG_CACHE_HOME", "")
+    root = os.environ.get("XDG_CACHE_HOME", "")
     return Path(root if os.path.isabs(root) else os.path.expanduser("~/.cache"), "jobserver")
 
 

@@ -24,9 +24,13 @@ from jobserver_pyspark.protocol.messages import (
 )
 
 _HELLO_TIMEOUT = 10.0
+"""Seconds until a new connection must have said which host it is."""
 _PAUSE = 0.2
+"""Seconds until the listener tries again to accept, after an error."""
 _POLL = 0.1
+"""Seconds of :func:`arrived`."""
 _MAX_HELLO = 4096
+"""Bytes of the largest message before a host is recognized."""
 _OUTDATED_SERVER = "the package was replaced while the server was running, so restart the server"
 _OUTDATED_HOST = "the package was upgraded, so this server cannot take the context over"
 HostChannel = Channel[ServerToHost, HostToServer]
@@ -81,21 +85,21 @@ class HostConnections:
         with self._lock:
             self._expected.pop(secret, None)
 
-    def expect_again(self, marker: str, secret: str) -> Arrivals:
+    def expect_returning(self, marker: str, secret: str) -> Arrivals:
         """Return the queue in which the connection of a host that outlived its server arrives."""
         arrivals: Arrivals = queue.Queue()
         with self._lock:
             self._returning[marker] = (secret, arrivals)
         return arrivals
 
-    def forget_again(self, marker: str) -> None:
+    def forget_returning(self, marker: str) -> None:
         """Expect a host no more, and close its connection if it arrived."""
         with self._lock:
             _, arrivals = self._returning.pop(marker, ("", None))
         while arrivals is not None and not arrivals.empty():
-            arrived = arrivals.get_nowait()
-            if not isinstance(arrived, ProtocolError):
-                arrived.close()
+            found = arrivals.get_nowait()
+            if not isinstance(found, ProtocolError):
+                found.close()
 
     def _accept(self) -> None:
         """Accept until closed. Running out of descriptors or threads must not end this thread."""

@@ -50,7 +50,7 @@ def out_of_descriptors(error: OSError) -> str | None:
     return None
 
 
-def with_limit(error: ErrorInfo) -> ErrorInfo:
+def with_descriptor_limit(error: ErrorInfo) -> ErrorInfo:
     """Add the limit to the error of a context whose processes ran out of descriptors."""
     if _SIGN not in error.message and _SIGN not in error.stack:
         return error

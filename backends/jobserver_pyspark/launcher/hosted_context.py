@@ -18,7 +18,11 @@ from jobserver_core.errors import JobServerError, LaunchError
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.ports import ContextEnd, ContextHandle, ContextListener, ContextSpec, JobSpec
 from jobserver_pyspark.launcher.connections import Arrivals, HostChannel, HostConnections, arrived
-from jobserver_pyspark.launcher.descriptors import check_descriptors, out_of_descriptors, with_limit
+from jobserver_pyspark.launcher.descriptors import (
+    check_descriptors,
+    out_of_descriptors,
+    with_descriptor_limit,
+)
 from jobserver_pyspark.launcher.environments import Unpacking
 from jobserver_pyspark.launcher.host_plan import HostPlan, link_jars
 from jobserver_pyspark.launcher.host_process import HostProcess, SurvivingHost
@@ -238,11 +242,11 @@ class HostedContext(ContextHandle):
             if self._end is not None:
                 host.kill()
         connections = self._resources.connections
-        arrivals = connections.expect_again(survivor.marker, str(survivor.secret))
+        arrivals = connections.expect_returning(survivor.marker, str(survivor.secret))
         try:
             channel = self._wait_for_host(host, arrivals)
         finally:
-            connections.forget_again(survivor.marker)
+            connections.forget_returning(survivor.marker)
         if channel is None:
             return False
         resumed = channel.receive()
@@ -371,7 +375,7 @@ class HostedContext(ContextHandle):
                 self._end = ContextEnd.KILLED_OUTSIDE if killed else ContextEnd.FAILED
                 self._error = self._unexpected(status)
             asked = self._end in (ContextEnd.STOPPED, ContextEnd.KILLED)
-            end, error = self._end, None if asked or self._error is None else with_limit(self._error)
+            end, error = self._end, None if asked else self._error
         record = self._record
         ended = record is not None and record.end()
         if record is None:  # nothing was started, so there are only links
@@ -379,7 +383,7 @@ class HostedContext(ContextHandle):
         self._jobs.close()
         with self._listener_lock:
             if not self._detached:  # the next server finds no record, and reports the loss
-                self._listener.context_ended(end, error)
+                self._listener.context_ended(end, error and with_descriptor_limit(error))
         self._packages.close()
         if record is not None:
             self._resources.leftovers.remove(self._spec.id, record, ended=ended)

@@ -34,7 +34,10 @@ from jobserver_pyspark.protocol.messages import (
 
 @attrs.define(eq=False)
 class _HostedJob:
-    """A submitted job: the sink for its result, and the reason if that was refused."""
+    """A submitted job: the sink for its result, and the reason if that was refused.
+
+    ``sent`` says whether the host has the job, and ``killed`` whether it was killed, maybe before that.
+    """
 
     spec: JobSpec
     sink: ResultSink | None = None

@@ -15,7 +15,7 @@ from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.ports import ContextSpec
 from jobserver_core.testing.launcher import RecordingListener
 from jobserver_pyspark import PySparkLauncher
-from jobserver_pyspark.launcher.descriptors import out_of_descriptors, with_limit
+from jobserver_pyspark.launcher.descriptors import out_of_descriptors, with_descriptor_limit
 
 TESTS = Path(__file__).parents[2]
 
@@ -151,11 +151,13 @@ def test_errors_about_exhausted_descriptors_are_explained() -> None:
 
 
 def test_a_context_whose_jvm_ran_out_of_descriptors_says_how_to_raise_the_limit() -> None:
-    error = with_limit(ErrorInfo(message="Job aborted", stack="java.io.IOException: Too many open files"))
+    error = with_descriptor_limit(
+        ErrorInfo(message="Job aborted", stack="java.io.IOException: Too many open files")
+    )
     assert error.message.startswith("Job aborted (the context ran out of file descriptors: ")
     assert "--ulimit nofile=" in error.message
     other = ErrorInfo(message="Job aborted")
-    assert with_limit(other) is other
+    assert with_descriptor_limit(other) is other
 
 
 @pytest.mark.real

@@ -333,7 +333,7 @@ def test_a_host_that_is_not_ready_takes_acknowledgements_and_no_other_messages_a
 
 
 def test_what_a_returning_host_sends_right_behind_its_proof_arrives(connections: HostConnections) -> None:
-    arrivals = connections.expect_again("marker", "secret")
+    arrivals = connections.expect_returning("marker", "secret")
     host, nonce = connect(connections), new_nonce()
     host.send(Reattach(protocol=PROTOCOL_VERSION, marker="marker", nonce=nonce))
     challenge = host.receive()
