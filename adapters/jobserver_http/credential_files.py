@@ -1,9 +1,9 @@
 """Authentication with a password file, a token file, or both.
 
-Each line of the password file is ``user:hash:permissions``, with an argon2 hash as printed by
-``python -m jobserver_http.credential_files user jobs:read,contexts``. Each line of the token file is
-``name:hash:permissions``, with the SHA-256 of the token in hexadecimal. Permissions are those of
-:mod:`jobserver_http.access`, separated by commas. Blank lines and lines that start with ``#`` are ignored.
+``jobserver credentials`` prints lines for both. Each line of the password file is ``user:hash:permissions``,
+with an argon2 hash. Each line of the token file is ``name:hash:permissions``, with the SHA-256 of the token
+in hexadecimal. Permissions are those of :mod:`jobserver_http.access`, separated by commas. Blank lines and
+lines that start with ``#`` are ignored.
 
 The content of these files decides who may run code. So a file is refused if its group or everyone may write
 to it, or if everyone may replace it in its directory. A password file that everyone may read is accepted with
@@ -12,8 +12,6 @@ a warning, because it contains only hashes, and mounted secrets are often readab
 
 from __future__ import annotations
 
-import argparse
-import getpass
 import hashlib
 import hmac
 import logging
@@ -21,10 +19,9 @@ import os
 import re
 import secrets
 import stat
-import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import argon2
@@ -237,28 +234,3 @@ class FileAuthenticator(Authenticator):
             if hmac.compare_digest(identity.proof, hashed):
                 found = identity
         return found
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a line for the password file, or with ``--token``, a new token and its line."""
-    parser = argparse.ArgumentParser(prog="python -m jobserver_http.credential_files")
-    parser.add_argument("name", help="the user's or the token's name")
-    parser.add_argument("permissions", help="for example jobs,contexts:read, or * for all")
-    parser.add_argument("--token", action="store_true", help="create a bearer token instead of a password")
-    options = parser.parse_args(arguments)
-    try:
-        entry_line(options.name, "", options.permissions)
-    except ValueError as error:
-        parser.error(str(error))
-    if options.token:
-        token = new_token()
-        print(f"token (shown only once): {token}", file=sys.stderr)
-        hashed = hash_token(token)
-    else:
-        hashed = hash_password(getpass.getpass() if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n"))
-    print(entry_line(options.name, hashed, options.permissions))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -189,13 +189,8 @@ class JobReports:
 
     def send(self, *reports: HostToServer) -> None:
         """Send reports, and keep those that the next server needs. Several at once are about the same job."""
-        first = reports[0]
-        kept = None
-        if isinstance(
-            first, messages.JobRunning | messages.ProgressReport | messages.ResultChunk | messages.JobEnded
-        ):
-            with self._lock:
-                kept = self._kept.get(first.job_id)
+        with self._lock:
+            kept = self._kept.get(getattr(reports[0], "job_id", ""))
         if kept is not None:
             with kept.lock:
                 kept.send(reports)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -191,24 +189,3 @@ def test_files_that_would_be_ignored_are_refused(tmp_path: Path) -> None:
 def test_an_authenticator_that_is_not_installed_is_named() -> None:
     with pytest.raises(PluginNotFound, match=r"kerberos.*file"):
         authenticator_from_settings(Settings(auth=AuthSettings(backend="kerberos")))
-
-
-def test_credential_lines_are_generated_on_the_command_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO("s3cret\n"))
-    assert credential_files.main(["alice", "jobs"]) == 0
-    password_line = capsys.readouterr().out
-    assert credential_files.main(["ci", "jobs:start", "--token"]) == 0
-    captured = capsys.readouterr()
-    token = captured.err.split(": ")[1].strip()
-    assert token not in captured.out
-    authenticator = FileAuthenticator(files(tmp_path, password_line, captured.out))
-    assert authenticator.authenticate(login("alice", "s3cret")) is not None
-    assert authenticator.authenticate(Credentials(scheme="bearer", secret=token)) is not None
-
-
-@pytest.mark.parametrize("arguments", [["a:b", "jobs"], ["alice", "root"]])
-def test_the_command_refuses_values_that_the_file_would_reject(arguments: list[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        credential_files.main(arguments)

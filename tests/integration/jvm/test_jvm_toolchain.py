@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -39,26 +36,6 @@ def test_processes_that_compile_at_once_agree_and_leave_nothing_half_done(
     before = first.stat()
     assert fresh.runner_jar() == first
     assert first.stat() == before
-
-
-def test_only_the_class_path_is_printed(toolchain: JvmToolchain) -> None:
-    toolchain.prepare()
-    done = subprocess.run(
-        [sys.executable, "-m", "jobserver_pyspark.jvm"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    *libraries, spark = done.stdout.rstrip("\n").split(os.pathsep)
-    assert "\n" not in done.stdout.rstrip("\n")
-    assert [Path(jar).name.split("_")[0].split("-1")[0] for jar in libraries] == [
-        "jobserver-api",
-        "config",
-        "scalactic",
-    ]
-    assert spark == toolchain.spark.class_path
 
 
 def test_a_java_that_is_not_there_is_named(toolchain: JvmToolchain, tmp_path: Path) -> None:
