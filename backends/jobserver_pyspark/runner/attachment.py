@@ -63,6 +63,7 @@ class Attachment:
             live_conf = SparkConf(_jvm=jvm, _jconf=self.java_context.sc().conf())
             with _known_conf(request.conf) as self.conf:
                 self.context = SparkContext(gateway=self.gateway, jsc=self.java_context, conf=live_conf)
+            _connect_accumulators(self.context)
             self._initial = _InitialState(self.context, self.java_context.sc())
         self.context.stop = leave_running  # type: ignore[method-assign] # the context is not the job's
         self._session: Any = None
@@ -167,6 +168,7 @@ class Attachment:
         if context is not here:  # the job created it; its tasks get the same class path as ours
             context.environment.update(here.environment)
             context._python_includes = here._python_includes
+            _connect_accumulators(context)
             self.context, self._session = context, None
         return made
 
@@ -258,6 +260,16 @@ def _gateway(port: int, secret: str) -> tuple[Any, list[Callable[[], None]]]:
     finally:
         java_gateway.java_import = import_now
         del os.environ["PYSPARK_GATEWAY_PORT"], os.environ["PYSPARK_GATEWAY_SECRET"]
+
+
+def _connect_accumulators(context: Any) -> None:
+    """Connect the JVM with this process's server for accumulators, by an update without values.
+
+    Spark would connect when the first task ends, on the one thread that schedules the tasks of all jobs, and
+    wait for the reply. The server serves only the first connection: if a stranger were connected, all jobs
+    would wait. If this process had ended by then, another one could listen on its port.
+    """
+    context._javaAccumulator.merge(context._javaAccumulator)
 
 
 def _report_queries(on_query: Callable[[str], None]) -> None:

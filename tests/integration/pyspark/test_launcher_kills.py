@@ -48,6 +48,12 @@ def test_a_kill_interrupts_the_calls_that_a_job_waits_for_in_the_jvm(context: Co
     wait_until(lambda: context.run("trouble.JvmSleepers").value == before)
 
 
+def test_a_connection_of_a_stranger_to_a_jobs_process_does_not_stop_the_context(start: Start) -> None:
+    context = start().wait_ready()
+    for _ in range(2):  # the first process has run tasks to warm up
+        assert context.end_of(context.submit("trouble.Besieged"), timeout=30.0).value == 4
+
+
 def test_the_workers_of_a_context_that_stops_print_nothing(start: Start) -> None:
     context = start().wait_ready()
     assert context.run("work.WordCount", {"input": {"string": "a b"}}).value == {"a": 1, "b": 1}

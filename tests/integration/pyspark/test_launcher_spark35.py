@@ -72,6 +72,10 @@ def test_kills_kill_on_spark_3_5(on_35: Context, name: str) -> None:
     assert on_35.end_of(on_35.submit("work.WordCount", {"input": {"string": "a"}}), 20.0).value == {"a": 1}
 
 
+def test_a_connection_of_a_stranger_does_not_stop_the_context_on_spark_3_5(on_35: Context) -> None:
+    assert on_35.end_of(on_35.submit("trouble.Besieged"), timeout=30.0).value == 4
+
+
 def test_crashes_and_failures_are_reported_on_spark_3_5(on_35: Context) -> None:
     assert on_35.run("trouble.Exit").outcome.failure is FailureKind.CRASHED
     failed = on_35.run("trouble.SparkFailure").outcome

@@ -73,6 +73,18 @@ class ThreadedTasks(Accepting):
             thread.join()
 
 
+class Besieged(Accepting):
+    """Counts while a stranger, who says nothing, is connected to its process's server for accumulators."""
+
+    fresh_process = True
+
+    def run_job(self, context, runtime, data):
+        server = context.sparkContext._accumulatorServer
+        with socket.socket(server.address_family) as stranger:
+            stranger.connect(server.server_address)
+            return context.sparkContext.parallelize(range(4), 2).map(str).count()
+
+
 class LeavesTasks(Accepting):
     """Ends while a thread of it still has a Spark job running."""
 
