@@ -193,8 +193,9 @@ def error_text(result: object) -> str:
     if not isinstance(result, Mapping):
         return str(result)
     kind, message = result.get("errorClass"), result.get("message", "unknown reason")
-    if kind in _BEFORE_REASON and (reason := result.get("stack")):
-        message = f"{message}{_BEFORE_REASON[kind]}{reason}"
+    before = _BEFORE_REASON.get(str(kind))
+    if before and (reason := result.get("stack")):
+        message = f"{message}{before}{reason}"
     message = "\n".join(_message_excerpt(str(message).splitlines() or [""]))
     return f"{kind}: {message}" if kind else message
 
@@ -261,7 +262,7 @@ def missing_code_advice(error: object) -> str | None:
 
 def stack_of(error: object) -> str | None:
     """Return the stack of an error object, or None. A reason in words is no stack."""
-    if not isinstance(error, Mapping) or error.get("errorClass") in _BEFORE_REASON:
+    if not isinstance(error, Mapping) or str(error.get("errorClass")) in _BEFORE_REASON:
         return None
     return str(error.get("stack") or "") or None
 

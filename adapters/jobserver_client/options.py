@@ -40,8 +40,7 @@ class ConnectionOptions:
 
     def __attrs_post_init__(self) -> None:
         for name in ("timeout", "connect_timeout", "reconnect_timeout"):
-            check_seconds(name, getattr(self, name))
-        check_kind("reconnect_timeout", self.reconnect_timeout, (int, float), "a number of seconds")
+            check_seconds(name, getattr(self, name), optional=name != "reconnect_timeout")
         check_kind("retries", self.retries, int, "a whole number")
         for name in ("user", "password", "token"):
             check_kind(name, getattr(self, name), (str, type(None)), "a string")

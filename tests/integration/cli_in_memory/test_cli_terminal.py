@@ -288,6 +288,7 @@ def test_progress_is_shown_when_some_is_known() -> None:
             {"errorClass": "JobKilled", "message": "Job 5 killed", "stack": "by user ann"},
             "JobKilled: Job 5 killed by user ann",
         ),
+        ({"errorClass": ["JobKilled"], "message": "no", "stack": "hostile"}, "['JobKilled']: no"),
     ],
 )
 def test_an_error_is_shown_with_its_class(result: object, shown: str) -> None:

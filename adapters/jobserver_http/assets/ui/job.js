@@ -84,9 +84,12 @@ function askToKill(page, record) {
   });
 }
 
-/** A job's or context's error, with its stack. What stands for the stack of a lost context is the reason in words. */
+// The classes of errors whose stack is the reason in words, and what stands between message and reason.
+const BEFORE_REASON = new Map([["ContextTerminated", ": "], ["JobKilled", " "]]);
+
+/** A job's or context's error, with its stack, unless that is the reason in words. */
 export function errorSection(error) {
-  const before = { ContextTerminated: ": ", JobKilled: " " }[error.errorClass];
+  const before = BEFORE_REASON.get(error.errorClass);
   const reason = before && error.stack ? before + error.stack : "";
   return section("Error",
     element("p", { class: "alert" }, `${error.errorClass ? `${error.errorClass}: ` : ""}${error.message}${reason}`),
