@@ -48,6 +48,9 @@ private[jobserver] final class JobProcesses(threads: JobThreads) {
 private[jobserver] object JobProcesses {
   private val NameLength = 15
 
+  /** Of Spark's Python processes: its own modules, and the launcher's daemon. */
+  private val SparksModules = "(jobserver_)?pyspark\\.".r
+
   /** The start time of a process or thread in clock ticks since boot. Java's own value can be off by a second. */
   private def startOf(name: String): Option[Long] =
     Try(read(Paths.get("/proc", name, "stat")).split(')').last.trim.split(' ')(19).toLong).toOption
@@ -65,5 +68,5 @@ private[jobserver] object JobProcesses {
   private def read(file: Path): String = Try(new String(Files.readAllBytes(file), UTF_8).stripLineEnd).getOrElse("")
 
   private def isSparks(process: ProcessHandle): Boolean =
-    process.info.arguments.map[Boolean](_.exists(_.startsWith("pyspark."))).orElse(false)
+    process.info.arguments.map[Boolean](_.exists(SparksModules.findPrefixOf(_).nonEmpty)).orElse(false)
 }
