@@ -183,15 +183,15 @@ class ContextReports(ContextListener):
             death = self._death(event, error)
             if death is not None:
                 self._die(death, ContextEvent.FAIL if death.final else event)
+                self.on_lost = None
                 return
-            lost = self.on_lost
             if context.ready_reported or context.current.stop_requested or self._jobs.holding:
-                lost = self.on_lost = None
-            self._jobs.end_all(error, spare_waiting=lost is not None)
+                self.on_lost = None
+            self._jobs.end_all(error, spare_waiting=self.on_lost is not None)
             context.end(event, error)
             self._close()
-            if lost is not None:
-                context.outbox.put(partial(lost, context.current, self._jobs.take_left()))
+            if self.on_lost is not None:
+                context.outbox.put(partial(self.on_lost, context.current, self._jobs.take_left()))
 
     def _death(self, event: ContextEvent, error: ErrorInfo | None) -> Death | None:
         """Return the death of the context; None if it is not supervised, or ends normally."""

@@ -266,18 +266,23 @@ def test_waiters_of_a_job_that_cannot_be_picked_up_now_learn_that_it_is_postpone
         found[0](WAIT)
 
 
-def test_a_context_that_was_taken_over_and_is_ready_leaves_no_jobs_behind() -> None:
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_context_that_was_taken_over_and_is_ready_leaves_no_jobs_behind(dies: bool) -> None:
     store, blobs, launcher = FaultyRequests(), MemoryBlobStore(), InlineLauncher({})
     first, second = (Member(store, blobs, launcher=launcher) for _ in range(2))
     first.server.start()
-    first.server.create_context("shared").result(WAIT)
+    first.server.create_context("shared", {"supervise": True}).result(WAIT)
     launcher.detach()
     first.server._services.registry.detach_all()
     store.remove_server(first.id)
     second.server.start()
     [context] = second.server._services.registry.all()
     wait_until(lambda: context._context.ready_reported, "the takeover", WAIT)
-    second.server.stop_context("shared").result(WAIT)
+    if dies:
+        context._reports.context_ended(ContextEnd.KILLED_OUTSIDE)
+        assert context.successor is not None
+    else:
+        second.server.stop_context("shared").result(WAIT)
     assert not context.leaves_jobs
     for member in (first, second):
         member.close()
