@@ -57,7 +57,7 @@ class CommandFailed(Exception):
 
 @contextmanager
 def reading(file: object) -> Iterator[None]:
-    """Read a file that was given on the command line.
+    """Say which file, given on the command line, could not be read inside the block.
 
     Raises:
         CommandFailed: It cannot be read.

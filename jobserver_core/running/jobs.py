@@ -19,7 +19,6 @@ from jobserver_core.errors import (
     JobServerError,
     OnAnotherServer,
     StorageError,
-    Unavailable,
 )
 from jobserver_core.models.arguments import config_text
 from jobserver_core.models.contexts import ContextLoad, LoadStatus
@@ -28,7 +27,7 @@ from jobserver_core.models.json_values import JsonMapping, JsonObject, dumps, lo
 from jobserver_core.ports import Clock, ContextSpec, JobCode, JobSpec, MetadataStore
 from jobserver_core.running.live_context import LiveContext
 from jobserver_core.running.live_job import LiveJob
-from jobserver_core.running.records import FinalOutcome, Records
+from jobserver_core.running.records import FinalOutcome, Records, taken_over
 from jobserver_core.running.requests import Action, Requests
 from jobserver_core.running.result_storage import ResultStore
 from jobserver_core.running.results import ResultReader
@@ -314,7 +313,7 @@ class JobService:
             with self._lock:
                 found = self._live.get(job_id)
         if found is None:
-            raise Unavailable(message=f"job {job_id} is being taken over by another server; try again")
+            raise taken_over(f"job {job_id}")
         live, context = found
         return context.kill_job(live, force=force, user=user)
 

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from jobserver_core.errors import JobAlreadyFinal, ServerClosed, StaleState, StorageError, Unavailable
+from jobserver_core.errors import JobAlreadyFinal, ServerClosed, StaleState, StorageError
 from jobserver_core.models.contexts import Context, Resources
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.jobs import Job
@@ -28,7 +28,7 @@ from jobserver_core.running.context_settings import TimeLimits
 from jobserver_core.running.deadlines import Deadlines
 from jobserver_core.running.job_queue import JobQueue
 from jobserver_core.running.live_job import LiveJob
-from jobserver_core.running.records import FinalOutcome, Records
+from jobserver_core.running.records import FinalOutcome, Records, taken_over
 from jobserver_core.running.restarts import Death, death_of
 from jobserver_core.running.starts import StartQueue
 from jobserver_core.running.waiting import Promise, Waiter
@@ -412,8 +412,7 @@ class LiveContext:
             with self._context.changing():
                 yield
         except StaleState as stale:
-            message = f"{what} is being taken over by another server; try again"
-            raise Unavailable(message=message) from stale
+            raise taken_over(what) from stale
 
     def stop_eventually(self, timeout: float, *, requested: bool, reason: str) -> Waiter[Context]:
         """Stop the context as soon as the stop can be stored."""

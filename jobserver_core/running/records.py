@@ -260,7 +260,7 @@ class Records:
             if server.id == context.owner:
                 raise OnAnotherServer(kind=kind, id=record_id, server=server.address or server.id)
         if not context.state.final:
-            raise _taken_over(kind, record_id)
+            raise taken_over(f"{kind} {record_id}")
 
     def context_elsewhere(self, name: str) -> Context | None:
         """Return the record of a context of this name that belongs to another server, or None."""
@@ -277,7 +277,7 @@ class Records:
         context = self._shared_context(name)
         if context is not None:
             self.check_here("context", name, context)
-            raise _taken_over("context", name)
+            raise taken_over(f"context {name}")
 
     def _shared_context(self, name: str) -> Context | None:
         """Return the record of the living context of this name, if other servers share the store."""
@@ -509,8 +509,9 @@ class Records:
             self.syncer.sync()
 
 
-def _taken_over(kind: str, record_id: str) -> Unavailable:
-    return Unavailable(message=f"{kind} {record_id} is being taken over by another server; try again")
+def taken_over(what: str) -> Unavailable:
+    """Return the error for a record that no server can change until another one has taken it over."""
+    return Unavailable(message=f"{what} is being taken over by another server; try again")
 
 
 def _written_by(context: Context) -> tuple[object, ...]:

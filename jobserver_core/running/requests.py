@@ -43,6 +43,7 @@ from jobserver_core.models.json_values import JsonMapping, JsonObject
 from jobserver_core.models.servers import ServerRequest
 from jobserver_core.ports import Clock, Ids, MetadataStore
 from jobserver_core.running.notices import Notices, Topic, Worker
+from jobserver_core.running.records import taken_over
 
 _log = logging.getLogger(__name__)
 
@@ -176,7 +177,7 @@ class Requests:
         """
         leased_until = self._leased_until(server_id)
         if leased_until is None:
-            raise Unavailable(message=f"{what} is being taken over by another server; try again")
+            raise taken_over(what)
         return leased_until
 
     def _leased_until(self, server_id: str) -> datetime | None:
