@@ -64,7 +64,7 @@ private[jobserver] object JobProcesses {
     }.toMap finally tasks.foreach(_.close())
   }
 
-  /** None for a thread that has just ended. */
+  /** The content of a file of `/proc`; empty for a thread that has just ended. */
   private def read(file: Path): String = Try(new String(Files.readAllBytes(file), UTF_8).stripLineEnd).getOrElse("")
 
   private def isSparks(process: ProcessHandle): Boolean =

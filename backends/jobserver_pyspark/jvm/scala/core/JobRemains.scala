@@ -10,11 +10,11 @@ import org.apache.spark.streaming.{JobStreaming, StreamingContext}
  * Everything that a job has started and that can outlive its own thread.
  *
  * A job in the state KILLED must not do anything any more. So when the job's code has returned, its thread waits until no
- * Spark tasks, streams, listeners, threads or processes of the job are left. Each method tries once to end all of one kind, and
- * returns whether there were any; the caller repeats it. If something cannot be ended, the job stays RUNNING.
+ * Spark tasks, streams, listeners, threads or processes of the job are left. Each method tries once to end all of one
+ * kind, and returns whether there were any; the caller repeats it. If something cannot be ended, the job stays RUNNING.
  *
- * Streams are ended after every job. Tasks, listeners, threads and processes are ended only if the job was killed, because a finished
- * job may leave something for the next one, such as a connection pool.
+ * Streams are ended after every job. Tasks, listeners, threads and processes are ended only if the job was killed,
+ * because a finished job may leave something for the next one, such as a connection pool.
  */
 private[jobserver] final class JobRemains(
     jobId: String, spark: SparkContext, tasks: JobTasks, threads: JobThreads) {

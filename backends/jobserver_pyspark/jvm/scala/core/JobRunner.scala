@@ -1,6 +1,5 @@
 package org.apache.spark.sql.jobserver
 
-import java.util.{Collections, LinkedHashMap => JLinkedHashMap, Map => JMap}
 import java.util.concurrent.{ConcurrentHashMap, TimeUnit, TimeoutException}
 
 import scala.collection.JavaConverters._
@@ -24,10 +23,7 @@ final class JobRunner(root: SparkSession, isolationMode: String, maxSessions: In
   private val serializers = new Serializers(context)
   private val tasks = new JobTasks(context, Isolation.JobProperty)
   private val jobs = new ConcurrentHashMap[String, RunningJob]()
-  private val killedEarly = Collections.newSetFromMap(Collections.synchronizedMap(
-    new JLinkedHashMap[String, java.lang.Boolean] {
-      override def removeEldestEntry(eldest: JMap.Entry[String, java.lang.Boolean]): Boolean = size > JobRunner.Remembered
-    }))
+  private val killedEarly = JobTasks.recentIds()
   @volatile private var oldApi: Option[JobApi] = None
 
   SharedTimer.prepare()
@@ -116,7 +112,6 @@ final class JobRunner(root: SparkSession, isolationMode: String, maxSessions: In
 
 private[jobserver] object JobRunner {
   private val ShortMs = 10L
-  private val Remembered = 10000
   private val ApiAdapter = "org.apache.spark.sql.jobserver.OldJobApi"
   private val ApiClass = "spark.jobserver.api.SparkJobBase"
 

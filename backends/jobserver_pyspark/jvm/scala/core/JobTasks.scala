@@ -1,6 +1,6 @@
 package org.apache.spark.scheduler
 
-import java.util.{Collections, LinkedHashMap => JLinkedHashMap, Map => JMap, Properties}
+import java.util.{Collections, LinkedHashMap => JLinkedHashMap, Map => JMap, Properties, Set => JSet}
 
 import scala.collection.JavaConverters._
 
@@ -16,11 +16,7 @@ import org.apache.spark.SparkContext
  * @param property the local property that identifies the job of a task
  */
 private[spark] final class JobTasks(context: SparkContext, property: String) {
-  private val killed = Collections.newSetFromMap(Collections.synchronizedMap(
-    new JLinkedHashMap[String, java.lang.Boolean] {
-      override def removeEldestEntry(eldest: JMap.Entry[String, java.lang.Boolean]): Boolean =
-        size > JobTasks.Remembered
-    }))
+  private val killed = JobTasks.recentIds()
 
   context.taskScheduler match {
     case scheduler: TaskSchedulerImpl => JobTasks.wrapBuilder(scheduler)(new Gate(_))
@@ -69,6 +65,12 @@ private[spark] final class JobTasks(context: SparkContext, property: String) {
 private[spark] object JobTasks {
   private val Reason = "the job was killed"
   private val Remembered = 10000
+
+  /** A set of job IDs for any thread, which forgets the oldest of very many. */
+  def recentIds(): JSet[String] = Collections.newSetFromMap(Collections.synchronizedMap(
+    new JLinkedHashMap[String, java.lang.Boolean] {
+      override def removeEldestEntry(eldest: JMap.Entry[String, java.lang.Boolean]): Boolean = size > Remembered
+    }))
 
   /** Wraps the scheduler's own builder of task pools. */
   def wrapBuilder(scheduler: TaskSchedulerImpl)(wrap: SchedulableBuilder => SchedulableBuilder): Unit = {

@@ -8,7 +8,7 @@ import com.fasterxml.jackson.databind.ObjectMapper
 private[jobserver] final case class Outcome(
     status: String,
     failure: String = null,
-    error: Failure = null,
+    error: ErrorDetails = null,
     result: String = null,
     size: Long = 0L,
     inline: String = null,
@@ -36,21 +36,21 @@ private[jobserver] object Outcome {
 
   def finished(written: WrittenResult): Outcome =
     Outcome("finished", result = written.form, size = written.size, inline = written.inline.orNull)
-  def failed(failure: String, error: Throwable): Outcome = Outcome("failed", failure, Failure.of(error))
+  def failed(failure: String, error: Throwable): Outcome = Outcome("failed", failure, ErrorDetails.of(error))
 
   /** The server's own reason: the exceptions of this package mean nothing to the job's author. */
   def refused(failure: String, message: String, detail: String = ""): Outcome =
-    Outcome("failed", failure, Failure(message, "", detail))
+    Outcome("failed", failure, ErrorDetails(message, "", detail))
 }
 
-/** An exception as data: message, Java class, Java stack. */
-private[jobserver] final case class Failure(message: String, errorClass: String, stack: String)
+/** An exception as data: message, Java class, Java stack; `ErrorDetails` of the protocol. */
+private[jobserver] final case class ErrorDetails(message: String, errorClass: String, stack: String)
 
-private[jobserver] object Failure {
-  def of(error: Throwable): Failure = {
+private[jobserver] object ErrorDetails {
+  def of(error: Throwable): ErrorDetails = {
     val text = new StringWriter()
     error.printStackTrace(new PrintWriter(text, true))
-    Failure(Option(error.getMessage).getOrElse(error.toString), error.getClass.getName, text.toString)
+    ErrorDetails(Option(error.getMessage).getOrElse(error.toString), error.getClass.getName, text.toString)
   }
 }
 

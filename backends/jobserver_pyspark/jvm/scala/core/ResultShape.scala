@@ -5,7 +5,7 @@ import java.util.{Map => JMap}
 import scala.collection.JavaConverters._
 import scala.concurrent.Await
 import scala.concurrent.duration.Duration
-import scala.util.{Failure => Failed, Success}
+import scala.util.{Failure, Success}
 import scala.util.control.NonFatal
 
 import com.fasterxml.jackson.databind.{DeserializationFeature, JsonNode, ObjectMapper}
@@ -130,7 +130,7 @@ private[jobserver] object ResultShape {
     case Left(content) => Members(Iterator("left" -> content), named = true)
     case Right(content) => Members(Iterator("right" -> content), named = true)
     case Success(content) => Members(Iterator("success" -> content), named = true)
-    case Failed(error) => Members(Iterator("failure" -> error), named = true)
+    case Failure(error) => Members(Iterator("failure" -> error), named = true)
     case calendar: java.util.Calendar =>
       Text(calendar.toInstant.atZone(calendar.getTimeZone.toZoneId).toOffsetDateTime.toString)
     case date: java.util.Date if date.getClass == classOf[java.util.Date] => Text(date.toInstant.toString)

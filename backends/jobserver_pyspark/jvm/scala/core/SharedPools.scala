@@ -12,11 +12,12 @@ import scala.collection.JavaConverters._
  * A task that repeats itself goes in circles: from the timer's queue to the timer's thread, to the queue of a pool, to a
  * worker, and then the job's code on the worker's stack puts the next task into the timer's queue. A search that reads
  * these places one after the other can miss it every time. So the search locks the timer's queue. The task can then only
- * move forward, as far as the timer. Reading the stacks, then the queues of the pools, then the stacks again, and the timer
- * last, is enough to find it: what left a queue in between is with a worker or on a stack by then, or in the timer. The stack of a worker
- * that has taken a task but not begun it shows no code of a job, so it is unknown whose task it is. That also counts as
- * something found, and the caller looks again. So does work in a class that another running job has too: nothing shows
- * whose it is, so it is neither ended nor ignored, until it is done or the other job has ended.
+ * move forward, as far as the timer. Reading the stacks, then the queues of the pools, then the stacks again, and the
+ * timer last, is enough to find it: what left a queue in between is with a worker or on a stack by then, or in the timer.
+ *
+ * The stack of a worker that has taken a task but not begun it shows no code of a job, so it is unknown whose task it is.
+ * That also counts as something found, and the caller looks again. So does work in a class that another running job has
+ * too: nothing shows whose it is, so it is neither ended nor ignored, until it is done or the other job has ended.
  *
  * See [[SharedTimer]] for the lock of the timer's queue.
  */
