@@ -208,7 +208,11 @@ class _InitialState:
         self._context.environment.clear()
         self._context.environment.update(self._environment)
         accumulators: Any = importlib.import_module("pyspark.accumulators")
-        accumulators._accumulatorRegistry.clear()
+        for number, accumulator in list(accumulators._accumulatorRegistry.items()):
+            if number < 0:  # PySpark's own, for profiles
+                accumulator._value = {}
+            else:
+                accumulators._accumulatorRegistry[number] = _FORGOTTEN
 
     def restore_thread(self, jvm: Any, session: Any) -> None:
         """Restore the JVM thread that serves this process's main thread."""
@@ -217,6 +221,19 @@ class _InitialState:
             jvm.org.apache.spark.sql.SparkSession.clearActiveSession()
         else:
             jvm.org.apache.spark.sql.SparkSession.setActiveSession(session._jsparkSession)
+
+
+class _Forgotten:
+    """Stands for an accumulator of a job that has ended, and ignores the updates of its late tasks.
+
+    In older versions, such as 3.5, an update of an unknown one ends PySpark's server for those of all jobs.
+    """
+
+    def __iadd__(self, _update: object) -> _Forgotten:
+        return self
+
+
+_FORGOTTEN = _Forgotten()
 
 
 @contextlib.contextmanager

@@ -55,6 +55,15 @@ def test_a_job_sees_no_leftovers_of_another_job_in_spark_or_its_process(context:
     assert str(found["tag"]).startswith("jobserver-runner-")
 
 
+def test_each_job_of_a_process_gets_the_profiles_of_its_own_functions_in_sql(
+    context: Context, tmp_path: Path
+) -> None:
+    _warm(context)
+    found = [context.run("reuse.Profile", {"directory": str(tmp_path / name)}).value for name in "abcde"]
+    assert len({each["pid"] for each in found}) < 5
+    assert {each["profiles"] for each in found} == {1}
+
+
 def test_a_job_that_leaves_a_thread_is_the_last_of_its_process(context: Context, tmp_path: Path) -> None:
     file = tmp_path / "written"
     pid = context.run("reuse.LeaveThread", {"file": str(file)}).value

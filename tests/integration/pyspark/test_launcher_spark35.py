@@ -77,6 +77,18 @@ def test_a_connection_of_a_stranger_does_not_stop_the_context_on_spark_3_5(on_35
     assert on_35.end_of(on_35.submit("trouble.Besieged"), timeout=30.0).value == 4
 
 
+def test_a_late_task_of_a_job_does_not_stop_the_accumulators_of_the_next_one_on_spark_3_5(
+    on_35: Context,
+) -> None:
+    first = on_35.run("reuse.Accumulate").value
+    for _ in range(10):
+        later = on_35.run("reuse.Accumulate", first).value
+        assert later["sum"] == 6
+        if later["pid"] == first["pid"]:
+            return
+    raise AssertionError("no other job ran in the process of the first one")
+
+
 def test_crashes_and_failures_are_reported_on_spark_3_5(on_35: Context) -> None:
     assert on_35.run("trouble.Exit").outcome.failure is FailureKind.CRASHED
     failed = on_35.run("trouble.SparkFailure").outcome

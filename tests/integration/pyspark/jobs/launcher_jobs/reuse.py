@@ -83,6 +83,37 @@ class Fresh(Accepting):
         return os.getpid()
 
 
+class Accumulate(Accepting):
+    """Sums up with an accumulator, after a late update for one of an earlier job of its process."""
+
+    def run_job(self, context, runtime, data):
+        from pyspark.accumulators import INT_ACCUMULATOR_PARAM, _deserialize_accumulator
+
+        spark = context.sparkContext
+        if data.get("pid", None) == os.getpid():
+            spark.parallelize([data.get("id")]).foreach(
+                lambda number: _deserialize_accumulator(number, 0, INT_ACCUMULATOR_PARAM).add(1)
+            )
+        total = spark.accumulator(0)
+        spark.parallelize(range(4)).foreach(total.add)
+        return {"pid": os.getpid(), "id": total.aid, "sum": total.value}
+
+
+class Profile(Accepting):
+    """Profiles a function in SQL; returns the number of profiles."""
+
+    def run_job(self, context, runtime, data):
+        from pyspark.sql.functions import udf
+
+        context.conf.set("spark.sql.pyspark.udf.profiler", "perf")
+        try:
+            context.range(2).select(udf(lambda number: number + 1, "long")("id")).collect()
+        finally:
+            context.conf.unset("spark.sql.pyspark.udf.profiler")
+        context.profile.dump(data.get("directory"), type="perf")
+        return {"pid": os.getpid(), "profiles": len(os.listdir(data.get("directory")))}
+
+
 class Talk(Accepting):
     def run_job(self, context, runtime, data):
         for number in range(data.get("lines")):
