@@ -82,10 +82,15 @@ class Intake:
     _restart: Callable[[list[Job]], None]
     """Reruns jobs whose context has ended by itself."""
     _unclaimed: threading.Condition = attrs.field(factory=threading.Condition, init=False)
+    """Guards the jobs that are claimed, the awaited files and the ended contexts; notified after a claim."""
     _claimed: set[str] = attrs.field(factory=set, init=False)
+    """The jobs that a thread is picking up or ending."""
     _put_off: dict[str, float] = attrs.field(factory=dict, init=False)
+    """The monotonic time at which each job that waits for its files was first put off."""
     _awaited: set[tuple[str, ...]] = attrs.field(factory=set, init=False)
+    """The class paths, as digests, for whose files a thread is waiting."""
     _ended: dict[str, LiveContext] = attrs.field(factory=dict, init=False)
+    """The contexts that have ended since the last scan; some of their jobs may not have been picked up."""
     _closed: bool = attrs.field(default=False, init=False)
 
     def close(self) -> None:

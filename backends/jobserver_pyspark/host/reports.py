@@ -17,7 +17,9 @@ from jobserver_pyspark.protocol.messages import ErrorDetails, HostSpec, HostToSe
 ServerChannel = Channel[HostToServer, ServerToHost]
 
 _LOSS_TIMEOUT = 30.0
+"""Seconds that a job's failure waits for the end of a context that is ending."""
 _MAX_WARNING = 2000
+"""Characters of a warning; the rest is cut off."""
 _MEMORY = 64 * 1024
 """The number of bytes of a result that are kept in memory; a larger one is kept in a file."""
 

@@ -107,6 +107,7 @@ class PySparkLauncher(Launcher):
         self._server_file = directory / "server.json"
         self._training = directory / "training"
         self._serves = False
+        """Whether this is the launcher of a running server, and not one that only checks settings."""
         self._survivors: dict[str, LeftoverRecord] = {}
         self._taken_over: set[str] = set()
         self._archives = ArchiveMaker()
@@ -406,7 +407,7 @@ class PySparkLauncher(Launcher):
         self._leftovers.join(deadline)
         self._archives.join(deadline)
         self._resources.connections.close()
-        if self._serves:  # a launcher that only checks settings may be beside that of a running server
+        if self._serves:
             self._server_file.unlink(missing_ok=True)
 
 
