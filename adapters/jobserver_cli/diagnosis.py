@@ -128,11 +128,12 @@ def context_problems(settings: Settings) -> tuple[list[str], list[str]]:
         return [], []
     with _loading_launcher(settings) as launcher:
         certain = list(configured_context_problems(settings.spark, launcher))
-        problems = [*configuration_problems(settings.spark, launcher), *_room_problems(settings, launcher)]
+        problems = _possible_problems(settings, launcher)
         return [problem for problem in problems if problem not in certain], certain
 
 
-def _room_problems(settings: Settings, launcher: Launcher) -> Iterator[str]:
+def _possible_problems(settings: Settings, launcher: Launcher) -> Iterator[str]:
+    yield from configuration_problems(settings.spark, launcher)
     limit, configured = settings.contexts.max_contexts, len(settings.spark.contexts)
     spares = sum(pool.size for pool in launcher.spare_pools())
     if limit is not None and configured + spares > limit:
@@ -274,10 +275,7 @@ def _contexts(settings: Settings) -> str:
     try:
         _check_contexts(settings)
         with _loading_launcher(settings) as launcher:
-            problems = [
-                *configuration_problems(settings.spark, launcher),
-                *_room_problems(settings, launcher),
-            ]
+            problems = list(_possible_problems(settings, launcher))
     except InvalidSetting as error:
         raise _Problem(str(error), _CORRECT) from error
     except JobServerError as error:
