@@ -43,14 +43,13 @@ class LibrarySource:
 
     ``directory`` is for sites without a repository: a directory with the two jars. Without it, Spark's own
     package resolution is used, with the same settings: ``spark.jars.repositories``,
-    ``spark.jars.ivySettings`` and ``spark.jars.ivy``. ``timeout`` is in seconds.
+    ``spark.jars.ivySettings`` and ``spark.jars.ivy``.
     """
 
     directory: Path | None = None
     repositories: str | None = None
     ivy_settings: str | None = None
     ivy: str | None = None
-    timeout: float = 120.0
 
     @classmethod
     def from_conf(cls, conf: dict[str, str], directory: Path | None = None) -> LibrarySource:
@@ -161,7 +160,7 @@ def _resolve(
         "or set the launcher option jvm-libraries to a directory that has the two jars"
     )
     try:
-        done = run_java(java, arguments, timeout=source.timeout)
+        done = run_java(java, arguments, timeout=120.0)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise LibrariesUnavailable(message=f"{advice} ({error})") from error
     found = [Path(line) for line in done.stdout.splitlines() if line.endswith(".jar")]

@@ -70,9 +70,9 @@ class SparkInstall:
     scala: str
 
     @classmethod
-    def find(cls, home: Path | None = None) -> SparkInstall:
-        """Return the Spark of ``home``, by default the one inside PySpark, which contexts run."""
-        return cls.of((home or find_installation(sys.executable).package) / "jars")
+    def find(cls) -> SparkInstall:
+        """Return the Spark inside this interpreter's PySpark."""
+        return cls.of(find_installation(sys.executable).package / "jars")
 
     @classmethod
     def of(cls, jars: Path) -> SparkInstall:
