@@ -281,18 +281,19 @@ class Host:
         self._lose(f"a job stopped the SparkContext, which belongs to its context, in {caller}")
 
     def _observe(self, jobs: PythonJobs, board: ProgressBoard) -> None:
-        """Report the progress of jobs while any runs, and end Python workers that Spark has lost."""
+        """Report the progress of jobs while any runs, and end late Spark jobs and lost Python workers."""
         busy = False
         while not self._stopping:
             if busy or self._job_came.wait(_IDLE_WAIT):
                 self._job_came.clear()
                 time.sleep(_PROGRESS_INTERVAL)
                 busy = jobs.busy or self._jvm_jobs.busy
-                try:
-                    board.report({**jobs.running(), **self._jvm_jobs.running()})
-                except Exception as error:  # noqa: BLE001 - failing to read progress must not end the context
-                    if not self._stopping and not self._driver.over:
-                        _log_line(f"progress cannot be read: {describe(error)}")
+            try:
+                jobs.cancel_late()
+                board.report({**jobs.running(), **self._jvm_jobs.running()})
+            except Exception as error:  # noqa: BLE001 - failing to read progress must not end the context
+                if not self._stopping and not self._driver.over:
+                    _log_line(f"progress cannot be read: {describe(error)}")
             processes.kill_leaderless()  # their daemon died, and they would hold their cores forever
 
     def _on_zygote_loss(self, reason: str) -> None:

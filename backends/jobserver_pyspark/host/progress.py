@@ -68,6 +68,10 @@ class ProgressBoard:
         jobs = [job for job in self._jobs() if job["status"] == "RUNNING" and tag in _tags(job)]
         return {stage for job in jobs for stage in job["stageIds"]}
 
+    def running_tags(self) -> set[str]:
+        """Return the tags of all Spark jobs that run now."""
+        return {tag for job in self._jobs() if job["status"] == "RUNNING" for tag in _tags(job)}
+
     def _jobs(self) -> list[JsonObject]:
         found: list[JsonObject] = json.loads(self._mapper.writeValueAsString(self._store.jobsList(None)))
         return found

@@ -38,6 +38,8 @@ from jobserver_pyspark.protocol.messages import ErrorDetails, HostSpec, HostToSe
 _ATTEMPTS = 3
 _CORES_TIMEOUT = 8.0
 """Seconds to wait until the tasks of a killed job have freed their cores."""
+_LATE_CALLS_TIMEOUT = 600.0
+"""Seconds in which calls of an ended runner may still start Spark jobs: a query is planned before it runs."""
 _RESTORE_TIMEOUT = 30.0
 """Seconds that a runner has to restore its state after a job."""
 
@@ -115,6 +117,7 @@ class PythonJobs:
         self._worker_pools = WorkerPools(driver.process.pid)
         self._jobs: dict[str, _PythonJob] = {}
         self._fresh_only: set[tuple[str, ...]] = set()  # class paths, each with a class
+        self._ended: dict[str, float] = {}  # tags of runners that ended in the middle of a job, and when
         self._lock = threading.Lock()
         self._threads = JobThreads("job")
         self._properties = driver.jvm.java.lang.System.getProperties()
@@ -181,6 +184,15 @@ class PythonJobs:
             for job in list(self._jobs.values())
             if job.running and job.outcome is None and job.runner
         }
+
+    def cancel_late(self) -> None:
+        """Cancel Spark jobs that calls of ended runners have started in the JVM since their job's end."""
+        limit = time.monotonic() - _LATE_CALLS_TIMEOUT
+        with self._lock:
+            self._ended = {tag: at for tag, at in self._ended.items() if at > limit}
+            ended = set(self._ended)
+        for tag in ended & self._board.running_tags() if ended else ():
+            self._driver.cancel(tag)
 
     @property
     def busy(self) -> bool:
@@ -329,6 +341,8 @@ class PythonJobs:
         runner.exited.wait(EXIT_TIMEOUT)
         with self._cleaning(job):
             if not job.finished:
+                with self._lock:
+                    self._ended[runner.tag] = time.monotonic()
                 runner.detach()  # first: a call that is still starting something in the JVM is interrupted
             self._driver.stop_queries(runner.tag)
             self._driver.stop_streaming(runner.tag)

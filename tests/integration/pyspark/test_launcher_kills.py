@@ -54,6 +54,20 @@ def test_a_connection_of_a_stranger_to_a_jobs_process_does_not_stop_the_context(
         assert context.end_of(context.submit("trouble.Besieged"), timeout=30.0).value == 4
 
 
+def test_a_query_that_is_planned_when_its_job_is_killed_keeps_no_cores(
+    context: Context,
+) -> None:
+    for pause in (0.2, 0.3, 0.4, 0.5, 0.6):  # the test is valid whatever the JVM has got to
+        job = context.running("trouble.LongPlan")
+        log = job.log_path
+        wait_until(lambda log=log: log.exists() and "planning" in log.read_text())
+        time.sleep(pause)
+        context.handle.kill_job(job.id)
+        assert context.listener.outcome(job.id, timeout=15.0).killed
+        counted = context.end_of(context.submit("work.WordCount", {"input": {"string": "a"}}), timeout=20.0)
+        assert counted.value == {"a": 1}
+
+
 def test_the_workers_of_a_context_that_stops_print_nothing(start: Start) -> None:
     context = start().wait_ready()
     assert context.run("work.WordCount", {"input": {"string": "a b"}}).value == {"a": 1, "b": 1}

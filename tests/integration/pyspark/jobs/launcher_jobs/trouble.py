@@ -85,6 +85,23 @@ class Besieged(Accepting):
             return context.sparkContext.parallelize(range(4), 2).map(str).count()
 
 
+class LongPlan(Accepting):
+    """Runs a query that the JVM plans for a while, before any task begins."""
+
+    def run_job(self, context, runtime, data):
+        from pyspark.sql import functions
+
+        frame, total = context.range(0, 2, 1, 2), functions.col("id")
+        for number in range(60):
+            case = functions.when(total > number, functions.col("id") + number)
+            frame = frame.withColumn(f"c{number}", case.otherwise(functions.lit(number)) * 2)
+            total = total + functions.col(f"c{number}")
+        sleep = functions.udf(lambda _: time.sleep(600), "long")
+        query = frame.select(sleep("id") + total)
+        print("planning")
+        query.collect()
+
+
 class LeavesTasks(Accepting):
     """Ends while a thread of it still has a Spark job running."""
 
