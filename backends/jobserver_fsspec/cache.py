@@ -62,9 +62,9 @@ class FetchCache:
         lease = self._contents.publish(name, part)
         pinned = Pinned(lease=lease, digest=part.digest, size=part.size, stamp=stamp)
         former = self._recorded(key)
-        if former is not None and former[0] != part.digest:
-            self._contents.discard(f"{key}.{former[0]}")
         try:
+            if former is not None and former[0] != part.digest:
+                self._contents.discard(f"{key}.{former[0]}")
             self._record(key, pinned, shown)
         except OSError:
             lease.release()
