@@ -94,7 +94,7 @@ class Demonstration:
         headers = {"Content-Type": "application/python-wheel"}
         client.call("POST", f"/binaries/{APP}", content=wheel.read_bytes(), headers=headers)
         self._terminal.report_done(f"built {wheel.name} and uploaded it as {APP}")
-        with self._terminal.status("starting a Spark context (takes up to a minute the first time)"):
+        with self._terminal.status("starting a Spark context (takes a minute or two the first time)"):
             started = time.monotonic()
             client.call("POST", f"/contexts/{CONTEXT}", timeout=None)
         self._terminal.report_done(f"the context {CONTEXT} is ready after {time.monotonic() - started:.1f} s")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from jobserver_core import Settings, load_settings
 from jobserver_core.config.trees import nested
 from jobserver_core.errors import InvalidSetting, UnknownContextFactory
-from jobserver_pyspark.launcher.context_settings import flattened, read_settings
+from jobserver_pyspark.launcher.context_settings import CONTEXT_TYPES, flattened, read_settings
 from jobserver_pyspark.launcher.options import LauncherOptions
 
 
@@ -120,6 +121,18 @@ def test_too_many_modules_to_import_are_refused() -> None:
 )
 def test_a_factory_names_a_context_type(factory: str | None, context_type: str) -> None:
     assert read({"context-factory": factory} if factory else {}).context_type == context_type
+
+
+def test_the_page_about_jvm_jobs_lists_every_factory_in_the_row_of_its_type() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "howto" / "jvm-jobs.md").read_text()
+    listed: dict[str, list[str]] = {}
+    for line in page.splitlines():
+        if line.startswith("| ") and (names := re.findall(r"`(\w+ContextFactory)`", line)):
+            listed[CONTEXT_TYPES[names[0]]] = names
+    assert listed == {
+        kind: [name for name, of in CONTEXT_TYPES.items() if of == kind]
+        for kind in dict.fromkeys(CONTEXT_TYPES.values())
+    }
 
 
 @pytest.mark.parametrize(
