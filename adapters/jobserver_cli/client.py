@@ -187,6 +187,24 @@ _CHECK_ADVICE = "Check --server and JOBSERVER_URL."
 _START_ADVICE = "Start one with: jobserver serve. Or set its address with --server or JOBSERVER_URL."
 
 
+_UNKNOWN_AUTHORITY = (18, 19, 20, 21)
+"""OpenSSL's codes for certificates whose authority is not trusted, or that are their own authority."""
+
+
+def _untrusted_certificate(url: str, error: BaseException | None) -> CommandFailed | None:
+    """Return the error for a server whose certificate was not accepted, or None for another failure."""
+    import ssl  # noqa: PLC0415 - only failures need it
+
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    if error is None:
+        return None
+    known = error.verify_code not in _UNKNOWN_AUTHORITY
+    advice = _CHECK_ADVICE if known else "Give its authority (PEM) with --ca-file or JOBSERVER_CA_FILE."
+    message = f"the certificate of {url} is not trusted: {error.verify_message.rstrip('.')}"
+    return CommandFailed(message, ExitCode.UNREACHABLE, advice)
+
+
 def login_advice(given: ServerOptions) -> str:
     """Return what to do after the server has refused the credentials of a request, or their absence."""
     if given.token:
@@ -229,6 +247,8 @@ def translated(url: str) -> Iterator[None]:
     except ConnectionLost as error:
         raise CommandFailed(str(error), ExitCode.UNREACHABLE, _tls_advice(url)) from error
     except ServerUnreachable as error:
+        if untrusted := _untrusted_certificate(url, error):
+            raise untrusted from error
         advice = None if isinstance(error, WrongScheme) else _START_ADVICE
         raise CommandFailed(str(error), ExitCode.UNREACHABLE, advice) from error
     except ResultTimeout as error:

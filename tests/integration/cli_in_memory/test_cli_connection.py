@@ -39,7 +39,9 @@ def guarded(
 @pytest.fixture
 def certificate(tmp_path: Path) -> tuple[Path, Path]:
     """The files of a certificate and its key."""
-    issued = trustme.CA().issue_cert("127.0.0.1")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    issued = authority.issue_cert("127.0.0.1")
     chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
     chain.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
     issued.private_key_pem.write_to_path(str(key))
@@ -167,6 +169,25 @@ def test_https_to_a_server_without_tls_says_to_try_http(client: CommandLine) -> 
     assert f"the server does not use TLS; try {url}" in message
     assert "SSL" not in message
     assert "jobserver serve" not in message
+
+
+def test_a_certificate_that_is_not_trusted_leads_to_its_authority(
+    jobserver: CommandLine, certificate: tuple[Path, Path]
+) -> None:
+    chain, key = certificate
+    http = {"port": 0, "tls-certificate": str(chain), "tls-key": str(key)}
+    with running(a_server(settings=Settings.from_mapping({"jobserver": {"http": http}}))) as url:
+        for command in (("jobs",), ("logs", "0" * 36), ("submit", "a.B", "--cp", "a")):
+            done = jobserver(*command, "--server", url)
+            assert done.code == ExitCode.UNREACHABLE
+            assert f"the certificate of {url} is not trusted: unable to get local issuer" in done.err
+            assert "Give its authority (PEM) with --ca-file or JOBSERVER_CA_FILE." in done.err
+            assert "jobserver serve" not in done.err
+        jobserver.environment.setenv("JOBSERVER_CA_FILE", str(chain.with_name("ca.pem")))
+        assert jobserver("jobs", "--server", url).code == 0
+        done = jobserver("jobs", "--server", url.replace("127.0.0.1", "localhost"))
+        assert (done.code, "is not trusted: Hostname mismatch" in done.err) == (3, True), done.err
+        assert "--ca-file" not in done.err
 
 
 def test_http_to_a_server_with_tls_says_to_try_https(
