@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Annotated
@@ -132,7 +133,11 @@ def submit(
     ] = None,
     proxy_user: Annotated[
         str | None,
-        typer.Option("--proxy-user", metavar="NAME", help="Run as this user, in a separate context."),
+        typer.Option(
+            "--proxy-user",
+            metavar="NAME",
+            help="Run as this user, in a context created for the job; not with --context.",
+        ),
     ] = None,
     idempotency_key: IdempotencyKey = None,
 ) -> None:
@@ -145,6 +150,13 @@ def submit(
     """
     if sync and follow:
         raise CommandFailed("--sync and --follow cannot be combined", ExitCode.USAGE)
+    if proxy_user is not None and context is not None:
+        raise CommandFailed(
+            f"--proxy-user cannot be combined with --context: jobs run as the user of context {context}",
+            ExitCode.USAGE,
+            f"Omit --context, or create a context for the user: jobserver context create NAME "
+            f"-s {shlex.quote(f'spark.proxy.user={proxy_user}')}",
+        )
     config = config_text(data, strings)
 
     def check_context() -> None:
