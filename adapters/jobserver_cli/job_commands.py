@@ -19,6 +19,7 @@ from jobserver_cli.parameters import JOB_HELP, JobId, context_option
 from jobserver_cli.records import (
     FINAL,
     JobFields,
+    callbacks_shown,
     class_shown,
     duration_shown,
     error_text,
@@ -196,6 +197,7 @@ def _show(client: CommandClient, terminal: Terminal, job_id: str) -> None:
             "Duration": duration_shown(record.get("duration")) or None,
             "Restarts": record.get("restarts") or None,
             "Progress": progress_shown(record) if record.get("status") not in FINAL else None,
+            "Callback": callbacks_shown(record),
             "Error": error_text(record.get("result")) if unsuccessful else None,
         }
     )
@@ -250,7 +252,7 @@ def kill(
         bool, typer.Option("--force", help="If a job cannot be killed alone, kill its context too.")
     ] = False,
 ) -> None:
-    """Kill jobs, and wait until they have ended.
+    """Kill jobs, and wait until they have ended. The exit code is 4 if one had ended already.
 
     Examples:
         jobserver kill 5453779a
@@ -261,6 +263,7 @@ def kill(
         raise CommandFailed(message, ExitCode.USAGE, _advice_for_last(client, job_ids, force))
     job_ids = [resolve_job(client, given) for given in job_ids]
     responses: dict[str, JobFields] = {}
+    ended: list[str] = []
     for job_id in job_ids:
         params = {"force": "true" if force else None}
         killing = terminal.status(f"killing {job_id}", delay=REFUSAL_DELAY)
@@ -270,18 +273,24 @@ def kill(
         except CommandFailed as refused:
             if refused.reason != "job_already_final":
                 raise
-            show = f"Show it with: jobserver job {job_id}"
-            raise CommandFailed(f"job {job_id} has already ended", refused.code, show) from None
-        if "jobId" not in response:
-            terminal.report_done(f"{job_id} {response.get('status')}")
+            ended.append(job_id)
+            continue
         responses[job_id] = response
+        if response.get("status") == "ERROR":  # it had failed; a job that still runs has another status
+            ended.append(job_id)
+        elif "jobId" not in response:
+            terminal.report_done(f"{job_id} {response.get('status')}")
     if terminal.as_json:
         terminal.json(responses)
+    too_late = "; ".join(f"job {job_id} has already ended" for job_id in ended)
     running = [job_id for job_id, response in responses.items() if "jobId" in response]
     if running:
         command = f"jobserver kill {' '.join(running)} --force"
         advice = None if force else f"To kill them together with their contexts: {command}"
-        raise CommandFailed(f"still running: {', '.join(running)}", ExitCode.TIMED_OUT, advice)
+        message = "; ".join(filter(None, [f"still running: {', '.join(running)}", too_late]))
+        raise CommandFailed(message, ExitCode.TIMED_OUT, advice)
+    if ended:
+        raise CommandFailed(too_late, ExitCode.REFUSED, f"Show it with: jobserver job {ended[0]}")
 
 
 def _advice_for_last(client: CommandClient, job_ids: list[str], force: bool) -> str | None:

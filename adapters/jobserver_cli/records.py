@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
-    from jobserver_core.models.json_values import Json, JsonMapping
+    from jobserver_core.models.json_values import Json, JsonMapping, JsonObject
 
 NOT_DONE = "Job not done yet"
 FINAL = ("FINISHED", "ERROR", "KILLED")
@@ -60,6 +60,7 @@ class JobFields(TypedDict, total=False):
     killRequested: bool
     restarts: int
     progress: Mapping[str, int] | None
+    callbacks: list[JsonObject]
     result: Json
 
 
@@ -152,6 +153,23 @@ def progress_shown(record: JobFields) -> str | None:
         return None
     stages = f"stage {progress.get('stagesDone', 0)}/{progress.get('stagesTotal', 0)}"
     return f"{stages}, task {progress.get('tasksDone', 0)}/{progress.get('tasksTotal', 0)}"
+
+
+def callbacks_shown(record: JobFields) -> str | None:
+    """Format the deliveries of a job's callback, one a line, or return None if there are none."""
+    return "\n".join(map(_delivery_shown, record.get("callbacks") or [])) or None
+
+
+def _delivery_shown(delivery: JsonMapping) -> str:
+    state, attempts = delivery.get("state"), delivery.get("attempts")
+    if not attempts or state == "DELIVERED":
+        return str(state)
+    shown = f"{state} after {attempts} attempt{'' if attempts == 1 else 's'}"
+    if state == "PENDING":
+        shown += f", the next at {time_shown(delivery.get('dueAt'))}"
+    status = delivery.get("lastStatus")
+    reason = delivery.get("lastError") or (f"the receiver answered {status}" if status else None)
+    return f"{shown}: {reason}" if reason else shown
 
 
 def why_ended(record: ContextFields) -> str | None:

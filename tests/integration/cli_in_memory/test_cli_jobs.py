@@ -12,7 +12,7 @@ from command_line import HOSTILE, JOBS, CommandLine, wheel
 from conditions import wait_until
 from jobserver_cli.exits import ExitCode
 from jobserver_cli.lookups import FULL_LENGTH
-from jobserver_core import BinaryType, JobServer, JobState
+from jobserver_core import BinaryType, CallableTransport, JobServer, JobState
 from jobserver_core.config.loading import load_settings
 from jobserver_core.memory import InlineLauncher
 from jobserver_http import running
@@ -251,6 +251,42 @@ def test_usage_errors_exit_with_2(client: CommandLine, arguments: tuple[str, ...
     assert words in done.err
 
 
+def test_a_user_and_a_context_cannot_be_combined(client: CommandLine, server: JobServer) -> None:
+    done = client("submit", "words.Count", "--cp", "words", "-c", "warm", "--proxy-user", "jo e")
+    assert (done.code, done.out) == (2, "")
+    assert "--proxy-user cannot be combined with --context" in done.err
+    assert "jobserver context create NAME -s 'spark.proxy.user=jo e'" in done.err
+    assert not server.jobs().jobs
+    alone = client("submit", "words.Count", "--cp", "words", "--proxy-user", "joe")
+    context = server.context(server.job(alone.out.strip()).context_id)
+    assert context.settings["spark"]["proxy"] == {"user": "joe"}
+
+
+def test_a_job_shows_what_became_of_its_callback(jobserver: CommandLine, tmp_path: Path) -> None:
+    overrides = {"jobserver.http.port": 0, "jobserver.callbacks.max-attempts": 1}
+
+    def refuse(message: object) -> None:
+        raise ConnectionRefusedError(f"refused {HOSTILE}")
+
+    server = JobServer.in_memory(
+        launcher=InlineLauncher(JOBS),
+        settings=load_settings(overrides=overrides),
+        transports=[CallableTransport(refuse, schemes=("http",))],
+    )
+    with running(server) as url:
+        jobserver.environment.setenv("JOBSERVER_URL", url)
+        with wheel(tmp_path).open("rb") as file:
+            server.upload("words", BinaryType.WHEEL, file)
+        server.create_context("warm").result(10)
+        job_id = jobserver("submit", *COUNT, "--callback", "http://receiver").out.strip()
+        wait_until(lambda: [one.state.final for one in server.deliveries(job_id)] == [True])
+        shown = jobserver("job", job_id).out
+    [line] = [line for line in shown.splitlines() if line.startswith("Callback")]
+    assert line.startswith("Callback   ABANDONED after 1 attempt: "), line
+    assert "refused" in line
+    assert "\x1b" not in shown
+
+
 def test_a_python_job_with_several_packages_learns_where_the_others_belong(
     client: CommandLine, server: JobServer, tmp_path: Path
 ) -> None:
@@ -466,12 +502,24 @@ def test_kill_with_json_prints_a_response_for_each_job(client: CommandLine) -> N
     assert client("kill", job_id, "--json").json == {job_id: {"status": "KILLED"}}
 
 
-def test_killing_a_killed_job_exits_with_4(client: CommandLine) -> None:
-    job_id = submitted(client, "Sleep")
-    client("kill", job_id)
-    done = client("kill", job_id)
+@pytest.mark.parametrize("name", ["Count", "Fail", "Sleep"])
+def test_killing_a_job_that_has_ended_exits_with_4_whatever_its_state(
+    client: CommandLine, server: JobServer, name: str
+) -> None:
+    ended, running = client("submit", *COUNT).out.strip(), submitted(client, "Sleep")
+    if name != "Count":
+        ended = submitted(client, name)
+    if name == "Sleep":
+        client("kill", ended)
+    wait_until(lambda: server.job(ended).state.final)
+    done = client("kill", ended, running)
     assert done.code == 4
-    assert f"job {job_id} has already ended" in done.err
+    assert done.err.splitlines()[-2:] == [
+        f"✗ job {ended} has already ended",
+        f"  Show it with: jobserver job {ended}",
+    ]
+    assert f"✓ {ended}" not in done.err
+    assert server.job(running).state is JobState.KILLED, "the other jobs were killed nevertheless"
 
 
 def test_a_job_that_does_not_end_exits_with_5_and_suggests_force(client: CommandLine) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -19,6 +20,7 @@ from conditions import wait_until
 from jobserver_cli.client import refusal
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.records import (
+    callbacks_shown,
     class_shown,
     duration_shown,
     error_text,
@@ -265,6 +267,38 @@ def test_a_state_is_shown_with_what_it_waits_for() -> None:
     assert state_shown({"status": "RUNNING"}) == "RUNNING"
     assert state_shown({"status": "STARTED", "waiting": True}) == "STARTED, waiting for a slot"
     assert state_shown({"status": "RUNNING", "killRequested": True}) == "RUNNING, kill requested"
+
+
+@pytest.mark.parametrize(
+    ("delivery", "shown"),
+    [
+        ({"state": "PENDING", "attempts": 0}, "PENDING"),
+        (
+            {
+                "state": "PENDING",
+                "attempts": 2,
+                "dueAt": "2020-05-01T12:00:00+00:00",
+                "lastError": "Connection refused",
+            },
+            f"PENDING after 2 attempts, the next at {time_shown('2020-05-01T12:00:00Z')}: Connection refused",
+        ),
+        (
+            {"state": "SENDING", "attempts": 1, "lastStatus": 503},
+            "SENDING after 1 attempt: the receiver answered 503",
+        ),
+        (
+            {"state": "ABANDONED", "attempts": 5, "lastError": "no route"},
+            "ABANDONED after 5 attempts: no route",
+        ),
+        ({"state": "DELIVERED", "attempts": 3, "lastStatus": 204}, "DELIVERED"),
+    ],
+)
+def test_a_callback_is_shown_with_its_attempts_and_the_reason_of_the_last(delivery: Any, shown: str) -> None:
+    assert callbacks_shown({"callbacks": [delivery]}) == shown
+
+
+def test_a_job_without_a_callback_shows_none() -> None:
+    assert callbacks_shown({}) is callbacks_shown({"callbacks": []}) is None
 
 
 def test_progress_is_shown_when_some_is_known() -> None:
