@@ -20,6 +20,7 @@ from jobserver_core.callbacks.service import CallbackService
 from jobserver_core.data_directory import DataDirectory
 from jobserver_core.errors import JobServerError
 from jobserver_core.events import EventBus
+from jobserver_core.forks import remove_with
 from jobserver_core.models.arguments import digest_of
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.models.contexts import ContextQuery
@@ -87,7 +88,8 @@ class Services:
     ) -> None:
         """Create the services on these ports. The default data directory is a temporary one."""
         if data_dir is None:
-            data_dir = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="jobserver-")))
+            data_dir = Path(tempfile.mkdtemp(prefix="jobserver-"))
+            resources.callback(remove_with(self, data_dir))
         self.metadata, self.blobs, self.fetcher, self.launcher = metadata, blobs, fetcher, launcher
         self.transports, self.settings, self.resources = transports, settings, resources
         self._closing = threading.RLock()

@@ -38,7 +38,6 @@ import stat
 import tempfile
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -47,6 +46,7 @@ from typing import BinaryIO
 import attrs
 
 from jobserver_core.data_directory import create_private
+from jobserver_core.forks import remove_with
 
 _log = logging.getLogger(__name__)
 
@@ -245,7 +245,7 @@ class DiskCache:
         directory = self._given
         if directory is None:
             directory = Path(tempfile.mkdtemp(prefix="jobserver-cache-"))
-            self._finalizer = weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
+            self._finalizer = remove_with(self, directory)
         for name in ("contents", "parts", "locks"):
             create_private(directory / name)
         return directory

@@ -15,7 +15,7 @@ from jobserver_core.models.contexts import Context
 from jobserver_core.models.jobs import Job
 from jobserver_core.models.validation import aware
 from jobserver_core.repeats import Repeats
-from jobserver_core.shutdown import user_code
+from jobserver_core.shutdown import SUBSCRIBER, user_code
 
 __all__ = [
     "ContextChanged",
@@ -121,7 +121,7 @@ class EventBus:
             subscribers = list(self._subscribers.values())
         for subscriber in subscribers:
             try:
-                with user_code("a subscriber"):
+                with user_code(SUBSCRIBER):
                     subscriber(event)
             except KeyboardInterrupt:  # it is meant for the main thread, not for the subscriber
                 raise

@@ -96,8 +96,9 @@ class JobServer:
     manager, or call :meth:`start` and :meth:`close`: before that, whatever runs or waits raises Conflict, and
     afterwards everything raises ServerClosed, except ``close``, ``drain``, ``begun_jobs``, ``detaches`` and
     ``id``. A method raises StorageError if a store that it needs fails. All methods can be called from any
-    thread. Long-running methods return a :class:`~jobserver_core.running.waiting.Waiter`:
-    block on it, add a callback, or await it.
+    thread, but only in the process that created the server: a forked process needs a server of its own.
+    Long-running methods return a :class:`~jobserver_core.running.waiting.Waiter`: block on it, add a
+    callback, or await it.
 
     Logs and data files are in ``data_dir``, or by default in a temporary directory that is removed when the
     server closes. Closing the server also closes its backends, and then ``resources``.
@@ -263,6 +264,12 @@ class JobServer:
             return server
 
     @property
+    def _ours(self) -> Services:
+        """The services, for what remains after the end of the server."""
+        self._services.admission.check_process()
+        return self._services
+
+    @property
     def _open(self) -> Services:
         """The services, unless the server has closed."""
         self._services.admission.check_not_ended()
@@ -315,6 +322,7 @@ class JobServer:
             JobServerError: What an earlier run left behind cannot be reconciled, for example because a store
                 cannot be read.
         """
+        self._ours  # noqa: B018 - before the lock, which another thread may have held during a fork
         with self._starting:
             self._services.admission.check_not_ended()
             self._check_start()
@@ -333,17 +341,17 @@ class JobServer:
         Jobs that have begun continue; :attr:`begun_jobs` counts them. Jobs that have not begun stay accepted:
         they run when a server starts again on the same metadata.
         """
-        self._services.drain()
+        self._ours.drain()
 
     @property
     def begun_jobs(self) -> int:
         """The number of jobs that have begun but not ended. After :meth:`drain`, wait until it is 0."""
-        return self._services.jobs.begun
+        return self._ours.jobs.begun
 
     @property
     def detaches(self) -> bool:
         """Whether :meth:`close` leaves contexts to the next server by default."""
-        return self.settings.contexts.on_shutdown == "detach" and self._services.launcher.reattaches
+        return self._ours.launcher.reattaches and self.settings.contexts.on_shutdown == "detach"
 
     def close(
         self, timeout: float | None = None, *, contexts: Literal["stop", "detach"] | None = None
@@ -356,7 +364,8 @@ class JobServer:
 
         ``timeout`` defaults to the configured ``stop-timeout``. Its last 7 seconds are reserved for killing
         contexts that have not stopped by then, and for closing the stores; anything that still hangs is left
-        behind. Running jobs end as ERROR, and jobs that have not begun run under the next server.
+        behind. Running jobs end as ERROR, and jobs that have not begun run under the next server. In a forked
+        process, this does nothing.
 
         Raises:
             InvalidRequest: The timeout is not a number of seconds, or ``contexts`` is something else.
@@ -364,6 +373,8 @@ class JobServer:
         check_seconds("timeout", timeout)
         if contexts not in (None, "stop", "detach"):
             raise InvalidRequest(message=f"contexts must be 'stop' or 'detach', got {contexts!r}")
+        if not self._services.admission.origin.here:
+            return
         if (contexts or self.settings.contexts.on_shutdown) == "detach":
             self._detached = True  # permanently: a second call must not end the contexts
         timeout = self.settings.stop_timeout if timeout is None else timeout
@@ -419,7 +430,7 @@ class JobServer:
     @property
     def id(self) -> str:
         """The id of this server among those that share the metadata store. A restart does not change it."""
-        return self._services.server_id
+        return self._ours.server_id
 
     def servers(self) -> list[ServerStatus]:
         """Return the servers that share the metadata store, this one included, oldest first."""

@@ -28,6 +28,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from jobserver_core.errors import JobServerError, ServerClosed
+from jobserver_core.forks import Origin
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +41,8 @@ _BRIEF = 1.0
 _MOMENT = 0.1
 """Seconds for a step for which no time is left."""
 
+SUBSCRIBER = "a subscriber"
+"""The place of code that is called with an event."""
 _user_code: ContextVar[str] = ContextVar("user code", default="")
 
 
@@ -51,6 +54,11 @@ def user_code(place: str) -> Iterator[None]:
         yield
     finally:
         _user_code.reset(token)
+
+
+def blocks_changes() -> bool:
+    """Whether this thread runs a subscriber, after which other changes wait to be published."""
+    return _user_code.get() == SUBSCRIBER
 
 
 def log_own_wait(seconds: float) -> None:
@@ -67,6 +75,7 @@ class Admission:
     def __init__(self) -> None:
         self._open = True
         self._ended = False
+        self.origin = Origin()
 
     @property
     def open(self) -> bool:
@@ -86,6 +95,7 @@ class Admission:
 
         Raises:
             ServerClosed: It does not.
+            Conflict: It belongs to another process.
         """
         self.check_not_ended()
         if not self._open:
@@ -96,9 +106,19 @@ class Admission:
 
         Raises:
             ServerClosed: It has.
+            Conflict: It belongs to another process.
         """
+        self.check_process()
         if self._ended:
             raise ServerClosed(message="the job server is closed; create a new one")
+
+    def check_process(self) -> None:
+        """Check that the server was not created before a fork that began this process.
+
+        Raises:
+            Conflict: It was.
+        """
+        self.origin.check("job server")
 
 
 class Steps:

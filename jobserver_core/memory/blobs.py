@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from jobserver_core.errors import BlobNotFound, StorageError
+from jobserver_core.forks import remove_with
 from jobserver_core.models.arguments import check_kind
 from jobserver_core.ports.blobs import Blob, BlobStore, BlobWriter
 from jobserver_core.ports.clock import Clock, SystemClock
@@ -85,13 +86,10 @@ class _SharedFile:
 
     def __init__(self, digest: str, content: bytes) -> None:
         self.users = 0
-        self._directory = tempfile.TemporaryDirectory(prefix="jobserver-blob-")
-        self.path = Path(self._directory.name, digest)
+        directory = Path(tempfile.mkdtemp(prefix="jobserver-blob-"))
+        self.remove = remove_with(self, directory)
+        self.path = directory / digest
         self.path.write_bytes(content)
-
-    def remove(self) -> None:
-        """Remove the file."""
-        self._directory.cleanup()
 
 
 class _MemoryWriter(BlobWriter):

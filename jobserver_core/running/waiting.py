@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Generic, TypeVar
 
 import attrs
 
 from jobserver_core.errors import InvalidRequest, JobFailed, JobKilled, ResultTimeout
+from jobserver_core.forks import Origin
 from jobserver_core.models.arguments import check_callable, check_seconds
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job, JobResult
@@ -20,10 +21,15 @@ from jobserver_core.models.lifecycle import JobState
 from jobserver_core.models.redaction import redacted_url
 from jobserver_core.running.results import ResultReader, parse_result
 from jobserver_core.running.user_thread import CallBack, call_here
+from jobserver_core.shutdown import blocks_changes
 
 __all__ = ["JobHandle", "Promise", "Waiter", "all_done"]
 
 _log = logging.getLogger(__name__)
+
+_HANDLE = "handle"
+_BRIEF = 1.0
+"""Seconds up to which nobody wonders why a subscriber waits."""
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -41,6 +47,7 @@ class Waiter(Generic[T_co]):
         self._future = future
         self._what = what
         self._call_back = call_back
+        self._origin = Origin()
 
     def done(self) -> bool:
         """Whether the value is available, or the operation has failed."""
@@ -51,15 +58,28 @@ class Waiter(Generic[T_co]):
 
         Raises:
             ResultTimeout: It takes longer. You can then wait again.
+            Conflict: It would come in another process, from which this one was forked.
         """
         check_seconds("timeout", timeout)
+        # Python cannot wait longer than TIMEOUT_MAX, which is several centuries.
+        limit = None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
+        if not self._future.done():
+            self._origin.check(_HANDLE)
+            if blocks_changes() and (limit is None or limit > _BRIEF):
+                limit = self._wait_in_subscriber(limit)
         try:
-            # Python cannot wait longer than TIMEOUT_MAX, which is several centuries.
-            return self._future.result(None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+            return self._future.result(limit)
         except FutureTimeout:
             if self._future.done():
                 raise
             raise ResultTimeout(what=self._what, seconds=timeout) from None
+
+    def _wait_in_subscriber(self, timeout: float | None) -> float | None:
+        """Wait for a moment, and log if that is not enough. Returns how long to wait then."""
+        if not wait([self._future], _BRIEF).done:
+            text = "a subscriber has been waiting for %s for %g s, and may have to return first; %s"
+            _log.warning(text, self._what, _BRIEF, "wait on another thread")
+        return None if timeout is None else timeout - _BRIEF
 
     def add_done_callback(self, call: Callable[[Waiter[T_co]], None]) -> None:
         """Call with this waiter once it is done, on a thread of its server or client for such functions.
@@ -92,6 +112,8 @@ class Waiter(Generic[T_co]):
     def __await__(self) -> Generator[object, None, T_co]:
         import asyncio  # noqa: PLC0415 - only needed to await
 
+        if not self._future.done():
+            self._origin.check(_HANDLE)
         return asyncio.wrap_future(self._future).__await__()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from conditions import WAIT
+from conditions import WAIT, wait_until
 from jobserver_core import (
     BinaryType,
     Conflict,
@@ -21,6 +21,7 @@ from jobserver_core import (
     JobServer,
     LaunchError,
     Preparation,
+    ResultTimeout,
     ServerClosed,
 )
 from jobserver_core.memory import InlineLauncher
@@ -213,6 +214,30 @@ def test_a_close_in_a_subscriber_names_the_cause_of_the_wait(caplog: pytest.LogC
     server.create_context("etl")
     assert closed.wait(WAIT)
     assert re.search(CLOSING.format("a subscriber"), caplog.text)
+
+
+def test_a_wait_in_a_subscriber_names_the_cause_and_the_remedy_once(caplog: pytest.LogCaptureFixture) -> None:
+    waited: list[str] = []
+
+    def wait(event: object) -> None:
+        if isinstance(event, ContextChanged) and event.context.state is ContextState.RUNNING:
+            handle = server.submit(a_request("w.Sleep", context="etl"))
+            with pytest.raises(ResultTimeout) as late:
+                handle.result(1.5)
+            waited.extend((handle.id, str(late.value)))
+
+    with a_server() as server:
+        upload(server)
+        with server.subscribe(wait):
+            server.create_context("etl").result(WAIT)
+            wait_until(lambda: bool(waited))
+        server.kill_job(waited[0]).result(WAIT)
+    job_id, late = waited
+    assert "1.5" in late
+    assert [r.getMessage() for r in caplog.records if "a subscriber" in r.getMessage()] == [
+        f"a subscriber has been waiting for job {job_id} for 1 s, and may have to return first; "
+        "wait on another thread"
+    ]
 
 
 def test_a_close_in_a_job_in_memory_names_the_cause_of_the_wait(caplog: pytest.LogCaptureFixture) -> None:
