@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 
@@ -27,6 +27,10 @@ _HARMLESS = re.compile(
     r"Picked up \w+_OPTIONS: |(?:SLF4J|log4j:WARN)\b"
 )
 """Lines that Spark and Java write at every start on many machines, and that are never why a start fails."""
+_NO_MASTER = re.compile(r"Failed to connect to master (\S+)$", re.MULTILINE)
+"""Matches what Spark logs for each standalone master that it cannot reach."""
+_LOG_OF_A_START = 65536
+"""How much of a log is searched for that: the stacks of several attempts follow it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -87,6 +91,20 @@ class ContextSpec:
         lines = [line.rstrip() for line in self.log_tail().splitlines() if line[:1].strip()]
         telling = (line for line in reversed(lines) if not line.endswith(":") and not _HARMLESS.search(line))
         return next(telling, "")
+
+    def master_problem(self) -> str:
+        """Return that Spark cannot connect to its master, if the log says so; empty otherwise.
+
+        If there are several masters, it needs only one of them.
+        """
+        failed = dict.fromkeys(_NO_MASTER.findall(self.log_tail(_LOG_OF_A_START)))
+        spark = self.settings.get("spark")
+        master = str(spark.get("master") or "") if isinstance(spark, Mapping) else ""
+        wanted = master.removeprefix("spark://").split(",") if master.startswith("spark://") else []
+        if not failed or any(one not in failed for one in wanted):
+            return ""
+        address = f"spark://{','.join(wanted or failed)}"
+        return f"Spark cannot connect to its master {address}; start it, or correct spark.master"
 
 
 @attrs.frozen(kw_only=True)

@@ -203,10 +203,13 @@ class ContextLaunch:
 def _not_ready(spec: ContextSpec, timeout: float) -> ErrorInfo:
     """Return the failure of a context that was not ready in time, with the end of its log."""
     log, message = spec.log_tail(), spec.last_message()
+    why = spec.master_problem() or (
+        "on a slow or busy machine, raise jobserver.contexts.creation-timeout, "
+        "and run 'jobserver prepare' once for faster starts"
+    )
     last = f"; its log ends with: {message}" if message else ""
     return ErrorInfo(
-        message=f"context {spec.name} was not ready after {timeout:g} s: on a slow or busy machine, raise "
-        f"jobserver.contexts.creation-timeout, and run 'jobserver prepare' once for faster starts{last}",
+        message=f"context {spec.name} was not ready after {timeout:g} s: {why}{last}",
         error_class="TimeoutError",
         stack=f"last lines of the context's log:\n{log}" if log else "",
     )

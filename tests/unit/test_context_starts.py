@@ -156,6 +156,21 @@ def test_the_time_limit_of_a_start_counts_from_its_launch(scene: Scene) -> None:
     )
 
 
+def test_a_context_whose_master_cannot_be_reached_says_so_first(scene: Scene) -> None:
+    scene.create("late")
+    log = "WARN Client: Failed to connect to master a:7077\nCaused by: Connection refused\n"
+    scene.launcher.specs[0].log_path.write_text(log)
+    scene.clock.advance(60)
+    wait_until(lambda: scene.handle("late").calls == [("kill", None)])
+    scene.end("late", ContextEnd.KILLED)
+    error = scene.server.context("late").error
+    assert error is not None
+    assert error.message == (
+        "context late was not ready after 60 s: Spark cannot connect to its master spark://a:7077; start it, "
+        "or correct spark.master; its log ends with: Caused by: Connection refused"
+    )
+
+
 @pytest.mark.parametrize("prepares", [90, 3600])
 def test_a_start_is_not_given_up_while_its_environment_is_unpacked_within_limits(prepares: int) -> None:
     scene = Scene(**{"creation-timeout": "1 minute", "start-queue-timeout": "5 minutes"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import attrs
 import pytest
 
 from jobserver_core import BinaryType, ErrorInfo, errors
@@ -83,6 +84,34 @@ _START_UP = (
 def test_the_last_message_of_a_log_says_something_by_itself(tmp_path: Path, log: str, message: str) -> None:
     (tmp_path / "log").write_text(log)
     assert spec(tmp_path / "log").last_message() == message
+
+
+_UNREACHABLE = """
+26/12/01 02:38:54 WARN StandaloneAppClient$ClientEndpoint: Failed to connect to master {}
+org.apache.spark.SparkException: Exception thrown in awaitResult:
+\tat org.apache.spark.util.SparkThreadUtils$.awaitResult(SparkThreadUtils.scala:70)
+Caused by: java.io.IOException: Failed to connect to /127.0.0.1:7099
+\tat io.netty.channel.unix.Errors.newConnectException0(Errors.java:166)
+"""
+
+
+@pytest.mark.parametrize(
+    ("failed", "master", "named"),
+    [
+        ([], "spark://a:1", None),
+        (["a:1"] * 40, "spark://a:1", "spark://a:1"),
+        (["a:1"], None, "spark://a:1"),
+        (["b:2", "a:1"], "spark://a:1,b:2", "spark://a:1,b:2"),
+        (["a:1"], "spark://a:1,b:2", None),
+    ],
+)
+def test_a_log_tells_that_no_master_can_be_reached(
+    tmp_path: Path, failed: list[str], master: str | None, named: str | None
+) -> None:
+    (tmp_path / "log").write_text("".join(_UNREACHABLE.format(address) for address in failed))
+    found = attrs.evolve(spec(tmp_path / "log"), settings={"spark": {"master": master}}).master_problem()
+    ends = "; start it, or correct spark.master"
+    assert found == (f"Spark cannot connect to its master {named}{ends}" if named else "")
 
 
 def test_the_class_path_of_a_context_comes_before_that_of_its_job(tmp_path: Path) -> None:

@@ -406,13 +406,18 @@ class HostedContext(ContextHandle):
                 self._report_ready(message)
             case ContextDied():
                 end = ContextEnd.KILLED_OUTSIDE if message.killed_outside else ContextEnd.FAILED
-                self._fail(reported_error(message.error), end)
+                self._fail(self._with_master_problem(reported_error(message.error)), end)
             case ContextStopped():
                 pass  # the connection ends next
             case LogWarning():
                 _log.warning("context %s: %s", self._spec.name, message.text)
             case _:
                 self._jobs.handle(message)
+
+    def _with_master_problem(self, error: ErrorInfo) -> ErrorInfo:
+        """Return the error of a start, beginning with the master if that cannot be reached."""
+        problem = "" if self._ready else self._spec.master_problem()
+        return attrs.evolve(error, message=f"{problem}; {error.message}") if problem else error
 
     def _report_ready(self, message: ContextReady) -> None:
         with self._lock:
