@@ -4,19 +4,26 @@ A job is a class with a method ``run(config)``, which returns a JSON-like value 
 and optionally a method ``validate(config)``, which raises ValueError.
 
 How a job ends is decided in one place, after everything of it has ended: the thread of the job waits
-for the process, kills what is left of its process group, reads both pipes to their end, and only then
-reports ``job_ended``. So no event can arrive late, and nothing can still run.
+for its supervisor, reads both pipes to their end, and only then reports ``job_ended``. So no event can
+arrive late, and nothing can still run.
 
-Left out, for brevity: a process that moves to another session escapes the kill, and there is no `sweep`
-because jobs end with the server: each of them watches a pipe that the server holds open.
+A supervisor is the parent of a job's process. Linux makes it the parent of every orphan among the job's
+processes too (``PR_SET_CHILD_SUBREAPER``), whatever session they moved to and whatever they closed. So it
+kills its children until it has none, and then ends itself. It does so when the job's process ends, and when
+its standard input does: to kill a job, the server closes that pipe, which also happens if the server ends,
+however hard. So there is no `sweep`.
+
+Left out, for brevity: a job that kills its supervisor, and systems other than Linux.
 """
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import math
 import os
+import select
 import shutil
 import signal
 import struct
@@ -43,6 +50,7 @@ from jobserver_core.ports import (
 
 _HEAD = struct.Struct("!cI")
 """How each message of a job begins: its kind, and the length of its payload in bytes."""
+_PR_SET_CHILD_SUBREAPER = 36
 _RUNNING, _JSON, _STREAM, _DATA, _DONE, _FAILED = b"R", b"J", b"S", b"D", b"E", b"F"
 
 
@@ -177,7 +185,7 @@ class _Context(ContextHandle):
 
 
 class _Job:
-    """A job: its process group, a thread that waits for it, and two threads that read its pipes."""
+    """A job: its supervisor, a thread that waits for that, and two threads that read the job's pipes."""
 
     def __init__(self, context: _Context, spec: JobSpec) -> None:
         self._context = context
@@ -190,17 +198,17 @@ class _Job:
 
     def kill(self) -> None:
         """End the job by force, also when its process has not started yet."""
-        self._signal(signal.SIGKILL)
+        with self._lock:
+            self._killed = True
+            if self._process is not None:
+                _close(self._process.stdin)
 
     def terminate(self) -> None:
         """Ask the job to end."""
-        self._signal(signal.SIGTERM)
-
-    def _signal(self, number: int) -> None:
         with self._lock:
             self._killed = True
             if self._process is not None and self._process.returncode is None:
-                os.killpg(self._process.pid, number)
+                os.kill(self._process.pid, signal.SIGTERM)
 
     def _run(self) -> None:
         try:
@@ -218,7 +226,6 @@ class _Job:
                 process = self._start(write)
             finally:
                 os.close(write)
-            assert process.stdin is not None
             assert process.stdout is not None
             readers = [
                 threading.Thread(target=_copy, args=(process.stdout, log)),
@@ -230,12 +237,11 @@ class _Job:
             for reader in readers:
                 reader.join()
             process.stdout.close()
-            with suppress(BrokenPipeError):
-                process.stdin.close()
+            _close(process.stdin)
         return self._outcome_of(process)
 
     def _start(self, write: int) -> subprocess.Popen[bytes]:
-        """Start the process as the leader of a new group, so that a signal reaches all that it starts."""
+        """Start the supervisor, and send it the request."""
         process = subprocess.Popen(
             [self._context.python, __file__, str(write)],
             stdin=subprocess.PIPE,
@@ -245,23 +251,22 @@ class _Job:
             cwd=self._context.spec.work_dir,
             start_new_session=True,
         )
-        with self._lock:
-            self._process = process
-            if self._killed:
-                os.killpg(process.pid, signal.SIGKILL)
         paths = [str(code.path) for code in self._context.spec.class_path_of(self._spec)]
         request = {"class": self._spec.class_name, "path": paths, "config": self._spec.config}
         assert process.stdin is not None
-        with suppress(BrokenPipeError):  # it was killed already
+        with suppress(BrokenPipeError):  # it has ended already
             process.stdin.write(json.dumps(request).encode() + b"\n")
             process.stdin.flush()
+        with self._lock:
+            self._process = process
+            if self._killed:
+                _close(process.stdin)
         return process
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
-        """Wait for the process, and kill what it left in its group before its id can be used again."""
+        """Wait for the supervisor, which ends last, before its id can be used again."""
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         with self._lock:
-            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
     def _read(self, messages: IO[bytes]) -> None:
@@ -308,17 +313,55 @@ class _Job:
         )
 
 
+def _close(pipe: IO[bytes] | None) -> None:
+    assert pipe is not None
+    with suppress(BrokenPipeError):
+        pipe.close()
+
+
 def _copy(pipe: IO[bytes], log: IO[bytes]) -> None:
     while chunk := os.read(pipe.fileno(), 64 * 1024):
         log.write(chunk)
 
 
+# -- inside the supervisor --------------------------------------------------------------------------
+
+
+def _fork() -> int:
+    """Start the job's process, and return its id, or zero in that process itself."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # until there is someone to pass it to
+    job = os.fork()
+    if job:
+        signal.signal(signal.SIGTERM, lambda number, _: os.kill(job, number))
+    else:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+    return job
+
+
+def _supervise(job: int) -> int:
+    """Wait until the job or the server ends, end all that the job started, and return the job's status."""
+    select.select([0, os.pidfd_open(job)], [], [])
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    status = 0
+    with suppress(ChildProcessError):  # none is left
+        while True:
+            with open("/proc/thread-self/children", encoding="ascii") as children:
+                for child in children.read().split():
+                    os.kill(int(child), signal.SIGKILL)
+            ended, its_status = os.waitpid(-1, os.WNOHANG)
+            if ended == job:
+                status = os.waitstatus_to_exitcode(its_status)
+            elif not ended:
+                time.sleep(0.001)
+    return status if status >= 0 else 128 - status
+
+
 # -- inside the job's process -----------------------------------------------------------------------
 
 
-def _run_job(pipe: IO[bytes]) -> None:
-    request = json.loads(sys.stdin.buffer.readline())
-    threading.Thread(target=_end_with_the_server, daemon=True).start()
+def _run_job(request: Mapping[str, Any], pipe: IO[bytes]) -> None:
     sys.path[:0] = request["path"]
 
     def send(kind: bytes, payload: bytes = b"") -> None:
@@ -355,17 +398,10 @@ def _send_result(value: Any, send: Callable[..., None]) -> None:
         send(_DATA, chunk)
 
 
-def _end_with_the_server() -> None:
-    """Kill this process group when standard input ends: the server has ended, however hard.
-
-    It reads from the descriptor: a thread that waits in ``sys.stdin`` would hold its lock, and Python needs
-    that when the job's process ends.
-    """
-    while os.read(0, 1):
-        pass
-    os.killpg(0, signal.SIGKILL)
-
-
 if __name__ == "__main__":
+    line = sys.stdin.buffer.readline()
     with open(int(sys.argv[1]), "wb") as channel:
-        _run_job(channel)
+        if job_process := _fork():
+            sys.exit(_supervise(job_process))
+        if line:
+            _run_job(json.loads(line), channel)

@@ -26,7 +26,7 @@ from jobserver_core.ports import (
     Launcher,
 )
 from jobserver_core.testing.contract import Contract, assert_none_left, threads_and_processes, wait_until
-from jobserver_core.testing.recording import RecordingListener, end_holders, is_locked
+from jobserver_core.testing.recording import RecordingListener, end_holders, is_held_in_one_session, is_locked
 
 
 class RunningContext:
@@ -63,7 +63,9 @@ class LauncherContract(Contract):
     - ``hold`` opens the file ``config["lock"]``, takes an exclusive ``fcntl.flock`` on it, and starts a
       process that inherits the open file and sleeps for an hour. Then it returns null if ``config["return"]``
       is true; if it is false, it runs until it is killed. So the lock is held as long as any process of the
-      job lives. Jobs on threads of the server's process hold the lock themselves.
+      job lives. If ``config["detached"]`` is true, the process has a session of its own and no pipe of the
+      job: give ``Popen`` the arguments ``start_new_session=True`` and ``DEVNULL`` for ``stdin``, ``stdout``
+      and ``stderr``. Jobs on threads of the server's process hold the lock themselves.
     """
 
     timeout = 60.0
@@ -85,7 +87,9 @@ class LauncherContract(Contract):
     def label_code(self, directory: Path, kind: str, text: str) -> JobCode:
         """Write code into a directory with a job of the class name of ``kind``, which returns ``text``.
 
-        ``kind`` is ``shared`` or ``ordered``; the classes are not part of :meth:`class_path`.
+        ``kind`` is ``shared`` or ``ordered``. Their classes are in modules of their own, one for each kind,
+        which :meth:`class_path` does not have: every context of the suite has code of ``shared`` in its class
+        path, which comes first, so a module with other jobs as well would hide those of :meth:`class_path`.
         """
 
     @abstractmethod
@@ -228,10 +232,16 @@ class LauncherContract(Contract):
             log_path=context.spec.log_path.with_name(f"job-{job_id}.log"),
         )
 
-    def hold(self, context: RunningContext) -> JobSpec:
-        """Submit a ``hold`` job that does not return, and wait until it has its lock."""
+    def submit_hold(self, context: RunningContext, *, returns: bool, detached: bool = False) -> JobSpec:
+        """Submit a ``hold`` job with a lock of its own."""
         lock = context.spec.log_path.with_name(f"{uuid4()}.lock")
-        job = self.submit(context, "hold", json.dumps({"lock": str(lock), "return": False}))
+        config = {"lock": str(lock), "return": returns, "detached": detached}
+        return self.submit(context, "hold", json.dumps(config))
+
+    def hold(self, context: RunningContext, *, detached: bool = False) -> JobSpec:
+        """Submit a ``hold`` job that does not return, and wait until it has its lock."""
+        job = self.submit_hold(context, returns=False, detached=detached)
+        lock = Path(json.loads(job.config)["lock"])
         listener = context.listener
         listener.wait_for("running", job.id, timeout=self.timeout)
         what = f"the job hold has locked {lock}"
@@ -444,6 +454,12 @@ class LauncherContract(Contract):
         lock = Path(json.loads(job.config)["lock"])
         wait_until(lambda: not is_locked(lock), f"the end of job {job.id}, which still runs", self.timeout)
 
+    def wait_until_detached(self, job: JobSpec) -> None:
+        """Wait until the process of a ``hold`` job has a session of its own, unless the job has none here."""
+        lock = Path(json.loads(job.config)["lock"])
+        what = 'the job hold has no process in a session of its own, although config["detached"] is true'
+        wait_until(lambda: not is_held_in_one_session(lock), what, self.timeout)
+
     # -- jobs --------------------------------------------------------------------------------------
 
     def test_a_job_runs_delivers_its_result_and_ends(self, context: RunningContext) -> None:
@@ -471,9 +487,20 @@ class LauncherContract(Contract):
         assert self.value(context, self.submit(context, "echo", '{"value": 7}')) == 7
 
     def test_processes_that_a_job_started_end_with_it(self, context: RunningContext) -> None:
-        lock = context.spec.log_path.with_name(f"{uuid4()}.lock")
-        job = self.submit(context, "hold", json.dumps({"lock": str(lock), "return": True}))
+        job = self.submit_hold(context, returns=True)
         assert self.value(context, job) is None
+        assert context.listener.faults == []
+
+    def test_processes_with_a_session_of_their_own_and_no_pipe_of_the_job_end_with_it(
+        self, context: RunningContext
+    ) -> None:
+        killed = self.hold(context, detached=True)
+        self.wait_until_detached(killed)
+        context.handle.kill_job(killed.id)
+        assert self.outcome(context, killed).killed, _NOT_KILLED
+        assert context.listener.faults == []
+        returning = self.submit_hold(context, returns=True, detached=True)
+        assert self.value(context, returning) is None
         assert context.listener.faults == []
 
     def test_the_first_entry_of_a_class_path_wins(self, context: RunningContext, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import fcntl
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,16 +31,41 @@ def is_locked(path: Path) -> bool:
     return False
 
 
+def _holders(path: Path) -> Iterator[Path]:
+    """Yield the directory in ``/proc`` of every process that has a file open."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended meanwhile, or belongs to another user
+            if any(_is_link_to(file, path) for file in (process / "fd").iterdir()):
+                yield process
+
+
+def _is_link_to(link: Path, path: Path) -> bool:
+    try:
+        return os.readlink(link) == os.path.realpath(path)
+    except OSError:  # the file has been closed meanwhile
+        return False
+
+
+def is_held_in_one_session(path: Path) -> bool:
+    """Return whether other processes of only one session have a file open, and this process has not."""
+    holders = [int(process.name) for process in _holders(path)]
+    sessions = set()
+    for holder in holders:
+        with suppress(ProcessLookupError):  # it has ended meanwhile
+            sessions.add(os.getsid(holder))
+    return len(sessions) == 1 and os.getpid() not in holders
+
+
 def end_holders(path: Path) -> str:
     """End every other process that has a file open, and return what to add to the message of a failure."""
     ended = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has ended meanwhile, or belongs to another user
-            files = {os.readlink(file) for file in (process / "fd").iterdir()}
-            if int(process.name) != os.getpid() and os.path.realpath(path) in files:
-                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                os.kill(int(process.name), signal.SIGKILL)
-                ended.append(f"{command.strip()} ({process.name})")
+    for process in _holders(path):
+        with suppress(OSError):  # it has ended meanwhile
+            if int(process.name) == os.getpid():
+                continue
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            os.kill(int(process.name), signal.SIGKILL)
+            ended.append(f"{command.strip()} ({process.name})")
     return f"; processes of the job still ran: {', '.join(ended)}, which the suite has ended" if ended else ""
 
 
@@ -58,7 +84,8 @@ class _RecordingSink(ResultSink):
 class RecordingListener(ContextListener):
     """Keeps the events of one context, and collects violations of the port in :attr:`faults`.
 
-    Violations are: events that overlap, events after ``context_ended``, and the end of a job or context
+    Violations are: events that overlap, events after ``context_ended``, values of ``context_ready`` that are
+    neither strings nor None, and the end of a job or context
     that is reported while a watched lock file (see :meth:`watch`) is still locked.
     """
 
@@ -80,6 +107,10 @@ class RecordingListener(ContextListener):
         self._watched[job_id] = lock
 
     def context_ready(self, *, application_id: str | None, url: str | None) -> None:
+        """Keep the event, and check the types of its values."""
+        for name, value in (("application_id", application_id), ("url", url)):
+            if not (value is None or isinstance(value, str)):
+                self.faults.append(f"context_ready({name}={value!r}): it has to be a string or None")
         self._record("ready", application_id, url)
 
     def context_ended(self, end: ContextEnd, error: ErrorInfo | None = None) -> None:

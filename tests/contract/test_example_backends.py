@@ -93,7 +93,10 @@ class Hold:
     def run(self, config):
         with open(config["lock"], "a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            subprocess.Popen(["sleep", "3600"], pass_fds=[file.fileno()])
+            null = subprocess.DEVNULL
+            detached = {"start_new_session": True, "stdin": null, "stdout": null, "stderr": null}
+            options = detached if config.get("detached") else {}
+            subprocess.Popen(["sleep", "3600"], pass_fds=[file.fileno()], **options)
             while not config.get("return"):
                 time.sleep(60)
 """

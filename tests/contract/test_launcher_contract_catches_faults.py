@@ -145,6 +145,17 @@ class OverwritesTheContextsLog(Fault):
     parts = {"_InlineContext": Context}
 
 
+class ReportsAnApplicationIdThatIsANumber(Fault):
+    caught_by = ("test_a_context_is_ready_once_and_stops_with_nothing_left",)
+    because = "context_ready(application_id=3): it has to be a string or None"
+
+    class Serial(InlineReports):
+        def context_ready(self, *, application_id: str) -> None:
+            super().context_ready(application_id=3)  # type: ignore[arg-type]
+
+    parts = {"InlineReports": Serial}
+
+
 class AsksForMoreEachTime(Fault):
     caught_by = ("test_the_same_settings_always_ask_for_the_same_resources",)
     because = "the sum of all contexts would depend on the time"
@@ -415,7 +426,26 @@ class LeavesGrandchildren(Fault):
     functions_too = {"test.hold": _hold_in_a_process}
 
 
-WITH_PROCESSES = [LeavesAProcess, LeavesGrandchildren]
+def _hold_in_another_session(job: InlineJob) -> None:
+    with open(job.config["lock"], "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if job.config["detached"]:
+            STARTED.append(
+                subprocess.Popen(["sleep", "3600"], pass_fds=[file.fileno()], start_new_session=True)
+            )
+        while not job.config["return"]:
+            job.sleep(60)
+
+
+class LeavesDetachedProcesses(Fault):
+    """Like a launcher that waits for the end of pipes, or kills process groups."""
+
+    caught_by = ("test_processes_with_a_session_of_their_own_and_no_pipe_of_the_job_end_with_it",)
+    because = STILL_RAN
+    functions_too = {"test.hold": _hold_in_another_session}
+
+
+WITH_PROCESSES = [LeavesAProcess, LeavesGrandchildren, LeavesDetachedProcesses]
 IN_MEMORY = [
     # A fault that is caught by waiting in vain takes its whole timeout.
     pytest.param(fault, id=fault.__name__, marks=[pytest.mark.slow] if fault.timeout < Fault.timeout else [])
@@ -500,6 +530,25 @@ def test_the_contract_ends_its_own_processes_instead_of_waiting_for_them(name: s
             _run(name, launcher, tmp_path, 1.0)
         for process in STARTED:
             assert process.wait(DEADLINE) == -signal.SIGKILL
+    finally:
+        for process in STARTED:
+            process.kill()
+            process.wait()
+        STARTED.clear()
+        launcher.close()
+
+
+@pytest.mark.real
+def test_the_contract_notices_a_hold_job_that_stays_in_its_session(tmp_path: Path) -> None:
+    launcher = InlineLauncher({**FUNCTIONS, "test.hold": _hold_in_a_process})
+    try:
+        with pytest.raises(AssertionError, match="the job hold has no process in a session of its own"):
+            _run(
+                "test_processes_with_a_session_of_their_own_and_no_pipe_of_the_job_end_with_it",
+                launcher,
+                tmp_path,
+                1.0,
+            )
     finally:
         for process in STARTED:
             process.kill()

@@ -41,7 +41,15 @@ class Hold(SparkJob):
     def run_job(self, context, runtime, data):
         with open(data["lock"], "a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            subprocess.Popen(["sleep", "3600"], pass_fds=[file.fileno()], start_new_session=True)
+            std = subprocess.DEVNULL if data.get("detached") else None
+            subprocess.Popen(
+                ["sleep", "3600"],
+                pass_fds=[file.fileno()],
+                start_new_session=True,
+                stdin=std,
+                stdout=std,
+                stderr=std,
+            )
             while not data.get("return", False):
                 time.sleep(60)
 
