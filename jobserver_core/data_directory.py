@@ -16,6 +16,9 @@ _log = logging.getLogger(__name__)
 _SERVER_ID = "server.id"
 _JOB_LOGS, _CONTEXT_LOGS, _CONTEXTS, _DATA_FILES = "logs/jobs", "logs/contexts", "contexts", "data"
 _PRIVATE = 0o700
+DATA_DIR_ADVICE = (
+    "choose another one with --data-dir (jobserver.data-dir), or give this user write permission"
+)
 
 
 class DataDirectory:
@@ -209,7 +212,7 @@ def _unusable(path: Path, error: OSError) -> InvalidSetting | StorageError:
     if not first.is_dir():
         message = f"{first} is not a directory" if first == path else f"{path}: {first} is not a directory"
         return InvalidSetting(key="jobserver.data-dir", message=message)
-    return StorageError(message=f"data directory {path}: {error.strerror or error}")
+    return StorageError(message=f"data directory {path}: {error.strerror or error}; {DATA_DIR_ADVICE}")
 
 
 def server_process(path: Path) -> int | None:

@@ -612,7 +612,10 @@ class SchemaTooNew(BackendError):
 class DataDirLocked(BackendError):
     """Another server uses the data directory."""
 
-    template = "{path} is in use by another job server{holder}: stop it, or choose another data directory"
+    template = (
+        "{path} is in use by another job server{holder}: stop it, or choose another data directory with "
+        "--data-dir (jobserver.data-dir)"
+    )
     path: str
     holder: str = ""
 

@@ -15,20 +15,24 @@ from contextlib import AbstractContextManager, ExitStack, closing, contextmanage
 from enum import Enum
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 
+from jobserver_cli.exits import CommandFailed, ExitCode
+from jobserver_cli.parameters import exit_code_of
 from jobserver_core import plugins
 from jobserver_core.callbacks.options import check_options
 from jobserver_core.callbacks.service import transports_by_scheme
 from jobserver_core.config.settings import Settings
-from jobserver_core.data_directory import server_process
+from jobserver_core.data_directory import DATA_DIR_ADVICE, server_process
 from jobserver_core.errors import (
     InvalidSetting,
     JobServerError,
     LaunchError,
     PluginFailed,
     PluginNotFound,
+    SchemaTooNew,
     StorageError,
 )
 from jobserver_core.ports import BlobStore, Fetcher, Launcher, MetadataStore, Transport
@@ -38,6 +42,10 @@ from jobserver_core.running.context_settings import (
     configuration_problems,
     configured_context_problems,
 )
+
+if TYPE_CHECKING:
+    from jobserver_core.plugins import Backend
+    from jobserver_http import Authenticator
 
 GIB = 1024**3
 SCARCE_DISK = 2 * GIB
@@ -83,6 +91,10 @@ def _advising(
         raise _Problem(f"{about}{error}", advice, verdict) from error
 
 
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
 def _finding(name: str, check: Callable[[], str]) -> Finding:
     """Return what a check finds: it returns what is good, or raises a problem."""
     try:
@@ -111,13 +123,57 @@ def mistakes(settings: Settings) -> list[JobServerError]:
     Opens no store, connects to nothing, and reads no file of users or certificates. The errors are those of a
     start, in its order.
     """
+    return _errors(
+        partial(_check_contexts, settings),
+        *_option_checks(settings),
+        partial(_check_transports, settings),
+        partial(_check_front_end, settings),
+    )
+
+
+def _option_checks(settings: Settings) -> list[Callable[[], None]]:
+    """Return a check of each selected backend: whether it is installed, and knows its options."""
+    selected: list[tuple[type[Backend], str]] = [
+        (Launcher, settings.launcher.backend),
+        *((Transport, name) for name in settings.callbacks.transports),
+        (MetadataStore, settings.metadata.backend),
+        (BlobStore, settings.blobs.backend),
+        (Fetcher, settings.fetcher.backend),
+    ]
+    return [partial(plugins.check_options, port, name, settings) for port, name in selected]
+
+
+def _errors(*checks: Callable[[], None]) -> list[JobServerError]:
     found: dict[str, JobServerError] = {}
-    for check in (_check_contexts, _check_transports, _check_options, _check_front_end):
+    for check in checks:
         try:
-            check(settings)
+            check()
         except JobServerError as error:
             found.setdefault(str(error), error)
     return list(found.values())
+
+
+def check_start(settings: Settings) -> Authenticator | None:
+    """Check what a server needs from others on this machine, before it creates anything.
+
+    Returns the authenticator if it reads files of users.
+
+    Raises:
+        CommandFailed: The server could not start. Problems and advice are those of ``doctor``.
+    """
+    if found := _errors(*_option_checks(settings), partial(_check_front_end, settings)):
+        raise CommandFailed("; ".join(map(str, found)), exit_code_of(found[0]))
+    try:
+        _front_end(settings)
+        # That of another package may need the data directory.
+        authenticator = _authenticator(settings) if settings.auth.backend == "file" else None
+        _metadata(settings)
+        _port(settings)
+    except _Problem as problem:
+        cause = problem.__cause__
+        code = exit_code_of(cause) if isinstance(cause, JobServerError) else ExitCode.NOT_READY
+        raise CommandFailed(problem.text, code, problem.advice) from problem
+    return authenticator
 
 
 def context_problems(settings: Settings) -> tuple[list[str], list[str]]:
@@ -222,7 +278,7 @@ def _host_name() -> str:
 
 
 def _backends(settings: Settings) -> str:
-    names = []
+    names, problems, advice = list[str](), list[str](), list[str]()
     for port, section in (
         (MetadataStore, settings.metadata),
         (BlobStore, settings.blobs),
@@ -237,10 +293,14 @@ def _backends(settings: Settings) -> str:
             text = f"{port.kind} {name!r} is not installed (installed: {known})"
             if error.__cause__:
                 text = f"cannot load {port.kind} {name!r}: {error.__cause__}"
-            raise _Problem(text, _installation(error)) from error
+            problems.append(text)
+            advice.append(_installation(error))
         except PluginFailed as error:
-            raise _Problem(str(error), "Repair that package, or choose another backend.") from error
+            problems.append(str(error))
+            advice.append("Repair that package, or choose another backend.")
         names.append(f"{port.kind} {name}")
+    if problems:
+        raise _Problem("; ".join(problems), "\n".join(dict.fromkeys(advice)))
     return ", ".join(names)
 
 
@@ -292,11 +352,16 @@ def _metadata(settings: Settings) -> str:
         return "no database server is used"
     missing = _advising("pip install 'jobserver-core[sql]'", ImportError, about="cannot load the store: ")
     with missing:
-        from jobserver_sql import check_database  # noqa: PLC0415 - the extra may be missing
+        from jobserver_sql import database_problem  # noqa: PLC0415 - the extra may be missing
     with _advising(_OTHERS_FIRST, JobServerError, about="it is not tried: ", verdict=Verdict.WARNING):
         plugins.check_options(MetadataStore, settings.metadata.backend, settings)
-    with _advising("Start the database, or correct jobserver.metadata.url.", StorageError):
-        check_database(url)
+    newer = _advising(
+        "Install that release, or choose another database (jobserver.metadata.url).", SchemaTooNew
+    )
+    with newer, _advising("Start the database, or correct jobserver.metadata.url.", StorageError):
+        problem = database_problem(url)
+    if problem is not None:
+        raise _Problem(problem[0], _sentence(problem[1]))
     # To open the file of SQLite would create it.
     return "no database server is used" if url.startswith("sqlite") else "the database answers"
 
@@ -331,7 +396,7 @@ def _front_end(settings: Settings) -> str:
         from jobserver_http.addresses import EXPOSURE_ADVICE, check_certificate, exposure  # noqa: PLC0415 - the extra may be missing
     problem = exposure(settings.http, authenticated=settings.auth.backend != "none")
     if problem is not None:
-        raise _Problem(problem, f"{EXPOSURE_ADVICE[0].upper()}{EXPOSURE_ADVICE[1:]}.")
+        raise _Problem(problem, _sentence(EXPOSURE_ADVICE))
     with _advising(_CORRECT, InvalidSetting):
         check_certificate(settings.http)
     return "the front-end is installed"
@@ -346,12 +411,16 @@ def _check_front_end(settings: Settings) -> None:
         check_exposure(settings.http, authenticated=settings.auth.backend != "none")
 
 
-def _users(settings: Settings) -> str:
+def _authenticator(settings: Settings) -> Authenticator | None:
     advice = "Correct jobserver.auth or the file. Create entries with: jobserver credentials"
     with _advising(advice, JobServerError), _loading_front_end():
         from jobserver_http.authentication import authenticator_from_settings  # noqa: PLC0415 - as above
 
-        authenticator = authenticator_from_settings(settings)
+        return authenticator_from_settings(settings)
+
+
+def _users(settings: Settings) -> str:
+    authenticator = _authenticator(settings)
     if authenticator is None:
         return "nobody has to log in"
     if problem := authenticator.problem():
@@ -371,8 +440,10 @@ def _port(settings: Settings) -> str:
         server = server_process(settings.data_dir)  # its lock is only asked for when something listens
         if error.errno == errno.EADDRINUSE and server is not None and _listens(server, port):
             return f"{where} is used by the running server of this data directory ({server})"
-        advice = "Stop the program that listens there (another job server?), or choose a port with --port."
-        raise _Problem(f"cannot listen on {where}: {error.strerror or error}", advice) from error
+        with _loading_front_end():
+            from jobserver_http.addresses import listening_problem  # noqa: PLC0415 - as above
+        _, problem, advice = listening_problem(host, port, error)
+        raise _Problem(problem, _sentence(advice)) from error
     return f"{where} is free"
 
 
@@ -409,8 +480,8 @@ def _data_dir(settings: Settings) -> str:
         with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as error:
-        advice = "Choose another one with --data-dir, or give this user write permission."
-        raise _Problem(f"cannot write to {directory}: {error.strerror or error}", advice) from error
+        text = f"cannot write to {directory}: {error.strerror or error}"
+        raise _Problem(text, _sentence(DATA_DIR_ADVICE)) from error
     return f"{path} {'is writable' if directory == path else 'can be created'}"
 
 

@@ -68,8 +68,8 @@ def doctor(
         if not terminal.as_json:
             mark, style = _MARKS[finding.verdict.value]
             terminal.print_marked(mark, style, f"{finding.name}: {finding.text}")
-            if finding.advice:
-                terminal.line(f"  → {finding.advice}")
+            for line in (finding.advice or "").splitlines():
+                terminal.line(f"  → {line}")
     if terminal.as_json:
         terminal.json([attrs.asdict(finding) for finding in findings])
     bad = [finding.name for finding in findings if finding.verdict is Verdict.BAD]

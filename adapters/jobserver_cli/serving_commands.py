@@ -61,7 +61,8 @@ def serve(
     raise_descriptor_limit()
     http = front_end()
     settings = settings_of(config, host, port, data_dir)
-    from jobserver_core import JobServer  # noqa: PLC0415 - --help does not need it
+    from jobserver_cli.diagnosis import check_start  # noqa: PLC0415 - --help does not need it
+    from jobserver_core import JobServer  # noqa: PLC0415
     from jobserver_core.errors import InvalidSetting  # noqa: PLC0415
 
     def listening(host: str, port: int) -> None:
@@ -83,14 +84,21 @@ def serve(
             terminal.note("the shutdown takes too long: exiting now; the next start will clean up")
         os._exit(ExitCode.OK if closed.is_set() else ExitCode.TIMED_OUT)
 
+    authenticator = check_start(settings)
     server = JobServer.from_settings(settings)
     keep_from_collector()  # before the start, which may take over contexts and jobs that end some day
     try:
-        http.serve(server, on_listening=listening, on_draining=draining, on_overdue=overdue)
+        http.serve(
+            server,
+            authenticator=authenticator,
+            on_listening=listening,
+            on_draining=draining,
+            on_overdue=overdue,
+        )
     except InvalidSetting as error:
-        # A port is valid in itself; it cannot be used on this machine at the moment.
-        is_port = error.key == "jobserver.http.port"
-        raise CommandFailed(str(error), ExitCode.NOT_READY if is_port else ExitCode.USAGE) from error
+        # The address was free a moment ago, and is valid in itself.
+        in_use = error.key == "jobserver.http.port"
+        raise CommandFailed(str(error), ExitCode.NOT_READY if in_use else ExitCode.USAGE) from error
     finally:
         server.close()
     closed.set()

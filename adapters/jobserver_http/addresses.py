@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import socket
 import ssl
 from collections.abc import Collection, Mapping
 from urllib.parse import urlsplit
@@ -65,6 +67,23 @@ def check_exposure(http: HttpSettings, *, authenticated: bool) -> None:
         raise InvalidSetting(key="jobserver.http.host", message=f"{problem}: {EXPOSURE_ADVICE}")
 
 
+def listening_problem(host: str, port: int, error: OSError) -> tuple[str, str, str]:
+    """Return the setting that keeps the server from listening, what is wrong, and what to do about it."""
+    unknown = error.errno == errno.EADDRNOTAVAIL
+    reason = "no interface of this machine has this address" if unknown else error.strerror or error
+    problem = f"cannot listen on {host} port {port}: {reason}"
+    if unknown or isinstance(error, socket.gaierror):
+        advice = (
+            "choose an address of this machine with --host (jobserver.http.host), or 0.0.0.0 for all of them"
+        )
+        return "jobserver.http.host", problem, advice
+    advice = (
+        "stop the program that listens there (another job server?), or choose another port with --port "
+        "(jobserver.http.port), or 0 for any free port"
+    )
+    return "jobserver.http.port", problem, advice
+
+
 def check_certificate(http: HttpSettings) -> None:
     """Check that the server can use its certificate and key, if it has them.
 
@@ -88,6 +107,10 @@ def check_certificate(http: HttpSettings) -> None:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=refuse)
     except OSError as error:  # SSLError is a subclass
+        content = certificate.read_bytes()
+        if b"PRIVATE KEY-----" in content and b"BEGIN CERTIFICATE" not in content:
+            message = f"{certificate} contains a private key; are tls-certificate and tls-key swapped?"
+            raise InvalidSetting(key="jobserver.http.tls-certificate", message=message) from None
         message = f"{certificate} and {key} are not a matching certificate and key: {error.strerror or error}"
         raise InvalidSetting(key="jobserver.http.tls-certificate", message=message) from None
 

@@ -22,7 +22,13 @@ from jobserver_core.config.settings import HttpSettings
 from jobserver_core.errors import InvalidSetting, JobServerError
 from jobserver_core.models.arguments import check_kind
 from jobserver_core.server import JobServer
-from jobserver_http.addresses import BrowserGuard, check_certificate, check_exposure, is_loopback
+from jobserver_http.addresses import (
+    BrowserGuard,
+    check_certificate,
+    check_exposure,
+    is_loopback,
+    listening_problem,
+)
 from jobserver_http.application import HttpApplication, create_app
 from jobserver_http.authentication import Authenticator, authenticator_from_settings
 from jobserver_http.connections import (
@@ -299,9 +305,8 @@ class ServerRun:
                 listener.bind(address)
                 listener.listen(BACKLOG)
             except OSError as error:
-                advice = "choose another port, or 0 for any free port"
-                reason = f"cannot listen on {host} port {port}: {error.strerror or error}; {advice}"
-                raise InvalidSetting(key="jobserver.http.port", message=reason) from None
+                key, problem, advice = listening_problem(host, port, error)
+                raise InvalidSetting(key=key, message=f"{problem}; {advice}") from None
             listener.setblocking(False)
             stack.pop_all()
             return listener

@@ -286,18 +286,6 @@ def check_driver(url: str) -> None:
         raise StorageError(message=_NO_DRIVER)
 
 
-def check_database(url: str) -> None:
-    """Try a database without a change of it. A SQLite file is not opened, because that would create it.
-
-    Raises:
-        InvalidSetting: The URL is not that of a supported database.
-        StorageError: The database cannot be reached, or refuses the user.
-    """
-    if _parse(url).get_backend_name() != "sqlite":
-        with closing(Database(url, synchronous="full", pool_size=1, lock_timeout=1.0)) as database:
-            database.query(lambda connection: connection.exec_driver_sql("SELECT 1"))
-
-
 def _psycopg_of(connection: Connection) -> DriverConnection:
     driver = connection.connection.driver_connection
     assert driver is not None  # only a closed connection has none

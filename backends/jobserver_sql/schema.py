@@ -10,10 +10,11 @@ still work with it; servers of those continue, and can even be started again, un
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, func, insert, inspect, select, update
+from sqlalchemy import Connection, func, insert, inspect, make_url, select, update
 from sqlalchemy.schema import Column, MetaData, Table
 from sqlalchemy.types import String
 
@@ -86,16 +87,67 @@ def upgrade(database: Database) -> None:
             return
     with database.write(lock_timeout=_LOCK_TIMEOUT) as connection:
         if connection.dialect.name == "postgresql":
-            encoding = connection.scalar(select(func.current_setting("server_encoding")))
-            if encoding != "UTF8":
-                problem = f"the database has the encoding {encoding}; create it with the encoding UTF8"
-                raise StorageError(message=problem)
             connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
         revision = found(connection)
+        if problem := _problem(connection, revision):
+            raise StorageError(message="; ".join(problem))
         if revision is None:
             _create(connection)
         elif not _works_with(connection, revision):
             _migrate(connection, revision)
+
+
+def database_problem(url: str) -> tuple[str, str] | None:
+    """Return why a server could not use a database, and what to do about it, or None. Changes nothing.
+
+    A SQLite file is not opened, because that would create it.
+
+    Raises:
+        InvalidSetting: The URL is not that of a supported database.
+        SchemaTooNew: A newer release has written the database.
+        StorageError: The database cannot be reached, or refuses the user.
+    """
+    if make_url(url).get_backend_name() == "sqlite":
+        return None
+    database = Database(url, synchronous="full", pool_size=1, lock_timeout=1.0)
+    with closing(database), database.read() as connection:
+        revision = found(connection)
+        if _works_with(connection, revision):
+            return None
+        if revision is not None and revision > HEAD:
+            raise SchemaTooNew(found=revision, known=HEAD)
+        return _problem(connection, revision)
+
+
+def _problem(connection: Connection, revision: str | None) -> tuple[str, str] | None:
+    """Return why the tables cannot be created here, and what to do about it, or None."""
+    if connection.dialect.name != "postgresql":
+        return None
+    names = select(
+        func.current_setting("server_encoding"),
+        func.current_database(),
+        func.current_user(),
+        func.current_schema(),
+        func.has_schema_privilege(func.current_schema(), "CREATE"),
+    )
+    encoding, *identifiers, may_create = connection.execute(names).one()
+    quote = connection.dialect.identifier_preparer.quote
+    database, role, schema = (name and quote(name) for name in identifiers)
+    if encoding != "UTF8":
+        return (
+            f"the database {database} of jobserver.metadata.url has the encoding {encoding}",
+            f"create it with the encoding UTF8: CREATE DATABASE {database} OWNER {role} TEMPLATE template0 "
+            "ENCODING 'UTF8'",
+        )
+    if revision is None and not may_create:
+        where = "any schema" if schema is None else f"the schema {schema}"
+        return (
+            f"the role {role} of jobserver.metadata.url may not create tables in {where} of the database "
+            f"{database}",
+            f"as an administrator, make it the owner with ALTER DATABASE {database} OWNER TO {role}, or run "
+            f"in that database: GRANT USAGE, CREATE ON SCHEMA {schema or 'public'} TO {role}",
+        )
+    return None
 
 
 def _create(connection: Connection) -> None:

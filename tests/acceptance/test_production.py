@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
+from sqlalchemy import make_url
 
 from conditions import wait_until
 from jobserver_core import InvalidSetting, Settings, load_settings
@@ -22,6 +23,7 @@ from jobserver_http.addresses import check_exposure
 from jobserver_http.credential_files import entry_line, hash_token, new_token
 from jobserver_pyspark import PySparkLauncher
 from jobserver_pyspark.demo import CLASS_NAME, build_example_wheel
+from jobserver_sql import SqlMetadataStore, database_problem
 from jobserver_sql.testing import PostgresqlServer
 from spark_server import spark_server
 
@@ -55,6 +57,21 @@ def complete(tmp_path: Path) -> Path:
 
 def variables() -> set[str]:
     return set(re.findall(r"\$\{\?(JOBSERVER_\w+)\}", PRODUCTION.read_text(encoding="utf-8")))
+
+
+@pytest.mark.postgresql
+def test_a_server_can_use_the_database_of_the_guide(postgresql_server: PostgresqlServer) -> None:
+    [commands] = re.findall(r"```sql\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+    with postgresql_server.connect(postgresql_server.url("postgres")) as connection:
+        for command in commands.strip().split(";\n"):
+            connection.execute(command.encode())
+        try:
+            url = make_url(postgresql_server.url("jobserver")).set(username="jobserver").render_as_string()
+            assert database_problem(url) is None
+            SqlMetadataStore(url).close()
+        finally:
+            connection.execute("DROP DATABASE jobserver WITH (FORCE)")
+            connection.execute("DROP ROLE jobserver")
 
 
 def test_it_fits_containers_in_which_no_context_outlives_the_server() -> None:

@@ -156,7 +156,7 @@ def test_a_data_directory_that_comes_back_is_used_again(tmp_path: Path) -> None:
 
 
 def test_failing_to_create_the_data_directory_is_a_storage_error(tmp_path: Path) -> None:
-    with pytest.raises(errors.StorageError, match=r"data directory .*: File name too long"):
+    with pytest.raises(errors.StorageError, match=r"data directory .*: File name too long; .* --data-dir"):
         DataDirectory(tmp_path / ("x" * 300) / "data")
 
 

@@ -204,7 +204,7 @@ def test_a_data_directory_in_use_by_another_server_exits_with_7_and_names_it(
     second = serve()
     assert second.wait() is ExitCode.NOT_READY
     assert str(first.process.pid) in second.errors
-    assert "choose another data directory" in second.errors
+    assert "choose another data directory with --data-dir (jobserver.data-dir)" in second.errors
 
 
 def test_the_log_goes_to_stderr_at_the_level_that_was_asked_for(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import argon2
 import pytest
+from sqlalchemy import make_url
 
 from command_line import CommandLine
 from jobserver_cli import diagnosis
@@ -16,7 +19,10 @@ from jobserver_cli.diagnosis import Finding, Verdict, examine, java_finding
 from jobserver_core.config.loading import load_settings
 from jobserver_core.config.settings import Settings
 from jobserver_core.data_directory import lock_data_dir
+from jobserver_core.errors import StorageError
 from jobserver_http.credential_files import hash_token
+from jobserver_sql import SqlMetadataStore
+from jobserver_sql.testing import PostgresqlServer
 
 MEMORY = {
     "jobserver.metadata.backend": "memory",
@@ -229,6 +235,177 @@ def test_doctor_and_serve_say_the_same_about_a_database_that_is_not_reachable(
     assert "hush" not in examined.out + examined.err + served.err
 
 
+@pytest.fixture
+def lacking_url(request: pytest.FixtureRequest, postgresql_server: PostgresqlServer) -> Iterator[str]:
+    """The URL of a database that a server cannot use: without rights of the role, or not in UTF-8."""
+    encoding = "LATIN1" if request.param == "encoding" else "UTF8"
+    with postgresql_server.connect(postgresql_server.url("postgres")) as connection:
+        connection.execute("CREATE ROLE clerk LOGIN")
+        connection.execute(
+            f"CREATE DATABASE lacking TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'".encode()
+        )
+    url = postgresql_server.url("lacking")
+    with postgresql_server.connect(url) as connection:
+        connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")  # the default since PostgreSQL 15
+    yield make_url(url).set(username="clerk").render_as_string()
+    postgresql_server.drop("lacking")
+    with postgresql_server.connect(postgresql_server.url("postgres")) as connection:
+        connection.execute("DROP ROLE clerk")
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize(
+    ("lacking_url", "problem", "remedy"),
+    [
+        (
+            "rights",
+            "may not create tables in the schema public of the database lacking",
+            "GRANT USAGE, CREATE ON SCHEMA public TO clerk",
+        ),
+        (
+            "encoding",
+            "the database lacking of jobserver.metadata.url has the encoding LATIN1",
+            "CREATE DATABASE lacking OWNER clerk TEMPLATE template0 ENCODING 'UTF8'",
+        ),
+    ],
+    indirect=["lacking_url"],
+)
+def test_doctor_and_serve_refuse_a_database_that_a_server_cannot_use_and_say_what_to_do(
+    jobserver: CommandLine, tmp_path: Path, lacking_url: str, problem: str, remedy: str
+) -> None:
+    chosen = settings(
+        tmp_path, **{"jobserver.metadata.backend": "sql", "jobserver.metadata.url": lacking_url}
+    )
+    finding = found(chosen)["Metadata"]
+    assert (finding.verdict, problem in finding.text) == (Verdict.BAD, True), finding.text
+    assert remedy in str(finding.advice)
+    assert "jobserver.metadata.url" in finding.text
+    config = config_file(tmp_path, f'jobserver.metadata {{ backend = sql, url = "{lacking_url}" }}')
+    served = jobserver("serve", "--config", config, "--data-dir", tmp_path / "data")
+    assert (served.code, problem in served.err) == (7, True), served.err
+    assert " ".join(str(finding.advice).split()) in " ".join(served.err.split())
+    with pytest.raises(StorageError, match=f"{re.escape(problem)}.*; .*{re.escape(remedy)}"):
+        SqlMetadataStore(lacking_url)
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("lacking_url", ["rights"], indirect=True)
+def test_doctor_accepts_a_database_after_its_remedies(
+    tmp_path: Path, postgresql_server: PostgresqlServer, lacking_url: str
+) -> None:
+    chosen = settings(
+        tmp_path, **{"jobserver.metadata.backend": "sql", "jobserver.metadata.url": lacking_url}
+    )
+    with postgresql_server.connect(postgresql_server.url("lacking")) as connection:
+        connection.execute("GRANT USAGE, CREATE ON SCHEMA public TO clerk")
+        assert found(chosen)["Metadata"].verdict is Verdict.GOOD
+        SqlMetadataStore(lacking_url).close()
+        connection.execute("REVOKE CREATE ON SCHEMA public FROM clerk")
+        assert found(chosen)["Metadata"].verdict is Verdict.GOOD, "it has the tables"
+        connection.execute("DROP OWNED BY clerk")
+
+
+@pytest.mark.postgresql
+def test_doctor_and_serve_refuse_the_database_of_a_newer_release(
+    jobserver: CommandLine, tmp_path: Path, postgresql_server: PostgresqlServer
+) -> None:
+    url = postgresql_server.url(postgresql_server.database("newer"))
+    try:
+        SqlMetadataStore(url).close()
+        with postgresql_server.connect(url) as connection:
+            connection.execute("UPDATE jobserver_schema SET version_num = '9999', compatible_from = '9999'")
+        config = config_file(tmp_path, f'jobserver.metadata {{ backend = sql, url = "{url}" }}')
+        arguments = ("--config", config, "--data-dir", tmp_path / "data")
+        examined, served = jobserver("doctor", *arguments), jobserver("serve", *arguments)
+        assert (examined.code, served.code) == (7, 7), examined.err
+        assert "✗ Metadata: " in examined.out
+        assert "9999" in examined.out
+        assert "9999" in served.err
+    finally:
+        postgresql_server.drop("newer")
+
+
+REFUSED_FILES = [
+    (
+        "jobserver.auth { backend = file, token-file = FILE }",
+        None,
+        "Create entries with: jobserver credentials",
+    ),
+    ("jobserver.auth { backend = file, token-file = FILE }", "ci:plain:*", "jobserver credentials"),
+    ("jobserver.auth { backend = file, password-file = FILE }", "ann:hush", "jobserver credentials"),
+    ("jobserver.http { tls-certificate = FILE, tls-key = FILE }", None, "Correct it in the configuration."),
+    ("jobserver.http { tls-certificate = FILE, tls-key = FILE }", "junk", "Correct it in the configuration."),
+    ("jobserver { metadata.backend = stone, blobs.backend = clay }", None, ""),
+    ('jobserver.metadata { backend = sql, url = "mysql://host/jobs" }', None, ""),
+]
+
+
+@pytest.mark.parametrize(("text", "content", "advice"), REFUSED_FILES)
+def test_serve_checks_what_it_needs_before_it_creates_a_data_directory_and_gives_the_advice_of_doctor(
+    jobserver: CommandLine, tmp_path: Path, text: str, content: str | None, advice: str
+) -> None:
+    file = tmp_path / "file"
+    if content is not None:
+        file.write_text(content, encoding="utf-8")
+        file.chmod(0o600)
+    config = config_file(tmp_path, text.replace("FILE", str(file)))
+    arguments = ("--config", config, "--data-dir", tmp_path / "data")
+    served, examined = jobserver("serve", *arguments), jobserver("doctor", *arguments)
+    assert served.code in (2, 7), served.err
+    assert advice in served.err
+    assert advice in examined.out
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("http.host = 192.0.2.1", "jobserver.http.host"),
+        ("http.host = no-such-host.invalid", "jobserver.http.host"),
+    ],
+)
+def test_doctor_and_serve_name_the_host_if_this_machine_does_not_have_the_address(
+    jobserver: CommandLine, tmp_path: Path, text: str, key: str
+) -> None:
+    config = config_file(tmp_path, f"jobserver {{ {text}, http.allow-unauthenticated = true }}")
+    arguments = ("--config", config, "--data-dir", tmp_path / "data")
+    served, examined = jobserver("serve", *arguments), jobserver("doctor", *arguments)
+    assert (served.code, examined.code) == (7, 7)
+    for said in (served.err, examined.out):
+        assert f"cannot listen on {text.rsplit(maxsplit=1)[-1]} port 0: " in said
+        assert f"choose an address of this machine with --host ({key})" in said.lower()
+        assert "Stop the program" not in said
+    assert ("no interface of this machine has this address" in served.err) == ("192" in text)
+    assert not (tmp_path / "data").exists()
+
+
+def test_doctor_serve_and_config_show_name_every_backend_that_is_not_installed(
+    jobserver: CommandLine, tmp_path: Path
+) -> None:
+    text = "metadata.backend = stone, blobs.backend = clay, fetcher.backend = dove, launcher.backend = bow"
+    config = config_file(tmp_path, f"jobserver {{ {text}, callbacks.transports = [smoke, drum] }}")
+    arguments = ("--config", config, "--data-dir", tmp_path / "data")
+    examined = jobserver("doctor", *arguments)
+    [line] = [line for line in examined.out.splitlines() if "Backends: " in line]
+    assert [
+        name for name in ("stone", "clay", "dove", "bow") if f"'{name}' is not installed" not in line
+    ] == []
+    for command in (("serve",), ("config", "show")):
+        done = jobserver(*command, *arguments)
+        assert done.code == 7
+        names = ("stone", "clay", "dove", "bow", "smoke", "drum")
+        assert [name for name in names if f"backend named '{name}' is installed" not in done.err] == []
+
+
+def test_swapped_certificate_and_key_are_said_to_be_swapped(tmp_path: Path) -> None:
+    key = tmp_path / "key.pem"
+    key.write_text("-----BEGIN PRIVATE KEY-----\nMC4=\n-----END PRIVATE KEY-----\n", encoding="utf-8")
+    files = {"jobserver.http.tls-certificate": key, "jobserver.http.tls-key": config_file(tmp_path)}
+    finding = found(settings(tmp_path, **files))["HTTP"]
+    assert finding.verdict is Verdict.BAD
+    assert f"{key} contains a private key; are tls-certificate and tls-key swapped?" in finding.text
+
+
 def test_doctor_with_json_prints_every_finding(jobserver: CommandLine, tmp_path: Path) -> None:
     findings = jobserver("doctor", "--config", config_file(tmp_path), "--data-dir", tmp_path, "--json").json
     assert {"name", "verdict", "text", "advice"} == set(findings[0])
@@ -242,7 +419,7 @@ def test_doctor_exits_with_7_and_advice_when_the_port_is_in_use(
         port = taken.getsockname()[1]
         done = jobserver("doctor", "--config", config_file(tmp_path), "--port", port, "--data-dir", tmp_path)
     assert done.code == 7
-    assert f"✗ Port: cannot listen on 127.0.0.1:{port}: Address already in use" in done.out
+    assert f"✗ Port: cannot listen on 127.0.0.1 port {port}: Address already in use" in done.out
     assert "--port" in done.out
     assert "not ready: Port" in done.err
 
