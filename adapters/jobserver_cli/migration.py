@@ -25,6 +25,8 @@ from jobserver_core.running.context_settings import (
     effective_settings,
 )
 
+_SHORT = 60
+"""How long an explanation can be that is printed again for each key."""
 _LABELS = {Outcome.IGNORED: "no effect: ", Outcome.GONE: "gone: "}
 
 
@@ -40,10 +42,13 @@ def report(terminal: Terminal, file: Path) -> None:
     if terminal.as_json:
         terminal.json([{**attrs.asdict(one), "outcome": one.outcome.value} for one in found])
     else:
+        first: dict[str, str] = {}
         for one in found:
-            _print(terminal, one)
-        counts = Counter(one.outcome.value for one in found)
-        listed = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+            same = first.setdefault(one.explanation, one.key)
+            repeated = same != one.key and len(one.explanation) > _SHORT and not one.outcome.refused
+            _print(terminal, attrs.evolve(one, explanation=f"as {same} above") if repeated else one)
+        counts = Counter(one.outcome for one in found)
+        listed = ", ".join(f"{counts[outcome]} {outcome.value}" for outcome in Outcome if counts[outcome])
         terminal.note(f"{len(found)} keys{f': {listed}' if listed else ''}")
     refused = [one.key for one in found if one.outcome.refused]
     if refused:

@@ -22,6 +22,7 @@ from jobserver_core.config import hocon
 from jobserver_core.config.old_settings import (
     ALIASES,
     IGNORED,
+    START_TIMEOUTS,
     check_ignored,
     inside,
     no_effect,
@@ -315,6 +316,8 @@ class Collected:
 
     def _nearest(self, written: str) -> str | None:
         leaf = written.rpartition(".")[2]
+        if leaf in START_TIMEOUTS:
+            return START_TIMEOUTS[leaf]
         by_leaf: dict[str, list[str]] = {}
         for key in [*self._types, *(f"spark.context-settings.{key}" for key in CONTEXT_KEYS)]:
             by_leaf.setdefault(key.rpartition(".")[2], []).append(key)
@@ -373,6 +376,8 @@ def _hints(unknown: Iterable[str]) -> Iterable[str]:
     """Return where unknown settings belong, each hint once."""
     hints: dict[str, None] = {}
     for key in unknown:
+        if key.rpartition(".")[2] in START_TIMEOUTS:
+            continue
         if _without_prefix(key).partition(".")[0] == "python":
             hints["python.paths and python.executable belong in spark.context-settings"] = None
         elif key.startswith("spark.") and not key.startswith("spark.jobserver."):

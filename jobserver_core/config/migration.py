@@ -72,6 +72,8 @@ def migrate(
 ) -> tuple[KeyMigration, ...]:
     """Return what becomes of each key of a file: groups of settings that have no effect count as one key.
 
+    The keys are in the order of the file; at the end is what only the whole file shows.
+
     ``check`` and ``check_context`` raise InvalidInput for what the server, or a context with these settings,
     would refuse. It is reported at the key of an InvalidSetting, otherwise at the key that causes it.
 
@@ -95,6 +97,8 @@ class _Migration:
         found += [_refused(Outcome.INVALID, error) for error in source.invalid]
         problems = list(self._of_the_whole(source, {one.key for one in found if one.outcome.refused}))
         hidden = {problem.key for problem in problems}
+        places = _places(self.tree)
+        found.sort(key=lambda one: _place_of(one.key, places))
         yield from (one for one in found if one.key not in hidden)
         yield from problems
 
@@ -242,6 +246,24 @@ def _not_uploaded(paths: Mapping[str, str]) -> Iterator[str]:
             open(path, "rb").close()
         except (InvalidName, OSError) as error:
             yield f"the server cannot upload {name}: {error}"
+
+
+def _places(tree: JsonMapping) -> dict[str, int]:
+    """Return the places of keys and sections in a tree."""
+    found: dict[str, int] = {}
+    for place, leaf in enumerate(flatten(tree)):
+        parts = leaf.split(".")
+        for end in range(1, len(parts) + 1):
+            found.setdefault(".".join(parts[:end]), place)
+    return found
+
+
+def _place_of(key: str, places: Mapping[str, int]) -> int:
+    """Return the place of a key, or of the section that it is missing in."""
+    key = key.replace('"', "")
+    while key and key not in places:
+        key = key.rpartition(".")[0]
+    return places.get(key, len(places))
 
 
 def _section(key: str) -> str:

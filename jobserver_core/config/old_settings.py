@@ -144,17 +144,20 @@ IGNORED = {
 }
 """Keys and sections of the old server that have no effect here."""
 
+START_TIMEOUTS = dict.fromkeys(
+    ["context-init-timeout", "forked-jvm-init-timeout"], "jobserver.contexts.creation-timeout"
+)
+"""Last parts of keys for how long a context may take to start, and the setting for that."""
+
 IGNORED_IN_CONTEXTS = {
     "context-per-jvm": NoEffect("each context has its own processes"),
     "is-python": NoEffect("a context runs Python jobs and JVM jobs"),
     "sync": NoEffect("it is a parameter of requests"),
     "timeout": NoEffect("it is a parameter of requests"),
-    "context-init-timeout": NoEffect(
-        "it is a setting of the server", "set jobserver.contexts.creation-timeout"
-    ),
-    "forked-jvm-init-timeout": NoEffect(
-        "it is a setting of the server", "set jobserver.contexts.creation-timeout"
-    ),
+    **{
+        key: NoEffect("it is a setting of the server", f"set {setting}")
+        for key, setting in START_TIMEOUTS.items()
+    },
     "streaming.stopSparkContext": NoEffect("a context outlives the streams of its jobs"),
 }
 """Settings of contexts of the old server that have no effect here."""

@@ -401,6 +401,39 @@ def test_settings_of_contexts_without_effect_are_never_the_same_here_and_the_ser
     assert any("jobserver.contexts.creation-timeout" in warning for warning in warnings)
 
 
+def test_the_keys_are_in_the_order_of_the_file(tmp_path: Path) -> None:
+    text = """
+    spray.can.server.idle-timeout = 60 s
+    spark {
+      mistake = 1
+      jobserver { jobdao = x, port = 8090, filedao.rootdir = /tmp }
+      contexts { "a/b" { num-cpu-cores = 1 } }
+      master = local
+    }
+    shiro.authentication = on
+    """
+    assert list(migrated(tmp_path, text)) == [
+        "spray",
+        "spark.mistake",
+        "spark.jobserver.jobdao",
+        "spark.jobserver.port",
+        "spark.jobserver.filedao",
+        'spark.contexts."a/b"',
+        "spark.master",
+        "shiro",
+    ]
+
+
+@pytest.mark.parametrize("key", ["spark.jobserver.context-init-timeout", "spark.forked-jvm-init-timeout"])
+def test_other_keys_for_the_time_of_a_start_are_said_to_be_creation_timeout(tmp_path: Path, key: str) -> None:
+    [found] = migrated(tmp_path, f"{key} = 60 s").values()
+    assert found == KeyMigration(
+        key=key,
+        outcome=Outcome.UNKNOWN,
+        explanation="unknown setting; did you mean 'jobserver.contexts.creation-timeout'?",
+    )
+
+
 def test_a_file_that_is_not_hocon_is_refused_as_a_whole(tmp_path: Path) -> None:
     with pytest.raises(InvalidConfig, match="line 1"):
         migrated(tmp_path, "spark { master = ")

@@ -583,7 +583,7 @@ def test_doctor_migrate_says_what_becomes_of_each_key(jobserver: CommandLine, tm
         "! spark.jobserver.jobdao: gone: ",
     ):
         assert line in done.out
-    assert "7 keys: 3 same, 2 renamed, 1 gone, 1 ignored" in done.err
+    assert "7 keys: 3 same, 2 renamed, 1 ignored, 1 gone" in done.err
 
 
 def test_doctor_migrate_exits_with_2_and_names_what_a_server_refuses(
@@ -614,7 +614,7 @@ def test_doctor_migrate_names_a_path_in_a_class_path_with_the_rest_of_the_report
     done = jobserver("doctor", "--migrate", file)
     assert f"✗ {place}.dependent-jar-uris: binary name '/opt/jars/x.jar' is not allowed" in done.out
     assert "write file:///opt/jars/x.jar" in done.out
-    assert "8 keys: 3 same, 2 renamed, 1 invalid, 1 gone, 1 ignored" in done.err
+    assert "8 keys: 3 same, 2 renamed, 1 ignored, 1 gone, 1 invalid" in done.err
 
 
 @pytest.mark.parametrize(
@@ -631,7 +631,7 @@ def test_doctor_migrate_says_what_to_do_about_an_old_master_at_its_key(
     [line] = [line for line in done.out.splitlines() if " spark.master" in line]
     assert line.startswith("✗ spark.master: expected local")
     assert advice in line
-    assert "7 keys: 2 renamed, 2 same, 1 gone, 1 ignored, 1 invalid" in done.err
+    assert "7 keys: 2 same, 2 renamed, 1 ignored, 1 gone, 1 invalid" in done.err
     assert "a server refuses this file: spark.master\n" in done.err
 
 
@@ -647,7 +647,7 @@ def test_doctor_migrate_names_contexts_whose_names_are_not_allowed(
         "✗ spark.contexts.1st.memory-per-nod",
     ]
     assert '"a/b".num-cpu-cores' not in done.out
-    assert "10 keys: 3 same, 2 renamed, 3 invalid, 1 gone, 1 ignored" in done.err
+    assert "10 keys: 3 same, 2 renamed, 1 ignored, 1 gone, 3 invalid" in done.err
 
 
 def test_doctor_migrate_names_a_context_that_is_refused_with_the_settings_of_all_contexts(
@@ -659,6 +659,13 @@ def test_doctor_migrate_names_a_context_that_is_refused_with_the_settings_of_all
     refused = [line for line in done.out.splitlines() if line.startswith("✗")]
     why = "spark.pyspark.python: program '/on/the/nodes/python' does not exist"
     assert refused == [f"✗ spark.contexts.q: {why}"]
+
+
+def test_doctor_migrate_says_once_what_holds_for_several_keys(jobserver: CommandLine, tmp_path: Path) -> None:
+    file = old_file(tmp_path, "spark.jobserver { metadatadao.class = x, result-chunk-size = 1m }")
+    out = jobserver("doctor", "--migrate", file).out
+    assert out.count("records are in SQLite or PostgreSQL") == 1
+    assert "! spark.jobserver.metadatadao: gone: as spark.jobserver.jobdao above\n" in out
 
 
 def test_doctor_migrate_counts_the_keys_of_an_empty_file(jobserver: CommandLine, tmp_path: Path) -> None:
