@@ -162,7 +162,9 @@ def followed_log(
             raise
         what = f"job {job_id}" if job_id else f"context {context}"
         log_of = job_id if job_id else f"--context {shlex.quote(context or '')}"
-        advice = f"{what} continues. Once the server is reachable again: jobserver logs {log_of} --follow"
+        advice = (
+            f"{what} may have ended. Once the server is reachable again: jobserver logs {log_of} --follow"
+        )
         raise CommandFailed(error.message, error.code, advice) from None
 
 
@@ -173,6 +175,10 @@ def _print_log(client: CommandClient, job_id: str, terminal: Terminal) -> None:
             for line in log.iter_lines():
                 terminal.note(f"│ {line}")
     except CommandFailed as error:
+        from jobserver_client import ClientClosed  # noqa: PLC0415 - --help does not need it
+
+        if isinstance(error.__cause__, ClientClosed):  # the command fails with the reason
+            return
         terminal.note(f"cannot show the log: {error.message}", style="yellow")
 
 

@@ -10,8 +10,11 @@ import pytest
 
 from command_line import HOSTILE, JOBS, CommandLine, wheel
 from conditions import wait_until
+from jobserver_cli import following
+from jobserver_cli.client import CommandClient, ServerOptions
 from jobserver_cli.exits import ExitCode
 from jobserver_cli.lookups import FULL_LENGTH
+from jobserver_cli.terminal import Terminal
 from jobserver_core import BinaryType, CallableTransport, JobServer, JobState
 from jobserver_core.config.loading import load_settings
 from jobserver_core.memory import InlineLauncher
@@ -144,8 +147,20 @@ def test_a_log_whose_server_does_not_return_says_how_to_continue(jobserver: Comm
         done = jobserver("logs", job_id, "-f", "--server", web.url(""))
     assert (done.code, done.out) == (ExitCode.UNREACHABLE, "one\n")
     message = " ".join(done.err.split())
-    assert f"job {job_id} continues. Once the server is reachable again: jobserver logs {job_id}" in message
+    assert (
+        f"job {job_id} may have ended. Once the server is reachable again: jobserver logs {job_id}" in message
+    )
     assert "jobserver serve" not in message
+
+
+def test_a_log_whose_client_has_been_closed_has_no_message_of_its_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The command ends with the reason for which it has closed its client."""
+    with CommandClient(ServerOptions()) as client:
+        pass
+    following._print_log(client, "j1", Terminal())
+    assert capsys.readouterr().err == ""
 
 
 def test_set_needs_a_key(client: CommandLine) -> None:
