@@ -317,7 +317,8 @@ def _submit(
     key: str | None,
     **options: str | int | None,
 ) -> JobFields:
-    from jobserver_client.requests import SUBMIT_TIMEOUT, checked_key  # noqa: PLC0415 - --help does not need it
+    from jobserver_client.options import SLOW_TIMEOUT  # noqa: PLC0415 - --help does not need it
+    from jobserver_client.requests import checked_key  # noqa: PLC0415
 
     terminal.interrupt_note = (
         f"interrupted; if the job was accepted, it continues: jobserver jobs --class {main_class}"
@@ -337,7 +338,7 @@ def _submit(
             },
             content=config.encode(),
             headers={"Idempotency-Key": checked_key(key), "Content-Type": "text/plain"},
-            timeout=SUBMIT_TIMEOUT,
+            timeout=SLOW_TIMEOUT,
         )
     return record
 

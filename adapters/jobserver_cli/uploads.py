@@ -64,10 +64,14 @@ def kind_of(file: Path) -> BinaryKind | None:
 def post_file(
     client: CommandClient, terminal: Terminal, path: str, file: Path, media_type: str, **params: str
 ) -> Json:
-    """Send a file as the body of a POST request, without a timeout; return the JSON response."""
+    """Send a file as the body of a POST request; return the JSON response."""
+    from jobserver_client.options import SLOW_TIMEOUT  # noqa: PLC0415 - --help does not need it
+
     with reading(file), terminal.opened(file) as content:
         headers = {"Content-Type": media_type, "Content-Length": str(file.stat().st_size)}
-        return client.call("POST", path, params=params, content=content, headers=headers, timeout=None)
+        return client.call(
+            "POST", path, params=params, content=content, headers=headers, timeout=SLOW_TIMEOUT
+        )
 
 
 def upload_binary(client: CommandClient, terminal: Terminal, name: str, file: Path, kind: BinaryKind) -> None:

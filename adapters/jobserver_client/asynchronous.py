@@ -15,13 +15,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 
-from jobserver_client.connection import Connection, FileBody, Params, body_of, decoded, path_to
-from jobserver_client.errors import ClientClosed, error_from
+from jobserver_client.connection import Connection, FileBody, Params, body_of, decoded, decoded_list, path_to
+from jobserver_client.errors import ClientClosed, error_from, is_refusal
 from jobserver_client.handles import IN_THE_LOOP, AsyncJobHandle, AsyncResultReader, AsyncWaiter
 from jobserver_client.logs import followed_log
 from jobserver_client.options import ConnectionOptions, RemoteServer
 from jobserver_client.records import binary_of, context_of, deliveries_of, job_of, server_of, storage_of
-from jobserver_client.requests import SUBMIT_TIMEOUT, list_params, submit_call
+from jobserver_client.requests import list_params, submit_call
 from jobserver_client.watching import GAP, EventStream, Item
 from jobserver_core.errors import (
     Conflict,
@@ -30,6 +30,7 @@ from jobserver_core.errors import (
     InvalidRequest,
     JobAlreadyFinal,
     JobServerError,
+    ResultTimeout,
 )
 from jobserver_core.events import ContextChanged, Event, JobChanged, Subscription
 from jobserver_core.models.arguments import (
@@ -135,7 +136,10 @@ class AsyncClient(RemoteServer):
         subscription = Subscription(lambda: self._stream.remove(None, receive))
         self._stream.add(None, receive)
         try:
-            await opened
+            timeout = self.connection.options.response_timeout
+            if not (await asyncio.wait({opened}, timeout=timeout))[0]:
+                raise ResultTimeout(what=f"GET {self.url}/events", seconds=timeout)
+            opened.result()
         except BaseException:
             subscription.close()
             raise
@@ -143,16 +147,16 @@ class AsyncClient(RemoteServer):
 
     async def servers(self) -> list[ServerStatus]:
         """Return the servers that share the database, oldest first."""
-        return [server_of(record) for record in await self.connection.get("/servers")]
+        return [server_of(record) for record in await self.connection.get_list("/servers")]
 
     async def storage(self) -> list[StorageUsage]:
         """Return what uses how much storage, and its limits. May take long."""
-        response = await self.connection.request("GET", "/storage", unlimited=True)
-        return [storage_of(usage) for usage in decoded(response)]
+        response = await self.connection.request("GET", "/storage", slow=True)
+        return [storage_of(usage) for usage in decoded_list(response)]
 
     async def prune(self) -> dict[str, int]:
         """Remove now what the hourly sweep would remove; return how many of each kind. May take long."""
-        response = await self.connection.request("POST", "/storage/prune", unlimited=True)
+        response = await self.connection.request("POST", "/storage/prune", slow=True)
         removed: dict[str, int] = decoded(response)["removed"]
         return removed
 
@@ -173,7 +177,7 @@ class AsyncClient(RemoteServer):
         if isinstance(content, FileBody) and content.size is not None:
             headers["Content-Length"] = str(content.size)
         return await self.connection.request(
-            "POST", path, params=params, content=content, headers=headers, unlimited=True
+            "POST", path, params=params, content=content, headers=headers, slow=True
         )
 
     async def binaries(self) -> list[Binary]:
@@ -187,7 +191,7 @@ class AsyncClient(RemoteServer):
 
     async def binary_versions(self, name: str) -> list[Binary]:
         """Return all versions of a binary, newest first."""
-        records = await self.connection.get(path_to("binaries", name, "versions"))
+        records = await self.connection.get_list(path_to("binaries", name, "versions"))
         return [binary_of(name, record) for record in records]
 
     async def delete_binary(self, name: str) -> list[Binary]:
@@ -224,7 +228,8 @@ class AsyncClient(RemoteServer):
         """
         if query is not None:
             raise InvalidRequest(message="the HTTP API lists the live contexts only, without a query")
-        contexts = [context_of(record) for record in await self.connection.get("/contexts", details="true")]
+        records = await self.connection.get_list("/contexts", details="true")
+        contexts = [context_of(record) for record in records]
         live = [context for context in contexts if not context.state.final]
         return sorted(live, key=lambda context: context.started_at, reverse=True)
 
@@ -242,7 +247,7 @@ class AsyncClient(RemoteServer):
         At most ``limit`` (1 to 10,000) are returned.
         """
         check_limit(limit, least=1)
-        records = await self.connection.get("/contexts", ended="true", limit=str(limit))
+        records = await self.connection.get_list("/contexts", ended="true", limit=str(limit))
         return [context_of(record) for record in records]
 
     async def context_before(self, context: Context) -> Context | None:
@@ -304,10 +309,10 @@ class AsyncClient(RemoteServer):
             params=call.params,
             content=call.body,
             headers=call.headers,
-            timeout=SUBMIT_TIMEOUT,
+            slow=True,
             accept_errors=True,
         )
-        if not response.is_error:
+        if not is_refusal(response):
             return self._handle(job_of(decoded(response)))
         body = _object(response)
         denied = response.status_code in (401, 403)  # while the job was accepted; the message names it
@@ -323,7 +328,7 @@ class AsyncClient(RemoteServer):
         """Return a page of jobs, newest first."""
         params = list_params(JobQuery() if query is None else query)
         response = await self.connection.request("GET", "/jobs", params=params)
-        jobs = tuple(job_of(record) for record in decoded(response))
+        jobs = tuple(job_of(record) for record in decoded_list(response))
         following = response.links.get("next", {}).get("url")
         cursor = parse_qs(urlsplit(following).query)["cursor"][0] if following else None
         return JobPage(jobs=jobs, next=cursor)
@@ -449,7 +454,7 @@ class AsyncClient(RemoteServer):
 
     async def data_files(self) -> list[PurePosixPath]:
         """Return the paths of the data files on the server's machine, sorted."""
-        return [PurePosixPath(name) for name in await self.connection.get("/data")]
+        return [PurePosixPath(name) for name in await self.connection.get_list("/data")]
 
     async def delete_data_file(self, name: str | PathLike[str]) -> None:
         """Remove a data file by its full path or its plain name."""

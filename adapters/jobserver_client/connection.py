@@ -25,6 +25,7 @@ from jobserver_client.errors import (
     WrongScheme,
     error_from,
     is_gateway_error,
+    is_refusal,
 )
 from jobserver_client.options import ConnectionOptions
 from jobserver_core.errors import (
@@ -32,6 +33,7 @@ from jobserver_core.errors import (
     Conflict,
     ContextNotFound,
     DataFileNotFound,
+    InvalidRequest,
     JobNotFound,
     NotFound,
     ResultTimeout,
@@ -87,6 +89,19 @@ def decoded(response: httpx.Response) -> Json:
         ) from error
 
 
+def decoded_list(response: httpx.Response) -> list[Json]:
+    """Return the JSON array of a response.
+
+    Raises:
+        UnexpectedResponse: It is something else.
+    """
+    items = decoded(response)
+    if not isinstance(items, list):
+        reason = "the response is not a JSON array"
+        raise UnexpectedResponse(url=str(response.request.url), status=response.status_code, reason=reason)
+    return items
+
+
 _PROXY = "the proxy of the environment (HTTPS_PROXY, HTTP_PROXY or ALL_PROXY)"
 """What errors call it: its address may contain a password, so it is not shown."""
 
@@ -111,7 +126,7 @@ class Connection:
             self._http = httpx.AsyncClient(
                 auth=options.auth(),
                 headers={"User-Agent": options.user_agent, "Accept": "application/json, */*;q=0.5"},
-                timeout=self._timeout(options.timeout),
+                timeout=self._timeout(options.response_timeout),
                 limits=httpx.Limits(max_connections=100, keepalive_expiry=KEEP_ALIVE),
                 trust_env=urlsplit(self.url).hostname not in _LOOPBACK,
                 verify=options.verification(),
@@ -154,6 +169,10 @@ class Connection:
         """Return the JSON of a resource."""
         return decoded(await self.request("GET", path, params=params))
 
+    async def get_list(self, path: str, **params: str | int | None) -> list[Json]:
+        """Return the JSON array that a resource is."""
+        return decoded_list(await self.request("GET", path, params=params))
+
     async def request(
         self,
         method: str,
@@ -163,22 +182,27 @@ class Connection:
         content: Content = b"",
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
+        slow: bool = False,
         unlimited: bool = False,
         accept_errors: bool = False,
     ) -> httpx.Response:
         """Send a request, repeat it if necessary, and return its complete response.
 
         ``timeout`` is in seconds without a byte, by default that of the options; ``unlimited`` waits forever.
+        A ``slow`` request is one for which the server may have much to do before it responds.
 
         Raises:
             Conflict: The client belongs to another event loop.
+            InvalidRequest: The path does not begin with a slash.
             ServerUnreachable: No server answers.
             ConnectionLost: The connection was lost.
             ResultTimeout: The response did not arrive in time.
             JobServerError: The error that the server answered with, unless errors are accepted.
         """
         self.check_loop()
-        seconds = None if unlimited else timeout or self.options.timeout
+        _check_path(path)
+        default = self.options.slow_timeout if slow else self.options.response_timeout
+        seconds = None if unlimited else timeout or default
 
         def build() -> httpx.Request:
             return self._http.build_request(
@@ -195,9 +219,9 @@ class Connection:
         harmless = repeatable and isinstance(content, bytes)
         try:
             response = await self._send(build, harmless=harmless)
-        except httpx.ReadTimeout as error:
-            raise ResultTimeout(what=f"{method} {path}", seconds=seconds) from error
-        if response.is_error and not accept_errors:
+        except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
+            raise ResultTimeout(what=f"{method} {self.url}{path}", seconds=seconds) from error
+        if is_refusal(response) and not accept_errors:
             raise error_from(response)
         return response
 
@@ -211,10 +235,10 @@ class Connection:
                 response = await self._http.send(build())
                 if is_last or not harmless or not is_gateway_error(response):
                     return response
-            except httpx.ReadTimeout:
+            except (httpx.ReadTimeout, httpx.WriteTimeout):
                 raise
             except httpx.RequestError as error:
-                if is_last or _is_tls(error) or not (harmless or _never_sent(error)):
+                if self._http.is_closed or is_last or _is_tls(error) or not (harmless or _never_sent(error)):
                     raise self._unreachable(error) from error
             await asyncio.sleep(delay(attempt))
         raise AssertionError("counting never ends")
@@ -231,8 +255,8 @@ class Connection:
     ) -> AsyncIterator[httpx.Response]:
         """Open the response of a GET request for reading as it arrives. Nothing is repeated.
 
-        ``read_timeout`` is in seconds without a byte; None waits forever. An error response that is accepted
-        has been read.
+        ``read_timeout`` is in seconds without a byte; None waits forever once the response has begun, within
+        the ``timeout`` of the options. An error response that is accepted has been read.
 
         Raises:
             Conflict: The client belongs to another event loop.
@@ -244,19 +268,24 @@ class Connection:
         if self._http.is_closed:
             raise ClientClosed()
         self.check_loop()
+        _check_path(path)
         given = {name: value for name, value in params.items() if value is not None}
-        timeout = self._timeout(read_timeout)
+        opening = self.options.response_timeout
+        seconds = opening if read_timeout is None else min(opening, read_timeout)
+        timeout = self._timeout(seconds)
         try:
             async with self._http.stream(
                 "GET", self.url + path, params=given, headers=headers, timeout=timeout
             ) as response:
-                if response.is_error:
+                if is_refusal(response):
                     await response.aread()
                     if not accept_errors:
                         raise error_from(response)
+                response.request.extensions["timeout"]["read"] = read_timeout  # from here on
+                seconds = read_timeout or seconds
                 yield response
         except httpx.ReadTimeout as error:
-            raise ResultTimeout(what=f"GET {path}", seconds=read_timeout) from error
+            raise ResultTimeout(what=f"GET {self.url}{path}", seconds=seconds) from error
         except httpx.RequestError as error:
             raise self._unreachable(error) from error
 
@@ -264,14 +293,21 @@ class Connection:
         self, path: str, headers: Mapping[str, str] | None = None
     ) -> AbstractAsyncContextManager[httpx.Response]:
         """Open a response as :meth:`stream` does, but one whose bytes are all there already."""
-        return self.stream(path, read_timeout=self.options.timeout, headers=headers)
+        return self.stream(path, read_timeout=self.options.response_timeout, headers=headers)
 
-    def _unreachable(self, error: Exception) -> ServerUnreachable:
+    def _unreachable(self, error: Exception) -> ServerUnreachable | ClientClosed:
+        if self._http.is_closed:
+            return ClientClosed()
         if any(getattr(one, "reason", None) in _NO_TLS for one in _causes(error)):
             reason = f"the server does not use TLS; try {self.url.replace('https:', 'http:', 1)}"
             return WrongScheme(url=self.url, reason=reason)
         kind = ServerUnreachable if _never_sent(error) else ConnectionLost
         return kind(url=self.url, reason=str(error) or type(error).__name__)
+
+
+def _check_path(path: object) -> None:
+    if not isinstance(path, str) or not path.startswith("/"):
+        raise InvalidRequest(message=f"the path must begin with '/', such as /jobs, got {path!r}")
 
 
 def _never_sent(error: Exception) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from jobserver_core import errors as core
 from jobserver_core.errors import Conflict, InvalidRequest, JobServerError, ResultTimeout, Unavailable
 from jobserver_core.models.json_values import Json, JsonMapping
+from jobserver_core.uris import redacted
 
 if TYPE_CHECKING:
     import httpx
@@ -71,7 +72,9 @@ _DENIALS = ("unauthenticated", "permission_denied", "too_many_failed_logins")
 
 
 def error_from(response: httpx.Response) -> JobServerError:
-    """Return the exception for a response with a status of 400 or more, whose body was read."""
+    """Return the exception for an error response or a redirect, whose body was read."""
+    if response.has_redirect_location:
+        return _unexpected(response, f"it redirects to {redacted(response.headers['location'])}")
     try:
         body = response.json()
     except ValueError:
@@ -90,6 +93,11 @@ def error_from(response: httpx.Response) -> JobServerError:
         return structure({"type": kind.__name__, "fields": body.get("fields", {})}, JobServerError)
     except (ValueError, TypeError):  # an error of another release, with other fields
         return _unexpected(response, message_of(body))
+
+
+def is_refusal(response: httpx.Response) -> bool:
+    """Whether a response is an error or a redirect, which a job server does not send."""
+    return response.is_error or response.has_redirect_location
 
 
 def is_outage(error: JobServerError) -> bool:

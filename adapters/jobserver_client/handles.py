@@ -16,7 +16,7 @@ from jobserver_core.models.arguments import check_callable, check_seconds
 from jobserver_core.models.jobs import Job, ResultKind
 from jobserver_core.models.json_values import Json
 from jobserver_core.running.results import CHUNK, check_unread, parse_result, reader_closed
-from jobserver_core.running.waiting import raise_unless_finished
+from jobserver_core.running.waiting import check_not_asyncio, raise_unless_finished
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ class AsyncWaiter(Generic[T]):
         Raises:
             ResultTimeout: It takes longer; you can wait again.
         """
-        check_seconds("timeout", timeout)
+        check_seconds("timeout", timeout, least=0)
         task = self._begin()
         await asyncio.wait({task}, timeout=timeout)
         if not task.done():
@@ -71,8 +71,10 @@ class AsyncWaiter(Generic[T]):
         """Call with this waiter once it is done, in the event loop. An exception of the call is logged.
 
         Raises:
-            InvalidRequest: It is not a function of one argument, or it is declared with ``async def``.
+            InvalidRequest: It is not a function of one argument, or it is declared with ``async def``. Or it
+                is asyncio's own: ``asyncio.wait`` takes ``asyncio.ensure_future(handle)``, not the handle.
         """
+        check_not_asyncio(call)
         check_callable("the done callback", call, arguments=1, instead=IN_THE_LOOP)
 
         def notified(waiter: AsyncWaiter[T]) -> None:
@@ -148,8 +150,10 @@ class AsyncJobHandle:
         """Call with this handle once the job has ended, in the event loop. Exceptions of the call are logged.
 
         Raises:
-            InvalidRequest: It is not a function of one argument, or it is declared with ``async def``.
+            InvalidRequest: It is not a function of one argument, or it is declared with ``async def``. Or it
+                is asyncio's own: ``asyncio.wait`` takes ``asyncio.ensure_future(handle)``, not the handle.
         """
+        check_not_asyncio(call)
         check_callable("the done callback", call, arguments=1, instead=IN_THE_LOOP)
         self.finished.add_done_callback(lambda _waiter: call(self))
 

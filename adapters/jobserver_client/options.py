@@ -15,6 +15,11 @@ import httpx
 from jobserver_core.errors import InvalidRequest
 from jobserver_core.models.arguments import check_kind, check_seconds
 
+RESPONSE_TIMEOUT = 90.0
+"""Seconds without a byte after which a request fails, if the caller sets no ``timeout``."""
+SLOW_TIMEOUT = 600.0
+"""The same for requests that may take the server long, such as a submit. It fetches code in up to 5 minutes
+(``fetcher.timeout``), and then waits up to a minute for the job's validation (``jobs.start-timeout``)."""
 _IN_A_HEADER = re.compile("[!-~]([ -~]*[!-~])?")
 
 
@@ -32,7 +37,7 @@ class ConnectionOptions:
     token: str | None = attrs.field(repr=False)
     ca_file: Path | str | None
     ssl_context: ssl.SSLContext | None
-    timeout: float
+    timeout: float | None
     connect_timeout: float
     retries: int
     reconnect_timeout: float
@@ -41,7 +46,9 @@ class ConnectionOptions:
     def __attrs_post_init__(self) -> None:
         for name in ("timeout", "connect_timeout", "reconnect_timeout"):
             check_seconds(name, getattr(self, name), optional=name != "reconnect_timeout")
+            self._check_least(name, at_zero=name == "reconnect_timeout")
         check_kind("retries", self.retries, int, "a whole number")
+        self._check_least("retries", at_zero=True)
         for name in ("user", "password", "token"):
             check_kind(name, getattr(self, name), (str, type(None)), "a string")
         check_kind("user_agent", self.user_agent, str, "a string")
@@ -52,6 +59,22 @@ class ConnectionOptions:
                 raise InvalidRequest(message=f"{name} must be {expected}")
         check_kind("ca_file", self.ca_file, (str, Path, type(None)), "the path of a file")
         check_kind("ssl_context", self.ssl_context, (ssl.SSLContext, type(None)), "an ssl.SSLContext")
+
+    def _check_least(self, name: str, *, at_zero: bool) -> None:
+        value = getattr(self, name)
+        if value is not None and (value < 0 or (value == 0 and not at_zero)):
+            expected = "0 or more" if at_zero else "more than 0"
+            raise InvalidRequest(message=f"{name} must be {expected}, got {value}")
+
+    @property
+    def response_timeout(self) -> float:
+        """Seconds without a byte after which a request fails."""
+        return RESPONSE_TIMEOUT if self.timeout is None else self.timeout
+
+    @property
+    def slow_timeout(self) -> float:
+        """The same for a request for which the server may have much to do."""
+        return SLOW_TIMEOUT if self.timeout is None else self.timeout
 
     @property
     def address(self) -> str:
@@ -135,7 +158,7 @@ class RemoteServer(ABC):
         token: str | None = None,
         ca_file: Path | str | None = None,
         ssl_context: ssl.SSLContext | None = None,
-        timeout: float = 90.0,
+        timeout: float | None = None,
         connect_timeout: float = 5.0,
         retries: int = 3,
         reconnect_timeout: float = 60.0,

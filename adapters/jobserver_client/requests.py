@@ -14,8 +14,6 @@ from jobserver_core.models.binaries import ClassPathEntry
 from jobserver_core.models.jobs import JobQuery, JobRequest
 from jobserver_core.models.json_values import dumps
 
-SUBMIT_TIMEOUT = 600.0
-"""Seconds to wait for the response to a submit, before which the server may have to fetch code."""
 MAX_CONFIG_BYTES = 64 * 1024 * 1024
 """How much configuration is parsed here to add settings to it. The server has a limit of its own."""
 

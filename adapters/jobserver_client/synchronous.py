@@ -122,9 +122,11 @@ class Client(RemoteServer):
 
     Log in with ``user`` and ``password``, or with a bearer ``token``. For https, ``ca_file`` has the
     certificate authorities to trust (PEM) instead of the usual ones; ``ssl_context`` controls everything,
-    client certificates included. After ``timeout`` seconds without a byte, a request fails;
-    ``connect_timeout`` limits the opening of a connection. A request that failed in transit is repeated up
-    to ``retries`` times if that is safe. While a wait or a subscription lasts, the server may be away for
+    client certificates included. After ``timeout`` seconds without a byte, a request fails. The default is 90
+    seconds, but 10 minutes where the server may have much to do: ``submit``, ``upload``, ``add_data_file``,
+    ``storage`` and ``prune``. ``math.inf`` is no limit. A waiter waits for its operation as long as you do.
+    ``connect_timeout`` limits the opening of a connection. A request that failed in transit is repeated up to
+    ``retries`` times if that is safe. While a wait or a subscription lasts, the server may be away for
     ``reconnect_timeout`` seconds.
 
     Every method may be called from any thread. Handles and waiters may be awaited, too. A method raises
@@ -203,6 +205,7 @@ class Client(RemoteServer):
         ``timeout`` is in seconds without a byte, by default that of the client; ``unlimited`` waits forever.
 
         Raises:
+            InvalidRequest: The path does not begin with a slash.
             JobServerError: The server responded with an error, which ``accept_errors`` does not accept.
         """
         call = self._remote.connection.request(

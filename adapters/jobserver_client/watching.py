@@ -42,8 +42,8 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-READ_TIMEOUT = 60.0
-"""Seconds without a byte after which the stream counts as broken. Servers send a comment every 15 seconds."""
+READ_TIMEOUT = 45.0
+"""Seconds without a byte after which the stream counts as broken: servers send a comment every 15 seconds."""
 LINGER = 5.0
 """Seconds for which the stream stays open when nobody listens."""
 STABLE = 5.0

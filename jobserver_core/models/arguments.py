@@ -145,11 +145,11 @@ def check_idempotency_key(key: str) -> None:
         )
 
 
-def check_seconds(what: str, value: object, *, optional: bool = True) -> None:
+def check_seconds(what: str, value: object, *, optional: bool = True, least: float | None = None) -> None:
     """Check a duration. None is accepted if it is ``optional``.
 
     Raises:
-        InvalidRequest: It is not a number of seconds.
+        InvalidRequest: It is not a number of seconds, or less than ``least``.
     """
     expected = f"{what} must be a number of seconds, such as 30 or 0.5"
     try:
@@ -158,6 +158,8 @@ def check_seconds(what: str, value: object, *, optional: bool = True) -> None:
         raise InvalidRequest(message=f"{expected}, got one that is too large") from None
     if not number and not (value is None and optional):
         raise InvalidRequest(message=f"{expected}, got {value!r}")
+    if least is not None and value is not None and cast("float", value) < least:
+        raise InvalidRequest(message=f"{what} must be {least} or more, got {value!r}")
 
 
 def check_limit(limit: object, least: int = 0) -> None:

@@ -60,7 +60,7 @@ class Waiter(Generic[T_co]):
             ResultTimeout: It takes longer. You can then wait again.
             Conflict: It would come in another process, from which this one was forked.
         """
-        check_seconds("timeout", timeout)
+        check_seconds("timeout", timeout, least=0)
         # Python cannot wait longer than TIMEOUT_MAX, which is several centuries.
         limit = None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
         if not self._future.done():
@@ -93,7 +93,8 @@ class Waiter(Generic[T_co]):
             InvalidRequest: It is not a function of one argument, or it is declared with ``async def``. Or it
                 is asyncio's own: ``asyncio.wait`` takes ``asyncio.ensure_future(handle)``, not the handle.
         """
-        _check_done_callback(call)
+        check_not_asyncio(call)
+        check_callable("the done callback", call, arguments=1)
         self.notify(lambda waiter: self._call_back(lambda: self._call(call)))
 
     def _call(self, call: Callable[[Waiter[T_co]], None]) -> None:
@@ -117,12 +118,16 @@ class Waiter(Generic[T_co]):
         return asyncio.wrap_future(self._future).__await__()
 
 
-def _check_done_callback(call: object) -> None:
+def check_not_asyncio(call: object) -> None:
+    """Refuse a done callback of asyncio, which takes only its own futures.
+
+    Raises:
+        InvalidRequest: It is one.
+    """
     # asyncio's own callbacks wake a loop only on its thread; on another one, asyncio would wait for ever.
     if str(getattr(call, "__module__", "")).startswith("asyncio."):
         message = "asyncio cannot wait for this itself; pass asyncio.ensure_future(…) of it, or await it"
         raise InvalidRequest(message=message)
-    check_callable("the done callback", call, arguments=1)
 
 
 class Promise(Generic[T]):
@@ -259,7 +264,8 @@ class JobHandle:
         Raises:
             InvalidRequest: The same as for :meth:`Waiter.add_done_callback`.
         """
-        _check_done_callback(call)
+        check_not_asyncio(call)
+        check_callable("the done callback", call, arguments=1)
         self.finished.add_done_callback(lambda _waiter: call(self))
 
     def __await__(self) -> Generator[object, None, Json]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from jobserver_client import (
     ClientClosed,
     ServerUnreachable,
     UnexpectedResponse,
+    options,
 )
 from jobserver_core import (
     BinaryType,
@@ -36,7 +39,8 @@ from jobserver_core import (
 from jobserver_core.memory import InlineJob
 from jobserver_http import running
 from jobserver_http.credential_files import hash_password, hash_token
-from loopback import Loopback, refused_port
+from loopback import Handler, Loopback, refused_port
+from scripted_log import JSON, a_record
 from serving import WAIT, a_request, a_server, archive
 
 GATE = threading.Event()
@@ -185,6 +189,117 @@ def test_an_absent_server_is_unreachable_and_a_silent_one_times_out() -> None:
             client.jobs()
 
 
+@pytest.fixture
+def silent() -> Iterator[socket.socket]:
+    """A listener whose system accepts connections; nobody reads what is sent, or answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener
+
+
+def _url_of(listener: socket.socket) -> str:
+    return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+LARGE = bytes(64 * 1024 * 1024)
+"""More than the system takes for a connection from which nobody reads."""
+CALLS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "submit": ("POST", lambda client: client.submit(a_request("w.Echo"))),
+    "upload": ("POST", lambda client: client.upload("words", "egg", archive())),
+    "upload-of-much": ("POST", lambda client: client.upload("words", "egg", LARGE)),
+    "add_data_file": ("POST", lambda client: client.add_data_file("rates.csv", b"1")),
+    "subscribe": ("GET", lambda client: client.subscribe(print)),
+    "storage": ("GET", lambda client: client.storage()),
+    "prune": ("POST", lambda client: client.prune()),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_every_call_to_a_silent_server_ends_after_the_timeout(silent: socket.socket, call: str) -> None:
+    method, begin = CALLS[call]
+    expected = rf"^{method} {_url_of(silent)}/\S+ not done after 0\.2 s$"
+
+    async def scenario() -> None:
+        async with AsyncClient(_url_of(silent), timeout=0.2, retries=0) as client:
+            with pytest.raises(ResultTimeout, match=expected):
+                await begin(client)
+
+    with Client(_url_of(silent), timeout=0.2) as client, pytest.raises(ResultTimeout, match=expected):
+        begin(client)
+    asyncio.run(scenario())
+
+
+def test_following_a_log_of_a_silent_server_ends_after_the_timeout(silent: socket.socket) -> None:
+    with Client(_url_of(silent), timeout=0.2) as client, pytest.raises(ResultTimeout):
+        next(iter(client.logs("j1", follow=True)))
+
+
+def test_a_submit_may_take_longer_than_other_calls_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(options, "RESPONSE_TIMEOUT", 0.2)
+    limits = Settings()
+    assert limits.fetcher.timeout + limits.jobs.start_timeout < options.SLOW_TIMEOUT
+    held = threading.Event()
+
+    def hold(handler: Handler) -> None:
+        held.wait(WAIT)
+        handler.say(200, a_record("RUNNING"), content_type=JSON)
+
+    with Loopback(hold) as web, Client(web.url("")) as client, ThreadPoolExecutor(1) as pool:
+        submitted = pool.submit(client.submit, a_request("w.Echo"))
+        wait_until(lambda: len(web.calls) == 1, "the submit")
+        with pytest.raises(ResultTimeout):
+            client.jobs()
+        held.set()
+        assert submitted.result(WAIT).id == "j1"
+
+
+def test_a_client_may_have_no_timeout(server: tuple[JobServer, str]) -> None:
+    with Client(server[1], timeout=math.inf) as client, client.subscribe(lambda _event: None):
+        assert client.submit(a_request("w.Echo", "value = 5")).result(WAIT) == 5
+
+
+def test_a_call_to_a_silent_server_ends_when_another_thread_closes_the_client(silent: socket.socket) -> None:
+    client = Client(_url_of(silent))
+    with ThreadPoolExecutor(1) as pool:
+        submitted = pool.submit(client.submit, a_request("w.Echo"))
+        connection, _ = silent.accept()
+        with connection:
+            assert connection.recv(1)
+            client.close()
+            assert isinstance(submitted.exception(WAIT), ClientClosed)
+
+
+@pytest.mark.parametrize("call", ["jobs", "contexts", "data_files", "servers", "storage"])
+def test_an_object_instead_of_a_list_is_an_unexpected_response(call: str) -> None:
+    with (
+        Loopback(lambda handler: handler.say(200, b"{}", content_type=JSON)) as web,
+        Client(web.url("")) as client,
+        pytest.raises(UnexpectedResponse, match="the response is not a JSON array"),
+    ):
+        getattr(client, call)()
+
+
+def test_a_redirect_is_an_error_that_names_its_target_without_secrets() -> None:
+    target = "https://ann:secret@login.example.com/start?token=secret"
+    with (
+        Loopback(lambda handler: handler.say(302, b"<html>", location=target)) as web,
+        Client(web.url("")) as client,
+    ):
+        for call in (client.jobs, lambda: client.submit(a_request("w.Echo")), client.prune):
+            with pytest.raises(UnexpectedResponse) as caught:
+                call()  # type: ignore[operator]
+            assert "answered 302: it redirects to https://***@login.example.com/start" in str(caught.value)
+            assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["jobs", "", None])
+def test_a_request_needs_a_path_with_a_slash(path: Any) -> None:
+    with Client("http://127.0.0.1:1") as client:
+        with pytest.raises(InvalidRequest, match="the path must begin with '/', such as /jobs"):
+            client.request("GET", path)
+        with pytest.raises(InvalidRequest, match="the path must begin with '/'"), client.stream(path):
+            pass
+
+
 def test_a_page_of_a_web_server_is_not_taken_for_a_response() -> None:
     status = 200
     with Loopback(lambda handler: handler.say(status, b"<html>")) as web, Client(web.url("")) as client:
@@ -246,9 +361,14 @@ def test_a_closed_asynchronous_client_says_so(server: tuple[JobServer, str]) -> 
         ({"token": "t", "user": "ann", "password": "p"}, "pass either a token, or a user and a password"),
         ({"token": "t", "password": "p"}, "pass either a token, or a user and a password"),
         ({"password": "p"}, "a password needs a user"),
+        ({"retries": -1}, "retries must be 0 or more, got -1"),
+        ({"timeout": 0}, "timeout must be more than 0, got 0"),
+        ({"timeout": -1.5}, "timeout must be more than 0, got -1.5"),
+        ({"connect_timeout": 0}, "connect_timeout must be more than 0, got 0"),
+        ({"reconnect_timeout": -1}, "reconnect_timeout must be 0 or more, got -1"),
     ],
 )
-def test_arguments_that_contradict_each_other_are_refused(
+def test_arguments_that_cannot_be_used_are_refused(
     kind: type[Client | AsyncClient], arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InvalidRequest, match=message):

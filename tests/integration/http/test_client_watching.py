@@ -16,7 +16,7 @@ import pytest
 import jobserver_client.connection
 from conditions import wait_until
 from jobserver_client import AsyncClient, Client, UnexpectedResponse, watching
-from jobserver_core import BinaryType, Event, JobState, Settings
+from jobserver_core import BinaryType, Event, JobState, ResultTimeout, Settings
 from jobserver_http import running
 from loopback import Handler, Loopback
 from scripted_log import JSON, a_record
@@ -206,6 +206,37 @@ def test_a_subscriber_that_raises_gets_the_next_events_all_the_same(
         assert client.submit(a_request("w.Echo", "value = 1")).result(WAIT) == 1
         wait_until(lambda: len(seen) > 1, "the second event")
     assert "no such table" in caplog.text
+
+
+def test_a_subscription_outlasts_the_timeout_of_requests_and_notices_a_dead_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Between two events, a server may be silent for longer than for a request, but not for ever."""
+    monkeypatch.setattr(watching, "READ_TIMEOUT", 2.0)
+    seen: list[Event] = []
+    held, over = threading.Event(), threading.Event()
+    record = a_record("RUNNING").decode()
+
+    def behave(handler: Handler) -> None:
+        if not handler.path.startswith("/events"):
+            over.wait(WAIT)
+            return
+        handler.send_response(200)
+        handler.send_header("content-type", "text/event-stream")
+        handler.end_headers()
+        held.wait(WAIT)
+        handler.wfile.write(f"event: job\ndata: {record}\n\n".encode())
+        over.wait(WAIT)
+
+    with Loopback(behave) as web, Client(web.url(""), timeout=0.2) as client:
+        with client.subscribe(seen.append):
+            with pytest.raises(ResultTimeout):
+                client.jobs()
+            held.set()
+            wait_until(lambda: len(seen) == 1, "the event on the first stream")
+            assert len([call for call in web.calls if call.path.startswith("/events")]) == 1
+            wait_until(lambda: len(seen) == 2, "the event on the second stream")
+        over.set()
 
 
 def test_closing_a_client_with_an_open_subscription_logs_nothing(
