@@ -184,7 +184,9 @@ class Services:
         )
         self.jobs = jobs = JobService(
             records=records,
-            results=ResultStore(blobs, pins, settings.jobs),
+            results=ResultStore(
+                blobs, pins, settings.jobs, "" if launcher.writes_json else type(launcher).__name__
+            ),
             configs=configs,
             metadata=metadata,
             data_directory=data_directory,

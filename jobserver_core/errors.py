@@ -174,7 +174,9 @@ class InvalidConfig(InvalidInput):
 class InvalidSetting(InvalidConfig):
     """A setting is unknown, or its value is invalid.
 
-    ``key`` is the dotted path. ``nearest`` is the most similar known key, or None.
+    ``key`` is the dotted path. ``nearest`` is the most similar known key, or None::
+
+        InvalidSetting(key="jobserver.metadata.options.path", message="must be a string")
     """
 
     key: str

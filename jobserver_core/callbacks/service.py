@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -63,14 +63,25 @@ def retry_delay(attempts: int, answer: Answer, settings: CallbackSettings) -> fl
     return min(limit, max(delay, answer.retry_after or 0.0))
 
 
+def _check_schemes(transport: Transport) -> None:
+    schemes: object = transport.schemes
+    valid = isinstance(schemes, Collection) and not isinstance(schemes, (str, bytes, Mapping)) and schemes
+    if not valid or not all(isinstance(scheme, str) and scheme == scheme.lower() for scheme in valid):
+        raise TransportError(
+            message=f"the transport {type(transport).__name__} must name its URL schemes, in lower case: "
+            f"schemes = ('queue',), not {schemes!r}"
+        )
+
+
 def transports_by_scheme(transports: Sequence[Transport]) -> dict[str, Transport]:
     """Return the transport of each URL scheme.
 
     Raises:
-        TransportError: Two transports serve the same scheme.
+        TransportError: Two transports serve the same scheme, or one does not name its schemes.
     """
     found: dict[str, Transport] = {}
     for transport in transports:
+        _check_schemes(transport)
         for scheme in transport.schemes:
             if scheme in found:
                 raise TransportError(

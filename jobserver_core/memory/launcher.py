@@ -44,6 +44,8 @@ class InlineLauncher(Launcher):
     ``jobserver.launcher.backend = memory`` is the server's own, so its contexts end with the server.
     """
 
+    writes_json = True
+
     def __init__(
         self,
         functions: Mapping[str, JobFunction] | None = None,

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
+from typing import ClassVar
 
 import attrs
 
@@ -291,6 +292,9 @@ class Launcher(Backend):
     """
 
     kind = "launcher"
+
+    writes_json: ClassVar[bool] = False
+    """Whether all results are JSON, whatever jobs return. Otherwise, core checks those up to 1 MiB."""
 
     @property
     def reattaches(self) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import attrs
@@ -82,7 +82,7 @@ class ContextLaunch:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - any error is why the job failed
-            fault = f"submit of the launcher {type(self._launcher).__name__} raised {type(error).__name__}"
+            fault = f"submit of the launcher {self._name} raised {type(error).__name__}"
             info = ErrorInfo.from_exception(error, message=f"{fault}: {message_of(error)}", stack=True)
             _log.error("job %s of context %s: %s", spec.id, self._context.current.name, info.stack)
             self.listener.job_ended(spec.id, JobOutcome(error=info, failure=FailureKind.CRASHED))
@@ -90,16 +90,31 @@ class ContextLaunch:
     def _checked(self, handle: object, call: str) -> ContextHandle:
         if isinstance(handle, ContextHandle):
             return handle
-        launcher = type(self._launcher).__name__
         raise LaunchError(
-            message=f"{call} of the launcher {launcher} returned {type(handle).__name__} instead of "
+            message=f"{call} of the launcher {self._name} returned {type(handle).__name__} instead of "
             "ContextHandle"
         )
+
+    @property
+    def _name(self) -> str:
+        return type(self._launcher).__name__
 
     def acknowledge(self, job_id: str) -> None:
         """Notify the launcher that a job's end is stored."""
         if self._handle is not None:
-            self._handle.acknowledge(job_id)
+            with self._logging():
+                self._handle.acknowledge(job_id)
+
+    @contextmanager
+    def _logging(self) -> Iterator[None]:
+        """Log an exception of the launcher for which there is nobody to get it."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: BLE001 - later calls must still be made
+            text = "context %s: a call of its launcher %s failed"
+            _log.exception(text, self._context.current.name, self._name)
 
     @property
     def preparing(self) -> str:
@@ -114,7 +129,8 @@ class ContextLaunch:
 
         def effect() -> None:
             if self._handle is not None:
-                call(self._handle)
+                with self._logging():
+                    call(self._handle)
             elif unlaunched is not None:
                 self._withdraw(unlaunched)
 
@@ -139,8 +155,18 @@ class ContextLaunch:
             return
         context = self._context.current
         _log.log(level_of(context), "context %s is starting", context.name)
-        self._handle = self._checked(self._launcher.start_context(spec, self.listener), "start_context")
+        self._handle = self._checked(self._start(spec), "start_context")
         self._await_ready(spec)
+
+    def _start(self, spec: ContextSpec) -> object:
+        try:
+            return self._launcher.start_context(spec, self.listener)
+        except (JobServerError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            fault = f"start_context of the launcher {self._name} raised {type(error).__name__}"
+            _log.exception("context %s: %s", spec.name, fault)
+            raise LaunchError(message=f"{fault}: {message_of(error)}") from error
 
     def _await_ready(self, spec: ContextSpec) -> None:
         self._context.ready.waiter.notify(self._log_ready)

@@ -69,6 +69,11 @@ class ContextReports(ContextListener):
     """Called if the context ends before it was taken over; see :meth:`LiveContext.reattach`."""
 
     def context_ready(self, *, application_id: str | None, url: str | None) -> None:
+        fault = _fault_of_ready(application_id=application_id, url=url)
+        if fault is not None:
+            failure = self._malformed(fault)
+            self._context.changes.put(lambda: self._kill_failed(failure))
+            return
         self._context.ready_reported = True
         self._context.changes.put(lambda: self._store_ready(application_id, url))
 
@@ -144,6 +149,11 @@ class ContextReports(ContextListener):
             self._jobs.dispatch()
             self._deadlines.context_ready()
 
+    def _kill_failed(self, failure: ErrorInfo) -> None:
+        with self._context.changing():
+            self._context.failure = failure
+            self._ending.kill(requested=False, reason=failure.message)
+
     def _mark_running(self, job_id: str, running_at: datetime) -> None:
         with self._context.changing():
             live = self._jobs.running(job_id)
@@ -202,6 +212,13 @@ class ContextReports(ContextListener):
         if self._jobs.holding or self._context.draining is not None or died_at is None:
             return None
         return death_of(record, settings=record.settings, reason=error, died_at=died_at)
+
+
+def _fault_of_ready(**values: Any) -> str | None:
+    for name, value in values.items():
+        if not isinstance(value, (str, type(None))):
+            return f"a ready context with {name} of type {type(value).__name__} instead of str or None"
+    return None
 
 
 def _fault_of_outcome(outcome: Any) -> str | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import attrs
 
 from jobserver_core.binaries.pins import BlobPins
-from jobserver_core.errors import InvalidRequest, StorageError, TooLarge
+from jobserver_core.errors import InvalidRequest, LaunchError, StorageError, TooLarge
 from jobserver_core.models.jobs import JobResult, ResultKind
 from jobserver_core.ports import Blob, BlobStore, BlobWriter, ResultSink
 from jobserver_core.running.results import ResultReader
@@ -28,9 +29,12 @@ class ResultWriter(ResultSink):
     until :meth:`discard`; do not call that before a record refers to the blob.
     """
 
-    def __init__(self, blobs: BlobStore, pins: BlobPins, limits: JobLimits, *, stream: bool) -> None:
+    def __init__(
+        self, blobs: BlobStore, pins: BlobPins, limits: JobLimits, *, stream: bool, unchecked: str
+    ) -> None:
         self._blobs = blobs
         self._pins = pins
+        self._unchecked = "" if stream else unchecked
         self._pinned = ExitStack()
         self._kind = ResultKind.STREAM if stream else ResultKind.STORED
         self._inline_limit = -1 if stream else limits.inline_result_limit
@@ -73,6 +77,7 @@ class ResultWriter(ResultSink):
 
         Raises:
             StorageError: The bytes could not be stored.
+            LaunchError: They are not JSON. This is not found in a result that is larger than the buffer.
         """
         if self._result is None:
             if self._discarded:
@@ -90,6 +95,8 @@ class ResultWriter(ResultSink):
             self._writer.discard()
 
     def _store(self) -> JobResult:
+        if self._unchecked and self._writer is None:
+            self._check_json()
         if self._writer is not None:
             blob = self._commit(self._writer)
         elif self._size <= self._inline_limit:
@@ -100,22 +107,37 @@ class ResultWriter(ResultSink):
                 blob = self._commit(writer)
         return JobResult(kind=self._kind, size=blob.size, digest=blob.digest)
 
+    def _check_json(self) -> None:
+        try:
+            json.loads(self._buffer.decode(), parse_constant=_refuse)
+        except (ValueError, RecursionError) as error:
+            message = f"the launcher {self._unchecked} wrote a result that is not JSON: {error}"
+            raise LaunchError(message=message) from error
+
     def _commit(self, writer: BlobWriter) -> Blob:
         self._pinned.enter_context(self._pins.pinned(writer.digest))
         return writer.commit()
 
 
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not allowed")
+
+
 @attrs.frozen(eq=False)
 class ResultStore:
-    """Stores small results with the job's record, and large ones in the blob store."""
+    """Stores small results with the job's record, and large ones in the blob store.
+
+    ``unchecked`` is the name of the launcher if it does not ensure itself that results are JSON.
+    """
 
     _blobs: BlobStore
     _pins: BlobPins
     _limits: JobLimits
+    _unchecked: str = ""
 
     def writer(self, *, stream: bool) -> ResultWriter:
         """Return the sink for one result."""
-        return ResultWriter(self._blobs, self._pins, self._limits, stream=stream)
+        return ResultWriter(self._blobs, self._pins, self._limits, stream=stream, unchecked=self._unchecked)
 
     def open(self, result: JobResult) -> ResultReader:
         """Open a stored result.

@@ -550,6 +550,19 @@ def test_a_scheme_that_is_not_served_any_more_is_a_failed_attempt() -> None:
         )
 
 
+@pytest.mark.parametrize("schemes", [(), "t3", None, ("T3",), (3,), {"t3": 1}])
+def test_a_transport_that_does_not_name_its_schemes_is_refused(schemes: Any) -> None:
+    class Unnamed(MemoryTransport):
+        pass
+
+    transport = Unnamed()
+    transport.schemes = schemes
+    with pytest.raises(TransportError) as refused:
+        World(transports=[transport])
+    expected = "the transport Unnamed must name its URL schemes, in lower case: schemes = ('queue',), not "
+    assert str(refused.value) == f"{expected}{schemes!r}"
+
+
 def test_two_transports_for_one_scheme_are_refused() -> None:
     with pytest.raises(TransportError, match="two transports serve http"):
         World(transports=[MemoryTransport(), MemoryTransport()])

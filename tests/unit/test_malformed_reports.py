@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from jobserver_core import (
+    ContextFailed,
     ErrorInfo,
     FailureKind,
     InvalidRequest,
@@ -172,7 +173,11 @@ def test_a_call_of_a_launcher_that_raises_is_logged_and_disturbs_no_later_call(
         handle = server.submit(REQUEST)
         handle.started.result(timeout=10)
         assert server.kill_job(handle.id).result(timeout=10).state is JobState.KILLED
-    assert "an effect of a stored change failed" in caplog.text
+    failed = [record for record in caplog.records if "a call of its launcher" in record.getMessage()]
+    assert [record.getMessage() for record in failed] == [
+        "context warm: a call of its launcher Failing failed"
+    ]
+    assert "no such socket" in caplog.text
 
 
 @pytest.mark.parametrize("chunk", ["5", None, 5, [1]])
@@ -190,8 +195,29 @@ def test_a_chunk_that_is_not_bytes_is_refused_and_the_result_is_not_stored(chunk
     assert str(raised) == f"a chunk of a result must be bytes, not {type(chunk).__name__}"
 
 
-@pytest.mark.parametrize("data", [b"{x", b"", b'"\xff"'.ljust(2_000_000)])
-def test_a_result_that_is_not_json_is_an_error_of_the_launcher_when_it_is_read(data: bytes) -> None:
+@pytest.mark.parametrize("data", [b"{x", b"", b"NaN", b"[1e5, -Infinity]", b"[" * 50_000])
+def test_a_result_that_is_not_json_is_not_stored(data: bytes) -> None:
+    def script(listener: ContextListener, job_id: str) -> None:
+        listener.open_result(job_id, stream=False).write(data)
+        listener.job_ended(job_id, JobOutcome())
+
+    error = error_of(Careless(script))
+    assert error.failure is FailureKind.RESULT
+    assert "the launcher Careless wrote a result that is not JSON: " in error.error.message
+
+
+@pytest.mark.parametrize("data", [b'"\xff"', b"NaN"])
+def test_a_streamed_result_need_not_be_json(data: bytes) -> None:
+    def script(listener: ContextListener, job_id: str) -> None:
+        listener.open_result(job_id, stream=True).write(data)
+        listener.job_ended(job_id, JobOutcome())
+
+    with serving(Careless(script)) as server:
+        assert server.submit(REQUEST).result(timeout=10) == data
+
+
+@pytest.mark.parametrize("data", [b"{x".ljust(2_000_000), b'"\xff"'.ljust(2_000_000)])
+def test_a_large_result_that_is_not_json_is_an_error_of_the_launcher_when_it_is_read(data: bytes) -> None:
     def script(listener: ContextListener, job_id: str) -> None:
         listener.open_result(job_id, stream=False).write(data)
         listener.job_ended(job_id, JobOutcome())
@@ -243,14 +269,65 @@ def test_a_malformed_end_of_a_context_is_a_failure(end: Any, error: Any, message
         assert ended.error.message == message
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, asyncio.CancelledError])
-def test_a_context_whose_start_raises_anything_has_failed(error: type[BaseException]) -> None:
+class Unready(Careless):
+    """Reports a context as ready with an ID that is not a string."""
+
+    def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
+        self.handles.append(Handle(self, listener))
+        number: Any = 3
+        threading.Thread(
+            target=listener.context_ready, kwargs={"application_id": number, "url": None}
+        ).start()
+        return self.handles[-1]
+
+
+def test_a_malformed_report_that_a_context_is_ready_ends_it() -> None:
+    with JobServer.in_memory(launcher=Unready(_ended_with(JobOutcome()))) as server:
+        with pytest.raises(ContextFailed) as failed:
+            server.create_context("other").result(timeout=10)
+        reason = "reported a ready context with application_id of type int instead of str or None"
+        assert failed.value.error.message == f"the launcher Unready {reason}"
+        assert server.context("other").state is ContextState.ERROR
+
+
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit, asyncio.CancelledError])
+def test_a_start_that_raises_is_an_error_of_the_launcher(
+    error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing(Careless):
+        def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
+            raise error("boom")
+
+    with JobServer.in_memory(launcher=Failing(_ended_with(JobOutcome()))) as server:
+        with pytest.raises(LaunchError) as failed:
+            server.create_context("other")
+        message = f"start_context of the launcher Failing raised {error.__name__}: boom"
+        assert str(failed.value) == message
+        assert isinstance(failed.value.__cause__, error)
+        ended = server.context("other")
+        assert (ended.state, ended.error and ended.error.message) == (ContextState.ERROR, message)
+    assert "in start_context" in caplog.text
+
+
+def test_a_start_with_a_missing_parameter_names_the_launcher() -> None:
+    class Short(Careless):
+        def start_context(self, spec: ContextSpec) -> ContextHandle:  # type: ignore[override]
+            raise AssertionError
+
+    message = "start_context of the launcher Short raised TypeError: "
+    launcher = Short(_ended_with(JobOutcome()))
+    with JobServer.in_memory(launcher=launcher) as server, pytest.raises(LaunchError, match=message):
+        server.create_context("other")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt("enough"), LaunchError(message="enough")])
+def test_a_start_that_is_interrupted_or_refuses_raises_that_error(error: BaseException) -> None:
     class Interrupted(Careless):
         def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
-            raise error("enough")
+            raise error
 
     with JobServer.in_memory(launcher=Interrupted(_ended_with(JobOutcome()))) as server:
-        with pytest.raises(error, match="enough"):
+        with pytest.raises(type(error), match="enough"):
             server.create_context("other")
         ended = server.context("other")
         assert (ended.state, ended.error and ended.error.message) == (ContextState.ERROR, "enough")

@@ -81,6 +81,8 @@ class PySparkLauncher(Launcher):
     contexts on Kubernetes may name.
     """
 
+    writes_json = True
+
     def __init__(
         self,
         directory: Path,
