@@ -28,7 +28,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["jobserver_pytest"]
-pytest.register_assert_rewrite("jobserver_core.testing", "master_suite", "several_servers_suite")
+pytest.register_assert_rewrite(
+    "jobserver_core.testing", "jobserver_http.testing", "master_suite", "several_servers_suite"
+)
 
 LONGEST_FIRST = [
     "integration/pyspark/test_torture.py",

@@ -35,23 +35,26 @@ class AuthenticatorContract(Contract):
     def identity(self, authenticator: Authenticator) -> Identity:
         """Return the owner of the valid credentials."""
         found = authenticator.authenticate(self.valid())
-        assert found is not None
+        assert found is not None, "authenticate has to know the owner of the credentials of valid()"
         return found
 
     def test_valid_credentials_identify_their_owner(self, authenticator: Authenticator) -> None:
         found = self.identity(authenticator)
-        assert (found.name, found.permissions) == self.owner()
-        assert authenticator.current(found)
+        identity = (found.name, found.permissions)
+        assert identity == self.owner(), f"the credentials belong to {self.owner()}, not to {identity}"
+        assert authenticator.current(found), "current has to be true while the credentials are valid"
 
     def test_the_same_credentials_give_equal_identities(self, authenticator: Authenticator) -> None:
-        assert self.identity(authenticator) == self.identity(authenticator)
+        first, again = self.identity(authenticator), self.identity(authenticator)
+        assert first == again, f"the same credentials gave {first}, then {again}"
 
     @pytest.mark.parametrize("change", ["", "x", "ü🙂\0"])
     def test_a_wrong_secret_identifies_nobody(self, authenticator: Authenticator, change: str) -> None:
         valid = self.valid()
         wrong = {change, valid.secret + (change or " "), change + valid.secret[1:], valid.secret.upper()}
         for secret in wrong - {valid.secret}:
-            assert authenticator.authenticate(attrs.evolve(valid, secret=secret)) is None
+            found = authenticator.authenticate(attrs.evolve(valid, secret=secret))
+            assert found is None, f"the wrong secret {secret!r} was accepted as {found}; return None"
 
     @pytest.mark.parametrize("user", [None, "nobody", "ü🙂\0"])
     def test_credentials_of_another_scheme_identify_nobody(
@@ -60,14 +63,20 @@ class AuthenticatorContract(Contract):
         valid = self.valid()
         scheme = "bearer" if valid.scheme == "basic" else "basic"
         other = Credentials(scheme=scheme, user=user, secret=valid.secret)
-        assert authenticator.authenticate(other) is None
+        found = authenticator.authenticate(other)
+        assert found is None, f"{scheme} credentials were accepted as {found}; return None for this scheme"
 
     @pytest.mark.parametrize("user", [None, "nobody", "ü🙂\0"])
     def test_a_user_name_decides_if_the_scheme_has_one(
         self, authenticator: Authenticator, user: str | None
     ) -> None:
         found = authenticator.authenticate(attrs.evolve(self.valid(), user=user))
-        assert (found is None) == (self.valid().scheme == "basic")
+        if self.valid().scheme == "basic":
+            assert found is None, (
+                f"the secret of another user was accepted for the user {user!r}; return None"
+            )
+        else:
+            assert found is not None, f"a bearer token was refused because of the user {user!r}: ignore that"
 
     def test_revoked_credentials_identify_nobody(self, authenticator: Authenticator) -> None:
         found = self.identity(authenticator)
@@ -75,17 +84,19 @@ class AuthenticatorContract(Contract):
         self.revoke(authenticator)
         deadline = time.monotonic() + self.timeout
         while authenticator.current(found) or authenticator.authenticate(valid):
-            assert time.monotonic() < deadline, "the revocation has no effect"
+            assert time.monotonic() < deadline, "authenticate or current still accepts what was revoked"
             time.sleep(0.05)
 
     def test_an_identity_does_not_show_its_secret(self, authenticator: Authenticator) -> None:
         found = self.identity(authenticator)
-        assert self.valid().secret not in repr(found)
-        assert not found.proof or found.proof not in repr(found)
+        assert self.valid().secret not in repr(found), "the repr of the identity shows the secret"
+        assert not found.proof or found.proof not in repr(found), "the repr of the identity shows its proof"
 
     def test_the_challenge_names_the_scheme(self, authenticator: Authenticator) -> None:
         schemes = {challenge.split()[0].lower() for challenge in authenticator.challenges}
-        assert self.valid().scheme in schemes
+        assert self.valid().scheme in schemes, (
+            f"valid() has {self.valid().scheme} credentials, but the challenges name {schemes}"
+        )
 
     def test_many_threads_may_authenticate_at_once(self, authenticator: Authenticator) -> None:
         found: list[Identity | None] = []
@@ -99,4 +110,7 @@ class AuthenticatorContract(Contract):
             thread.start()
         for thread in threads:
             thread.join()
-        assert sorted(map(str, found)) == sorted(map(str, [self.identity(authenticator), None] * 4))
+        expected = sorted(map(str, [self.identity(authenticator), None] * 4))
+        assert sorted(map(str, found)) == expected, (
+            f"calls of several threads at once gave {sorted(map(str, found))}, not {expected}"
+        )

@@ -72,11 +72,11 @@ class InlineJob:
         if self.cancelled.wait(seconds):
             raise _Killed
 
-    def print(self, text: str) -> None:
-        """Append a line to the job's log, which the first line creates."""
+    def print(self, *values: object) -> None:
+        """Append a line with values, separated by spaces, to the job's log, which the first line creates."""
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
         with self._log_path.open("a", encoding="utf-8") as log:
-            log.write(f"{text}\n")
+            print(*values, file=log)
 
     def report(self, progress: JobProgress) -> None:
         """Report the progress of the job."""

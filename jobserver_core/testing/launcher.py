@@ -203,7 +203,8 @@ class LauncherContract(Contract):
     def error_of(self, context: RunningContext, job: JobSpec, failure: FailureKind) -> ErrorInfo:
         """Wait for the failure of a job of this kind, and return its error."""
         outcome = self.outcome(context, job)
-        assert outcome.failure is failure
+        wrong = f"job {job.class_name} has to fail with {failure}, not to end with {outcome}"
+        assert outcome.failure is failure, wrong
         assert outcome.error is not None
         return outcome.error
 
@@ -250,9 +251,14 @@ class LauncherContract(Contract):
         assert not ended, f"the job hold ended instead of running until it is killed: {ended}"
         return job
 
+    def expect_success(self, context: RunningContext, job: JobSpec) -> None:
+        """Wait for the end of a job that has to succeed."""
+        outcome = self.outcome(context, job)
+        assert outcome == JobOutcome(), f"job {job.class_name} has to succeed, but ended with {outcome}"
+
     def value(self, context: RunningContext, job: JobSpec) -> object:
         """Wait for the success of a job, and return its JSON result."""
-        assert self.outcome(context, job) == JobOutcome()
+        self.expect_success(context, job)
         assert job.id in context.listener.results, "the job succeeded, but no result was opened"
         stream, data = context.listener.results[job.id]
         assert not stream, "a result of JSON has to be opened with stream=False"
@@ -538,7 +544,7 @@ class LauncherContract(Contract):
     def test_a_streamed_result_arrives_as_its_bytes(self, context: RunningContext) -> None:
         for kind in ("stream", "astream"):
             job = self.submit(context, kind, '{"chunks": ["[1, ", "2, ", "3]"]}')
-            assert self.outcome(context, job) == JobOutcome()
+            self.expect_success(context, job)
             stream, data = context.listener.results[job.id]
             assert stream, "a streamed result has to be opened with stream=True"
             assert bytes(data) == b"[1, 2, 3]"
@@ -556,7 +562,7 @@ class LauncherContract(Contract):
         job = self.spec_of(context, "print", config)
         job.log_path.write_text(_EARLIER)
         context.handle.submit(job)
-        assert self.outcome(context, job) == JobOutcome()
+        self.expect_success(context, job)
         text = job.log_path.read_text(encoding="utf-8")
         assert text.startswith(_EARLIER), (
             f"the log was not appended to; it had {_EARLIER!r} before, and has now {text!r}"
@@ -580,7 +586,7 @@ class LauncherContract(Contract):
         assert context.listener.faults == []
         assert context.listener.of_job(neighbour.id) == ["running"]
         later = self.submit(context, "echo", '{"value": 7}')
-        assert self.outcome(context, later) == JobOutcome()
+        self.expect_success(context, later)
 
     def test_killing_a_job_twice_or_after_its_end_changes_nothing(self, context: RunningContext) -> None:
         job = self.submit(context, "endless")

@@ -10,15 +10,23 @@ from typing import Any
 import pytest
 
 import jobserver_core.testing
-from jobserver_core.memory import InlineJob, InlineLauncher
+import jobserver_http.testing
+from jobserver_core.errors import MalformedUrl
+from jobserver_core.memory import InlineJob, InlineLauncher, MemoryFetcher
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.json_values import JsonObject
 from jobserver_core.ports import JobCode, JobOutcome
+from jobserver_core.testing.fetcher import _assert_refused, _error_of_fetch
 from jobserver_core.testing.launcher import LauncherContract, RunningContext
 from jobserver_core.testing.recording import RecordingListener
+from jobserver_http import Authenticator, Credentials, Identity
+from jobserver_http.testing import AuthenticatorContract
 
-SOURCES = sorted(Path(jobserver_core.testing.__file__).parent.rglob("*.py"))
+SOURCES = [
+    *sorted(Path(jobserver_core.testing.__file__).parent.rglob("*.py")),
+    Path(jobserver_http.testing.__file__),
+]
 
 
 def without_words(source: str) -> Iterator[int]:
@@ -107,3 +115,49 @@ def test_waiting_for_an_event_of_a_job_that_has_ended_fails_at_once_with_the_rea
     listener.job_ended("j", JobOutcome(error=error, failure=FailureKind.RAISED))
     with pytest.raises(AssertionError, match=r"job j ended without .*'running'.*no such table"):
         listener.wait_for("running", "j", timeout=30.0)
+
+
+def test_a_job_that_has_to_succeed_and_fails_is_reported_with_its_outcome(context: RunningContext) -> None:
+    suite = Suite()
+    with pytest.raises(AssertionError, match=r"job test.hold has to succeed, but ended with .*no such key"):
+        suite.value(context, suite.submit(context, "hold", '{"lock": "lock"}'))
+
+
+def test_a_uri_that_a_fetcher_has_to_refuse_is_named() -> None:
+    fetcher = MemoryFetcher()
+    fetcher.publish("http://host.example/x", b"")
+    with pytest.raises(
+        AssertionError, match=r"fetch\('http://host.example/x'\) entered its block; .*Malformed"
+    ):
+        _error_of_fetch(fetcher, "http://host.example/x", MalformedUrl)
+    with pytest.raises(AssertionError, match=r"check\('http://host.example/x'\) accepted it; .*MalformedUrl"):
+        _assert_refused(fetcher, "http://host.example/x")
+
+
+class AcceptsEverything(Authenticator):
+    def authenticate(self, credentials: Credentials) -> Identity | None:
+        return Identity(name="alice", permissions=frozenset({"*"}))
+
+    def current(self, identity: Identity) -> bool:
+        return False
+
+
+class AuthenticatorSuite(AuthenticatorContract):
+    def valid(self) -> Credentials:
+        return Credentials(scheme="basic", user="alice", secret="secret")
+
+    def owner(self) -> tuple[str, frozenset[str]]:
+        return "alice", frozenset({"*"})
+
+    def revoke(self, authenticator: Authenticator) -> None:
+        raise NotImplementedError
+
+
+def test_failures_of_the_contract_of_authenticators_say_what_would_be_right() -> None:
+    suite, authenticator = AuthenticatorSuite(), AcceptsEverything()
+    with pytest.raises(AssertionError, match="current has to be true while"):
+        suite.test_valid_credentials_identify_their_owner(authenticator)
+    with pytest.raises(AssertionError, match=r"the wrong secret .* was accepted"):
+        suite.test_a_wrong_secret_identifies_nobody(authenticator, "x")
+    with pytest.raises(AssertionError, match="bearer credentials were accepted"):
+        suite.test_credentials_of_another_scheme_identify_nobody(authenticator, None)

@@ -1,4 +1,4 @@
-"""The in-memory launcher converts results by the rules of Python jobs on Spark."""
+"""The in-memory launcher converts results by the rules of Python jobs on Spark, and prints as Python does."""
 
 from __future__ import annotations
 
@@ -109,3 +109,12 @@ def test_what_cannot_be_a_result_is_an_error_of_the_result(server: JobServer, co
     with pytest.raises(JobFailed, match=words) as caught:
         handle.result(WAIT)
     assert caught.value.failure is FailureKind.RESULT
+
+
+def test_a_job_prints_several_values_as_print_does() -> None:
+    launcher = InlineLauncher({"w.Say": lambda job: job.print("read", 3, None)})
+    with JobServer.in_memory(launcher=launcher) as server:
+        upload(server)
+        handle = server.submit(a_request("w.Say"))
+        handle.result(WAIT)
+        assert server.job_log(handle.id).read_text(encoding="utf-8") == "read 3 None\n"
