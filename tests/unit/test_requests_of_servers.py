@@ -11,6 +11,7 @@ import pytest
 
 from conditions import wait_until
 from jobserver_core import (
+    Context,
     ContextState,
     Job,
     JobNotFound,
@@ -44,9 +45,19 @@ class FaultyRequests(MemoryMetadataStore):
         super().__init__(shared=True, now=self.clock.now)
         self.failing: set[str] = set()
 
+        self.error: Exception = StorageError(message="the database is down")
+
     def _check(self, name: str) -> None:
         if name in self.failing:
-            raise StorageError(message="the database is down")
+            raise self.error
+
+    def add_context(self, context: Context) -> None:
+        self._check("add_context")
+        super().add_context(context)
+
+    def add_job(self, job: Job, *, config: str) -> None:
+        self._check("add_job")
+        super().add_job(job, config=config)
 
     def enqueue_job(self, job: Job, *, config: str, limits: QueueLimits) -> None:
         super().enqueue_job(job, config=config, limits=limits)
@@ -109,6 +120,20 @@ def test_a_job_with_a_key_runs_once_even_if_its_submit_failed_after_it_was_store
     again = pair.other.server.submit(request)
     assert pair.owner.launcher.handles[0].calls == [("submit", again.id)]
     assert not pair.other.server.job(again.id).state.final
+
+
+@pytest.mark.parametrize("call", ["add_context", "add_job", "enqueue_job"])
+def test_any_exception_of_a_store_that_refuses_a_new_record_names_the_store(pair: Pair, call: str) -> None:
+    server = (pair.other if call == "enqueue_job" else pair.owner).server
+    pair.store.failing, pair.store.error = {call}, KeyError("shared")
+    request = a_request("w.Any", context="shared")
+    record = (
+        partial(server.create_context, "other") if call == "add_context" else partial(server.submit, request)
+    )
+    with pytest.raises(StorageError) as failed:
+        record()
+    assert str(failed.value) == "the metadata store FaultyRequests raised KeyError: 'shared'"
+    assert isinstance(failed.value.__cause__, KeyError)
 
 
 def test_a_failed_submit_withdraws_its_job_only_if_that_has_not_begun(pair: Pair) -> None:
