@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import multiprocessing
 import os
 import socketserver
 import sqlite3
@@ -27,9 +28,11 @@ from jobserver_core.models.binaries import BinaryType
 from jobserver_core.models.callbacks import Answer
 from jobserver_core.ports import BlobStore, Fetcher, JobCode, Launcher, MetadataStore, Transport
 from jobserver_core.testing.blobs import PersistentBlobStoreContract, moved_away, replaced_by_a_file
+from jobserver_core.testing.contract import wait_until
 from jobserver_core.testing.fetcher import FetcherContract, files_in
 from jobserver_core.testing.launcher import LauncherContract
 from jobserver_core.testing.metadata import PersistentMetadataStoreContract, renamed
+from jobserver_core.testing.recording import end_holders, is_locked
 from jobserver_core.testing.transport import AnsweringReceiver, AnsweringTransportContract, Received, message
 from jobserver_http import Authenticator, Credentials
 from jobserver_http.testing import AuthenticatorContract
@@ -135,6 +138,30 @@ class TestSubprocessLauncher(LauncherContract):
 
     def refused_settings(self) -> tuple[dict[str, Any], str]:
         return {"process": {"pyhton": sys.executable}}, "process.pyhton"
+
+
+def serve_until_killed(directory: Path) -> None:
+    suite = TestSubprocessLauncher()
+    suite.jobs = wheel(directory, "contract_jobs", JOBS)
+    launcher = subprocess_launcher.SubprocessLauncher()
+    suite.hold(suite.started(launcher, directory, suite.settings()), detached=True)
+    (directory / "held").touch()
+    threading.Event().wait()
+
+
+def test_nothing_of_a_job_survives_a_server_that_is_killed(tmp_path: Path) -> None:
+    server = multiprocessing.get_context("spawn").Process(target=serve_until_killed, args=(tmp_path,))
+    server.start()
+    try:
+        wait_until((tmp_path / "held").exists, "the job of the server holds its lock")
+    finally:
+        server.kill()
+        server.join()
+    (lock,) = tmp_path.glob("*.lock")
+    try:
+        wait_until(lambda: not is_locked(lock), "the end of the job's processes")
+    finally:
+        end_holders(lock)
 
 
 # -- blob store -------------------------------------------------------------------------------------
