@@ -36,9 +36,13 @@ _MISSING_MODULE = re.compile(r"No module named '([^']+)'(?! \()")
 """Matches Python's message, unless the launcher has added the reason in parentheses."""
 _HIDDEN_PACKAGE = re.compile(r"No module named '([^']+)'; '([^']+)' is not a package")
 """Matches Python's message about a module that cannot contain others."""
+_NOT_INSTALLED = re.compile(r"(\w+) >= \S+ must be installed; however, it was not found")
+"""Matches Spark's message about a module that it needs."""
 _CLASS_ERROR = re.compile(r"(?:ClassNotFoundException|NoClassDefFoundError): (.*)")
 _CLASS_NAME = re.compile(r"[\w.$/]+")
 """The whole message if a class is missing. Messages about other problems have more words."""
+_UNPACKED = re.compile(r'^  File "[^"]*/packages/contents/[0-9a-f]{64}-\w+/', re.MULTILINE)
+"""Matches the directory in which the launcher has unpacked a package."""
 MESSAGE_LINES = 12
 """How many lines of an error message are shown. Messages from the JVM can contain whole stack traces."""
 VERDICT_LINES = 5
@@ -214,7 +218,7 @@ def error_text(result: object) -> str:
     before = _BEFORE_REASON.get(str(kind))
     if before and (reason := result.get("stack")):
         message = f"{message}{before}{reason}"
-    message = "\n".join(_message_excerpt(str(message).splitlines() or [""]))
+    message = "\n".join(_message_excerpt(_with_short_paths(str(message)).splitlines() or [""]))
     return f"{kind}: {message}" if kind else message
 
 
@@ -270,12 +274,18 @@ def missing_code_advice(error: object) -> str | None:
         name, module = found.groups()
         return f"{module} is a module, so {name} is not in it. If it hides a package, rename the module."
     if found := _MISSING_MODULE.search(text):
-        settings = "cp or python.executable of its context"
-        return f"{found[1]} is in no package of the job: add one with --package, or set {settings}."
+        return _in_no_package(found[1])
+    if found := _NOT_INSTALLED.search(text):
+        return _in_no_package(found[1].lower())
     if (found := _CLASS_ERROR.search(text)) and _CLASS_NAME.fullmatch(found[1].strip()):
         name, settings = found[1].strip().replace("/", "."), "cp or dependent-jar-uris of its context"
         return f"{name} is in no jar of the job: add one with --cp, or set {settings}."
     return None
+
+
+def _in_no_package(module: str) -> str:
+    settings = "cp or python.executable of its context"
+    return f"{module} is in no package of the job: add one with --package, or set {settings}."
 
 
 def stack_of(error: object) -> str | None:
@@ -285,13 +295,19 @@ def stack_of(error: object) -> str | None:
     return str(error.get("stack") or "") or None
 
 
-def stack_excerpt(stack: object, job_class: str = "") -> list[str]:
+def stack_excerpt(stack: object, job_class: str = "", *, message: str = "") -> list[str]:
     """Return the most useful lines of a stack: the innermost frames, preferably of the job's own code.
+
+    Frames of a task in the message of the error are left out: Spark appends them to the driver's traceback.
 
     Python puts the innermost frame last, the JVM puts it first. On the JVM, nothing but its package tells the
     job's own code from that of the libraries in its jar.
     """
-    frames = _python_frames(str(stack or "").splitlines())
+    if "Traceback (most recent call last)" in message:
+        stack = str(stack or "").replace(message, "")
+    shown = set(_with_short_paths(message).splitlines())
+    frames = _python_frames(_with_short_paths(str(stack or "")).splitlines())
+    frames = [frame for frame in frames if frame[0] not in shown]
     own = [frame for frame in frames if not any(part in frame[0] for part in _LIBRARIES)]
     if frames:
         return [line for frame in (own or frames)[-FRAMES:] for line in frame]
@@ -303,6 +319,11 @@ def stack_excerpt(stack: object, job_class: str = "") -> list[str]:
     prefix = ".".join([*package[:2], ""]) if package else job_class
     own_calls = [line for line in calls if prefix and _jvm_method(line).startswith(prefix)]
     return [f"  {line}" for line in (own_calls or outside or calls)[:FRAMES]]
+
+
+def _with_short_paths(text: str) -> str:
+    """Replace the paths of files in unpacked packages by those in the package."""
+    return _UNPACKED.sub('  File "', text)
 
 
 def _is_frame(line: str) -> bool:

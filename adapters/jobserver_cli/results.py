@@ -194,7 +194,9 @@ def failed(client: CommandClient, record: JobFields) -> CommandFailed:
         advice.append(f"Output of the job: jobserver logs {job_id}")
     if not stack and _has_log(client, f"/contexts/{quoted_segment(context)}/logs"):
         advice.append(f"Log of its context's driver: jobserver logs --context {shlex.quote(context)}")
-    lines = "\n".join([message, *stack_excerpt(stack, str(record.get("classPath", "")))])
+    said = str(result.get("message", "")) if isinstance(result, Mapping) else ""
+    excerpt = stack_excerpt(stack, str(record.get("classPath", "")), message=said)
+    lines = "\n".join([message, *excerpt])
     return CommandFailed(lines, ExitCode.JOB_FAILED, "\n".join(advice) or None)
 
 

@@ -140,6 +140,13 @@ def test_a_job_that_cannot_be_imported_is_refused_with_the_ways_to_provide_a_mod
             "pandas is in no package",
         ),
         (
+            {
+                "errorClass": "pyspark.errors.exceptions.base.PySparkImportError",
+                "message": "[X] PyArrow >= 18.0.0 must be installed; however, it was not found.",
+            },
+            "pyarrow is in no package of the job: add one with --package",
+        ),
+        (
             {"errorClass": "java.lang.ClassNotFoundException", "message": "com.example.Rates"},
             "com.example.Rates is in no jar of the job: add one with --cp, or set cp or dependent-jar-uris",
         ),

@@ -449,6 +449,27 @@ def test_the_exception_of_a_task_is_kept_when_its_message_is_cut(after: str, lin
     assert len(shown) <= 14
 
 
+def test_the_frames_of_a_task_are_shown_once() -> None:
+    message = f"\n  An exception was thrown from the Python worker:\n{TRACEBACK}"
+    stack = f"""Traceback (most recent call last):
+  File "/jobs/sales.py", line 9, in run_job
+    frame.collect()
+  File "/jobs/words.py", line 5, in <lambda>
+    1 / x
+    ^^^^^
+pyspark.errors.exceptions.captured.PythonException: {message}
+"""
+    excerpt = stack_excerpt(stack, message=message)
+    assert excerpt == ['  File "/jobs/sales.py", line 9, in run_job', "    frame.collect()"]
+    assert stack_excerpt(CHAINED, message="no") == stack_excerpt(CHAINED)
+
+
+def test_the_path_of_a_file_in_an_unpacked_package_begins_in_the_package() -> None:
+    text = TRACEBACK.replace("/jobs/", f"/data/pyspark/packages/contents/{'0a' * 32}-wheel/sales/")
+    assert '  File "sales/words.py", line 5, in <lambda>' in error_text({"message": text}).splitlines()
+    assert stack_excerpt(text)[0] == '  File "sales/words.py", line 5, in <lambda>'
+
+
 def test_the_cause_of_an_exception_on_the_jvm_is_kept_when_its_message_is_cut() -> None:
     message = f"Job aborted\n{CALLS}Caused by: java.io.IOException: no space\n{CALLS}"
     assert error_text({"message": message}).splitlines() == [
