@@ -214,7 +214,7 @@ class AsyncClient(RemoteServer):
                 path_to("contexts", check_context_name(name)),
                 content=text.encode(),
                 headers={"Content-Type": "text/plain; charset=utf-8"},
-                unlimited=True,
+                timeout=self.connection.options.operation_timeout,
             )
             return await self.context(name)
 
@@ -280,7 +280,8 @@ class AsyncClient(RemoteServer):
 
         async def end() -> Context:
             params = {"force": "true"} if force else None
-            await self.connection.request("DELETE", path_to("contexts", name), params=params, unlimited=True)
+            timeout = self.connection.options.operation_timeout
+            await self.connection.request("DELETE", path_to("contexts", name), params=params, timeout=timeout)
             return await self._stream.until(
                 context.id,
                 lambda: self.context(name),
@@ -294,7 +295,8 @@ class AsyncClient(RemoteServer):
         """Stop every context, and start those of the configuration again."""
 
         async def reset() -> None:
-            await self.connection.request("PUT", "/contexts", params={"reset": "reboot"}, unlimited=True)
+            timeout = self.connection.options.operation_timeout
+            await self.connection.request("PUT", "/contexts", params={"reset": "reboot"}, timeout=timeout)
 
         return self._begin(reset, "reset of the contexts")
 
@@ -392,8 +394,9 @@ class AsyncClient(RemoteServer):
 
         async def kill() -> Job:
             params = {"force": "true"} if force else None
+            timeout = self.connection.options.operation_timeout
             with suppress(JobAlreadyFinal):
-                await self.connection.request("DELETE", path, params=params, unlimited=True)
+                await self.connection.request("DELETE", path, params=params, timeout=timeout)
             return await self._job_when(job, _has_ended)
 
         return self._begin(kill, f"job {job_id}")

@@ -20,6 +20,10 @@ RESPONSE_TIMEOUT = 90.0
 SLOW_TIMEOUT = 600.0
 """The same for requests that may take the server long, such as a submit. It fetches code in up to 5 minutes
 (``fetcher.timeout``), and then waits up to a minute for the job's validation (``jobs.start-timeout``)."""
+OPERATION_TIMEOUT = 3600.0
+"""The least for requests that waiters make. A context may wait 10 minutes until it is launched
+(``contexts.start-queue-timeout``), and start for longer than ``contexts.creation-timeout``, a minute, if its
+Python environment has to be unpacked."""
 _IN_A_HEADER = re.compile("[!-~]([ -~]*[!-~])?")
 
 
@@ -75,6 +79,11 @@ class ConnectionOptions:
     def slow_timeout(self) -> float:
         """The same for a request for which the server may have much to do."""
         return SLOW_TIMEOUT if self.timeout is None else self.timeout
+
+    @property
+    def operation_timeout(self) -> float:
+        """The same for the operation of a waiter, whose caller may have another limit."""
+        return max(OPERATION_TIMEOUT, self.response_timeout)
 
     @property
     def address(self) -> str:

@@ -124,10 +124,10 @@ class Client(RemoteServer):
     certificate authorities to trust (PEM) instead of the usual ones; ``ssl_context`` controls everything,
     client certificates included. After ``timeout`` seconds without a byte, a request fails. The default is 90
     seconds, but 10 minutes where the server may have much to do: ``submit``, ``upload``, ``add_data_file``,
-    ``storage`` and ``prune``. ``math.inf`` is no limit. A waiter waits for its operation as long as you do.
-    ``connect_timeout`` limits the opening of a connection. A request that failed in transit is repeated up to
-    ``retries`` times if that is safe. While a wait or a subscription lasts, the server may be away for
-    ``reconnect_timeout`` seconds.
+    ``storage`` and ``prune``. ``math.inf`` is no limit. A waiter waits for its operation as long as you do,
+    and for an hour at most without a response. ``connect_timeout`` limits the opening of a connection. A
+    request that failed in transit is repeated up to ``retries`` times if that is safe. While a wait or a
+    subscription lasts, the server may be away for ``reconnect_timeout`` seconds.
 
     Every method may be called from any thread. Handles and waiters may be awaited, too. A method raises
     what its namesake of ``JobServer`` raises: ``client.job("x")`` raises JobNotFound.

@@ -35,6 +35,7 @@ from jobserver_core import (
     JobState,
     ResultTimeout,
     Settings,
+    Waiter,
 )
 from jobserver_core.memory import InlineJob
 from jobserver_http import running
@@ -226,6 +227,19 @@ def test_every_call_to_a_silent_server_ends_after_the_timeout(silent: socket.soc
     with Client(_url_of(silent), timeout=0.2) as client, pytest.raises(ResultTimeout, match=expected):
         begin(client)
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "begin", [lambda client: client.create_context("warm"), lambda client: client.reset_contexts()]
+)
+def test_an_operation_has_a_limit_of_its_own_which_is_longer(
+    silent: socket.socket, begin: Callable[[Client], Waiter[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = Settings().contexts
+    assert limits.start_queue_timeout + limits.creation_timeout < options.OPERATION_TIMEOUT
+    monkeypatch.setattr(options, "OPERATION_TIMEOUT", 1.0)
+    with Client(_url_of(silent), timeout=0.2) as client, pytest.raises(ResultTimeout, match=r"after 1\.0 s"):
+        begin(client).result(WAIT)
 
 
 def test_following_a_log_of_a_silent_server_ends_after_the_timeout(silent: socket.socket) -> None:
