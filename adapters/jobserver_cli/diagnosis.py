@@ -161,11 +161,13 @@ def check_start(settings: Settings) -> Authenticator | None:
     Raises:
         CommandFailed: The server could not start. Problems and advice are those of ``doctor``.
     """
-    if found := _errors(*_option_checks(settings), partial(_check_front_end, settings)):
+    # A launcher or authenticator of another package may need the data directory, so it is created later.
+    own_launcher = settings.launcher.backend in ("memory", "pyspark")
+    contexts = [partial(_check_contexts, settings)] if own_launcher else []
+    if found := _errors(*contexts, *_option_checks(settings), partial(_check_front_end, settings)):
         raise CommandFailed("; ".join(map(str, found)), exit_code_of(found[0]))
     try:
         _front_end(settings)
-        # That of another package may need the data directory.
         authenticator = _authenticator(settings) if settings.auth.backend == "file" else None
         _metadata(settings)
         _port(settings)
@@ -313,6 +315,7 @@ def _installation(missing: PluginNotFound) -> str:
 
 _CORRECT = "Correct it in the configuration."
 _DRIVER = "Install it into this environment: a server opens the store with it."
+_CONNECTION = "Start the database, or correct jobserver.metadata.url: its host, database, user or password."
 _OTHERS_FIRST = "Solve the other problems first."
 
 
@@ -358,7 +361,7 @@ def _metadata(settings: Settings) -> str:
     newer = _advising(
         "Install that release, or choose another database (jobserver.metadata.url).", SchemaTooNew
     )
-    with newer, _advising("Start the database, or correct jobserver.metadata.url.", StorageError):
+    with newer, _advising(_CONNECTION, StorageError):
         problem = database_problem(url)
     if problem is not None:
         raise _Problem(problem[0], _sentence(problem[1]))
@@ -367,13 +370,14 @@ def _metadata(settings: Settings) -> str:
 
 
 def _callbacks(settings: Settings) -> str:
-    try:
-        _check_transports(settings)
-    except PluginNotFound as error:
-        raise _Problem(str(error), _installation(error)) from error
-    except JobServerError as error:
-        raise _Problem(str(error), "Correct jobserver.callbacks.") from error
     transports = settings.callbacks.transports
+    installed = (partial(plugins.check_options, Transport, name, settings) for name in transports)
+    if found := _errors(*installed, partial(_check_transports, settings)):
+        advice = [
+            _installation(error) if isinstance(error, PluginNotFound) else "Correct jobserver.callbacks."
+            for error in found
+        ]
+        raise _Problem("; ".join(map(str, found)), "\n".join(dict.fromkeys(advice)))
     return f"sent by {', '.join(transports)}" if transports else "no transports are configured"
 
 

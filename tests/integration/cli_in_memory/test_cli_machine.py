@@ -336,6 +336,8 @@ REFUSED_FILES = [
     ("jobserver.http { tls-certificate = FILE, tls-key = FILE }", None, "Correct it in the configuration."),
     ("jobserver.http { tls-certificate = FILE, tls-key = FILE }", "junk", "Correct it in the configuration."),
     ("jobserver { metadata.backend = stone, blobs.backend = clay }", None, ""),
+    ("spark.context-settings.max-restarts = lots", None, "takes a number"),
+    ('jobserver.launcher.backend = pyspark, spark.master = "lokal[2]"', None, "expected local"),
     ('jobserver.metadata { backend = sql, url = "mysql://host/jobs" }', None, ""),
 ]
 
@@ -390,6 +392,8 @@ def test_doctor_serve_and_config_show_name_every_backend_that_is_not_installed(
     assert [
         name for name in ("stone", "clay", "dove", "bow") if f"'{name}' is not installed" not in line
     ] == []
+    [line] = [line for line in examined.out.splitlines() if "Callbacks: " in line]
+    assert [name for name in ("smoke", "drum") if f"backend named '{name}' is installed" not in line] == []
     for command in (("serve",), ("config", "show")):
         done = jobserver(*command, *arguments)
         assert done.code == 7
