@@ -391,6 +391,8 @@ ERRORS = [
     ("a = ", 1, 5, "expected a value, found the end of the text"),
     ("a = 1\nb = }", 2, 5, "expected a value, found '}'"),
     ("a = 1\nb", 2, 2, "expected '=', ':', '+=' or '{' after the key, found the end of the text"),
+    ("http {\n  host 127.0.0.1\n}", 2, 17, "after the key, found the end of the line"),
+    ("http.host # comment\n\nport = 1", 1, 20, "after the key, found the end of the line"),
     ("= 1", 1, 1, "expected a key, found '='"),
     ("a = 1,, b = 2", 1, 7, "expected a key, found ','"),
     ("a..b = 1", 1, 5, "a key has an empty part"),

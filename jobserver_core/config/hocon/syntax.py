@@ -163,7 +163,7 @@ class Parser:
             self._parse_include(into, path)
             return
         key = self._key()
-        append = self._operator()
+        append = self._operator(started)
         inner = self._deeper(depth + len(key) - 1)
         full = None if path is None else (*path, *key)
         if append and full is None:
@@ -189,7 +189,8 @@ class Parser:
         self._skip()
         return key
 
-    def _operator(self) -> bool:
+    def _operator(self, key: int) -> bool:
+        """Read what follows the key that began at a position, and return whether that appends."""
         char = self._char()
         if char == "{":
             return False
@@ -198,6 +199,8 @@ class Parser:
         elif self._text.startswith("+=", self._at):
             self._at += 2
         else:
+            line_end = self._text.find("\n", key, self._at)
+            self._at = self._at if line_end < 0 else line_end
             raise self._error(f"expected '=', ':', '+=' or '{{' after the key, found {self._shown()}")
         self._skip()
         return char == "+"
