@@ -6,6 +6,7 @@ A command is imported when it runs, or when its help is shown, so that none of t
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Annotated, Any, NamedTuple
@@ -108,6 +109,18 @@ _FILES_OF_RUN = frozenset({"--wheel", "--egg", "--jar"})
 """The names that ``run`` gives the option ``--cp``, and that ``submit`` does not have."""
 _FORMATS = frozenset({"--output", "-o", "--format", "--output-format"})
 """The names of options with which other programs choose the format of their output."""
+_CONFIGURATIONS = frozenset({"--conf", "--config", "--properties-file"})
+"""The names of options with which other programs take settings."""
+_EXTRA_SETTING = re.compile(r"unexpected extra argument.*\(.*\w=")
+"""Matches the error for an argument such as ``num-cpu-cores=2``, where none is expected."""
+
+
+_SETTINGS_ADVICE = {
+    True: "Give the job's configuration with -d @FILE or --set KEY=VALUE. Spark's settings belong to the "
+    "context: jobserver context create NAME --set KEY=VALUE",
+    False: "Give settings with --set KEY=VALUE or -d @FILE",
+}
+"""Where settings belong, for commands that run a job and for those that create its context."""
 
 
 class _Commands(Mapping[str, Any]):
@@ -181,6 +194,14 @@ class _Single(TyperCommand):
             elif unknown in _FORMATS - known and "--json" in known:
                 mistake.possibilities = []
                 mistake.message += ". For JSON, use --json"
+            elif unknown == "--table" and unknown not in known:
+                mistake.possibilities = []
+                mistake.message += ". For a table of a result: jobserver result JOB --table"
+            elif unknown in _CONFIGURATIONS - known and "--set" in known:
+                mistake.possibilities = []
+                mistake.message += f". {_SETTINGS_ADVICE['--cp' in known]}"
+            elif "--set" in known and _EXTRA_SETTING.search(getattr(error, "message", "")):
+                mistake.message += ". For a setting, use --set KEY=VALUE"
             raise
 
 

@@ -311,6 +311,10 @@ def refusal(response: httpx.Response, url: str) -> CommandFailed:
     reason, fields, message = body.get("code"), body.get("fields"), times_shown(message_of(body))
     if reason == "binary_not_found" and isinstance(fields, dict):
         message = f"binary {fields.get('name')!r} not found"
+    elif reason == "invalid_callback_url" and isinstance(fields, dict):
+        message = f"--callback {fields.get('url')!r} is not allowed: {fields.get('reason')}"
+    elif reason == "invalid_request" and isinstance(fields, dict) and fields.get("message"):
+        message = str(fields["message"])  # without the label of the HTTP API
     code = _EXITS.get(str(reason), ExitCode.REFUSED)
     return CommandFailed(
         message,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Annotated
 
 import typer
@@ -11,7 +13,7 @@ from jobserver_cli.client import CommandClient, quoted_segment
 from jobserver_cli.completion import context_names
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.following import showing_start
-from jobserver_cli.lookups import resolve_context, suggestions
+from jobserver_cli.lookups import resolve_context, suggestions, unknown_binaries
 from jobserver_cli.options import argument, config_text, key_and_value
 from jobserver_cli.records import (
     ContextFields,
@@ -145,11 +147,12 @@ def create(
         jobserver context create big -s num-cpu-cores=8 -s memory-per-node=4g
         jobserver context create etl -d @etl.conf
     """
-    with showing_start(client, terminal, name):
+    given = dict(map(key_and_value, settings or []))
+    with _rephrased_errors(client, name, given), showing_start(client, terminal, name):
         client.call(
             "POST",
             f"/contexts/{quoted_segment(name)}",
-            params=dict(map(key_and_value, settings or [])),
+            params=given,
             content=config_text(data).encode(),
             headers={"Content-Type": "text/plain"},
             timeout=None,  # the server has its own
@@ -158,6 +161,35 @@ def create(
         terminal.json(client.context(name))
     else:
         terminal.report_done(f"{name} is ready")
+
+
+@contextmanager
+def _rephrased_errors(client: CommandClient, name: str, settings: Mapping[str, str]) -> Iterator[None]:
+    """Say which setting names a binary that the server lacks, and what to do about a context that exists."""
+    try:
+        yield
+    except CommandFailed as refused:
+        if refused.reason == "context_exists":
+            shown = shlex.quote(name)
+            refused.advice = (
+                f"Jobs can run in it: --context {shown}. For other settings, stop it first "
+                f"(jobserver context stop {shown}), or choose another name."
+            )
+        if refused.reason == "binary_not_found":
+            missing = None
+            with suppress(CommandFailed):  # such as no permission to list binaries
+                missing = _missing_binary(client, settings)
+            raise (missing or refused) from None
+        raise
+
+
+def _missing_binary(client: CommandClient, settings: Mapping[str, str]) -> CommandFailed | None:
+    """Return the error for a binary that the server lacks and a setting names, or None if none does."""
+    for key in ("cp", "dependent-jar-uris"):
+        names = [name.strip() for name in settings.get(key, "").split(",")]
+        for missing in unknown_binaries(client, [name for name in names if name and ":" not in name]):
+            return CommandFailed(f"setting {key}: {missing}", missing.code, missing.advice)
+    return None
 
 
 def stop(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -157,7 +159,12 @@ def config_text(texts: list[str] | None, strings: list[str] | None = None) -> st
         ]
     text = "\n".join([*parts, *map(_assignment, strings or [])])
     if text:
-        _parsed(text)
+        try:
+            _parsed(text)
+        except CommandFailed as error:
+            file = next(filter(os.path.isfile, texts or []), None)
+            error.advice = f"Did you mean -d {shlex.quote(f'@{file}')}?" if file else error.advice
+            raise
     return text
 
 
@@ -194,6 +201,8 @@ def key_and_value(given: str) -> tuple[str, str]:
 def _text_of(given: str) -> str:
     if not given.startswith("@"):
         return given
+    if given == "@":
+        raise CommandFailed("-d @ names no file; expected @FILE, or @- for stdin", ExitCode.USAGE)
     try:
         return sys.stdin.read() if given == "@-" else Path(given[1:]).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -94,7 +94,7 @@ def save(name: str, connection: ServerOptions) -> Path:
     """Save a connection under a name, and return the file.
 
     Raises:
-        CommandFailed: The name is not allowed, or the file cannot be read.
+        CommandFailed: The name is not allowed, or the file cannot be read or written.
     """
     if not _NAME.fullmatch(name):
         raise CommandFailed(
@@ -110,7 +110,7 @@ def remove(name: str) -> None:
     """Remove a saved server.
 
     Raises:
-        CommandFailed: There is none with this name, or the file cannot be read.
+        CommandFailed: There is none with this name, or the file cannot be read or written.
     """
     saved = _read()
     if name not in saved:
@@ -143,14 +143,22 @@ def _read() -> JsonObject:
 def _write(saved: JsonObject) -> Path:
     """Replace the file at once; it is never readable by others, not even for a moment."""
     path = _path()
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".servers-")  # has the mode 0600
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(saved, file, indent=2)
-        Path(temporary).replace(path)
-    except BaseException:
-        with suppress(OSError):
-            Path(temporary).unlink()
-        raise
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".servers-")  # has the mode 0600
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(saved, file, indent=2)
+            Path(temporary).replace(path)
+        except BaseException:
+            with suppress(OSError):
+                Path(temporary).unlink()
+            raise
+    except OSError as error:
+        raise CommandFailed(
+            f"cannot write the saved servers to {path}: {error.strerror or error}",
+            ExitCode.NOT_READY,
+            "To save them elsewhere, set XDG_CONFIG_HOME to a directory that you can write to. Without saved "
+            "servers, use JOBSERVER_URL, and JOBSERVER_USER or JOBSERVER_TOKEN.",
+        ) from error
     return path

@@ -382,8 +382,9 @@ def _rephrased(
     if refused.reason == "job_loading_failed":
         hint = missing_code_advice(refused.message)
         return CommandFailed(refused.message, refused.code, hint) if hint else None
-    if refused.reason == "invalid_request" and len(code.class_path) > 1:
-        return _several_packages(client, code.class_path)
+    if refused.reason == "invalid_request" and (code.packages or len(code.class_path) > 1):
+        with _despite_denial():
+            return _misplaced_code(client, code)
     return None
 
 
@@ -398,20 +399,35 @@ def _missing_binary(client: CommandClient, code: Code) -> CommandFailed | None:
     return missing[0] if missing else None
 
 
-def _several_packages(client: CommandClient, names: list[str]) -> CommandFailed | None:
-    """Return the error for several packages of a Python job, or None if all binaries are jars."""
+def _misplaced_code(client: CommandClient, code: Code) -> CommandFailed | None:
+    """Return the error for code that belongs to another option, or None if all is where it belongs."""
     known = client.get("/binaries")
-    newest = [known.get(name) or known.get(name.rpartition("@")[0], {}) for name in names]
-    if all(one.get("binary-type") == "Jar" for one in newest):
+
+    def is_jar(name: str) -> bool:
+        newest = known.get(name) or known.get(name.rpartition("@")[0], {})
+        return newest.get("binary-type") == "Jar" or (":" in name and name.lower().endswith(".jar"))
+
+    names, jars = code.class_path, list(filter(is_jar, code.packages))
+    if all(map(is_jar, names)):
+        options = " ".join(f"--cp {name}" for name in (*names, *jars))
+        advice = f"Pass all jars of a JVM job with --cp: {options}"
+        return (
+            CommandFailed("--package is for Python jobs", ExitCode.USAGE, advice) if code.packages else None
+        )
+    if len(names) > 1:
+        return CommandFailed(
+            f"a Python job takes one package with --cp, got {len(names)}: {', '.join(names)}",
+            ExitCode.USAGE,
+            f"Pass the job's own package with --cp, and the others with --package:\n"
+            f"  --cp {names[0]} {' '.join(f'--package {name}' for name in names[1:])}\n"
+            "For packages of all jobs, use the context settings cp, python.executable, spark.archives and "
+            "python.paths.",
+        )
+    if not jars:
         return None
-    return CommandFailed(
-        f"a Python job takes one package with --cp, got {len(names)}: {', '.join(names)}",
-        ExitCode.USAGE,
-        f"Pass the job's own package with --cp, and the others with --package:\n"
-        f"  --cp {names[0]} {' '.join(f'--package {name}' for name in names[1:])}\n"
-        "For packages of all jobs, use the context settings cp, python.executable, spark.archives and "
-        "python.paths.",
-    )
+    advice = f"Jars belong to the context: jobserver context create NAME -s cp={jars[0]}"
+    message = f"--package takes wheels, eggs and ZIP files, but {jars[0]} is a jar"
+    return CommandFailed(message, ExitCode.USAGE, advice)
 
 
 def _print_awaited(client: CommandClient, terminal: Terminal, job_id: str, timeout: int) -> None:

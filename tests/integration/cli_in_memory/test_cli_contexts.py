@@ -188,6 +188,17 @@ def test_a_context_that_fails_to_start_exits_with_4_and_the_reason(client: Comma
 def test_creating_a_context_that_exists_exits_with_4(client: CommandLine) -> None:
     done = client("context", "create", "warm")
     assert (done.code, "context warm exists" in done.err) == (4, True)
+    assert "Jobs can run in it: --context warm." in done.err
+    assert "jobserver context stop warm" in done.err
+
+
+@pytest.mark.parametrize("key", ["cp", "dependent-jar-uris"])
+def test_a_setting_that_names_an_unknown_binary_is_named(client: CommandLine, key: str) -> None:
+    done = client("context", "create", "etl", "-s", f"{key}=words,word")
+    assert (done.code, f"✗ setting {key}: binary 'word' not found" in done.err) == (4, True), done.err
+    assert "Did you mean words?" in done.err
+    done = client("context", "create", "etl", "-d", f"spark.context-settings {{ {key} = nix }}")
+    assert (done.code, "✗ binary 'nix' not found" in done.err) == (4, True), done.err
 
 
 @pytest.mark.parametrize("name", ["p 2/x", "a/b", "..", ""])

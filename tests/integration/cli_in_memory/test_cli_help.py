@@ -201,12 +201,33 @@ def test_other_names_of_the_option_for_the_server_are_a_mistake_that_suggests_it
         (("jobs", "--output", "json"), "No such option: --output. For JSON, use --json"),
         (("contexts", "-o", "json"), "No such option: -o. For JSON, use --json"),
         (("binaries", "--format=json"), "No such option: --format. For JSON, use --json"),
+        (
+            ("submit", "w.C", "--cp", "w", "--sync", "--table"),
+            "For a table of a result: jobserver result JOB --table",
+        ),
+        (
+            ("submit", "w.C", "--cp", "w", "--conf", "x"),
+            "No such option: --conf. Give the job's configuration with -d @FILE",
+        ),
+        (
+            ("run", "w.C", "--cp", "w", "--config", "x"),
+            "Spark's settings belong to the context: jobserver context",
+        ),
+        (
+            ("context", "create", "c", "--conf", "a=b"),
+            "--conf. Give settings with --set KEY=VALUE or -d @FILE",
+        ),
+        (
+            ("context", "create", "c", "idle-timeout=30m"),
+            "(idle-timeout=30m). For a setting, use --set KEY=VALUE",
+        ),
+        (("submit", "w.C", "--cp", "w", "a.b=c d"), "(a.b=c d). For a setting, use --set KEY=VALUE"),
     ],
 )
 def test_a_usage_error_says_what_would_be_right(
     jobserver: CommandLine, arguments: tuple[str, ...], words: str
 ) -> None:
-    jobserver.environment.setenv("COLUMNS", "160")
+    jobserver.environment.setenv("COLUMNS", "240")
     done = jobserver(*arguments)
     assert (done.code, done.out) == (2, "")
     assert words in done.err

@@ -254,7 +254,11 @@ def test_unknown_names_exit_with_4_and_suggest_similar_ones(
         (("words.Count", "--cp", "gopher://x/y"), "Malformed URL"),
         (("words.Count", "--cp", "a b:c"), "'a b:c'"),
         (("words.Count", "--cp", ""), "--cp has an empty entry"),
-        (("words.Count", "--cp", "words", "--callback", "ftp://x"), "ftp"),
+        (
+            ("words.Count", "--cp", "words", "--callback", "ftp://x"),
+            "✗ --callback 'ftp://x' is not allowed: ",
+        ),
+        (("words.Count", "--cp", "words", "-d", "@"), "-d @ names no file; expected @FILE, or @- for stdin"),
         (("not a class", "--cp", "words"), "'not a class'"),
         (("words.Count", "--cp", "words", "-d", "a = \udcff"), "UTF-8"),
         (("words.C\udcff", "--cp", "words"), "not UTF-8"),
@@ -264,6 +268,37 @@ def test_usage_errors_exit_with_2(client: CommandLine, arguments: tuple[str, ...
     done = client("submit", *arguments)
     assert (done.code, done.out) == (2, "")
     assert words in done.err
+
+
+@pytest.mark.parametrize(
+    "command", [("submit", "words.Count", "--cp", "words"), ("context", "create", "etl")]
+)
+def test_a_file_without_the_sign_of_one_is_recognized(
+    client: CommandLine, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    client.environment.chdir(tmp_path)
+    (tmp_path / "my job.conf").write_text("a = 1")
+    done = client(*command, "-d", "my job.conf")
+    assert (done.code, done.out) == (2, "")
+    assert "invalid --data: " in done.err
+    assert "Did you mean -d '@my job.conf'?" in done.err
+    assert "Did you mean" not in client(*command, "-d", "other.conf").err
+
+
+def test_a_jar_among_packages_and_packages_of_a_jar_are_sent_to_the_right_option(
+    client: CommandLine, server: JobServer, tmp_path: Path
+) -> None:
+    server.upload("sales", BinaryType.JAR, wheel(tmp_path).read_bytes())
+    done = client("submit", "words.Count", "--cp", "words", "--package", "sales")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("✗ --package takes wheels, eggs and ZIP files, but sales is a jar\n")
+    assert "jobserver context create NAME -s cp=sales" in done.err
+    server.upload("rates", BinaryType.JAR, wheel(tmp_path).read_bytes())
+    done = client("submit", "words.Count", "--cp", "sales", "--package", "rates")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == (
+        "✗ --package is for Python jobs\n  Pass all jars of a JVM job with --cp: --cp sales --cp rates\n"
+    )
 
 
 def test_a_user_and_a_context_cannot_be_combined(client: CommandLine, server: JobServer) -> None:

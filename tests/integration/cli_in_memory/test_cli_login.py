@@ -51,6 +51,16 @@ def test_a_login_is_saved_where_only_the_user_can_read_it(
     assert [one.name for one in saved.parent.iterdir()] == ["servers.json"]
 
 
+def test_a_file_of_servers_that_cannot_be_written_is_named_with_how_to_use_another(
+    jobserver: CommandLine, guarded: str, saved: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "config").symlink_to(tmp_path / "missing")
+    done = jobserver("login", "prod", "--server", guarded, "--token", TOKEN)
+    assert (done.code, done.out) == (ExitCode.NOT_READY, "")
+    assert f"cannot write the saved servers to {saved}: File exists" in done.err
+    assert "set XDG_CONFIG_HOME to a directory that you can write to" in done.err
+
+
 def test_missing_credentials_lead_to_the_saved_servers(jobserver: CommandLine, guarded: str) -> None:
     assert "saved server" not in jobserver("jobs", "--server", guarded).err
     assert jobserver("login", "ci", "--server", guarded, "--token", TOKEN).code == 0
