@@ -272,7 +272,7 @@ def test_a_client_may_have_no_timeout(server: tuple[JobServer, str]) -> None:
 
 
 def test_a_call_to_a_silent_server_ends_when_another_thread_closes_the_client(silent: socket.socket) -> None:
-    client = Client(_url_of(silent))
+    client = Client(_url_of(silent), retries=0)
     with ThreadPoolExecutor(1) as pool:
         submitted = pool.submit(client.submit, a_request("w.Echo"))
         connection, _ = silent.accept()
