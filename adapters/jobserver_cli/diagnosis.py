@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 GIB = 1024**3
 SCARCE_DISK = 2 * GIB
 SCARCE_MEMORY = 2 * GIB
+_MASTER_TIMEOUT = 5.0
+"""How many seconds a standalone master has to accept a connection."""
 _LISTENING = "0A"
 """The state of a listening socket in /proc/net/tcp."""
 
@@ -112,6 +114,8 @@ def examine(settings: Settings) -> Iterator[Finding]:
         yield pyspark_finding()
         yield _finding("File descriptors", _descriptors)
         yield _finding("Host name", _host_name)
+        if settings.spark.master.startswith("spark://"):
+            yield _finding("Spark master", partial(_master, settings.spark.master))
     for name, check in _CHECKS.items():
         if name != "Binaries" or settings.job_binary_paths:
             yield _finding(name, partial(check, settings))
@@ -277,6 +281,20 @@ def _host_name() -> str:
         advice = f"Add a line '127.0.0.1 {name}' to /etc/hosts, or set SPARK_LOCAL_IP=127.0.0.1."
         text = f"{name} does not resolve to an address, which Spark needs"
         raise _Problem(text, advice, Verdict.WARNING) from error
+
+
+def _master(url: str) -> str:
+    problems = list[str]()
+    for address in url.removeprefix("spark://").split(","):
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_MASTER_TIMEOUT).close()
+        except (OSError, ValueError) as error:
+            problems.append(f"{address}: {getattr(error, 'strerror', None) or error}")
+        else:
+            return f"{address} accepts connections"
+    text = f"cannot connect to spark.master ({'; '.join(problems)})"
+    raise _Problem(text, "Start the master, or correct spark.master.", Verdict.WARNING)
 
 
 def _backends(settings: Settings) -> str:

@@ -117,6 +117,20 @@ def test_doctor_says_how_to_get_a_transport_that_is_missing_and_if_none_is_confi
     assert (finding.verdict, finding.text) == (Verdict.GOOD, "no transports are configured")
 
 
+def test_doctor_tries_to_connect_to_a_standalone_master(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as master:
+        address = f"127.0.0.1:{master.getsockname()[1]}"
+        url = f"spark://127.0.0.1:1,{address}"
+        config = settings(tmp_path, spark__master=url, jobserver__launcher__backend="pyspark")
+        finding = found(config)["Spark master"]
+        assert (finding.verdict, finding.text) == (Verdict.GOOD, f"{address} accepts connections")
+    finding = found(config)["Spark master"]
+    assert finding.verdict is Verdict.WARNING
+    assert f"127.0.0.1:1: Connection refused; {address}: Connection refused" in finding.text
+    assert finding.advice == "Start the master, or correct spark.master."
+    assert "Spark master" not in found(settings(tmp_path, jobserver__launcher__backend="pyspark"))
+
+
 def test_doctor_and_serve_refuse_a_master_that_no_context_can_use(
     jobserver: CommandLine, tmp_path: Path
 ) -> None:

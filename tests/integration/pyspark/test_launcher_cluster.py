@@ -142,4 +142,4 @@ def test_executors_end_with_their_context(cluster: StandaloneCluster, start: Sta
 def test_an_unreachable_master_is_reported(astray: Context) -> None:
     end, error = astray.wait_end(180.0)
     assert end in (ContextEnd.FAILED, ContextEnd.KILLED_OUTSIDE)
-    assert error.message
+    assert error.message.startswith("Spark cannot connect to its master spark://127.0.0.1:1; ")
