@@ -266,7 +266,7 @@ class JobServer:
     @property
     def _ours(self) -> Services:
         """The services, for what remains after the end of the server."""
-        self._services.admission.check_process()
+        self._services.admission.origin.check("job server")
         return self._services
 
     @property

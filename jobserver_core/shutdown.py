@@ -108,17 +108,9 @@ class Admission:
             ServerClosed: It has.
             Conflict: It belongs to another process.
         """
-        self.check_process()
+        self.origin.check("job server")
         if self._ended:
             raise ServerClosed(message="the job server is closed; create a new one")
-
-    def check_process(self) -> None:
-        """Check that the server was not created before a fork that began this process.
-
-        Raises:
-            Conflict: It was.
-        """
-        self.origin.check("job server")
 
 
 class Steps:
