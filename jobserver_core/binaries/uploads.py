@@ -18,6 +18,7 @@ from jobserver_core.models.arguments import chunks_of
 from jobserver_core.models.binaries import Binary, BinaryType
 from jobserver_core.models.validation import check_binary_name
 from jobserver_core.ports import BlobStore, BlobWriter, Clock, Ids, MetadataStore
+from jobserver_core.ports.blobs import writer_of
 
 __all__ = ["BinaryService", "ChunkedUpload", "Upload"]
 
@@ -114,7 +115,7 @@ class BinaryService:
         check_binary_name(name)
         self._data_directory.verify()
         record = partial(self._record, name, type)
-        return Upload(name, self._max_size, self._blobs.create(), record)
+        return Upload(name, self._max_size, writer_of(self._blobs), record)
 
     def upload(
         self,

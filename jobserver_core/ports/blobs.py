@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 import attrs
 
+from jobserver_core.errors import StorageError
 from jobserver_core.models.validation import non_negative, sha256
 from jobserver_core.plugins import Backend
 
@@ -64,6 +65,19 @@ class BlobWriter(ABC):
 
     def __exit__(self, *_exc: object) -> None:
         self.discard()
+
+
+def writer_of(blobs: BlobStore) -> BlobWriter:
+    """Return a writer for a new blob of a store that may be faulty.
+
+    Raises:
+        StorageError: The store returned something else.
+    """
+    writer: object = blobs.create()
+    if isinstance(writer, BlobWriter):
+        return writer
+    store, given = type(blobs).__name__, type(writer).__name__
+    raise StorageError(message=f"create of the blob store {store} returned {given} instead of BlobWriter")
 
 
 class BlobStore(Backend):

@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_server import running
@@ -105,6 +106,17 @@ def test_an_upload_that_is_not_an_archive_leaves_nothing(data: bytes) -> None:
         with pytest.raises(errors.NotAnArchive, match="not a valid archive"):
             server.upload("bad", BinaryType.JAR, data)
         assert server.binaries() == []
+
+
+def test_a_blob_store_that_returns_no_writer_is_named() -> None:
+    class Forgetful(MemoryBlobStore):
+        def create(self) -> Any:
+            return None
+
+    with a_server(blobs=Forgetful()) as server, pytest.raises(errors.StorageError) as failed:
+        server.upload("words", "wheel", archive())
+    fault = "create of the blob store Forgetful returned NoneType instead of BlobWriter"
+    assert str(failed.value) == fault
 
 
 def test_an_upload_over_the_limit_leaves_nothing(server: JobServer) -> None:
