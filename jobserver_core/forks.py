@@ -23,7 +23,7 @@ def _count() -> None:
     _forks += 1
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no forks either
+if hasattr(os, "register_at_fork"):  # Windows has neither it nor forks
     os.register_at_fork(after_in_child=_count)
 
 
