@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from queue import SimpleQueue
 
 from jobserver_core.errors import TooLarge
 from jobserver_core.models.arguments import check_seconds
@@ -162,27 +163,41 @@ _CLOSE_TIMEOUT = 1.0
 
 
 class InlineThreads:
-    """Daemon threads, one for each call. Thread-safe."""
+    """Daemon threads that are reused for calls. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._idle = 0
 
     def run(self, call: Callable[[], None]) -> None:
-        """Call on a new thread."""
-        thread = threading.Thread(target=call, name="inline-jobs", daemon=True)
+        """Call on a thread that is idle, or on a new one."""
         with self._lock:
-            thread.start()
-            self._threads = [one for one in self._threads if one.is_alive()] + [thread]
+            new = not self._idle
+            self._idle -= not new
+            if new:
+                thread = threading.Thread(target=self._work, name="inline-jobs", daemon=True)
+                thread.start()
+                self._threads.append(thread)
+        self._calls.put(call)
 
     def close(self) -> None:
-        """Wait for the threads; one whose call does not return ends when it does."""
+        """End the threads, and wait for them; one whose call does not return ends when it does."""
         with self._lock:
             threads, self._threads = self._threads, []
+        for _ in threads:
+            self._calls.put(None)
         deadline = time.monotonic() + _CLOSE_TIMEOUT
         for thread in threads:
             if thread is not threading.current_thread():
                 thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call()
+            with self._lock:
+                self._idle += 1
 
 
 class InlineRun:
