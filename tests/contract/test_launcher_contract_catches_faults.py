@@ -512,6 +512,15 @@ def test_the_contract_catches_processes_that_survive(
     _assert_caught(fault, tmp_path, monkeypatch)
 
 
+def _end_started(launcher: InlineLauncher) -> None:
+    """End the processes that jobs have started, and close their launcher."""
+    for process in STARTED:
+        process.kill()
+        process.wait()
+    STARTED.clear()
+    launcher.close()
+
+
 @pytest.mark.real
 @pytest.mark.parametrize(
     "name",
@@ -531,11 +540,7 @@ def test_the_contract_ends_its_own_processes_instead_of_waiting_for_them(name: s
         for process in STARTED:
             assert process.wait(DEADLINE) == -signal.SIGKILL
     finally:
-        for process in STARTED:
-            process.kill()
-            process.wait()
-        STARTED.clear()
-        launcher.close()
+        _end_started(launcher)
 
 
 @pytest.mark.real
@@ -550,11 +555,7 @@ def test_the_contract_notices_a_hold_job_that_stays_in_its_session(tmp_path: Pat
                 1.0,
             )
     finally:
-        for process in STARTED:
-            process.kill()
-            process.wait()
-        STARTED.clear()
-        launcher.close()
+        _end_started(launcher)
 
 
 @pytest.mark.real
@@ -566,8 +567,4 @@ def test_the_contract_ends_its_own_processes_before_the_launcher_is_closed(tmp_p
         suite.end_own_processes()  # as a fixture does after each test
         assert [process.wait(DEADLINE) for process in STARTED] == [-signal.SIGKILL]
     finally:
-        for process in STARTED:
-            process.kill()
-            process.wait()
-        STARTED.clear()
-        launcher.close()
+        _end_started(launcher)

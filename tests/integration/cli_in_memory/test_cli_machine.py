@@ -194,15 +194,28 @@ def test_doctor_refuses_files_that_serve_refuses_and_config_show_is_for_any_mach
     assert jobserver("config", "show", *arguments).code == 0
 
 
-def test_config_show_and_doctor_warn_of_configured_contexts_that_exceed_the_limit(
-    jobserver: CommandLine, tmp_path: Path
+@pytest.mark.parametrize(
+    ("text", "check", "words"),
+    [
+        (
+            "jobserver.contexts.max-contexts = 1\nspark.contexts { one {}, two {} }",
+            "Contexts",
+            "jobserver.contexts.max-contexts = 1 has no room for all 2 configured contexts",
+        ),
+        (
+            'jobserver.job-binary-paths { words = "/nowhere/words.jar" }',
+            "Binaries",
+            "the configured binary words cannot be uploaded: /nowhere/words.jar does not exist",
+        ),
+    ],
+)
+def test_config_show_and_doctor_warn_of_what_the_start_does_not_refuse(
+    jobserver: CommandLine, tmp_path: Path, text: str, check: str, words: str
 ) -> None:
-    text = "jobserver.contexts.max-contexts = 1\nspark.contexts { one {}, two {} }"
     arguments = ("--config", config_file(tmp_path, text), "--data-dir", tmp_path / "data")
-    words = "jobserver.contexts.max-contexts = 1 has no room for all 2 configured contexts"
     shown, examined = jobserver("config", "show", *arguments), jobserver("doctor", *arguments)
     assert (shown.code, f"warning: {words}" in shown.err) == (0, True), shown.err
-    assert f"! Contexts: {words}" in examined.out
+    assert f"! {check}: {words}" in examined.out
 
 
 def test_doctor_and_serve_warn_of_files_without_users(tmp_path: Path) -> None:
@@ -211,17 +224,6 @@ def test_doctor_and_serve_warn_of_files_without_users(tmp_path: Path) -> None:
     chosen = settings(tmp_path, **{"jobserver.auth.backend": "file", "jobserver.auth.token-file": tokens})
     finding = found(chosen)["Users"]
     assert (finding.verdict, finding.text.startswith("nobody can log in")) == (Verdict.WARNING, True)
-
-
-def test_config_show_and_doctor_name_a_configured_binary_whose_file_is_missing(
-    jobserver: CommandLine, tmp_path: Path
-) -> None:
-    text = 'jobserver.job-binary-paths { words = "/nowhere/words.jar" }'
-    arguments = ("--config", config_file(tmp_path, text), "--data-dir", tmp_path / "data")
-    words = "the configured binary words cannot be uploaded: /nowhere/words.jar does not exist"
-    shown, examined = jobserver("config", "show", *arguments), jobserver("doctor", *arguments)
-    assert (shown.code, f"warning: {words}" in shown.err) == (0, True), shown.err
-    assert f"! Binaries: {words}" in examined.out
 
 
 def test_doctor_warns_of_a_context_of_the_configuration_that_cannot_start(tmp_path: Path) -> None:
