@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from jobserver_pyspark import processes
 from jobserver_pyspark.gateway_calls import call, construction, mute_lost_connections, results
+from jobserver_pyspark.host.jvm_threads import OWNER, JvmThreads
 from jobserver_pyspark.host.logs import BoundedLog, Output, OutputPump
 from jobserver_pyspark.host.yarn import YarnApplication, YarnStatus, log_states, provide_jars
 from jobserver_pyspark.protocol.failures import ContextFailure, describe
@@ -22,8 +23,6 @@ from jobserver_pyspark.protocol.messages import JOB_CLASSES, HostSpec, JvmComman
 JVM_VARIABLE = "_PYSPARK_DRIVER_CONN_INFO_PATH"
 """The environment variable with the file for the address of the JVM's gateway; its children inherit it."""
 
-_OWNER = "jobserver.job"
-"""The local property with the tag of the job that starts a Spark job; JVM jobs set it as well."""
 _SERVER_CLASS = "org.apache.spark.api.python.Py4JServer"
 _POLL = 0.003
 _LOG_SIZE = 32 * 1024
@@ -85,6 +84,7 @@ class Driver:
         self.gateway: Any = None
         self.context: Any = None
         self.session: Any = None
+        self._threads: JvmThreads  # as soon as the application runs
         self._yarn: YarnApplication | None = None
         self.known = KnownReplies({}, {}, [])
 
@@ -171,6 +171,7 @@ class Driver:
             for key, value in self._spec.hadoop.items():
                 context.hadoopConfiguration().set(key, value)
             self.context = context
+            self._threads = JvmThreads(self.gateway, context.localProperties())
             # A thread that Spark ends with the application.
             self._event_loop = context.dagScheduler().eventProcessLoop().eventThread()
             # The class loader in which Python jobs find the classes of their jars.
@@ -251,7 +252,7 @@ class Driver:
 
     def _start_gateway_server(self, tag: str) -> GatewayServer:
         client = self.gateway._gateway_client
-        keys = ("spark.jobGroup.id", "spark.job.tags", _OWNER)
+        keys = ("spark.jobGroup.id", "spark.job.tags", OWNER)
         properties = [call(self.context, "setLocalProperty", key, tag) for key in keys]
         *_, server = results(client, [*properties, construction(_SERVER_CLASS, self._starter_conf)])
         # The constructor created the accepting thread.
@@ -276,39 +277,19 @@ class Driver:
         """
         if self.session is not None:
             for query in self.session.sharedState().activeStreamingQueries().values():
-                if query is not None and self._owner(query.queryExecutionThread()) == tag:
+                if query is not None and self._threads.owner(query.queryExecutionThread()) == tag:
                     query.stop()
 
-    def _owner(self, thread: Any) -> str | None:
-        """Return the tag that another thread carries; Java's public methods read only a thread's own."""
-        properties = self.context.localProperties()
-        values = self._invoke("java.lang.InheritableThreadLocal", "getMap", properties, thread)
-        entry = values and self._invoke(
-            "java.lang.ThreadLocal$ThreadLocalMap", "getEntry", values, properties
-        )
-        if entry is None:
-            return None
-        field = entry.getClass().getDeclaredField("value")
-        field.setAccessible(True)
-        found = field.get(entry).getProperty(_OWNER)
-        return None if found is None else str(found)
-
-    def _invoke(self, class_name: str, method_name: str, target: Any, argument: Any) -> Any:
-        """Call a method of the JDK that is not public."""
-        methods = self.jvm.java.lang.Class.forName(class_name).getDeclaredMethods()
-        named = (method for method in methods if method.getName() == method_name and not method.isBridge())
-        method = next(method for method in named if method.getParameterCount() == 1)
-        method.setAccessible(True)
-        arguments = self.gateway.new_array(self.jvm.java.lang.Object, 1)
-        arguments[0] = argument
-        return method.invoke(target, arguments)
+    def calls(self, tag: str) -> list[Any]:
+        """Return the threads of the JVM in which calls of a runner still run, or wait for the next one."""
+        return self._threads.calls(tag)
 
     def stop_streaming(self, tag: str) -> None:
         """Stop the application's StreamingContext, of which a JVM has at most one, if a runner started it."""
         active = self.jvm.org.apache.spark.streaming.StreamingContext.getActive()
         if active.isDefined():
             streaming = active.get()
-            if streaming.savedProperties().get().getProperty(_OWNER) == tag:
+            if streaming.savedProperties().get().getProperty(OWNER) == tag:
                 streaming.stop(False, False)
 
     def add_archive(self, path: Path, name: str) -> None:

@@ -38,6 +38,8 @@ from jobserver_pyspark.protocol.messages import ErrorDetails, HostSpec, HostToSe
 _ATTEMPTS = 3
 _CORES_TIMEOUT = 8.0
 """Seconds to wait until the tasks of a killed job have freed their cores."""
+_CALLS_WARNING = 30.0
+"""Seconds after the kill of a job until the context's log says that its calls in the JVM go on."""
 _LATE_CALLS_TIMEOUT = 600.0
 """Seconds in which calls of an ended runner may still start Spark jobs: a query is planned before it runs."""
 _RESTORE_TIMEOUT = 30.0
@@ -84,6 +86,11 @@ class _PythonJob:
     def finished(self) -> bool:
         """Whether the outcome is that the job finished."""
         return self.outcome is not None and self.outcome.failure is None and not self.outcome.killed
+
+    @property
+    def killed(self) -> bool:
+        """Whether the outcome is that the job was killed."""
+        return self.outcome is not None and self.outcome.killed
 
     def set_outcome(self, outcome: messages.JobEnded) -> bool:
         """Set the outcome, unless there is one already; return whether it was set."""
@@ -344,6 +351,8 @@ class PythonJobs:
                 with self._lock:
                     self._ended[runner.tag] = time.monotonic()
                 runner.detach()  # first: a call that is still starting something in the JVM is interrupted
+                if job.killed:
+                    self._end_calls(job, runner)
             self._driver.stop_queries(runner.tag)
             self._driver.stop_streaming(runner.tag)
             if not job.finished:
@@ -351,6 +360,27 @@ class PythonJobs:
         others = [other.begun for other in list(self._jobs.values()) if other is not job]
         end_orphans(job.begun, others, of_tasks=True)
         runner.close(self._pump)
+
+    def _end_calls(self, job: _PythonJob, runner: RunnerProcess) -> None:
+        """Interrupt the calls of a killed job in the JVM, and wait until none of them runs any more.
+
+        A call may plan a query for minutes and ignore interrupts. If the job were reported as killed, the
+        tasks of the query would start after that. So the job stays RUNNING, as a JVM job does. Only the
+        context can end what ignores interrupts for ever.
+        """
+        begun, pause, warned = time.monotonic(), 0.01, False
+        while (calls := self._driver.calls(runner.tag)) and not self._closing:
+            for thread in calls:
+                thread.interrupt()  # again, since the code may have cleared the first one
+            self._driver.cancel(runner.tag)
+            if time.monotonic() - begun > _CALLS_WARNING and not warned:
+                warned = True
+                self._reports.warn(
+                    f"job {job.id} still runs after its kill: its process has ended, but a call that it made "
+                    "in the JVM ignores interrupts. It ends with that call, or with its context"
+                )
+            time.sleep(pause)
+            pause = min(pause * 2, 1.0)
 
     def _release(self, job: _PythonJob, runner: RunnerProcess) -> None:
         """Cancel what the job left in Spark, and wake waiters for its unfinished named objects.

@@ -65,11 +65,14 @@ def test_versions_of_a_package_are_isolated_on_spark_3_5(
         assert on_35.run("work.UdfVersion", code=each).value == [version]
 
 
-@pytest.mark.parametrize("name", ["trouble.BusyLoop", "trouble.SleepingTasks", "trouble.ThreadedTasks"])
+@pytest.mark.parametrize(
+    "name", ["trouble.BusyLoop", "trouble.SleepingTasks", "trouble.ThreadedTasks", "trouble.JvmSleep"]
+)
 def test_kills_kill_on_spark_3_5(on_35: Context, name: str) -> None:
     job = on_35.running(name)
     on_35.handle.kill_job(job.id)
     assert on_35.listener.outcome(job.id, timeout=15.0).killed
+    assert on_35.run("trouble.JvmCalls", {"frame": "Thread.sleep"}).value == 0
     assert on_35.end_of(on_35.submit("work.WordCount", {"input": {"string": "a"}}), 20.0).value == {"a": 1}
 
 

@@ -124,15 +124,22 @@ class JvmSleep(Accepting):
         sleep()
 
 
-class JvmSleepers(Accepting):
-    """How many threads of the JVM sleep in a call from Python."""
+class JvmAccept(Accepting):
+    """Waits in a call to the JVM that ignores interrupts, until someone connects."""
+
+    def run_job(self, context, runtime, data):
+        server = context.sparkContext._jvm.java.net.ServerSocket(0)
+        print("port", server.getLocalPort(), flush=True)
+        server.accept()
+
+
+class JvmCalls(Accepting):
+    """How many calls from Python in the JVM are in a frame with this text."""
 
     def run_job(self, context, runtime, data):
         stacks = context.sparkContext._jvm.java.lang.Thread.getAllStackTraces()
-        texts = [[str(frame) for frame in stacks[thread]] for thread in stacks]
-        return sum(
-            "Thread.sleep" in str(text[:2]) and "py4j.ClientServerConnection" in str(text) for text in texts
-        )
+        texts = [str([str(frame) for frame in stacks[thread]]) for thread in stacks]
+        return sum(data["frame"] in text and "py4j.ClientServerConnection" in text for text in texts)
 
 
 class Exit(Accepting):
