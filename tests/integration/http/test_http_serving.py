@@ -167,6 +167,7 @@ def test_a_wait_that_times_out_explains_what_happens_to_the_job(served: Any) -> 
     body = told[0].json()
     assert (body["status"], body["code"]) == ("ERROR", "job_interrupted")
     assert f"shutting down while job {body['jobId']} is running" in body["result"]
+    assert "ends as ERROR with its context" in body["result"]
     assert told[0].headers["Retry-After"]
     assert one.process.wait(WAIT) == 0
 
