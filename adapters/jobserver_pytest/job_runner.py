@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from jobserver_core import ErrorInfo, JobFailed, JobServerError, Settings, results
 from jobserver_core.config.trees import as_objects
@@ -27,9 +27,12 @@ from jobserver_pyspark.protocol.failures import JobFailure
 from jobserver_pyspark.protocol.messages import ContextType
 from jobserver_pyspark.runner import config_trees
 from jobserver_pyspark.runner.attachment import leave_running, sql_context
-from jobserver_pyspark.runner.job_class import new_job, raised, validate
+from jobserver_pyspark.runner.job_class import JobObject, new_job, raised, validate
 from jobserver_pytest.local_spark import Lazy, LocalSpark
 from jobserver_pytest.runtime import FakeNamedObjects, FakeRuntime
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 _OWN_DIRECTORIES = tuple(
     f"{Path(file).parent}{os.sep}" for file in (__file__, config_trees.__file__, results.__file__)
@@ -47,7 +50,7 @@ class JobRunner:
     def __init__(self, spark: LocalSpark) -> None:
         self.named_objects = FakeNamedObjects()
         self._spark = spark
-        self._session: Any = None
+        self._session: SparkSession | None = None
         self._numbers = itertools.count(1)
 
     def __call__(
@@ -129,10 +132,10 @@ class JobRunner:
             f"run_job provides no {context_type} context; pass one: run_job(…, context=…)",
         )
 
-    def _own_session(self) -> Any:
+    def _own_session(self) -> SparkSession:
         if self._session is None:
             self._session = self._spark.session()
-        self._session.sparkContext.stop = leave_running
+        self._session.sparkContext.stop = leave_running  # type: ignore[method-assign] # it is shared
         return self._session
 
 
@@ -151,7 +154,7 @@ def _without_own_frames(error: BaseException | None) -> BaseException | None:
     return error if trace is None else error.with_traceback(trace)
 
 
-def _result(job: Any, context: object, runtime: FakeRuntime, config: Any) -> Json:
+def _result(job: JobObject, context: object, runtime: FakeRuntime, config: JsonObject) -> Json:
     """Return the result as a client reads it: decoded JSON, or the bytes of a streamed result."""
     data = validate(job, context, runtime, config)
     try:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from jobserver_pyspark.installation.java import find_java
 from jobserver_pyspark.runner.attachment import leave_running
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 _CONF = {
     "spark.driver.bindAddress": "127.0.0.1",
@@ -28,10 +31,10 @@ class LocalSpark:
 
     def __init__(self, directories: pytest.TempPathFactory) -> None:
         self._directories = directories
-        self._base: Any = None
+        self._base: SparkSession | None = None
         self._owned = False
 
-    def session(self) -> Any:
+    def session(self) -> SparkSession:
         """Return a new SparkSession, with temporary views and SQL settings of its own.
 
         Raises:
@@ -43,7 +46,7 @@ class LocalSpark:
         session = self._base.newSession()
         if self._owned:  # so that workers import what the tests import, whatever put it on the path
             session.sparkContext.environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-        session.stop = leave_running
+        session.stop = leave_running  # type: ignore[method-assign] # it is not the job's
         return session
 
     def close(self) -> None:
@@ -61,7 +64,7 @@ class LocalSpark:
         gateway.proc.stdin.close()  # its JVM ends with this pipe
         gateway.proc.wait()
 
-    def _start(self) -> Any:
+    def _start(self) -> SparkSession:
         from pyspark import SparkContext  # noqa: PLC0415 - a second, which most tests do not need
         from pyspark.sql import SparkSession  # noqa: PLC0415
 
@@ -69,13 +72,15 @@ class LocalSpark:
         builder: Any = SparkSession.builder
         self._owned = context_class._active_spark_context is None
         if not self._owned:
-            return builder.getOrCreate()
+            existing: SparkSession = builder.getOrCreate()
+            return existing
         os.environ.setdefault("JAVA_HOME", str(find_java().home))
         warehouse = self._directories.mktemp("warehouse")
         builder = builder.master("local[2]").appName("run_job")
         for key, value in {**_CONF, "spark.sql.warehouse.dir": str(warehouse)}.items():
             builder = builder.config(key, value)
-        return builder.getOrCreate()
+        session: SparkSession = builder.getOrCreate()
+        return session
 
 
 class Lazy:
@@ -84,7 +89,7 @@ class Lazy:
     ``isinstance`` looks at ``__class__``, so it sees the class of the real object.
     """
 
-    def __init__(self, create: Callable[[], Any]) -> None:
+    def __init__(self, create: Callable[[], object]) -> None:
         object.__setattr__(self, "_create", create)
         object.__setattr__(self, "_created", None)
 
@@ -100,5 +105,5 @@ class Lazy:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real(), name)
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         setattr(self._real(), name, value)

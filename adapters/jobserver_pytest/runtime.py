@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jobserver_pyspark.runner.named_objects import kind_of
 from sparkjobserver.api import JobEnvironment, NamedObjects
+
+T = TypeVar("T")
 
 
 class FakeNamedObjects(NamedObjects):
@@ -22,12 +24,13 @@ class FakeNamedObjects(NamedObjects):
     def get(self, name: str) -> Any:
         return self.objects.get(name)
 
-    def get_or_else_create(self, name: str, create: Callable[[], Any]) -> Any:
+    def get_or_else_create(self, name: str, create: Callable[[], T]) -> T:
         if name not in self.objects:
             self.update(name, create())
-        return self.objects[name]
+        existing: T = self.objects[name]
+        return existing
 
-    def update(self, name: str, value: Any) -> Any:
+    def update(self, name: str, value: T | Callable[[], T]) -> T:
         made = value() if callable(value) else value
         kind_of(made)
         self.objects[name] = made

@@ -10,9 +10,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 __all__ = ["JobEnvironment", "NamedObjects", "SparkJob", "ValidationProblem", "build_problems"]
+
+T = TypeVar("T")
 
 
 class ValidationProblem:
@@ -50,12 +52,12 @@ class NamedObjects(ABC):
         """Return the object with this name, or None."""
 
     @abstractmethod
-    def get_or_else_create(self, name: str, create: Callable[[], Any]) -> Any:
+    def get_or_else_create(self, name: str, create: Callable[[], T]) -> T:
         """Return the object with this name. If there is none, store and return the value of ``create()``."""
 
     @abstractmethod
-    def update(self, name: str, value: Any) -> Any:
-        """Store the object under the name, replacing any other object, and return it."""
+    def update(self, name: str, value: T | Callable[[], T]) -> T:
+        """Store the object, or what ``value`` returns if it is callable, in place of any other; return it."""
 
     @abstractmethod
     def forget(self, name: str) -> None:

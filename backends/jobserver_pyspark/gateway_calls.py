@@ -12,6 +12,8 @@ import socket
 from collections.abc import Iterable
 from typing import Any
 
+from jobserver_pyspark.java_objects import GatewayConnection, JavaClient, JavaObject
+
 _RETURN = b"!"
 """The beginning of a reply; anything else would call Python code, which cannot happen at this stage."""
 
@@ -25,12 +27,12 @@ def mute_lost_connections() -> None:
     logging.getLogger().addFilter(lambda record: record.module != "java_gateway")
 
 
-def call(target: Any, method: str, *arguments: str) -> str:
+def call(target: JavaObject, method: str, *arguments: str) -> str:
     """Return the command that calls a method of a Java object."""
     return _command("c", target._get_object_id(), method, *map(_string, arguments))
 
 
-def construction(class_name: str, *arguments: Any) -> str:
+def construction(class_name: str, *arguments: JavaObject) -> str:
     """Return the command that makes an object of a class from Java objects."""
     return _command("i", class_name, *(f"r{argument._get_object_id()}" for argument in arguments))
 
@@ -45,7 +47,7 @@ def _string(value: str) -> str:
     return str(get_command_part(value)).rstrip("\n")
 
 
-def results(client: Any, commands: Iterable[str]) -> list[Any]:
+def results(client: JavaClient, commands: Iterable[str]) -> list[Any]:
     """Send commands as :func:`send_pipelined` does, and return their results as py4j does.
 
     Raises:
@@ -66,7 +68,7 @@ def results(client: Any, commands: Iterable[str]) -> list[Any]:
     return values
 
 
-def send_pipelined(client: Any, commands: Iterable[str]) -> list[str]:
+def send_pipelined(client: JavaClient, commands: Iterable[str]) -> list[str]:
     """Send commands of py4j's protocol on this thread's connection; return their replies, in order.
 
     A reply may be an error; nothing is raised for it. ``client`` is a ``JavaClient`` of py4j, which has a
@@ -94,7 +96,7 @@ def send_pipelined(client: Any, commands: Iterable[str]) -> list[str]:
     return [line[1:-1].decode() for line in lines]
 
 
-def _next_line(connection: Any) -> bytes:
+def _next_line(connection: GatewayConnection) -> bytes:
     """Read a reply, and have the kernel acknowledge it at once.
 
     The JVM writes each reply by itself, and by Nagle's algorithm its kernel holds the next one back until
@@ -103,5 +105,4 @@ def _next_line(connection: Any) -> bytes:
     """
     if connection.socket.family != socket.AF_UNIX:
         connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-    line: bytes = connection.stream.readline()
-    return line
+    return connection.stream.readline()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Iterator
-from typing import Any
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
-def await_value(value: Any) -> Any:
+def await_value(value: object) -> object:
     """Return the value of a method; for an ``async def``, its result.
 
     An asynchronous generator becomes an iterator, which makes each element when it is needed.
@@ -21,11 +23,11 @@ def await_value(value: Any) -> Any:
     return await_value(asyncio.run(_await(value)))
 
 
-async def _await(value: Awaitable[Any]) -> Any:
+async def _await(value: Awaitable[T]) -> T:
     return await value
 
 
-def _elements(values: AsyncIterator[Any]) -> Iterator[Any]:
+def _elements(values: AsyncIterator[T]) -> Iterator[T]:
     import asyncio  # noqa: PLC0415 - few jobs need it
 
     loop = asyncio.new_event_loop()

@@ -17,6 +17,7 @@ from jobserver_pyspark.gateway_calls import call, construction, mute_lost_connec
 from jobserver_pyspark.host.jvm_threads import OWNER, JvmThreads
 from jobserver_pyspark.host.logs import BoundedLog, Output, OutputPump
 from jobserver_pyspark.host.yarn import YarnApplication, YarnStatus, log_states, provide_jars
+from jobserver_pyspark.java_objects import JavaObject
 from jobserver_pyspark.protocol.failures import ContextFailure, describe
 from jobserver_pyspark.protocol.messages import JOB_CLASSES, HostSpec, JvmCommand
 
@@ -42,7 +43,7 @@ def error_line(log: str) -> str:
 class GatewayServer(NamedTuple):
     """A py4j server in the JVM, for one runner."""
 
-    server: Any
+    server: JavaObject
     port: int
     secret: str
 
@@ -280,7 +281,7 @@ class Driver:
                 if query is not None and self._threads.owner(query.queryExecutionThread()) == tag:
                     query.stop()
 
-    def calls(self, tag: str) -> list[Any]:
+    def calls(self, tag: str) -> list[JavaObject]:
         """Return the threads of the JVM in which calls of a runner still run, or wait for the next one."""
         return self._threads.calls(tag)
 

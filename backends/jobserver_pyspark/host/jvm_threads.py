@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from jobserver_pyspark.java_objects import JavaGateway, JavaObject
+
 OWNER = "jobserver.job"
 """The local property with the tag of the job that starts a Spark job; JVM jobs set it as well."""
 
@@ -22,11 +24,11 @@ _CONNECTIONS = ("py4j.ClientServerConnection", "py4j.GatewayConnection")
 class JvmThreads:
     """The threads of one JVM, and the local properties that Spark keeps for each of them."""
 
-    def __init__(self, gateway: Any, properties: Any) -> None:
+    def __init__(self, gateway: JavaGateway, properties: JavaObject) -> None:
         self._gateway = gateway
         self._properties = properties
 
-    def owner(self, thread: Any) -> str | None:
+    def owner(self, thread: JavaObject) -> str | None:
         """Return the tag that another thread carries; Java's public methods read only a thread's own."""
         values = self._invoke("java.lang.InheritableThreadLocal", "getMap", self._properties, thread)
         entry = values and self._invoke(
@@ -39,7 +41,7 @@ class JvmThreads:
         found = field.get(entry).getProperty(OWNER)
         return None if found is None else str(found)
 
-    def calls(self, tag: str) -> list[Any]:
+    def calls(self, tag: str) -> list[JavaObject]:
         """Return the threads that serve connections of the runner with this tag."""
         stacks = self._gateway.jvm.java.lang.Thread.getAllStackTraces()
         return [
@@ -50,7 +52,7 @@ class JvmThreads:
             and self.owner(thread) == tag
         ]
 
-    def _invoke(self, class_name: str, method_name: str, target: Any, argument: Any) -> Any:
+    def _invoke(self, class_name: str, method_name: str, target: JavaObject, argument: JavaObject) -> Any:
         """Call a method of the JDK that is not public."""
         methods = self._gateway.jvm.java.lang.Class.forName(class_name).getDeclaredMethods()
         named = (method for method in methods if method.getName() == method_name and not method.isBridge())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jobserver_pyspark.host.reports import JobReports
+from jobserver_pyspark.java_objects import JavaObject
 from jobserver_pyspark.protocol.converter import JsonObject
 from jobserver_pyspark.protocol.messages import ProgressReport
 
@@ -37,7 +38,7 @@ class ProgressBoard:
     numbers are kept here while the job runs. Only one thread may call :meth:`report`, any thread the others.
     """
 
-    def __init__(self, jvm: Any, context: Any, reports: JobReports) -> None:
+    def __init__(self, jvm: JavaObject, context: JavaObject, reports: JobReports) -> None:
         self._reports = reports
         self._store = context.statusStore()
         self._mapper = jvm.com.fasterxml.jackson.databind.ObjectMapper()

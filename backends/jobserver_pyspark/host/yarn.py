@@ -15,8 +15,9 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
+
+from jobserver_pyspark.java_objects import JavaObject
 
 _ARCHIVE = "spark.yarn.archive"
 _JARS = "spark.yarn.jars"
@@ -32,13 +33,13 @@ _STATUS_TIMEOUT = 5.0
 _POLL = 0.2
 
 
-def log_states(jvm: Any) -> None:
+def log_states(jvm: JavaObject) -> None:
     """Let Spark log the states of the application: while YARN lets a context wait, only they explain why."""
     log4j = jvm.org.apache.logging.log4j
     log4j.core.config.Configurator.setLevel(_CLIENT_LOGGER, log4j.Level.INFO)
 
 
-def provide_jars(jvm: Any, conf: Any, jars: Path) -> None:
+def provide_jars(jvm: JavaObject, conf: JavaObject, jars: Path) -> None:
     """Let the application use the archive of Spark's jars, and upload it if YARN's file system lacks it.
 
     Does nothing if a setting says where the jars are. If the archive cannot be written, Spark uploads the
@@ -59,7 +60,7 @@ def provide_jars(jvm: Any, conf: Any, jars: Path) -> None:
     conf.set(_ARCHIVE, archive)
 
 
-def _upload(jvm: Any, hadoop: Any, staging: str, jars: list[Path]) -> str:
+def _upload(jvm: JavaObject, hadoop: JavaObject, staging: str, jars: list[Path]) -> str:
     path = jvm.org.apache.hadoop.fs.Path
     files = (
         path(staging).getFileSystem(hadoop) if staging else jvm.org.apache.hadoop.fs.FileSystem.get(hadoop)
@@ -80,7 +81,7 @@ def _upload(jvm: Any, hadoop: Any, staging: str, jars: list[Path]) -> str:
     return str(files.makeQualified(target).toString())
 
 
-def _publish(files: Any, part: Any, target: Any) -> None:
+def _publish(files: JavaObject, part: JavaObject, target: JavaObject) -> None:
     """Give a complete part its name.
 
     Raises:
@@ -90,7 +91,7 @@ def _publish(files: Any, part: Any, target: Any) -> None:
         raise OSError(f"{part.toString()} cannot be renamed to {target.getName()}")
 
 
-def _delete_old_parts(files: Any, directory: Any) -> None:
+def _delete_old_parts(files: JavaObject, directory: JavaObject) -> None:
     """Delete the parts that contexts left which were killed while they wrote."""
     oldest = (time.time() - _PART_AGE) * 1000
     for status in files.listStatus(directory):
@@ -100,7 +101,7 @@ def _delete_old_parts(files: Any, directory: Any) -> None:
                 files.delete(status.getPath(), False)
 
 
-def _write(jvm: Any, output: Any, jars: list[Path]) -> None:
+def _write(jvm: JavaObject, output: JavaObject, jars: list[Path]) -> None:
     """Write a ZIP file with these jars, which are compressed already."""
     archive = jvm.java.util.zip.ZipOutputStream(output)
     try:
@@ -138,7 +139,7 @@ class YarnStatus:
 class YarnApplication:
     """Asks the ResourceManager about the context's application."""
 
-    def __init__(self, jvm: Any, context: Any) -> None:
+    def __init__(self, jvm: JavaObject, context: JavaObject) -> None:
         yarn = jvm.org.apache.hadoop.yarn
         self._id = yarn.api.records.ApplicationId.fromString(context.applicationId())
         self._client = yarn.client.api.YarnClient.createYarnClient()

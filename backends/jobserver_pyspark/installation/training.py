@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from jobserver_core.models.json_values import JsonObject
+    from jobserver_pyspark.runner.job_class import Runtime
 
 CLASS_NAME = "jobserver_pyspark.installation.training.TrainingJob"
 
@@ -10,10 +16,10 @@ CLASS_NAME = "jobserver_pyspark.installation.training.TrainingJob"
 class TrainingJob:
     """A job that loads the classes of RDDs, SQL, files and Python functions."""
 
-    def validate(self, context: Any, runtime: Any, config: Any) -> None:
+    def validate(self, context: SparkSession, runtime: Runtime, config: JsonObject) -> None:
         """Accept anything."""
 
-    def run_job(self, context: Any, runtime: Any, data: Any) -> int:
+    def run_job(self, context: SparkSession, runtime: Runtime, data: None) -> int:
         """Use each feature once, and return the number of rows."""
         from pyspark.sql import functions  # noqa: PLC0415 - in a job's process
 

@@ -6,13 +6,14 @@ import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import attrs
 
 from jobserver_core.errors import LaunchError
 from jobserver_pyspark.installation.compiler import JvmToolchain
 from jobserver_pyspark.installation.libraries import LibrariesUnavailable, jar_digest
+from jobserver_pyspark.java_objects import JavaGateway, JavaObject
 from jobserver_pyspark.protocol.converter import ProtocolMessage, decode, encode
 from jobserver_pyspark.protocol.failures import qualified_name
 from jobserver_pyspark.protocol.jvm_messages import (
@@ -23,6 +24,9 @@ from jobserver_pyspark.protocol.jvm_messages import (
     JvmToHost,
 )
 from jobserver_pyspark.protocol.messages import ContextType, ErrorDetails
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 RUNNER_CLASS = "org.apache.spark.sql.jobserver.JobRunner"
 _MAX_SESSIONS = 16
@@ -53,13 +57,15 @@ def isolation_for(context_type: ContextType, wanted: str | None = None) -> str:
 class JvmSession:
     """A Spark session for JVM jobs: py4j's gateway to its JVM, and the session's Java object."""
 
-    gateway: Any
-    java_session: Any
+    gateway: JavaGateway
+    java_session: JavaObject
 
     @classmethod
-    def of(cls, session: Any) -> JvmSession:
+    def of(cls, session: SparkSession) -> JvmSession:
         """Return the session of a PySpark ``SparkSession``."""
-        return cls(session.sparkContext._gateway, session._jsparkSession)
+        gateway: JavaGateway | None = session.sparkContext._gateway
+        assert gateway is not None  # the context is attached
+        return cls(gateway, session._jsparkSession)
 
 
 @attrs.define
@@ -80,7 +86,7 @@ class JvmJobRunner:
     context_jars: tuple[Path, ...] = attrs.field(default=(), kw_only=True)
     isolation: str = attrs.field(default="session", kw_only=True)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
-    _runner: Any = attrs.field(default=None, init=False)
+    _runner: JavaObject | None = attrs.field(default=None, init=False)
     _api_loaded: bool = attrs.field(default=False, init=False)
     _cancelled: set[str] = attrs.field(factory=set, init=False)
     _without_api: set[tuple[JvmJar, ...]] = attrs.field(factory=set, init=False)
@@ -128,16 +134,16 @@ class JvmJobRunner:
             on_running()
         return _read(runner.awaitEnded(request.job_id))
 
-    def _prepare_runner(self, request: JvmJobRequest) -> Any:
+    def _prepare_runner(self, request: JvmJobRequest) -> JavaObject:
         """Return the runner, with the job API if the job may need it."""
         with self._lock:
             if self._runner is None:
                 self._runner = self._make_runner()
             if not self._api_loaded and request.jars not in self._without_api:
-                self._load_api(request)
+                self._load_api(self._runner, request)
             return self._runner
 
-    def _make_runner(self) -> Any:
+    def _make_runner(self) -> JavaObject:
         jar = self.toolchain.runner_jar()
         self._publish([jar])
         gateway = self.session.gateway
@@ -146,11 +152,11 @@ class JvmJobRunner:
         arguments[1] = self.isolation
         arguments[2] = _MAX_SESSIONS
         loader = gateway.jvm.java.lang.ClassLoader.getSystemClassLoader()
-        runner = loader.loadClass(RUNNER_CLASS).getConstructors()[0].newInstance(arguments)
+        runner: JavaObject = loader.loadClass(RUNNER_CLASS).getConstructors()[0].newInstance(arguments)
         runner.addLibraries(_written(JvmJars(jars=(_jar(jar),))))
         return runner
 
-    def _load_api(self, request: JvmJobRequest) -> None:
+    def _load_api(self, runner: JavaObject, request: JvmJobRequest) -> None:
         """Load the job API before any class that refers to it, or any copy of it, can be loaded.
 
         If the API is compiled already, every context loads it at once, so that the classes that a jar
@@ -165,7 +171,7 @@ class JvmJobRunner:
                 return
             jars = self.toolchain.api_jars()
         self._publish([self.toolchain.runner_jar(), *jars])
-        self._runner.addJobApi(_written(JvmJars(jars=tuple(map(_jar, jars)))))
+        runner.addJobApi(_written(JvmJars(jars=tuple(map(_jar, jars)))))
         self._api_loaded = True
 
     def _publish(self, jars: list[Path]) -> None:

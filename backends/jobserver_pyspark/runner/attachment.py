@@ -10,14 +10,20 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from jobserver_pyspark.java_objects import JavaGateway, JavaObject
 from jobserver_pyspark.processes import WORKER_POOL_VARIABLE
 from jobserver_pyspark.protocol.failures import JobFailure
 from jobserver_pyspark.protocol.messages import Attach, ContextType
 from jobserver_pyspark.runner.jvm_commands import Commands
 
+if TYPE_CHECKING:
+    from pyspark import SparkContext
+    from pyspark.sql import SparkSession, SQLContext
+
 _REHEARSALS = 3
+"""How many small Spark jobs of each kind a spare runs: the JVM compiles the first ones as they run."""
 
 
 def mute_query_errors() -> None:
@@ -66,19 +72,19 @@ class Attachment:
             _connect_accumulators(self.context)
             self._initial = _InitialState(self.context, self.java_context.sc())
         self.context.stop = leave_running  # type: ignore[method-assign] # the context is not the job's
-        self._session: Any = None
+        self._session: SparkSession | None = None
         _keep_application()
         _report_queries(on_query)
 
     @property
-    def session(self) -> Any:
+    def session(self) -> SparkSession:
         """The context's session, which all its jobs share."""
         if self._session is None:
             from pyspark.sql import SparkSession  # noqa: PLC0415
 
             with self.commands.uncounted():
                 self._session = SparkSession(self.context)
-            self._session.stop = leave_running
+            self._session.stop = leave_running  # type: ignore[method-assign] # as for the context
             SparkSession._instantiatedSession = self._session
             self._initial.add(self._session)
         return self._session
@@ -119,7 +125,7 @@ class Attachment:
         self.context.appName = name
         self._initial.add(self.context)
 
-    def job_context(self, context_type: ContextType, job: Any) -> Any:
+    def job_context(self, context_type: ContextType, job: object) -> object:
         """Return the context for a job's methods.
 
         Raises:
@@ -131,8 +137,9 @@ class Attachment:
             return self.session
         if context_type in ("sql", "hive"):
             return sql_context(self.context, self.session, hive=context_type == "hive")
-        if context_type == "custom" and callable(getattr(job, "build_context", None)):
-            made = self._build(job)
+        build = getattr(job, "build_context", None)
+        if context_type == "custom" and callable(build):
+            made = self._build(build)
             if made is not None:
                 return made
             message = (
@@ -142,7 +149,7 @@ class Attachment:
             raise JobFailure("wrong-type", message)
         raise JobFailure("wrong-type", f"a Python job cannot run in a {context_type} context")
 
-    def _build(self, job: Any) -> Any:
+    def _build(self, build: Callable[..., object]) -> object:
         """Return the context that the job builds; its own SparkContext replaces the one of this process."""
         from pyspark import SparkContext  # noqa: PLC0415
 
@@ -160,7 +167,7 @@ class Attachment:
 
         spark_context._ensure_initialized = make_way
         try:
-            made = job.build_context(self.gateway, self.java_context, here._conf)
+            made = build(self.gateway, self.java_context, here._conf)
         finally:
             spark_context._ensure_initialized = check
             spark_context._active_spark_context = spark_context._active_spark_context or here
@@ -182,16 +189,16 @@ class Attachment:
 class _InitialState:
     """The state of PySpark's objects and of this process's JVM thread before the first job."""
 
-    def __init__(self, context: Any, spark_context: Any) -> None:
+    def __init__(self, context: SparkContext, spark_context: JavaObject) -> None:
         self._context = context
         self._includes = list(context._python_includes or [])
         self._environment = dict(context.environment)
         self._spark_context = spark_context
         self._properties = spark_context.getLocalProperties().clone()
-        self._attributes: dict[int, tuple[Any, dict[str, object]]] = {}
+        self._attributes: dict[int, tuple[object, dict[str, object]]] = {}
         self.add(context)
 
-    def add(self, owner: Any) -> None:
+    def add(self, owner: object) -> None:
         """Remember the present attributes of an object that jobs get."""
         self._attributes[id(owner)] = (owner, dict(vars(owner)))
 
@@ -214,7 +221,7 @@ class _InitialState:
             else:
                 accumulators._accumulatorRegistry[number] = _FORGOTTEN
 
-    def restore_thread(self, jvm: Any, session: Any) -> None:
+    def restore_thread(self, jvm: JavaObject, session: SparkSession | None) -> None:
         """Restore the JVM thread that serves this process's main thread."""
         self._spark_context.setLocalProperties(self._properties.clone())
         if session is None:
@@ -264,7 +271,7 @@ def _known_conf(known: Mapping[str, str]) -> Iterator[dict[str, str]]:
             setattr(conf_class, name, method)
 
 
-def _gateway(port: int, secret: str) -> tuple[Any, list[Callable[[], None]]]:
+def _gateway(port: int, secret: str) -> tuple[JavaGateway, list[Callable[[], None]]]:
     """Return PySpark's gateway to the JVM, and what imports the names that PySpark uses."""
     java_gateway: Any = importlib.import_module("pyspark.java_gateway")
     imports: list[Callable[[], None]] = []
@@ -279,7 +286,7 @@ def _gateway(port: int, secret: str) -> tuple[Any, list[Callable[[], None]]]:
         del os.environ["PYSPARK_GATEWAY_PORT"], os.environ["PYSPARK_GATEWAY_SECRET"]
 
 
-def _connect_accumulators(context: Any) -> None:
+def _connect_accumulators(context: SparkContext) -> None:
     """Connect the JVM with this process's server for accumulators, by an update without values.
 
     Spark would connect when the first task ends, on the one thread that schedules the tasks of all jobs, and
@@ -320,7 +327,7 @@ def leave_running() -> None:
     print("stop() does nothing in a job: the context belongs to the job server", file=sys.stderr)
 
 
-def sql_context(context: Any, session: Any, *, hive: bool) -> Any:
+def sql_context(context: SparkContext, session: SparkSession, *, hive: bool) -> SQLContext:
     """Return the ``SQLContext`` or ``HiveContext`` that jobs of these types of context get."""
     from pyspark.sql import HiveContext, SQLContext  # noqa: PLC0415
 

@@ -7,7 +7,10 @@ import os
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from jobserver_core.models.json_values import Json, JsonObject
 
 FALLBACK_PATH = "JOBSERVER_FALLBACK_PATH"
 """The environment variable with a directory that has pyhocon, for interpreters that have none."""
@@ -20,20 +23,21 @@ def add_fallback() -> None:
         sys.path.append(directory)
 
 
-def read(text: str | bytes) -> Any:
+def read(text: str | bytes) -> OrderedDict[str, Json]:
     """Return the ConfigTree of a JSON object, as pyhocon would parse it: a key with a dot is a quoted one."""
     new = _maker()
 
-    def tree(values: dict[str, Any]) -> Any:
+    def tree(values: JsonObject) -> OrderedDict[str, Json]:
         made = new()
         for key, value in values.items():
             made[f'"{key}"' if "." in key else key] = value
         return made
 
-    return json.loads(text, object_hook=tree)
+    made: OrderedDict[str, Json] = json.loads(text, object_hook=tree)
+    return made
 
 
-def laid_over(upper: Any, lower: Any) -> Any:
+def laid_over(upper: JsonObject, lower: JsonObject) -> OrderedDict[str, Json]:
     """Return a tree with both merged deeply; where both have a value, the upper wins.
 
     The result shares values with both. Their items are read as those of a ``dict``: the methods of a
@@ -48,14 +52,14 @@ def laid_over(upper: Any, lower: Any) -> Any:
     return merged
 
 
-def plain(config: Any) -> Any:
+def plain(config: Json) -> Json:
     """Return the mappings of a ConfigTree as those of JSON: a key with a dot is not in quotes."""
     if not isinstance(config, dict):
         return config
     return {key[1:-1] if key.startswith('"') else key: plain(value) for key, value in dict.items(config)}
 
 
-def _maker() -> Callable[[], Any]:
+def _maker() -> Callable[[], OrderedDict[str, Json]]:
     """Return a function that makes an empty ConfigTree, of which a large configuration has thousands.
 
     The constructor takes most of the time of a tree, and only sets this attribute.
@@ -64,7 +68,7 @@ def _maker() -> Callable[[], Any]:
 
     kind: Any = ConfigTree
     if vars(kind()) != {"root": False}:
-        return cast("Callable[[], Any]", kind)  # another version of pyhocon
+        return cast("Callable[[], OrderedDict[str, Json]]", kind)  # another version of pyhocon
     new = kind.__new__
 
     def make() -> Any:

@@ -12,12 +12,17 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from jobserver_core.models.dotted_keys import hint_for_message, hint_for_missing
 from jobserver_core.results import await_value
 from jobserver_pyspark.protocol.failures import JobFailure, describe, qualified_name
 from jobserver_pyspark.runner.config_trees import plain
+
+if TYPE_CHECKING:
+    from jobserver_core.models.json_values import JsonObject
+    from jobserver_pyspark.runner.attachment import Attachment
+    from jobserver_pyspark.runner.named_objects import NamedObjects
 
 _MISSING_ERROR = "ConfigMissingException"
 """pyhocon's exception, which need not be the pyhocon of this project."""
@@ -29,7 +34,15 @@ _MAX_SEARCHED = 2000
 """How many files of each directory are searched for the class that a missing class may mean."""
 
 
-def load_job(name: str, directories: Sequence[str] = ()) -> Any:
+class JobObject(Protocol):
+    """An object with the methods of a job. Both may be asynchronous."""
+
+    def validate(self, context: object, runtime: object, config: object, /) -> object: ...
+
+    def run_job(self, context: object, runtime: object, data: object, /) -> object: ...
+
+
+def load_job(name: str, directories: Sequence[str] = ()) -> JobObject:
     """Return a new object of the class, which must be importable from the class path.
 
     Raises:
@@ -44,7 +57,7 @@ def load_job(name: str, directories: Sequence[str] = ()) -> Any:
     return new_job(found, name)
 
 
-def new_job(found: Any, name: str) -> Any:
+def new_job(found: object, name: str) -> JobObject:
     """Return a new object of what was found under a name, which must be the class of a job.
 
     Raises:
@@ -57,7 +70,7 @@ def new_job(found: Any, name: str) -> Any:
     if abstract := getattr(found, "__abstractmethods__", None):
         raise JobFailure("wrong-type", f"{name} does not define {', '.join(sorted(abstract))}")
     try:
-        job = found()
+        job: JobObject = found()
     except BaseException as error:
         frames = error.__traceback__
         called = frames is not None and frames.tb_next is not None  # otherwise, no code of the job ran
@@ -72,7 +85,7 @@ def new_job(found: Any, name: str) -> Any:
     return job
 
 
-def _unfit_parameters(job_class: type, job: Any, method: str) -> str | None:
+def _unfit_parameters(job_class: type, job: JobObject, method: str) -> str | None:
     """Return the parameters of a method that cannot be called with three arguments, or None if it can be.
 
     A decorator is judged by what it accepts, not by the method that it wraps.
@@ -107,7 +120,7 @@ def _jobs_of(module: ModuleType) -> str:
     return f"{module.__name__} is a module; its jobs are {', '.join(jobs[:-1])} and {jobs[-1]}"
 
 
-def _find(name: str, directories: Sequence[str]) -> Any:
+def _find(name: str, directories: Sequence[str]) -> object:
     parts = name.split(".")
     for count in range(max(len(parts) - 1, 1), 0, -1):
         module_name = ".".join(parts[:count])
@@ -214,7 +227,7 @@ def _fits_python(python: str, abi: str) -> bool:
     return int(match[3] or 0) <= minor
 
 
-def validate(job: Any, context: Any, runtime: Any, config: Any) -> Any:
+def validate(job: JobObject, context: object, runtime: object, config: JsonObject) -> object:
     """Let a job check its configuration, and return its data.
 
     Raises:
@@ -232,11 +245,11 @@ def validate(job: Any, context: Any, runtime: Any, config: Any) -> Any:
     raise JobFailure("validation", "; ".join(problems), error_class=qualified_name(type(data[0])))
 
 
-def _is_problem(item: Any) -> bool:
+def _is_problem(item: object) -> bool:
     return type(item).__name__ == "ValidationProblem" and hasattr(item, "problem")
 
 
-def raised(error: BaseException, config: Any) -> JobFailure:
+def raised(error: BaseException, config: JsonObject) -> JobFailure:
     """Return the failure that an exception of a job's method is; for a missing key, perhaps with a hint."""
     missing = _MISSING_KEY.fullmatch(describe(error)) if type(error).__name__ == _MISSING_ERROR else None
     hint = "" if missing is None else hint_for_missing(plain(config), missing[1])
@@ -247,15 +260,17 @@ def raised(error: BaseException, config: Any) -> JobFailure:
 class Runtime:
     """The environment of a job; the ``JobEnvironment`` of ``sparkjobserver.api``."""
 
-    def __init__(self, job_id: str, attachment: Any, context_config: Any, data_dir: Path) -> None:
+    def __init__(
+        self, job_id: str, attachment: Attachment, context_config: JsonObject, data_dir: Path
+    ) -> None:
         self.jobId = job_id
         self.contextConfig = context_config
         self._attachment = attachment
         self.data_dir = data_dir
-        self._named_objects: Any = None
+        self._named_objects: NamedObjects | None = None
 
     @property
-    def namedObjects(self) -> Any:  # noqa: N802 - the old server's name
+    def namedObjects(self) -> NamedObjects:  # noqa: N802 - the old server's name
         """The objects that the jobs of this context share."""
         if self._named_objects is None:
             from jobserver_pyspark.runner.named_objects import NamedObjects  # noqa: PLC0415 - few jobs use them

@@ -6,9 +6,9 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import takewhile
-from typing import Any
 
 from jobserver_pyspark.gateway_calls import send_pipelined
+from jobserver_pyspark.java_objects import JavaClient
 
 _REFLECTION = "r\n"
 """The beginning of py4j's commands that ask what a name stands for."""
@@ -44,9 +44,9 @@ class Commands:
     of Spark's: it lasts as long as the connection.
     """
 
-    def __init__(self, client: Any, names: Mapping[str, str]) -> None:
+    def __init__(self, client: JavaClient, names: Mapping[str, str]) -> None:
         self._client = client
-        self._send: Callable[..., str] = client.send_command
+        self._send = client.send_command
         self._names = dict(names)
         self._new: dict[str, str] = {}
         self._script: _Script | None = None
@@ -54,7 +54,7 @@ class Commands:
         self.foreign_import: str | None = None
         client.send_command = self
 
-    def __call__(self, command: str, *args: Any, **options: Any) -> Any:
+    def __call__(self, command: str, *args: object, **options: object) -> str:
         if command in self._names:
             return self._names[command]
         if self._script is not None:
@@ -117,7 +117,7 @@ class _Script:
     after it.
     """
 
-    def __init__(self, client: Any, send: Callable[..., str], script: Sequence[str]) -> None:
+    def __init__(self, client: JavaClient, send: Callable[..., str], script: Sequence[str]) -> None:
         self._client = client
         self._send = send
         self._left = deque(script)

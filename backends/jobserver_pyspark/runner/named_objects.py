@@ -29,11 +29,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import attrs
 
 from jobserver_core.errors import LaunchError
+from jobserver_pyspark.java_objects import JavaObject
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+T = TypeVar("T")
 
 TABLE_KEY = "jobserver.namedObjects"
 CREATORS_KEY = "jobserver.namedObjects.creators"
@@ -55,7 +61,7 @@ class NamedObjects:
     objects of the JVM (``py4j`` proxies) can be shared. ``timeout`` is in seconds.
     """
 
-    session: Any
+    session: SparkSession
     job_id: str
     timeout: float = 60.0
 
@@ -64,7 +70,7 @@ class NamedObjects:
         future = self._existing(name)
         return None if future is None else self._from_entry(self._await(name, future))
 
-    def get_or_else_create(self, name: str, make: Callable[[], Any]) -> Any:
+    def get_or_else_create(self, name: str, make: Callable[[], T]) -> T:
         """Return the object of this name; if there is none, make it with ``make``, once for all callers."""
         other = self._existing(name)
         if other is None:
@@ -72,9 +78,10 @@ class NamedObjects:
                 other = self._table().putIfAbsent(name, mine)
                 if other is None:
                     return self._fill(name, mine, make)
-        return self._from_entry(self._await(name, other))
+        existing: T = self._from_entry(self._await(name, other))
+        return existing
 
-    def update(self, name: str, make: Any) -> Any:
+    def update(self, name: str, make: T | Callable[[], T]) -> T:
         """Replace the object of this name with ``make``, or with its return value if it is callable."""
         with self._creating(name) as mine:
             self._table().put(name, mine)
@@ -98,19 +105,19 @@ class NamedObjects:
         table = self._table()
         return sorted(name for name in table.keySet().toArray() if (f := table.get(name)) and _made(f))
 
-    def _existing(self, name: str) -> Any | None:
+    def _existing(self, name: str) -> JavaObject | None:
         """Return the future of this name, if there is one.
 
         The last call of a killed job may arrive after :func:`abandon`, so a cancelled future can be there.
         """
-        future = self._table().get(name)
+        future: JavaObject | None = self._table().get(name)
         if future is not None and future.isCancelled():
             self._table().remove(name, future)
             return None
         return future
 
     @contextmanager
-    def _creating(self, name: str) -> Iterator[Any]:
+    def _creating(self, name: str) -> Iterator[JavaObject]:
         """Yield a new future, which :func:`abandon` cancels if this job ends within the block."""
         future = self._jvm().java.util.concurrent.CompletableFuture()
         key = _creator_key(self.job_id, name)
@@ -120,7 +127,7 @@ class NamedObjects:
         finally:
             self._creators().remove(key, future)
 
-    def _fill(self, name: str, future: Any, make: Callable[[], Any]) -> Any:
+    def _fill(self, name: str, future: JavaObject, make: Callable[[], T]) -> T:
         try:
             made = make()
             future.complete(self._to_entry(made))
@@ -132,7 +139,7 @@ class NamedObjects:
             raise
         return made
 
-    def _await(self, name: str, future: Any) -> Any:
+    def _await(self, name: str, future: JavaObject) -> Any:
         unit = self._jvm().java.util.concurrent.TimeUnit.MILLISECONDS
         from py4j.protocol import Py4JJavaError  # noqa: PLC0415 - nothing of PySpark before a job wants it
 
@@ -144,7 +151,7 @@ class NamedObjects:
             message = f"named object {name!r} was not created within {self.timeout:g} seconds"
             raise NamedObjectTimeout(message=message) from error
 
-    def _to_entry(self, made: Any) -> Any:
+    def _to_entry(self, made: Any) -> JavaObject:
         kind = kind_of(made)
         fields = {"kind": kind, "value": made, "job": self.job_id}
         if kind == "dataframe":
@@ -152,7 +159,7 @@ class NamedObjects:
         elif kind == "python-rdd":
             # One known form for every job, independent of this RDD's own serializer.
             fields |= {"value": made._pickled()._jrdd, "source": made._jrdd}
-        entry = self._jvm().java.util.HashMap()
+        entry: JavaObject = self._jvm().java.util.HashMap()
         for key, content in fields.items():
             entry.put(key, content)
         return entry
@@ -172,17 +179,19 @@ class NamedObjects:
         batched: Any = AutoBatchedSerializer  # PySpark leaves it untyped
         return RDD(value, self.session.sparkContext, batched(CPickleSerializer()))
 
-    def _jvm(self) -> Any:
-        return self.session.sparkContext._jvm
+    def _jvm(self) -> JavaObject:
+        jvm: JavaObject | None = self.session.sparkContext._jvm
+        assert jvm is not None  # the context is attached
+        return jvm
 
-    def _table(self) -> Any:
+    def _table(self) -> JavaObject:
         return _shared_map(self._jvm(), TABLE_KEY)
 
-    def _creators(self) -> Any:
+    def _creators(self) -> JavaObject:
         return _shared_map(self._jvm(), CREATORS_KEY)
 
 
-def abandon(jvm: Any, job_id: str) -> None:
+def abandon(jvm: JavaObject, job_id: str) -> None:
     """Wake the waiters for objects that a job was creating when it ended or was killed.
 
     For the context host, with the gateway's ``jvm``, after each job.
@@ -199,14 +208,15 @@ def _creator_key(job_id: str, name: str) -> str:
     return f"{job_id} {name}"
 
 
-def _shared_map(jvm: Any, key: str) -> Any:
+def _shared_map(jvm: JavaObject, key: str) -> JavaObject:
     # `putIfAbsent` on the properties is atomic, as their table is locked by itself.
     properties = jvm.java.lang.System.getProperties()
     properties.putIfAbsent(key, jvm.java.util.concurrent.ConcurrentHashMap())
-    return properties.get(key)
+    found: JavaObject = properties.get(key)
+    return found
 
 
-def _made(future: Any) -> bool:
+def _made(future: JavaObject) -> bool:
     return bool(future.isDone()) and not future.isCompletedExceptionally()
 
 

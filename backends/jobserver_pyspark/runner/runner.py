@@ -18,7 +18,7 @@ import socket
 import sys
 import traceback
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from jobserver_core import results
 from jobserver_core.results import UnusableResult
@@ -32,7 +32,7 @@ from jobserver_pyspark.protocol.messages import HostToRunner, RunnerToHost
 from jobserver_pyspark.runner import config_trees
 from jobserver_pyspark.runner.attachment import Attachment, mute_query_errors
 from jobserver_pyspark.runner.interpreter_state import seed_random_numbers
-from jobserver_pyspark.runner.job_class import Runtime, load_job, raised, validate
+from jobserver_pyspark.runner.job_class import JobObject, Runtime, load_job, raised, validate
 from jobserver_pyspark.runner.process_state import ProcessState
 
 
@@ -176,7 +176,7 @@ class Runner:
             raise raised(error, config) from error
         self._send_result(job, result)
 
-    def _load(self, request: messages.RunJob) -> Any:
+    def _load(self, request: messages.RunJob) -> JobObject:
         """Return a new object of the job's class, which imports its own versions of libraries."""
         if (name := self._state.give_way(request.sys_path)) is not None:
             message = (
@@ -190,7 +190,7 @@ class Runner:
             raise _NeedsFreshProcess
         return job
 
-    def _send_result(self, job: object, result: Any) -> None:
+    def _send_result(self, job: object, result: object) -> None:
         """Send the result in chunks; a small one only once it is complete."""
         buffered = bytearray()
         try:
