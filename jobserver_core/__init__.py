@@ -24,7 +24,7 @@ These names are the public interface: the server, everything that its methods ta
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # type checkers see every public name of these modules; at run time it is those below
     from jobserver_core.binaries.data_files import *
@@ -91,13 +91,15 @@ _MODULES = {name: module for module, names in _PUBLIC.items() for name in names.
 __all__ = sorted(_MODULES)
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name at its first use."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # they would take every other name for one of this module
+
+    def __getattr__(name: str) -> object:
+        """Import a public name at its first use."""
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -63,6 +63,62 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:  # only the types of fields: errors are the lowest layer
     from jobserver_core.models.failures import ErrorInfo, FailureKind
 
+__all__ = [  # type checkers cannot evaluate anything but a list of names
+    "BackendError",
+    "BinaryInUse",
+    "BinaryNotFound",
+    "BlobNotFound",
+    "CapacityReached",
+    "Conflict",
+    "ContextExists",
+    "ContextFailed",
+    "ContextNotFound",
+    "ContextStopping",
+    "ContextTooLarge",
+    "DataDirLocked",
+    "DataFileNotFound",
+    "DuplicateId",
+    "FetchError",
+    "IdempotencyMismatch",
+    "IllegalTransition",
+    "InvalidCallbackUrl",
+    "InvalidConfig",
+    "InvalidFirstLetter",
+    "InvalidInput",
+    "InvalidName",
+    "InvalidRequest",
+    "InvalidSetting",
+    "JobAlreadyFinal",
+    "JobFailed",
+    "JobInterrupted",
+    "JobKilled",
+    "JobNotFound",
+    "JobPostponed",
+    "JobServerError",
+    "JobUnsuccessful",
+    "LaunchError",
+    "LogNotFound",
+    "LogServerGone",
+    "MalformedUrl",
+    "NoSlots",
+    "NotAnArchive",
+    "NotFound",
+    "OnAnotherServer",
+    "PluginFailed",
+    "PluginNotFound",
+    "ResultTimeout",
+    "SchemaTooNew",
+    "ServerClosed",
+    "StaleOwner",
+    "StaleState",
+    "StorageError",
+    "TooLarge",
+    "TransportError",
+    "Unavailable",
+    "UnknownContextFactory",
+    "UnsupportedMediaType",
+]
+
 CONTEXT_TERMINATED = "ContextTerminated"
 """The class of the error of a job whose context has ended. Its stack is the reason in words."""
 JOB_KILLED = "JobKilled"
@@ -651,8 +707,3 @@ class PluginFailed(BackendError):
     package: str
     plugin: str
     reason: str
-
-
-__all__ = [
-    name for name, kind in vars().items() if isinstance(kind, type) and issubclass(kind, JobServerError)
-]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import attrs
 from starlette.convertors import PathConvertor, register_url_convertor
@@ -11,6 +11,9 @@ from starlette.responses import Response
 
 from jobserver_http.calls import Call
 from jobserver_http.parameters import Choice, Flag, Parameter
+
+if TYPE_CHECKING:
+    from typing_extensions import Required, Unpack
 
 Handler = Callable[[Call], Awaitable[Response]]
 
@@ -68,30 +71,64 @@ class Route:
     extension: bool = False
 
 
+class RouteFields(TypedDict, total=False):
+    """The fields of a :class:`Route` that describe it."""
+
+    summary: Required[str]
+    responses: Required[tuple[RouteResponse, ...]]
+    parameters: tuple[Parameter, ...]
+    headers: tuple[Parameter, ...]
+    body: Body
+    open_query: bool
+
+
 class Routes(list[Route]):
     """The routes of a module, in the order of their handlers."""
 
     def add(
-        self, call: str, *, permission: str | None, group: str | None = None, **fields: Any
+        self,
+        call: str,
+        *,
+        permission: str | None,
+        group: str | None = None,
+        extension: bool = False,
+        **fields: Unpack[RouteFields],
     ) -> Callable[[Handler], Handler]:
         """Make the decorated handler a route, with its name.
 
-        ``call`` is the method and the path, and ``fields`` are further fields of :class:`Route`. Without a
-        ``group``, it is that of the permission, and ``operations`` if there is none.
+        ``call`` is the method and the path. Without a ``group``, it is that of the permission, and
+        ``operations`` if there is none.
         """
-        fields["method"], _, fields["path"] = call.partition(" ")
-        fields["group"] = group or (permission or "operations").partition(":")[0]
-        fields["permission"] = permission
+        method, _, path = call.partition(" ")
+        group = group or (permission or "operations").partition(":")[0]
 
         def register(handler: Handler) -> Handler:
-            self.append(Route(name=handler.__name__, handler=handler, **fields))
+            self.append(
+                Route(
+                    name=handler.__name__,
+                    method=method,
+                    path=path,
+                    handler=handler,
+                    group=group,
+                    permission=permission,
+                    extension=extension,
+                    **fields,
+                )
+            )
             return handler
 
         return register
 
-    def add_extension(self, call: str, **fields: Any) -> Callable[[Handler], Handler]:
+    def add_extension(
+        self,
+        call: str,
+        *,
+        permission: str | None,
+        group: str | None = None,
+        **fields: Unpack[RouteFields],
+    ) -> Callable[[Handler], Handler]:
         """Do what :meth:`add` does, for a route that the old server did not have."""
-        return self.add(call, extension=True, **fields)
+        return self.add(call, permission=permission, group=group, extension=True, **fields)
 
 
 SUCCESS_BODY = "Success"

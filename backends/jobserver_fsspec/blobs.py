@@ -21,6 +21,8 @@ from jobserver_fsspec.directory import DirectoryBlobStore
 from jobserver_fsspec.objects import ObjectBlobStore
 
 if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
     from jobserver_core.config.settings import Settings
 
 _LOCAL = re.compile(r"(?:file|local):(?://(?:localhost(?=/))?)?(/.*)", re.IGNORECASE | re.DOTALL)
@@ -143,14 +145,14 @@ def _cache_size_of(settings: Settings) -> int:
         raise InvalidSetting(key="jobserver.blobs.options.cache-size", message=str(error)) from None
 
 
-def _driver_of(url: str) -> type[Any]:
+def _driver_of(url: str) -> type[AbstractFileSystem]:
     from fsspec.core import get_filesystem_class, split_protocol  # noqa: PLC0415 - not needed for a directory
 
-    driver: type[Any] = get_filesystem_class(split_protocol(url.partition("::")[0])[0])
+    driver: type[AbstractFileSystem] = get_filesystem_class(split_protocol(url.partition("::")[0])[0])
     return driver
 
 
-def _open_filesystem(url: str, options: JsonMapping) -> tuple[Any, str]:
+def _open_filesystem(url: str, options: JsonMapping) -> tuple[AbstractFileSystem, str]:
     from fsspec.core import url_to_fs  # noqa: PLC0415 - not needed for a directory
 
     with _driver_errors(url, options):

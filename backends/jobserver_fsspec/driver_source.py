@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from jobserver_core.errors import FetchError
@@ -12,6 +12,9 @@ from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.uris import Uri
 from jobserver_fsspec.sources import CHUNK, Interrupted, Opened, Source, Stamp, shown
 from jobserver_net.deadlines import Deadline
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 _FINAL = (PermissionError, IsADirectoryError, NotADirectoryError, ValueError)
 
@@ -50,7 +53,7 @@ class DriverSource(Source):
         finally:
             file.close()
 
-    def _filesystem(self, uri: Uri) -> tuple[Any, str]:
+    def _filesystem(self, uri: Uri) -> tuple[AbstractFileSystem, str]:
         # Not fsspec.open, which would interpret "::" in the path as a chain of file systems.
         import fsspec  # noqa: PLC0415 - rarely needed
 

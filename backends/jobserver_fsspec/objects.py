@@ -8,13 +8,18 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar
 
 from jobserver_core.disk_cache import DiskCache, Part
 from jobserver_core.errors import BlobNotFound, JobServerError, StorageError
 from jobserver_core.models.arguments import digest_of
 from jobserver_core.ports.blobs import Blob, BlobStore, BlobWriter
 from jobserver_fsspec.writers import DigestingWriter
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+T = TypeVar("T")
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _WITH_BUCKETS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oci", "oss", "obs", "tos"})
@@ -43,7 +48,7 @@ class ObjectBlobStore(BlobStore):
 
     def __init__(
         self,
-        filesystem: Any,
+        filesystem: AbstractFileSystem,
         root: str,
         *,
         copies: DiskCache,
@@ -159,7 +164,7 @@ class ObjectBlobStore(BlobStore):
     def _key(self, digest: str) -> str:
         return f"{self._root}/{digest[:2]}/{digest[2:4]}/{digest}"
 
-    def _making_parent(self, key: str, action: Callable[[], Any]) -> Any:
+    def _making_parent(self, key: str, action: Callable[[], T]) -> T:
         """Run an action on a key, and create its parent directory if the file system needs one."""
         try:
             return action()

@@ -7,7 +7,7 @@ the launcher is imported on first access.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from jobserver_pyspark.launcher.launcher import PySparkLauncher
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["PySparkLauncher"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "PySparkLauncher":
         from jobserver_pyspark.launcher.launcher import PySparkLauncher  # noqa: PLC0415 - see above
 

@@ -14,7 +14,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import attrs
 
@@ -184,7 +183,7 @@ class Collected:
         arguments |= {"origins": dict(self.origins), "directories": dict(self.directories)}
         return Settings(**arguments, warnings=tuple(self.warnings))
 
-    def _arguments(self, section: type[Section]) -> dict[str, Any]:
+    def _arguments(self, section: type[Section]) -> JsonObject:
         keys = {name: setting_key(section.prefix, name) for name in section.setting_types()}
         return {name: self.values[key] for name, key in keys.items() if key in self.values}
 

@@ -92,7 +92,7 @@ class Section:
         return {n: f.metadata[_METADATA_KEY] for n, f in fields.items() if _METADATA_KEY in f.metadata}
 
 
-def bind(cls: type[Any], fields: list[_Attribute]) -> list[_Attribute]:
+def bind(cls: type[Section], fields: list[_Attribute]) -> list[_Attribute]:
     """Add a converter to every setting of a section (an attrs ``field_transformer``)."""
     return [_bound(cls.prefix, field) if _METADATA_KEY in field.metadata else field for field in fields]
 

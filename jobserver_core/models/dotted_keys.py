@@ -9,28 +9,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+
+from jobserver_core.models.json_values import Json, JsonMapping
 
 _WORDS = re.compile(r"[\w.\-]+")
 
 
-def hint_for_missing(config: Mapping[str, Any], missing: str) -> str:
+def hint_for_missing(config: JsonMapping, missing: str) -> str:
     """Return how to nest a key that a job has missed at this path, or at a longer one; otherwise ``""``."""
     return _hint(config, lambda path: f"{path}.".startswith(f"{missing}."))
 
 
-def hint_for_lookup(config: Mapping[str, Any], name: str) -> str:
+def hint_for_lookup(config: JsonMapping, name: str) -> str:
     """Like :func:`hint_for_missing`, for one name of a path, whose place in the configuration is unknown."""
     return _hint(config, lambda path: f".{name}." in f".{path}.")
 
 
-def hint_for_message(config: Mapping[str, Any], message: str) -> str:
+def hint_for_message(config: JsonMapping, message: str) -> str:
     """Return how to nest a key whose path is a word of a message, and missing; otherwise ``""``."""
     mentioned = {word.strip(".") for word in _WORDS.findall(message)}
     return _hint(config, mentioned.__contains__)
 
 
-def _hint(config: Mapping[str, Any], is_wanted: Callable[[str], bool]) -> str:
+def _hint(config: JsonMapping, is_wanted: Callable[[str], bool]) -> str:
     for place, key in _dotted_keys(config, ()):
         if is_wanted(".".join((*place, key))) and not _has(config, [*place, *key.split(".")]):
             names = key.split(".")
@@ -40,7 +41,7 @@ def _hint(config: Mapping[str, Any], is_wanted: Callable[[str], bool]) -> str:
     return ""
 
 
-def _dotted_keys(tree: Mapping[str, Any], place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+def _dotted_keys(tree: JsonMapping, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
     """Yield the keys with a dot in their names, and the places where they are."""
     for key, value in tree.items():
         if "." in key:
@@ -49,7 +50,7 @@ def _dotted_keys(tree: Mapping[str, Any], place: tuple[str, ...]) -> Iterator[tu
             yield from _dotted_keys(value, (*place, key))
 
 
-def _has(tree: Any, names: list[str]) -> bool:
+def _has(tree: Json, names: list[str]) -> bool:
     for name in names:
         if not isinstance(tree, Mapping) or name not in tree:
             return False

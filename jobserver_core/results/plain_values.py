@@ -51,7 +51,7 @@ class WrittenNumber(str):
         return self[len(MARK) :]
 
 
-def simplified(value: object) -> Any:
+def simplified(value: object) -> object:
     """Return None, a scalar, a mapping, a list, a tuple or an iterator that stands for the value.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from datetime import datetime, timedelta, timezone
-from typing import Any, TypeAlias
+from typing import Any
 
 from jobserver_core.models.binaries import Binary, BinaryType, ResolvedEntry
 from jobserver_core.models.callbacks import Delivery
@@ -15,7 +15,6 @@ from jobserver_core.models.jobs import Job, JobResult, ResultKind
 EPOCH = datetime(2016, 6, 19, 10, 57, 12, 196_000, tzinfo=timezone.utc)
 """The default of all times in the builders' records."""
 
-_Fields: TypeAlias = dict[str, Any]
 _numbers = itertools.count(1)
 
 
@@ -36,7 +35,7 @@ def _fresh(kind: str) -> str:
 def a_binary(name: str = "word-count", **fields: Any) -> Binary:
     """Return a version of a binary, by default an egg with unique content."""
     number = _fresh("binary")
-    defaults: _Fields = {
+    defaults: dict[str, object] = {
         "id": number,
         "type": BinaryType.EGG,
         "uploaded_at": EPOCH,
@@ -48,7 +47,7 @@ def a_binary(name: str = "word-count", **fields: Any) -> Binary:
 
 def an_entry(binary: Binary | None = None, **fields: Any) -> ResolvedEntry:
     """Return a class-path entry of a binary, or of a URI if ``binary`` is None."""
-    defaults: _Fields = {
+    defaults: dict[str, object] = {
         "source": "https://example.org/job.egg",
         "type": BinaryType.EGG,
         "digest": digest_of("https://example.org/job.egg"),
@@ -67,7 +66,7 @@ def an_entry(binary: Binary | None = None, **fields: Any) -> ResolvedEntry:
 
 def a_context(name: str = "shared", **fields: Any) -> Context:
     """Return a context that has just been STARTED."""
-    defaults: _Fields = {
+    defaults: dict[str, object] = {
         "id": _fresh("context"),
         "owner": "server-1",
         "owned_since": EPOCH,
@@ -79,7 +78,7 @@ def a_context(name: str = "shared", **fields: Any) -> Context:
 def a_job(*binaries: Binary, **fields: Any) -> Job:
     """Return a job that has just been STARTED, with these binaries, or one URI, as its class path."""
     entries = tuple(an_entry(binary) for binary in binaries) or (an_entry(),)
-    defaults: _Fields = {
+    defaults: dict[str, object] = {
         "id": _fresh("job"),
         "class_name": "jobs.WordCount",
         "class_path": entries,
@@ -97,7 +96,7 @@ def a_result(text: str = '{"a":1}') -> JobResult:
 
 def a_delivery(job: Job | None = None, **fields: Any) -> Delivery:
     """Return a PENDING delivery that is due now."""
-    defaults: _Fields = {
+    defaults: dict[str, object] = {
         "id": _fresh("delivery"),
         "job_id": job.id if job is not None else "job-0",
         "url": "https://example.org/done?x=1",

@@ -8,12 +8,12 @@ import os
 import pickle
 from abc import abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 import pytest
 
 from jobserver_core.errors import FetchError, MalformedUrl, TooLarge
-from jobserver_core.ports.fetcher import Cancellation, Fetcher
+from jobserver_core.ports.fetcher import Cancellation, Fetcher, ProgressCallback
 from jobserver_core.testing.contract import Contract, in_threads
 
 _CONTENT = b"the content of a file " * 50
@@ -29,10 +29,17 @@ def files_in(directory: Path) -> set[str]:
     return {str(path.relative_to(directory)) for path in directory.rglob("*") if not path.is_dir()}
 
 
-def _error_of_fetch(fetcher: Fetcher, uri: str, kind: type[_E] | tuple[type[_E], ...], **options: Any) -> _E:
+def _error_of_fetch(
+    fetcher: Fetcher,
+    uri: str,
+    kind: type[_E] | tuple[type[_E], ...],
+    *,
+    progress: ProgressCallback | None = None,
+    cancellation: Cancellation | None = None,
+) -> _E:
     """Return the error with which a fetch ends before its block."""
     try:
-        block = fetcher.fetch(uri, **options)
+        block = fetcher.fetch(uri, progress=progress, cancellation=cancellation)
         block.__enter__()
     except kind as error:
         return error
@@ -84,10 +91,18 @@ class FetcherContract(Contract):
         """Return other ways to write the same URI."""
         return []
 
-    def error_of(self, fetcher: Fetcher, uri: str, kind: type[_E], **options: Any) -> _E:
+    def error_of(
+        self,
+        fetcher: Fetcher,
+        uri: str,
+        kind: type[_E],
+        *,
+        progress: ProgressCallback | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> _E:
         """Return the error with which a fetch ends before its block; it must leave no file."""
         before = self.files(fetcher)
-        error = _error_of_fetch(fetcher, uri, kind, **options)
+        error = _error_of_fetch(fetcher, uri, kind, progress=progress, cancellation=cancellation)
         left = self.files(fetcher) - before
         assert not left, f"fetch({uri!r}) failed and left {left}; it has to remove what it wrote"
         return error

@@ -8,7 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import attrs
 import pytest
@@ -84,18 +84,20 @@ class AnsweringReceiver(HangingReceiver):
         return 0
 
 
-def message(url: str, **changes: Any) -> Message:
+_BODY = b'{"jobId": "job-1", "result": 42}'
+
+
+def message(url: str, *, delivery_id: str = "delivery-1", attempt: int = 1, body: bytes = _BODY) -> Message:
     """Return a message to send."""
-    made = Message(
-        delivery_id="delivery-1",
+    return Message(
+        delivery_id=delivery_id,
         job_id="job-1",
         url=url,
-        attempt=1,
+        attempt=attempt,
         timestamp=1_700_000_000,
-        body=b'{"jobId": "job-1", "result": 42}',
+        body=body,
         headers={"link": '<http://jobs.example/jobs/job-1>; rel="related"'},
     )
-    return attrs.evolve(made, **changes)
 
 
 def with_secrets(url: str) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import inspect
+import re
 import subprocess
 import sys
 import typing
@@ -68,6 +71,18 @@ def test_everything_that_the_server_accepts_and_returns_is_exported() -> None:
     assert not missing
     names = {kind.__name__ for kind in found}
     assert {"Upload", "DataUpload", "ResultReader", "Subscription", "Preparation", "JobHandle"} <= names
+
+
+def test_type_checkers_can_read_the_lists_of_public_names() -> None:
+    star = re.findall(r"from (jobserver_core\.[\w.]+) import \*", inspect.getsource(jobserver_core))
+    assert "jobserver_core.errors" in star
+    for module in map(importlib.import_module, star):
+        lists = [
+            node.value
+            for node in ast.parse(inspect.getsource(module)).body
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+        ]
+        assert all(isinstance(names, ast.List) for names in lists), module.__name__
 
 
 def test_every_error_is_exported() -> None:

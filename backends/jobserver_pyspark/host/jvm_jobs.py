@@ -10,13 +10,14 @@ import re
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobserver_core.models.dotted_keys import hint_for_lookup, hint_for_message, hint_for_missing
+from jobserver_core.models.json_values import JsonMapping
 from jobserver_pyspark import processes
 from jobserver_pyspark.host.driver import Driver
 from jobserver_pyspark.host.job_jars import JobJars
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from jobserver_pyspark.jvm import JvmJobRunner, JvmJobState
     from jobserver_pyspark.protocol.jvm_messages import JvmJar
 
-_Hint = Callable[[Mapping[str, Any], str], str]
+_Hint = Callable[[JsonMapping, str], str]
 _MISSING: tuple[tuple[str, re.Pattern[str], _Hint], ...] = (
     (
         "ConfigException$Missing",

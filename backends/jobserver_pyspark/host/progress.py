@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from jobserver_pyspark.host.reports import JobReports
 from jobserver_pyspark.java_objects import JavaObject
-from jobserver_pyspark.protocol.converter import JsonObject
 from jobserver_pyspark.protocol.messages import ProgressReport
+
+if TYPE_CHECKING:
+    from jobserver_core.models.json_values import JsonObject
 
 
 class Progress(NamedTuple):

@@ -25,15 +25,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from typing_extensions import dataclass_transform
+
+    from jobserver_core.models.json_values import JsonObject
 else:
 
     def dataclass_transform(**_: object) -> Callable[[type], type]:
         """Tell type checkers, and only them, that subclasses of a class are dataclasses."""
         return lambda cls: cls
 
-
-JsonObject = dict[str, Any]
-"""A JSON object of any content, such as a configuration."""
 
 Payload = bytes | memoryview
 """The type of a field that is sent as the payload of a frame; it is received as ``bytes``."""
