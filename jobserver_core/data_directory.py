@@ -16,6 +16,7 @@ _log = logging.getLogger(__name__)
 _SERVER_ID = "server.id"
 _JOB_LOGS, _CONTEXT_LOGS, _CONTEXTS, _DATA_FILES = "logs/jobs", "logs/contexts", "contexts", "data"
 _PRIVATE = 0o700
+"""Only the server's user may enter: records, logs and results of all users are inside."""
 DATA_DIR_ADVICE = (
     "choose another one with --data-dir (jobserver.data-dir), or give this user write permission"
 )

@@ -24,6 +24,7 @@ from jobserver_core.config.loading import load_settings
 from jobserver_core.server import JobServer
 
 PORT = 8090
+"""The port if it is free: the default of ``jobserver.http.port``, so that the URLs of the docs work."""
 APP = "demo"
 CONTEXT = "demo"
 CONFIG = "input.string = a b c a b see"

@@ -30,6 +30,7 @@ from jobserver_cli.terminal import REFUSAL_DELAY, Terminal
 from jobserver_cli.uploads import Code, advice_instead_of, upload_code
 
 SYNC_TIMEOUT = 300
+"""Seconds to wait for a result by default; a longer job is better submitted without waiting."""
 _STARTING = {"STARTED": "is still starting", "RESTARTING": "has died and is started again"}
 """What is said of contexts in the states in which jobs wait for them."""
 

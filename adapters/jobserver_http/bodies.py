@@ -22,6 +22,7 @@ STALL_TIMEOUT = 60.0
 MAX_DRAINED = 8 * 1024 * 1024
 """How many bytes of an unread body are discarded, so that the client can read the response."""
 DRAIN_TIMEOUT = 3.0
+"""Seconds for the rest of an unread body, so that a slow client cannot hold up its response for long."""
 
 
 class Disconnected(Exception):

@@ -38,6 +38,7 @@ from jobserver_http.submissions import submit
 from jobserver_http.wire import delivery_records, detailed_record, encoded, error_object, job_record
 
 DEFAULT_LIMIT = 50
+"""The number of jobs in a list without ``limit``, as in the old server."""
 BYTES = "application/octet-stream"
 MAX_PAGES = 200
 """The maximum number of pages that are searched for the jobs of one user."""

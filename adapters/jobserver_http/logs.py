@@ -16,6 +16,7 @@ from jobserver_http.responses import ClosingResponse
 from jobserver_http.routing import FOLLOW, NO_CONTEXT, NO_JOB, NO_LOG, RouteResponse, Routes
 
 CHUNK_SIZE = 512 * 1024
+"""Bytes of a log to read at a time: few calls on other threads, and little memory for each reader."""
 TEXT = "text/plain; charset=utf-8"
 TAIL = Parameter("tail", "how many bytes of the end of the log; default all", Integer())
 

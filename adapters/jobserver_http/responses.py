@@ -17,6 +17,7 @@ from jobserver_http.wire import encoded
 
 JSON = "application/json"
 CHUNK_SIZE = 256 * 1024
+"""Bytes of a result to send at a time: few calls on other threads, and little memory for each reader."""
 
 
 def raw_json_response(

@@ -48,6 +48,7 @@ FORCED_STOP_TIMEOUT = 9.0
 RESPONSE_TIMEOUT = 2
 """Seconds for pending responses after the drain."""
 POLL_INTERVAL = 0.2
+"""Seconds between two checks whether any job still runs; a shutdown may take this much longer."""
 DATE_INTERVAL = 1.0
 """Seconds for which a response's Date header stays the same."""
 MAX_HEAD_SIZE = 64 * 1024

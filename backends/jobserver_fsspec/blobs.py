@@ -31,6 +31,7 @@ _ENDPOINT = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+/?")
 _S3 = re.compile(r"s3a?:")
 _CACHE_SIZE_OPTION = "cache-size"
 _CACHE_SIZE = 4 * 1024**3
+"""Bytes of local copies by default: a few large class paths and results."""
 
 
 class FsspecBlobStore(BlobStore):

@@ -20,7 +20,9 @@ from jobserver_fsspec.writers import DigestingWriter
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _TEMPORARY = "tmp"
 _DIRECTORY_MODE = 0o700
+"""Only the server's user may list or read blobs, which are code and results of all users."""
 _BLOB_MODE = 0o444
+"""Nobody writes to a blob, because its name is the hash of its content."""
 
 
 class DirectoryBlobStore(BlobStore):

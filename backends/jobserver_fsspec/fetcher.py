@@ -28,11 +28,14 @@ from jobserver_net.policy import AddressPolicy
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
 
-_GIB = 1024**3
 _FRUITLESS_ATTEMPTS = 3
+"""Attempts in a row without data after which a source counts as unreachable."""
 _ATTEMPTS = 20
+"""Attempts of one fetch even if each brings data, for a source that always breaks off."""
 _FIRST_PAUSE = 0.1
+"""Seconds before the second attempt; each fruitless one doubles the pause."""
 _RECENT = 1024
+"""The number of fetches to remember, so that the memory for many different URIs stays bounded."""
 
 
 class FsspecFetcher(Fetcher):
@@ -52,10 +55,10 @@ class FsspecFetcher(Fetcher):
         *,
         policy: AddressPolicy | None = None,
         allowed_folders: Collection[Path] = (),
-        max_size: int = 2 * _GIB,
+        max_size: int = 2 * 1024**3,
         timeout: float = 300.0,
         cache_directory: Path | None = None,
-        cache_size: int = 10 * _GIB,
+        cache_size: int = 10 * 1024**3,
         options: Mapping[str, JsonMapping] | None = None,
         resolver: Resolver = resolve,
     ) -> None:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from ftplib import FTP
 
 _PORT = 21
+"""The port of FTP servers (RFC 959)."""
 _STABLE_SECONDS = 2
+"""Seconds since a change after which the next one has another time: servers report whole seconds."""
 _CLOSED = "the connection was closed"
 _TYPE = re.compile(r";type=[aidAID]$")
 

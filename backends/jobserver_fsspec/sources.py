@@ -68,6 +68,7 @@ class Source(ABC):
 
 
 _SETTLED_NS = 2_000_000_000
+"""Nanoseconds since a change after which the next one has another time, even on coarse file systems."""
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
 

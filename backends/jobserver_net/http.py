@@ -12,6 +12,7 @@ import os
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -26,10 +27,10 @@ from jobserver_net.connections import IDLE_SECONDS, Connector
 from jobserver_net.deadlines import Deadline, Expired
 
 MAX_REDIRECTS = 5
+"""The number of redirects to follow: package indexes and object stores need two or three."""
 _PORTS = {"http": 80, "https": 443}
-_SEE_OTHER = 303
 _FAILURES = (OSError, httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException)
-_REDIRECTS = (301, 302, _SEE_OTHER, 307, 308)
+_REDIRECTS = (301, 302, HTTPStatus.SEE_OTHER, 307, 308)
 
 
 class ConnectionFailed(Exception):
@@ -104,7 +105,7 @@ class HttpClient:
                     return
             following = self._following(target, response)
             credentials = credentials if _origin(following) == _origin(target) else None
-            if response.status == _SEE_OTHER and request.method != "GET":
+            if response.status == HTTPStatus.SEE_OTHER and request.method != "GET":
                 request = HttpRequest(uri=request.uri, headers=request.headers)
             target = following
         raise RedirectRefused(f"it was redirected more than {MAX_REDIRECTS} times")

@@ -39,6 +39,7 @@ _RIVAL = Statement[None](
     ("name", "own"),
 )
 _EVERYTHING = 2**62
+"""More contexts than any table has: the statement of a page always has a limit."""
 
 
 def add(connection: DriverConnection, context: Context) -> None:

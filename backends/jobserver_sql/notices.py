@@ -39,8 +39,9 @@ _repeats = Repeats(logging.getLogger(__name__))
 
 CHANNEL = "jobserver"
 FIRST_PAUSE = 0.1
+"""Seconds between the loss of a connection and the first attempt to open another."""
 LONGEST_PAUSE = 5.0
-"""The minimum and the maximum number of seconds between two attempts to connect."""
+"""Seconds to which the pause between two attempts to connect grows."""
 
 
 def notify(connection: DriverConnection, notice: str) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _USER = "postgres"
 _SECONDS_TO_START = 60.0
+"""Far longer than PostgreSQL takes to start, on a machine that is busy with other tests."""
 
 
 def postgresql_programs() -> Path | None:

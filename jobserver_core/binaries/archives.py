@@ -28,12 +28,16 @@ if TYPE_CHECKING:
 MAX_MEMBERS = 250_000
 """The most members that an archive may have; the largest assembled jars have about half of that."""
 
-_GIB = 1024**3
 _MAX_DIRECTORY = 64 * 1024**2
+"""Bytes of the list of members, which is read into memory: 268 for each allowed one."""
 _MAX_RATIO = 200
+"""How many times larger than its archive the content may be; a ZIP bomb reaches a thousand."""
 _RATIO_FLOOR = 16 * 1024**2
+"""Bytes that any archive may unpack to, since a small one may consist of zeros."""
 _STALE_SECONDS = 24 * 3600
+"""A day, in which any unpacking ends or fails."""
 _CHUNK = 1024 * 1024
+"""Bytes of a member to copy at a time."""
 
 _START = b"PK\x03\x04"
 _ENTRY = struct.Struct("<4s24x3H12x")
@@ -41,7 +45,9 @@ _END = struct.Struct("<4s4H2LH")
 _END64_LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _LOCAL_HEADER = 30
+"""Bytes before the name in the header of a member (APPNOTE.TXT, 4.3.7)."""
 _ENCRYPTED = 0x1
+"""The bit of an encrypted member among its flags (APPNOTE.TXT, 4.4.4)."""
 _METHODS = {0: "stored", 8: "deflated", 12: "bzip2", 14: "lzma"}
 _DRIVE = re.compile(r"[A-Za-z]:")
 _SPREAD = re.compile(r"[^/]+\.data/(?:purelib|platlib)/(.+)")
@@ -189,7 +195,7 @@ def unpack(
     directory: Path,
     *,
     kind: BinaryType | None = None,
-    max_bytes: int = 16 * _GIB,
+    max_bytes: int = 16 * 1024**3,
     max_members: int = MAX_MEMBERS,
     max_ratio: float = _MAX_RATIO,
 ) -> Path:

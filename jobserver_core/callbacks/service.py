@@ -43,7 +43,9 @@ _NO_TRANSPORT = (
     "jobserver_httpx.HttpxTransport(…) of the extra httpx for URLs"
 )
 _MAX_ERROR = 500
+"""Characters of the last error of a delivery, in which a receiver may write anything."""
 _RECOVERY_PAGE = 100
+"""The number of deliveries to read at a time, each with its URL."""
 _SLOW_PART = 0.1
 """An attempt that takes longer than this fraction of the timeout marks its receiver as slow."""
 

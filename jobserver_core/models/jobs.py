@@ -313,6 +313,7 @@ class JobPage:
 
 
 _MAX_CURSOR = 4096
+"""Characters of a cursor, many times those that this server writes: no more are decoded."""
 
 
 def encode_cursor(last: Job) -> str:

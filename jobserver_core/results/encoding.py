@@ -20,10 +20,13 @@ from jobserver_core.results.library_values import UnusableResult
 from jobserver_core.results.plain_values import MARK, WrittenNumber, check_keys, key, not_finite, simplified
 
 MAX_DEPTH = 200
+"""Nested lists and objects of a result: conversion recurses, and so do many readers of JSON."""
 _BUDGET = 2000
 """The number of values, and of kilobytes of text, to convert in memory before a value is streamed."""
 _CHUNK = 256 * 1024
+"""Bytes of a result to pass on at once: few calls, and little memory for a streamed one."""
 _TEXT_SLICE = 128 * 1024
+"""Characters of a long string to convert at a time."""
 
 
 class _TooBig(Exception):

@@ -20,6 +20,7 @@ from jobserver_core.testing.contract import Contract, wait_until
 
 _SECRET = "correct-horse-battery"
 _TIMEOUT = 10.0
+"""Seconds for an attempt that succeeds at once unless the machine is busy."""
 
 
 @attrs.frozen(kw_only=True)

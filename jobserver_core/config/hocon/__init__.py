@@ -22,7 +22,7 @@ from typing import NamedTuple
 from jobserver_core.config.hocon.merging import merge_into
 from jobserver_core.config.hocon.nodes import Include, Node, Object, Source
 from jobserver_core.config.hocon.resolution import Resolver
-from jobserver_core.config.hocon.syntax import Parser
+from jobserver_core.config.hocon.syntax import MAX_NUMBER_LENGTH, Parser
 from jobserver_core.config.trees import HiddenSettings, all_settings, hidden_settings
 from jobserver_core.errors import InvalidConfig
 from jobserver_core.models.json_values import Json, JsonMapping, JsonObject, WrittenObject, number
@@ -30,10 +30,13 @@ from jobserver_core.models.json_values import Json, JsonMapping, JsonObject, Wri
 __all__ = ["parse_file", "parse_untrusted", "read_untrusted"]
 
 _TRUSTED_SIZE = 64 * 1024 * 1024
+"""Bytes that a configuration file may resolve to; its text is the operator's own."""
 _TRUSTED_DEPTH = 100
+"""Nested blocks of a configuration file, which Python's stack allows."""
 _MAX_INCLUDES = 20
+"""How deep files may include each other; nobody reads a longer chain."""
 _MAX_STEPS = 300_000
-_LONGEST_NUMBER = 1000
+"""Steps to resolve any text: 0.6 seconds, at two microseconds each."""
 _CONTAINERS = (dict, list)
 _FREE_STEPS, _STEPS_PER_LETTER = 20_000, 30
 """The maximum number of steps to resolve a text: few for a short one, so that it needs no queue."""
@@ -159,7 +162,7 @@ def _unique(pairs: list[tuple[str, Json]]) -> JsonObject:
 
 
 def _number(written: str) -> int | float:
-    if len(written) > _LONGEST_NUMBER:
+    if len(written) > MAX_NUMBER_LENGTH:
         raise ValueError("too long")
     value = number(written)
     if value in (float("inf"), float("-inf")):
@@ -202,7 +205,7 @@ _DIGITS = re.compile("[0-9]{10}")
 
 def _may_have_long_integers(text: str) -> bool:
     """Whether the text may have an integer longer than the limit; a cheap test, which may be wrong."""
-    return _DIGITS.search(text[:: _LONGEST_NUMBER // 10]) is not None
+    return _DIGITS.search(text[:: MAX_NUMBER_LENGTH // 10]) is not None
 
 
 _END_OF_KEY = re.compile(r'"[ \t\r\n]*:')

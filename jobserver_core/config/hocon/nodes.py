@@ -376,6 +376,7 @@ def _with_item(items: list[Node], old: Node, index: int, new: Node | Absent) -> 
 # created: grown key by key, or copied from another map.
 
 _SMALLEST = 16
+"""The number of buckets of a new java.util.HashMap."""
 
 
 class Order:

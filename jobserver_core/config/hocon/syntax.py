@@ -45,8 +45,10 @@ _APPEND_IN_LIST = (
 )
 _JSON = json.JSONDecoder(strict=False)
 _KEYWORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
-_MAX_NUMBER_LENGTH = 1000
+MAX_NUMBER_LENGTH = 1000
+"""Characters of a number: Python needs quadratic time to parse an integer."""
 _MAX_VALUES = 100_000
+"""The number of values of a text, each of which takes hundreds of bytes of memory."""
 _DEEP = 25
 """Values count once more per this many nested blocks, because CPython allocates memory for deep calls."""
 
@@ -363,9 +365,9 @@ class Parser:
         match = _NUMBER.fullmatch(word)
         if match is None:
             return str(word)
-        if len(word) > _MAX_NUMBER_LENGTH:
+        if len(word) > MAX_NUMBER_LENGTH:
             raise self._error(
-                f"a number can have at most {_MAX_NUMBER_LENGTH} characters; put longer ones in quotes",
+                f"a number can have at most {MAX_NUMBER_LENGTH} characters; put longer ones in quotes",
                 position,
             )
         value = number(word)
