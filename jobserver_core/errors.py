@@ -58,10 +58,11 @@ from __future__ import annotations
 import inspect
 import re
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 if TYPE_CHECKING:  # only the types of fields: errors are the lowest layer
     from jobserver_core.models.failures import ErrorInfo, FailureKind
+    from jobserver_core.models.lifecycle import JobState
 
 __all__ = [  # type checkers cannot evaluate anything but a list of names
     "BackendError",
@@ -119,6 +120,8 @@ __all__ = [  # type checkers cannot evaluate anything but a list of names
     "UnsupportedMediaType",
 ]
 
+Resource: TypeAlias = Literal["contexts", "cores", "memory"]
+"""What all contexts together may use only a part of; memory is in bytes."""
 CONTEXT_TERMINATED = "ContextTerminated"
 """The class of the error of a job whose context has ended. Its stack is the reason in words."""
 JOB_KILLED = "JobKilled"
@@ -126,7 +129,7 @@ JOB_KILLED = "JobKilled"
 _INNER_CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
 
 
-def amount_of(resource: str, number: int) -> str:
+def amount_of(resource: Resource, number: int) -> str:
     """Return an amount of a resource for people: ``1 core``, ``3 contexts``, ``1.5 GiB of memory``."""
     if resource != "memory":
         return f"{number} {resource.removesuffix('s') if number == 1 else resource}"
@@ -297,12 +300,12 @@ class TooLarge(InvalidInput):
 class ContextTooLarge(InvalidInput):
     """A context asks for more than all contexts of the server together may use.
 
-    ``resource`` is ``contexts``, ``cores`` or ``memory``, and ``setting`` the key of the limit. ``requested``
-    is the amount that the context asks for; None means no upper bound. ``limit`` is the amount that is
-    allowed, and ``reserved`` the part of it that spare contexts use. Memory is in bytes.
+    ``setting`` is the key of the limit of the ``resource``. ``requested`` is the amount that the context asks
+    for; None means no upper bound. ``limit`` is the amount that is allowed, and ``reserved`` the part of it
+    that spare contexts use. Memory is in bytes.
     """
 
-    resource: str
+    resource: Resource
     setting: str
     requested: int | None
     limit: int
@@ -447,9 +450,9 @@ class BinaryInUse(Conflict):
 class JobAlreadyFinal(Conflict):
     """The job had already ended. ``state`` is its final state."""
 
-    template = "job {job_id} has already ended as {state}"
+    template = "job {job_id} has already ended as {state.value}"
     job_id: str
-    state: str
+    state: JobState
 
 
 class IllegalTransition(Conflict):
@@ -521,12 +524,12 @@ class NoSlots(Unavailable):
 class CapacityReached(Unavailable):
     """With one more context, all contexts together would exceed a limit. Nothing was created.
 
-    ``resource`` is ``contexts``, ``cores`` or ``memory``, and ``setting`` the key of the limit. ``requested``
-    is the amount that the context asks for, and ``used`` the amount that living contexts and spares use; None
-    means no upper bound. Memory is in bytes.
+    ``setting`` is the key of the limit of the ``resource``. ``requested`` is the amount that the context asks
+    for, and ``used`` the amount that living contexts and spares use; None means no upper bound. Memory is in
+    bytes.
     """
 
-    resource: str
+    resource: Resource
     setting: str
     requested: int
     used: int | None

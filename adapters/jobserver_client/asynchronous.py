@@ -390,7 +390,7 @@ class AsyncClient(RemoteServer):
         job = await self.job(job_id)
         path = path_to("jobs", job_id)
         if job.state.final:
-            raise JobAlreadyFinal(job_id=job_id, state=job.state.value)
+            raise JobAlreadyFinal(job_id=job_id, state=job.state)
 
         async def kill() -> Job:
             params = {"force": "true"} if force else None

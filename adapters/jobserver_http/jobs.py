@@ -315,7 +315,7 @@ def _too_late(call: Call, job: Job) -> Response:
     """Return the response for killing a job that had already ended, or that ended differently."""
     if job.state is JobState.ERROR:
         return json_response({"status": "ERROR", "ERROR": error_object(job.error, call.names)})
-    return respond(response_to(JobAlreadyFinal(job_id=job.id, state=job.state.value)))
+    return respond(response_to(JobAlreadyFinal(job_id=job.id, state=job.state)))
 
 
 @ROUTES.add_extension(

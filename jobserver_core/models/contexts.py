@@ -7,6 +7,7 @@ from datetime import datetime
 
 import attrs
 
+from jobserver_core.errors import Resource
 from jobserver_core.models.arguments import check_kind, check_limit, members
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.json_values import JsonMapping
@@ -129,13 +130,13 @@ class Resources:
 
 @attrs.frozen(kw_only=True)
 class ResourceUsage:
-    """How much of a resource (``contexts``, ``cores``, ``memory`` in bytes) all contexts together may use.
+    """How much of a resource all contexts together may use; memory is in bytes.
 
     ``used`` includes the spares of pools. It is None if a context has no upper bound, and ``limit`` is None
     if there is none.
     """
 
-    resource: str
+    resource: Resource
     used: int | None
     limit: int | None
 

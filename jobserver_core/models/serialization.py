@@ -22,6 +22,7 @@ from jobserver_core import errors
 from jobserver_core.models import json_values
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.json_values import Json, JsonMapping, JsonObject, plain
+from jobserver_core.models.lifecycle import JobState
 
 T = TypeVar("T")
 
@@ -118,7 +119,8 @@ def _read_error(made: Converter, value: JsonMapping) -> errors.JobServerError:
     if name not in errors.__all__:
         raise ValueError(f"unknown error {name!r}")
     cls: type[errors.JobServerError] = getattr(errors, name)
-    models = {"ErrorInfo": ErrorInfo, "FailureKind": FailureKind}  # which errors.py cannot import
+    # Those that errors.py cannot import.
+    models = {"ErrorInfo": ErrorInfo, "FailureKind": FailureKind, "JobState": JobState}
     kinds = get_type_hints(cls, localns=models)
     fields = {k: made.structure(v, kinds.get(k, Any)) for k, v in value["fields"].items()}
     return cls(**fields)

@@ -21,13 +21,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from jobserver_core.errors import CapacityReached, ContextTooLarge, InvalidSetting, amount_of
+from jobserver_core.errors import CapacityReached, ContextTooLarge, InvalidSetting, Resource, amount_of
 from jobserver_core.models.contexts import Resources, ResourceUsage, SparePool
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import ContextLimits
 
-Amounts = dict[str, int | None]
+Amounts = dict[Resource, int | None]
 """The amount of each resource; None has no upper bound."""
 
 
@@ -103,7 +103,7 @@ class Capacity:
         ]
 
 
-def _setting(resource: str) -> str:
+def _setting(resource: Resource) -> str:
     return f"jobserver.contexts.max-{resource}"
 
 

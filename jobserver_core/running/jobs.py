@@ -304,7 +304,7 @@ class JobService:
         if found is None:
             job = self.get(job_id)
             if job.state.final:
-                raise JobAlreadyFinal(job_id=job_id, state=job.state.value)
+                raise JobAlreadyFinal(job_id=job_id, state=job.state)
             self._records.check_here("job", job_id, self._metadata.context(job.context_id))
             # Another server has just accepted it, or it has lost its context and does not run again yet.
             killed = self._kill_waiting(job_id, user) or self._kill_left(job, user)

@@ -386,7 +386,7 @@ class LiveContext:
         """
         with self._changing_for_user(f"job {live.job.id}"):
             if live.job.state.final:
-                raise JobAlreadyFinal(job_id=live.job.id, state=live.job.state.value)
+                raise JobAlreadyFinal(job_id=live.job.id, state=live.job.state)
             killed = FinalOutcome.killed(live.job, user)
             if not self._jobs.end_if_waiting(live, killed):
                 live.advance(None, kill_requested=True, error=killed.error)

@@ -10,6 +10,7 @@ import pytest
 from jobserver_core import errors
 from jobserver_core.errors import JobServerError
 from jobserver_core.models.failures import ErrorInfo, FailureKind
+from jobserver_core.models.lifecycle import JobState
 
 VALUES: dict[str, Any] = {
     "line": 3,
@@ -24,6 +25,7 @@ VALUES: dict[str, Any] = {
     "running": 8,
     "error": ErrorInfo(message="boom", error_class="E", stack="s"),
     "failure": FailureKind.RAISED,
+    "state": JobState.KILLED,
     "seconds": 1.5,
     "known": 3,
     "available": ("memory",),

@@ -68,8 +68,13 @@ def test_a_time_is_written_in_utc_with_microseconds() -> None:
     assert written == "2016-06-19T10:57:12.196000+00:00"
 
 
-def _value(name: str) -> Any:
-    special = {"error": ErrorInfo(message="m", stack="s"), "failure": FailureKind.RAISED}
+def _value(cls: type[errors.JobServerError], name: str) -> Any:
+    special = {
+        "error": ErrorInfo(message="m", stack="s"),
+        "failure": FailureKind.RAISED,
+        "resource": "cores",
+        "state": JobState.KILLED if cls is errors.JobAlreadyFinal else "RUNNING",
+    }
     return special.get(name, ("x", "y") if name in PLURAL else f"a {name}")
 
 
@@ -89,7 +94,7 @@ NUMBERS = {
 @pytest.mark.parametrize("name", errors.__all__)
 def test_every_public_error_survives_json_as_an_equal_one(name: str) -> None:
     cls = getattr(errors, name)
-    error = cls(**{field: NUMBERS.get(field, _value(field)) for field in cls.field_names})
+    error = cls(**{field: NUMBERS.get(field, _value(cls, field)) for field in cls.field_names})
     back: errors.JobServerError = loads(dumps(error), errors.JobServerError)
     assert back == error
     assert str(back) == str(error)

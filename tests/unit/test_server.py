@@ -207,7 +207,7 @@ def test_a_killed_job_is_killed_once(server: JobServer) -> None:
     assert server.kill_job(job.id).result(WAIT).state is JobState.KILLED
     with pytest.raises(errors.JobAlreadyFinal) as caught:
         server.kill_job(job.id)
-    assert caught.value.state == "KILLED"
+    assert caught.value.state is JobState.KILLED
     with pytest.raises(errors.JobNotFound):
         server.kill_job("nobody")
 

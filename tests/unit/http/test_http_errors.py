@@ -49,7 +49,7 @@ FIELDS: dict[str, Any] = {
     "digest": "0" * 64,
     "id": "j1",
     "job_ids": ("j1", "j2"),
-    "state": "FINISHED",
+    "state": JobState.FINISHED,
     "event": "run",
     "allowed": (),
     "expected": "STARTED",
@@ -127,7 +127,7 @@ def test_only_server_faults_and_contract_cases_are_5xx(
         (core.ContextStopping(name="c"), "submit_job", 409, "ERROR", "Context stop in progress"),
         (core.JobNotFound(job_id="x"), "get_job", 404, "ERROR", "No such job ID x"),
         (
-            core.JobAlreadyFinal(job_id="x", state="FINISHED"),
+            core.JobAlreadyFinal(job_id="x", state=JobState.FINISHED),
             "kill_job",
             404,
             "ERROR",
