@@ -322,7 +322,8 @@ class JobServer:
             JobServerError: What an earlier run left behind cannot be reconciled, for example because a store
                 cannot be read.
         """
-        self._ours  # noqa: B018 - before the lock, which another thread may have held during a fork
+        # Before the lock, which another thread may have held during a fork.
+        self._services.admission.origin.check("job server")
         with self._starting:
             self._services.admission.check_not_ended()
             self._check_start()

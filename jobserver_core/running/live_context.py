@@ -87,7 +87,7 @@ class LiveContext:
         )
         self._ending = ContextEnding(self._context, self._launch, clock=clock, settings=settings)
         self._deadlines = Deadlines(self._context, clock=clock, ending=self._ending)
-        self._jobs = self._deadlines.jobs = JobQueue(
+        self._jobs = JobQueue(
             self._context,
             records=records,
             clock=clock,
@@ -97,7 +97,8 @@ class LiveContext:
             deadlines=self._deadlines,
             holding=holding,
         )
-        self._reports = self._launch.listener = ContextReports(
+        self._deadlines.jobs = self._jobs  # each needs the other
+        self._reports = ContextReports(
             self._context,
             launcher=type(launcher).__name__,
             jobs=self._jobs,
@@ -109,6 +110,7 @@ class LiveContext:
             close=self._close,
             leave=self._leave,
         )
+        self._launch.listener = self._reports
 
     @property
     def record(self) -> Context:

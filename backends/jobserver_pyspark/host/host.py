@@ -151,7 +151,7 @@ class Host:
             self._ready = messages.ContextReady(
                 application_id=self._driver.application_id, url=self._driver.url
             )
-            self._reports.send(self._ready)
+            self._reports.send_once(self._ready)
 
     def _watch_server(self) -> None:
         """End with the server: its death closes this process's input.
@@ -216,7 +216,7 @@ class Host:
             if self._spare:
                 self._warm_session()
                 jobs.runners.warm_up()
-                self._reports.send(messages.SpareReady())
+                self._reports.send_once(messages.SpareReady())
             else:
                 self._report_ready()
         except ContextFailure as failure:

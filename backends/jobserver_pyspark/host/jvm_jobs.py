@@ -28,7 +28,7 @@ from jobserver_pyspark.host.reports import JobReports
 from jobserver_pyspark.protocol import messages
 from jobserver_pyspark.protocol.failures import bounded, describe
 from jobserver_pyspark.protocol.frames import CHUNK_SIZE
-from jobserver_pyspark.protocol.messages import ErrorDetails, HostSpec, HostToServer, Jar, JobFailureKind
+from jobserver_pyspark.protocol.messages import ErrorDetails, HostSpec, Jar, JobFailureKind, JobReport
 
 if TYPE_CHECKING:
     from jobserver_pyspark.jvm import JvmJobRunner, JvmJobState
@@ -59,7 +59,7 @@ class _JvmJob:
         self.request = request
         self.running = False
         self.refused: str | None = None
-        self.unsent: list[HostToServer] = []
+        self.unsent: list[JobReport] = []
         self.begun = processes.boot_ticks()
         self.ended: int | None = None
         """When its code had ended; a killed job then waits for its orphans."""

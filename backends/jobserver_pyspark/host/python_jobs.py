@@ -33,7 +33,7 @@ from jobserver_pyspark.protocol import messages
 from jobserver_pyspark.protocol.converter import ProtocolError
 from jobserver_pyspark.protocol.failures import bounded, describe
 from jobserver_pyspark.protocol.frames import ChannelClosed
-from jobserver_pyspark.protocol.messages import ErrorDetails, HostSpec, HostToServer, JobFailureKind
+from jobserver_pyspark.protocol.messages import ErrorDetails, HostSpec, JobFailureKind, JobReport
 
 _ATTEMPTS = 3
 _CORES_TIMEOUT = 8.0
@@ -72,7 +72,7 @@ class _PythonJob:
         self.accepted = False
         # While it runs.
         self.running = False  # its validation has passed
-        self.unsent: list[HostToServer] = []
+        self.unsent: list[JobReport] = []
         self.queries: list[str] = []  # streaming queries, which have to be stopped
         # Its end.
         self.lock = threading.Lock()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from jobserver_pyspark.protocol import messages
 from jobserver_pyspark.protocol.frames import CHUNK_SIZE, Channel, ChannelClosed
-from jobserver_pyspark.protocol.messages import ErrorDetails, HostSpec, HostToServer, ServerToHost
+from jobserver_pyspark.protocol.messages import ErrorDetails, HostSpec, HostToServer, JobReport, ServerToHost
 
 ServerChannel = Channel[HostToServer, ServerToHost]
 
@@ -51,25 +51,27 @@ class _KeptJob:
         self._failure: str | None = None
         self._file: tempfile.SpooledTemporaryFile[bytes] | None = None
 
-    def send(self, reports: Iterable[HostToServer]) -> None:
+    def send(self, reports: Iterable[JobReport]) -> None:
         """Keep reports, and send them on the present connection."""
         kept = [self._keep_report(message) for message in reports]
         with contextlib.suppress(ChannelClosed):  # the main thread dials again, and all is sent again
             self._channel.send(*kept)
 
-    def _keep_report(self, message: HostToServer) -> HostToServer:
-        """Keep a report, and return it as it is sent."""
+    def _keep_report(self, message: JobReport) -> JobReport:
+        """Keep a report, and return it as it is sent. The type checker finds a kind without a case."""
         match message:
             case messages.JobRunning():
                 self._running = message
+                return message
             case messages.ProgressReport():
                 self._progress = message
+                return message
             case messages.ResultChunk():
                 self._keep_chunk(message)
+                return message
             case messages.JobEnded():
                 self._ended = message
                 return self._end_of(message) if self._incomplete else message
-        return message
 
     def send_again(self, channel: ServerChannel) -> None:
         """Send all reports in their order on a new connection.
@@ -189,16 +191,20 @@ class JobReports:
                         return  # a later server has got the reports, or gets them next
                     job.send_again(server)
 
-    def send(self, *reports: HostToServer) -> None:
-        """Send reports, and keep those that the next server needs. Several at once are about the same job."""
+    def send(self, *reports: JobReport) -> None:
+        """Send reports about one job, and keep them for the next server."""
         with self._lock:
-            kept = self._kept.get(getattr(reports[0], "job_id", ""))
+            kept = self._kept.get(reports[0].job_id)
         if kept is not None:
             with kept.lock:
                 kept.send(reports)
         else:
-            with contextlib.suppress(ChannelClosed):
-                self._server.send(*reports)
+            self.send_once(*reports)
+
+    def send_once(self, *reports: HostToServer) -> None:
+        """Send reports that no later server needs."""
+        with contextlib.suppress(ChannelClosed):
+            self._server.send(*reports)
 
     def send_last(self, message: HostToServer) -> bool:
         """Send the last message of all; return False if the server has ended."""
@@ -208,7 +214,7 @@ class JobReports:
             return False
         return True
 
-    def end(self, outcome: messages.JobEnded, before: Iterable[HostToServer] = ()) -> None:
+    def end(self, outcome: messages.JobEnded, before: Iterable[JobReport] = ()) -> None:
         """Send the outcome of a job, and the reports ``before`` it that were not sent yet."""
         if outcome.failure is not None and not self._context_lives():
             time.sleep(_LOSS_TIMEOUT)  # the context, and with it this process, ends long before
@@ -216,4 +222,4 @@ class JobReports:
 
     def warn(self, text: str) -> None:
         """Send a line for the server's log."""
-        self.send(messages.LogWarning(text=text[:_MAX_WARNING]))
+        self.send_once(messages.LogWarning(text=text[:_MAX_WARNING]))

@@ -59,7 +59,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from jobserver_pyspark.protocol.converter import Payload, ProtocolMessage
 
@@ -365,6 +365,10 @@ class LogWarning(HostToServer):
     """A line for the server's log; it changes nothing."""
 
     text: str
+
+
+JobReport: TypeAlias = JobRunning | ProgressReport | ResultChunk | JobEnded
+"""What a host reports about a job, and keeps until the server acknowledges the job's end."""
 
 
 # -- host to runner ------------------------------------------------------------------------------------

@@ -10,15 +10,15 @@ The map's layout, which ``NamedObjectTable.scala`` shares::
 
 A future that is not done is an object that is being created: its readers wait. The map in it has
 
-=========== ==========================================================================================
-``kind``    ``dataframe``, ``rdd``, ``python-rdd``, ``broadcast``, ``object``
-``value``   the JVM object that Python can use: a ``Dataset``, a ``JavaRDD`` of plain Java values; for
-            ``python-rdd`` one of pickled lists (``AutoBatchedSerializer(CPickleSerializer())``)
-``object``  what a JVM job gets: its ``NamedDataFrame``, ``NamedRDD``, …; absent when Python made the entry
-``source``  for ``rdd`` and ``python-rdd``: the ``JavaRDD`` that the job itself had, cached or not
-``job``     the id of the job that made it
-``owner``   the class path of the JVM job that made it; absent for Python
-=========== ==========================================================================================
+============= ==========================================================================================
+``kind``      ``dataframe``, ``rdd``, ``python-rdd``, ``broadcast``, ``object``
+``value``     the JVM object that Python can use: a ``Dataset``, a ``JavaRDD`` of plain Java values; for
+              ``python-rdd`` one of pickled lists (``AutoBatchedSerializer(CPickleSerializer())``)
+``object``    what a JVM job gets: its ``NamedDataFrame``, ``NamedRDD``, …; absent when Python made the entry
+``source``    for ``rdd`` and ``python-rdd``: the ``JavaRDD`` that the job itself had, cached or not
+``job``       the id of the job that made it
+``classPath`` the class path of the JVM job that made it; absent for Python
+============= ==========================================================================================
 
 A second map, ``jobserver.namedObjects.creators``, has the futures of objects that are being created, under
 the id of the job, a blank, and the name. A job puts its future there *before* it puts it into the first map:

@@ -126,7 +126,7 @@ def test_reports_are_sent_at_once_and_again_until_the_job_is_acknowledged(world:
     reports.acknowledge("j")
     assert not reports.kept
     reports.resume(third.host)
-    reports.send(LogWarning(text="next"))
+    reports.warn("next")
     assert third.received(1) == [LogWarning(text="next")]
 
 

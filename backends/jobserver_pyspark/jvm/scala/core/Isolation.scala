@@ -14,7 +14,7 @@ trait CodeHome {
   def leave(): Unit
 
   /** Reloads the code for the next job, because state that it keeps between jobs, such as thread pools, is broken. */
-  def spoil(): Unit = ()
+  def retire(): Unit = ()
 }
 
 /** Isolates the code of different class paths in one context. */

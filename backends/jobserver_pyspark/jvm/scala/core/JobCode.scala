@@ -13,18 +13,18 @@ private[jobserver] object JobCode {
   private val spark = locationOf(classOf[SparkContext]).map(jar => jar.substring(0, jar.lastIndexOf('/') + 1))
   private val server = locationOf(getClass)
 
-  def isForeign(owner: Class[_]): Boolean =
-    owner.getClassLoader != null && owner.getClassLoader != ClassLoader.getPlatformClassLoader &&
-      locationOf(owner).exists(place => !spark.exists(place.startsWith) && !server.contains(place))
+  def isForeign(cls: Class[_]): Boolean =
+    cls.getClassLoader != null && cls.getClassLoader != ClassLoader.getPlatformClassLoader &&
+      locationOf(cls).exists(place => !spark.exists(place.startsWith) && !server.contains(place))
 
   def isForeign(frame: StackTraceElement, loader: ClassLoader): Boolean =
     Try(Class.forName(frame.getClassName, false, loader)).toOption.exists(isForeign)
 
   /** The name of a class, or of the class whose source contains it if it is a lambda. */
-  def writtenIn(owner: Class[_]): String = owner.getName.split("\\$\\$Lambda", 2).head
+  def writtenIn(cls: Class[_]): String = cls.getName.split("\\$\\$Lambda", 2).head
 
-  private def locationOf(owner: Class[_]): Option[String] =
-    Option(owner.getProtectionDomain.getCodeSource).flatMap(source => Option(source.getLocation)).map(_.toString)
+  private def locationOf(cls: Class[_]): Option[String] =
+    Option(cls.getProtectionDomain.getCodeSource).flatMap(source => Option(source.getLocation)).map(_.toString)
 }
 
 /**
@@ -37,12 +37,12 @@ private[jobserver] object JobCode {
  */
 private[jobserver] final class OwnCode(
     val loader: ClassLoader, includes: String => Boolean, isShared: String => Boolean) {
-  def has(owner: Class[_]): Boolean = !isShared(JobCode.writtenIn(owner)) && mayHave(owner)
+  def has(cls: Class[_]): Boolean = !isShared(JobCode.writtenIn(cls)) && mayHave(cls)
 
-  def mayHave(owner: Class[_]): Boolean = {
-    val name = JobCode.writtenIn(owner)
-    includes(name) && JobCode.isForeign(owner) &&
-      Try(Class.forName(name, false, loader)).toOption.exists(_.getClassLoader eq owner.getClassLoader)
+  def mayHave(cls: Class[_]): Boolean = {
+    val name = JobCode.writtenIn(cls)
+    includes(name) && JobCode.isForeign(cls) &&
+      Try(Class.forName(name, false, loader)).toOption.exists(_.getClassLoader eq cls.getClassLoader)
   }
 
   def runsIn(frames: Array[StackTraceElement]): Boolean =
@@ -84,34 +84,34 @@ private object OwnCode {
 
 /** Private fields of JDK classes: the only way to see the pending tasks of a timer or a pool. */
 private object Fields {
-  def get(owner: AnyRef, name: String): Option[AnyRef] =
-    field(owner, name).flatMap(found => Try { found.setAccessible(true); found.get(owner) }.toOption).flatMap(Option(_))
+  def get(target: AnyRef, name: String): Option[AnyRef] =
+    field(target, name).flatMap(found => Try { found.setAccessible(true); found.get(target) }.toOption).flatMap(Option(_))
 
   /** The values of all fields that are objects. */
-  def all(owner: AnyRef): Iterator[AnyRef] = fields(owner)
+  def all(target: AnyRef): Iterator[AnyRef] = fields(target)
     .filter(field => !Modifier.isStatic(field.getModifiers) && !field.getType.isPrimitive)
-    .flatMap(field => Try { field.setAccessible(true); field.get(owner) }.toOption).filter(_ != null)
+    .flatMap(field => Try { field.setAccessible(true); field.get(target) }.toOption).filter(_ != null)
 
-  def set(owner: AnyRef, name: String, value: AnyRef): Unit = field(owner, name).foreach { found =>
+  def set(target: AnyRef, name: String, value: AnyRef): Unit = field(target, name).foreach { found =>
     found.setAccessible(true)
-    found.set(owner, value)
+    found.set(target, value)
   }
 
-  def call(owner: AnyRef, name: String): Unit = {
-    val method = owner.getClass.getDeclaredMethod(name)
+  def call(target: AnyRef, name: String): Unit = {
+    val method = target.getClass.getDeclaredMethod(name)
     method.setAccessible(true)
-    method.invoke(owner)
+    method.invoke(target)
   }
 
   /** Makes the fields and methods of a package of the JDK accessible here, without an option of the JVM. */
-  def open(owner: Class[_]): Unit = {
+  def open(cls: Class[_]): Unit = {
     val method = classOf[Module].getDeclaredMethod("implAddOpens", classOf[String], classOf[Module])
     method.setAccessible(true)
-    method.invoke(owner.getModule, owner.getPackageName, getClass.getModule)
+    method.invoke(cls.getModule, cls.getPackageName, getClass.getModule)
   }
 
-  private def field(owner: AnyRef, name: String): Option[Field] = fields(owner).find(_.getName == name)
+  private def field(target: AnyRef, name: String): Option[Field] = fields(target).find(_.getName == name)
 
-  private def fields(owner: AnyRef): Iterator[Field] =
-    Iterator.iterate[Class[_]](owner.getClass)(_.getSuperclass).takeWhile(_ != null).flatMap(_.getDeclaredFields)
+  private def fields(target: AnyRef): Iterator[Field] =
+    Iterator.iterate[Class[_]](target.getClass)(_.getSuperclass).takeWhile(_ != null).flatMap(_.getDeclaredFields)
 }

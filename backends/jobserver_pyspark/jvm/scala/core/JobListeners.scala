@@ -92,14 +92,14 @@ private[spark] object JobListeners {
     Try(fieldOf(queue, "dispatchThread").get(queue).asInstanceOf[Thread]).toOption
       .exists(_.getStackTrace.exists(_.getMethodName == "postToAll"))
 
-  private def listIn[T](field: Field, owner: AnyRef): CopyOnWriteArrayList[T] =
-    field.get(owner).asInstanceOf[CopyOnWriteArrayList[T]]
+  private def listIn[T](field: Field, target: AnyRef): CopyOnWriteArrayList[T] =
+    field.get(target).asInstanceOf[CopyOnWriteArrayList[T]]
 
   /** A private field. Scala puts the name of the trait before that of a trait's field. */
-  private def fieldOf(owner: AnyRef, name: String): Field = {
-    val field = Iterator.iterate[Class[_]](owner.getClass)(_.getSuperclass).takeWhile(_ != null)
+  private def fieldOf(target: AnyRef, name: String): Field = {
+    val field = Iterator.iterate[Class[_]](target.getClass)(_.getSuperclass).takeWhile(_ != null)
       .flatMap(_.getDeclaredFields).find(field => field.getName == name || field.getName.endsWith(s"$$$name"))
-      .getOrElse(throw new NoSuchFieldException(s"$name of ${owner.getClass.getName}"))
+      .getOrElse(throw new NoSuchFieldException(s"$name of ${target.getClass.getName}"))
     field.setAccessible(true)
     field
   }

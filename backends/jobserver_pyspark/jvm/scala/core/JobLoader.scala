@@ -14,11 +14,11 @@ private[jobserver] final class LoadingFailed(cause: Throwable) extends Exception
 private[jobserver] final class JobLoader(loader: ClassLoader, oldApi: Option[JobApi]) {
 
   /** Throws [[ClassMissing]], [[LoadingFailed]] or [[WrongKindOfJob]]. */
-  def load(mainClass: String, context: JobContext): ShapedJob = translating(mainClass) {
-    val owner = classOrObject(mainClass)
+  def load(mainClass: String, context: JobContext): RunnableJob = translating(mainClass) {
+    val cls = classOrObject(mainClass)
     val apis = oldApi.toSeq :+ ReflectiveJobs
-    candidates(owner).flatMap(candidate => apis.flatMap(_.shape(candidate, context))).take(1).toList.headOption
-      .orElse(ReflectiveJobs.application(owner, context))
+    candidates(cls).flatMap(candidate => apis.flatMap(_.recognize(candidate, context))).take(1).toList.headOption
+      .orElse(ReflectiveJobs.application(cls, context))
       .getOrElse(throw new WrongKindOfJob(
         s"$mainClass is not a job: it needs runJob(context, config), runJob(context, runtime, data), " +
           "main(String[]), or an interface of the job API, and a constructor without parameters"))
@@ -29,21 +29,21 @@ private[jobserver] final class JobLoader(loader: ClassLoader, oldApi: Option[Job
     catch { case _: ClassNotFoundException => Class.forName(name + "$", false, loader) }
 
   /** Creates an instance of the class, or else returns the Scala object with that name. */
-  private def candidates(owner: Class[_]): Iterator[AnyRef] =
-    Iterator(() => instance(owner), () => module(owner)).flatMap(make => make())
+  private def candidates(cls: Class[_]): Iterator[AnyRef] =
+    Iterator(() => instance(cls), () => module(cls)).flatMap(make => make())
 
-  private def instance(owner: Class[_]): Option[AnyRef] =
-    owner.getConstructors.find(_.getParameterCount == 0)
-      .filterNot(_ => java.lang.reflect.Modifier.isAbstract(owner.getModifiers))
+  private def instance(cls: Class[_]): Option[AnyRef] =
+    cls.getConstructors.find(_.getParameterCount == 0)
+      .filterNot(_ => java.lang.reflect.Modifier.isAbstract(cls.getModifiers))
       .map(_.newInstance().asInstanceOf[AnyRef])
 
-  private def module(owner: Class[_]): Option[AnyRef] = {
-    val name = owner.getName.stripSuffix("$") + "$"
+  private def module(cls: Class[_]): Option[AnyRef] = {
+    val name = cls.getName.stripSuffix("$") + "$"
     try Some(Class.forName(name, true, loader).getField("MODULE$").get(null))
     catch { case _: ClassNotFoundException | _: NoSuchFieldException => None }
   }
 
-  private def translating(mainClass: String)(load: => ShapedJob): ShapedJob =
+  private def translating(mainClass: String)(load: => RunnableJob): RunnableJob =
     try load
     catch {
       case error: WrongKindOfJob => throw error

@@ -26,8 +26,8 @@ private[jobserver] final class JobRemains(
   }
 
   def endListeners(code: OwnCode): Boolean = listeners.end(
-    isOwn = (owner, job) => job.fold(code.has(owner))(_ == jobId && code.mayHave(owner)),
-    mayBeOwn = (owner, job) => job.isEmpty && code.mayHave(owner))
+    isOwn = (cls, job) => job.fold(code.has(cls))(_ == jobId && code.mayHave(cls)),
+    mayBeOwn = (cls, job) => job.isEmpty && code.mayHave(cls))
 
   def endThreads(code: OwnCode): Boolean =
     Seq(threads.end(code), new JobChannels(code).end(), new SharedPools(code).end()).contains(true)

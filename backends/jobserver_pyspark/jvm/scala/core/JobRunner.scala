@@ -124,5 +124,5 @@ private[jobserver] object JobRunner {
     Class.forName(ApiAdapter, true, loader).getDeclaredConstructor().newInstance().asInstanceOf[JobApi]
   }
 
-  private def origin(owner: Class[_]): String = owner.getProtectionDomain.getCodeSource.getLocation.getPath
+  private def origin(cls: Class[_]): String = cls.getProtectionDomain.getCodeSource.getLocation.getPath
 }

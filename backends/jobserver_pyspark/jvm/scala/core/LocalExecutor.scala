@@ -62,24 +62,24 @@ private[jobserver] object LocalExecutor {
       .map(new LocalExecutor(_))
   }
 
-  private def call(owner: AnyRef, name: String, arguments: AnyRef*): AnyRef = {
-    val method = known.computeIfAbsent((owner.getClass, name, arguments.size), _ => find(owner.getClass, name, arguments.size))
-    method.invoke(owner, arguments: _*)
+  private def call(target: AnyRef, name: String, arguments: AnyRef*): AnyRef = {
+    val method = known.computeIfAbsent((target.getClass, name, arguments.size), _ => find(target.getClass, name, arguments.size))
+    method.invoke(target, arguments: _*)
   }
 
   /** Caches methods, because every job needs the same few, and a look-up lists all methods of a class. */
   private val known = new ConcurrentHashMap[(Class[_], String, Int), Method]()
 
-  private def find(owner: Class[_], name: String, count: Int): Method = {
-    val method = methods(owner).find(m => m.getName == name && m.getParameterCount == count)
-      .getOrElse(throw new IllegalStateException(s"this version of Spark is not known: ${owner.getName} has no $name"))
+  private def find(cls: Class[_], name: String, count: Int): Method = {
+    val method = methods(cls).find(m => m.getName == name && m.getParameterCount == count)
+      .getOrElse(throw new IllegalStateException(s"this version of Spark is not known: ${cls.getName} has no $name"))
     (method: AccessibleObject).setAccessible(true)
     method
   }
 
   // Public methods of a non-public class are inaccessible, so prefer those of its public parents.
-  private def methods(owner: Class[_]): Seq[Method] = {
-    val parents = Iterator.iterate[Class[_]](owner)(_.getSuperclass).takeWhile(_ != null).toList
+  private def methods(cls: Class[_]): Seq[Method] = {
+    val parents = Iterator.iterate[Class[_]](cls)(_.getSuperclass).takeWhile(_ != null).toList
     val all = parents.flatMap(c => c +: c.getInterfaces).distinct
     all.flatMap(_.getDeclaredMethods)
       .sortBy(m => if (java.lang.reflect.Modifier.isPublic(m.getDeclaringClass.getModifiers)) 0 else 1)

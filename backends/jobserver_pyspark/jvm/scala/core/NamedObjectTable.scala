@@ -14,7 +14,7 @@ import org.apache.spark.api.python.SerDeUtil
  * The objects are stored in a plain map in the JVM's system properties, so that Python jobs can access them without
  * compiled code. `jobserver_pyspark/runner/named_objects.py` describes the layout of the map.
  */
-final class NamedObjectTable private[jobserver] (jobId: String, owner: String) {
+final class NamedObjectTable private[jobserver] (jobId: String, classPathKey: String) {
   import NamedObjectTable._
 
   /** Returns the entry with this name, or None. Waits if it is being created. */
@@ -66,7 +66,7 @@ final class NamedObjectTable private[jobserver] (jobId: String, owner: String) {
     try {
       val entry = make
       entry.put("job", jobId)
-      entry.put("owner", owner)
+      entry.put("classPath", classPathKey)
       mine.complete(entry)
       entry
     } catch {
@@ -103,8 +103,8 @@ private[jobserver] object NamedObjectTable {
     SerDeUtil.pythonToJava(entry.get("value").asInstanceOf[JavaRDD[Array[Byte]]], batched = true)
 
   /** Whether objects that a class path created still exist, so that its code is still needed. */
-  def owns(owner: String): Boolean =
-    table.values.asScala.exists(entry => made(entry) && owner == entry.get().get("owner"))
+  def owns(classPathKey: String): Boolean =
+    table.values.asScala.exists(entry => made(entry) && classPathKey == entry.get().get("classPath"))
 
   private def made(entry: CompletableFuture[JMap[String, AnyRef]]): Boolean =
     entry.isDone && !entry.isCompletedExceptionally

@@ -231,14 +231,14 @@ private[jobserver] object ResultShape {
    * jars move libraries to other packages, so prefixes of a name are ignored.
    */
   private val ruled = new ClassValue[String] {
-    override def computeValue(owner: Class[_]): String = ancestors(owner).map(_.getName).flatMap { name =>
+    override def computeValue(cls: Class[_]): String = ancestors(cls).map(_.getName).flatMap { name =>
       rules.keysIterator.find(known => name == known || name.endsWith("." + known))
     }.take(1).toList.headOption.getOrElse("")
   }
 
-  private def ancestors(owner: Class[_]): Iterator[Class[_]] =
-    if (owner == null) Iterator.empty
-    else Iterator(owner) ++ owner.getInterfaces.iterator.flatMap(ancestors) ++ ancestors(owner.getSuperclass)
+  private def ancestors(cls: Class[_]): Iterator[Class[_]] =
+    if (cls == null) Iterator.empty
+    else Iterator(cls) ++ cls.getInterfaces.iterator.flatMap(ancestors) ++ ancestors(cls.getSuperclass)
 
   private def foreign(value: Any): Option[ResultShape] =
     rules.get(ruled.get(value.getClass)).map(_(value.asInstanceOf[AnyRef]))

@@ -157,12 +157,12 @@ private[jobserver] final class RunningJob(
         new NamedObjectTable(request.jobId, request.classPathKey), request.dataDir,
         request.streaming.path("batch_interval").asLong(1000L))
       jobContext = Some(context)
-      val shaped = new JobLoader(home.loader, oldApi).load(request.mainClass, context)
-      val data = shaped.validate()
+      val job = new JobLoader(home.loader, oldApi).load(request.mainClass, context)
+      val data = job.validate()
       if (cancelled) Outcome.killed
       else {
         validated.complete(Outcome.running)
-        run(shaped, data)
+        run(job, data)
       }
     } catch {
       case error: ClassMissing =>
@@ -173,10 +173,10 @@ private[jobserver] final class RunningJob(
       case error: Throwable => report(error)
     } finally endRemains(home)
 
-  private def run(shaped: ShapedJob, data: Any): Outcome =
+  private def run(job: RunnableJob, data: Any): Outcome =
     try {
       // Clear the reference to the result, so that the head of a lazy sequence can be collected while it is written.
-      val box = new java.util.concurrent.atomic.AtomicReference[Any](shaped.run(data))
+      val box = new java.util.concurrent.atomic.AtomicReference[Any](job.run(data))
       handedStreaming.foreach(_.awaitTermination())
       val writer = new ResultWriter(request.resultPath, request.maxResultBytes, () => cancelled)
       Outcome.finished(writer.write(() => box.getAndSet(null)))
@@ -235,7 +235,7 @@ private[jobserver] final class RunningJob(
 
   private def endThreads(home: CodeHome): Boolean = {
     val found = remains.endThreads(ownCode(home))
-    if (found) home.spoil()
+    if (found) home.retire()
     found
   }
 

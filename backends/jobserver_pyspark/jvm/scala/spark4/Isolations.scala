@@ -98,7 +98,7 @@ private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxS
     override def session: SparkSession = home.own
     override def loader: ClassLoader = home.loader
     override def within[T](body: => T): T = home.own.artifactManager.withResources(body)
-    override def spoil(): Unit = SessionIsolation.this.synchronized {
+    override def retire(): Unit = SessionIsolation.this.synchronized {
       if (!NamedObjectTable.owns(home.key)) home.stale = true // otherwise, named objects still need its classes
     }
     override def leave(): Unit = SessionIsolation.this.synchronized {

@@ -14,7 +14,7 @@ import spark.jobserver.japi._
 /** Runs jobs of the `spark.jobserver` APIs. Created by reflection, because the runner does not depend on them. */
 final class OldJobApi extends JobApi {
 
-  override def shape(candidate: AnyRef, context: JobContext): Option[ShapedJob] = candidate match {
+  override def recognize(candidate: AnyRef, context: JobContext): Option[RunnableJob] = candidate match {
     case job: BaseJavaJob[_, _] => Some(new OldJavaJob(job.asInstanceOf[BaseJavaJob[Any, Any]], handed(job, context), context))
     case job: JavaSparkJob => Some(new OldestJavaJob(job, handed(job, context).asInstanceOf[JavaSparkContext], context))
     case job: api.SparkJobBase => Some(new OldScalaJob(job, handed(job, context), context))
@@ -40,7 +40,7 @@ final class OldJobApi extends JobApi {
   }
 }
 
-private final class OldScalaJob(val job: api.SparkJobBase, handed: AnyRef, context: JobContext) extends ShapedJob {
+private final class OldScalaJob(val job: api.SparkJobBase, handed: AnyRef, context: JobContext) extends RunnableJob {
   private val environment = new Environment(context)
 
   override def validate(): Any = {
@@ -55,7 +55,7 @@ private final class OldScalaJob(val job: api.SparkJobBase, handed: AnyRef, conte
     job.runJob(handed.asInstanceOf[job.C], environment, data.asInstanceOf[job.JobData])
 }
 
-private final class OldJavaJob(job: BaseJavaJob[Any, Any], handed: AnyRef, context: JobContext) extends ShapedJob {
+private final class OldJavaJob(job: BaseJavaJob[Any, Any], handed: AnyRef, context: JobContext) extends RunnableJob {
   private val environment = new Environment(context)
 
   override def validate(): Any =
@@ -65,7 +65,7 @@ private final class OldJavaJob(job: BaseJavaJob[Any, Any], handed: AnyRef, conte
   override def run(data: Any): Any = job.run(handed, environment, data.asInstanceOf[Config])
 }
 
-private final class OldestJavaJob(job: JavaSparkJob, handed: JavaSparkContext, context: JobContext) extends ShapedJob {
+private final class OldestJavaJob(job: JavaSparkJob, handed: JavaSparkContext, context: JobContext) extends RunnableJob {
   private val config = ConfigFactory.parseString(context.configJson)
   job.namedObjects = new SharedNamedObjects(context.namedObjects)
 

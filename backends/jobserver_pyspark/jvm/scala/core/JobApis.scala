@@ -8,7 +8,7 @@ import scala.collection.JavaConverters._
 import com.fasterxml.jackson.databind.ObjectMapper
 
 /** A job whose class was recognized. It can validate its configuration, and then run. */
-trait ShapedJob {
+trait RunnableJob {
   /** Returns the job's data for `run`. Throws [[ValidationRefused]]. */
   def validate(): Any
   def run(data: Any): Any
@@ -17,7 +17,7 @@ trait ShapedJob {
 /** Recognizes the classes of one job API. */
 trait JobApi {
   /** Returns the job, or None if the class is not of this API. Throws [[WrongKindOfJob]] for the wrong context type. */
-  def shape(candidate: AnyRef, context: JobContext): Option[ShapedJob]
+  def recognize(candidate: AnyRef, context: JobContext): Option[RunnableJob]
 }
 
 /**
@@ -28,7 +28,7 @@ trait JobApi {
  */
 private[jobserver] object ReflectiveJobs extends JobApi {
 
-  override def shape(candidate: AnyRef, context: JobContext): Option[ShapedJob] =
+  override def recognize(candidate: AnyRef, context: JobContext): Option[RunnableJob] =
     runMethods(candidate.getClass) match {
       case Nil => None
       case methods =>
@@ -40,24 +40,24 @@ private[jobserver] object ReflectiveJobs extends JobApi {
     }
 
   /** A plain application with a static `main`, or the `main` of a Scala object. */
-  def application(owner: Class[_], context: JobContext): Option[ShapedJob] =
-    owner.getMethods.find { method =>
+  def application(cls: Class[_], context: JobContext): Option[RunnableJob] =
+    cls.getMethods.find { method =>
       method.getName == "main" && Modifier.isStatic(method.getModifiers) &&
         method.getParameterTypes.toSeq == Seq(classOf[Array[String]])
     }.map(new Application(_, context))
 
-  private def runMethods(owner: Class[_]): List[Method] = owner.getMethods.toList.filter { method =>
+  private def runMethods(cls: Class[_]): List[Method] = cls.getMethods.toList.filter { method =>
     method.getName == "runJob" && !method.isBridge && Set(2, 3).contains(method.getParameterCount)
   }.sortBy(method => method.getParameterTypes.count(_ == classOf[Object]))
 
-  private[jobserver] def invoke(owner: AnyRef, method: Method, arguments: AnyRef*): AnyRef =
+  private[jobserver] def invoke(target: AnyRef, method: Method, arguments: AnyRef*): AnyRef =
     try {
       method.setAccessible(true)
-      method.invoke(owner, arguments: _*)
+      method.invoke(target, arguments: _*)
     } catch { case error: InvocationTargetException => throw error.getCause }
 }
 
-private final class ReflectiveJob(job: AnyRef, runMethod: Method, context: JobContext) extends ShapedJob {
+private final class ReflectiveJob(job: AnyRef, runMethod: Method, context: JobContext) extends RunnableJob {
   import ReflectiveJobs.invoke
 
   private val types = runMethod.getParameterTypes
@@ -112,7 +112,7 @@ private final class ReflectiveJob(job: AnyRef, runMethod: Method, context: JobCo
   }
 }
 
-private final class Application(main: Method, context: JobContext) extends ShapedJob {
+private final class Application(main: Method, context: JobContext) extends RunnableJob {
   override def validate(): Any = JobConfig.asMap(context.configJson).get("args") match {
     case null => Array.empty[String]
     case text: String => text.split("\\s+").filter(_.nonEmpty)
