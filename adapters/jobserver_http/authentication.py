@@ -17,9 +17,9 @@ import secrets
 import time
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 import attrs
@@ -41,6 +41,8 @@ MAX_WRONG = 10_000
 """How many wrong credentials are kept. The oldest are removed first."""
 SAME_FAILURE_SECONDS = 60.0
 """Within this many seconds, repeating the same wrong credentials is not a new failure."""
+FAMILIAR_THREADS = 2
+"""How many credentials that were valid before are checked at once."""
 RECHECK_SECONDS = 5.0
 """Wrong credentials are rechecked after this many seconds, in case the password was changed to them."""
 
@@ -127,7 +129,7 @@ def parse_authorization(header: str) -> Credentials | None:
 
 
 class _Queue:
-    """The logins for one account and network that wait to be checked, one at a time and in order."""
+    """Logins that wait to be checked, one at a time and in order."""
 
     def __init__(self) -> None:
         self.waiting = 0
@@ -151,8 +153,10 @@ class CredentialVerifier:
     progress, and a success is cached for a minute, by a keyed hash of the credentials.
 
     Credentials that were valid before are *familiar*: as only their owner knows them, they never wait because
-    of other callers' failures. Others may, see :mod:`~jobserver_http.throttle`. Each token counts as a
-    separate account, so wrong tokens do not affect other tokens.
+    of other callers' failures, and are checked on threads of their own. Others may have to wait, see
+    :mod:`~jobserver_http.throttle`, and are checked one at a time for each network, so that no network
+    occupies all of ``threads``. Each token counts as a separate account, so wrong tokens do not affect other
+    tokens.
     """
 
     def __init__(
@@ -166,13 +170,14 @@ class CredentialVerifier:
         self._authenticator = authenticator
         self._sleep = sleep
         self._threads = threads
+        self._familiar_threads = ThreadPool(FAMILIAR_THREADS)
         self._throttles = {scheme: Throttle(clock=clock) for scheme in ("basic", "bearer")}
         self._clock = clock
         self._key = secrets.token_bytes(32)
         self._familiar: OrderedDict[bytes, tuple[float, Identity]] = OrderedDict()
-        self._checks: dict[tuple[str, bytes], asyncio.Task[Identity | None]] = {}
+        self._checks: dict[tuple[str | bytes, ...], asyncio.Task[Identity | None]] = {}
         self._wrong: OrderedDict[bytes, float] = OrderedDict()
-        self._queues: WeakValueDictionary[tuple[str, str], _Queue] = WeakValueDictionary()
+        self._queues: WeakValueDictionary[tuple[str, ...], _Queue] = WeakValueDictionary()
 
     async def admit(self, headers: Iterable[tuple[bytes, bytes]], address: str) -> Identity:
         """Return the identity of the caller.
@@ -187,29 +192,32 @@ class CredentialVerifier:
         if credentials is None:
             raise self._challenge(INVALID, "the Authorization header must have Basic or Bearer credentials")
         mark = self._mark(credentials)
-        identity = self._cached(mark) or await self._join_check(credentials, mark, network_of(address))
+        network = network_of(address)
+        identity = self._cached(mark) or await self._share(
+            (network, mark), lambda: self._check(credentials, mark, network)
+        )
         if identity is None:
             raise self._challenge(INVALID)
         return identity
 
-    async def _join_check(self, credentials: Credentials, mark: bytes, network: str) -> Identity | None:
-        """Check credentials, or join a check of equal credentials that is in progress."""
-        key = (network, mark)
+    async def _share(
+        self, key: tuple[str | bytes, ...], begin: Callable[[], Coroutine[Any, Any, Identity | None]]
+    ) -> Identity | None:
+        """Begin a check, or join the one with this key that is in progress."""
         check = self._checks.get(key)
         if check is None:
-            check = asyncio.create_task(self._check(credentials, mark, network))
-            self._checks[key] = check
+            check = self._checks[key] = asyncio.create_task(begin())
             check.add_done_callback(lambda done: self._forget_check(key, done))
         return await asyncio.shield(check)  # a disconnecting caller must not cancel it for the others
 
-    def _forget_check(self, key: tuple[str, bytes], check: asyncio.Task[Identity | None]) -> None:
+    def _forget_check(self, key: tuple[str | bytes, ...], check: asyncio.Task[Identity | None]) -> None:
         del self._checks[key]
         if not check.cancelled():
             check.exception()  # marks it as retrieved, even if no caller waits any longer
 
     async def _check(self, credentials: Credentials, mark: bytes, network: str) -> Identity | None:
         if mark in self._familiar:
-            return await self._verify(credentials, mark, network)
+            return await self._verify(credentials, mark, network, self._familiar_threads)
         if self._wrong_within(RECHECK_SECONDS, mark):
             return None
         account, throttle = _account(credentials, mark), self._throttles[credentials.scheme]
@@ -221,13 +229,20 @@ class CredentialVerifier:
         # One at a time, so that concurrent guesses are counted before further ones are checked.
         async with queue.turn():
             await self._sleep(throttle.pause(network, account))
-            return await self._verify(credentials, mark, network)
+            async with self._queues.setdefault((network,), _Queue()).turn():
+                return await self._verify(credentials, mark, network, self._threads)
 
     def _wrong_within(self, seconds: float, mark: bytes) -> bool:
         return self._wrong.get(mark, float("-inf")) > self._clock() - seconds
 
-    async def _verify(self, credentials: Credentials, mark: bytes, network: str) -> Identity | None:
-        identity = await self._threads.run(self._authenticator.authenticate, credentials)
+    async def _verify(
+        self, credentials: Credentials, mark: bytes, network: str, threads: ThreadPool
+    ) -> Identity | None:
+        """Check credentials, or join a check of equal ones for another network."""
+        if (known := self._cached(mark)) is not None:  # checked while this login waited
+            return known
+        authenticate = self._authenticator.authenticate
+        identity = await self._share((mark,), lambda: threads.run(authenticate, credentials))
         if identity is None:
             self._familiar.pop(mark, None)
             if not self._wrong_within(SAME_FAILURE_SECONDS, mark):

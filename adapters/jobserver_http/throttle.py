@@ -12,6 +12,7 @@ and the owner a short delay.
   are checked in the order of their arrival, so the right password is accepted after those before it.
 - At most ``max_waiting`` logins wait for one account and network. More are refused with 429. This response is
   delayed by ``pace`` seconds as well, so that one client cannot take every free place by retrying at once.
+- The verifier checks the logins of one network one at a time, so their number does not delay other networks.
 - A counter per network slows down attempts with one password on many accounts. Once it reaches
   ``per_network``, accounts become slow for that network after one failure.
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import logging
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -302,10 +304,16 @@ class Slow(Counting):
 
 
 async def at_once(
-    verifier: CredentialVerifier, slow: Slow, headers: list[list[tuple[bytes, bytes]]]
+    verifier: CredentialVerifier,
+    slow: Slow,
+    headers: list[list[tuple[bytes, bytes]]],
+    addresses: Iterable[str] = itertools.repeat("10.0.0.1"),
 ) -> list[Any]:
     """Return the outcome of each of many concurrent log-ins."""
-    waiting = [asyncio.ensure_future(verifier.admit(each, "10.0.0.1")) for each in headers]
+    waiting = [
+        asyncio.ensure_future(verifier.admit(each, address))
+        for each, address in zip(headers, addresses, strict=False)
+    ]
     for _ in range(5):
         await asyncio.sleep(0)  # lets each of them begin
     slow.go.set()
@@ -319,6 +327,61 @@ def test_equal_credentials_at_once_are_checked_once() -> None:
     )
     assert [outcome.name for outcome in outcomes] == ["alice"] * 20
     assert slow.asked == 1
+
+
+def test_equal_credentials_from_many_addresses_at_once_are_checked_once() -> None:
+    slow = Slow()
+    verifier = CredentialVerifier(slow, ThreadPool(2))
+    addresses = [f"10.0.0.{number}" for number in range(1, 21)]
+    headers = [basic("alice", "s3cret")] * 20
+    outcomes = asyncio.run(at_once(verifier, slow, headers, addresses))
+    assert [outcome.name for outcome in outcomes] == ["alice"] * 20
+    assert slow.asked == 1
+
+
+class Stuck(Counting):
+    """Takes as long as the test likes for a wrong password, and no time for the right one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+
+    def authenticate(self, credentials: Credentials) -> Identity | None:
+        found = super().authenticate(credentials)
+        assert found is not None or self.go.wait(10)
+        return found
+
+
+async def log_in_beside(verifier: CredentialVerifier, stuck: Stuck, guesses: list[Any]) -> Identity:
+    """Log in while guesses are being checked, which end once this has succeeded or failed."""
+    guessing = [asyncio.ensure_future(guess) for guess in guesses]
+    for _ in range(5):
+        await asyncio.sleep(0)  # lets each of them begin
+    try:
+        return await asyncio.wait_for(verifier.admit(basic("alice", "s3cret"), "10.0.0.2"), 5)
+    finally:
+        stuck.go.set()
+        await asyncio.gather(*guessing, return_exceptions=True)
+
+
+@pytest.mark.parametrize("familiar", [True, False])
+def test_checks_of_wrong_passwords_from_one_address_delay_no_other_address(familiar: bool) -> None:
+    stuck, clock = Stuck(), Time()
+    verifier = a_verifier(stuck, clock, threads=2)
+    if familiar:
+        admitted(verifier, basic("alice", "s3cret"), "10.0.0.2")
+        clock.now += 61  # it has to be checked again
+    guesses = [verifier.admit(basic(f"user-{number}", "guess"), "10.0.0.1") for number in range(10)]
+    assert asyncio.run(log_in_beside(verifier, stuck, guesses)).name == "alice"
+
+
+def test_credentials_that_were_right_before_are_checked_beside_guesses_from_many_addresses() -> None:
+    stuck, clock = Stuck(), Time()
+    verifier = a_verifier(stuck, clock, threads=2)
+    admitted(verifier, basic("alice", "s3cret"))
+    clock.now += 61
+    guesses = [verifier.admit(basic("alice", "guess"), f"10.0.1.{number}") for number in range(10)]
+    assert asyncio.run(log_in_beside(verifier, stuck, guesses)).name == "alice"
 
 
 def test_one_wrong_password_sent_many_times_at_once_is_one_failure() -> None:
