@@ -570,8 +570,9 @@ class JobInterrupted(ServerClosed):
     """The server is shutting down while the job runs. The job's outcome will be recorded."""
 
     template = (
-        "the job server is shutting down while job {job_id} is running. The job ends as ERROR with its context, or "
-        "continues if the context outlives the server. Get its final state by its ID when a server runs again"
+        "the job server is shutting down while job {job_id} is running. The job ends as ERROR with its "
+        "context, or continues if the context outlives the server. Get its final state by its ID when a "
+        "server runs again"
     )
     job_id: str
 

@@ -19,7 +19,9 @@ WORKER_POOL_VARIABLE = "JOBSERVER_CLASS_PATH"
 """The environment variable with the name of a worker pool: the Python workers of one class path."""
 
 _PR_SET_PDEATHSIG = 1
+"""The option of ``prctl`` for the signal that a process gets when its parent ends."""
 _PR_SET_CHILD_SUBREAPER = 36
+"""The option of ``prctl`` that makes a process the parent of its orphaned descendants."""
 _LINUX = sys.platform == "linux"
 _LIBC = ctypes.CDLL(None, use_errno=True) if _LINUX else None
 

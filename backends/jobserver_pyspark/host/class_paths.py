@@ -76,6 +76,7 @@ def _pack(directory: Path, archive: Path) -> None:
 
 
 _IDLE = 120.0
+"""Seconds: twice the minute after which Spark ends idle workers."""
 
 
 class WorkerPools:

@@ -26,7 +26,9 @@ JVM_VARIABLE = "_PYSPARK_DRIVER_CONN_INFO_PATH"
 
 _SERVER_CLASS = "org.apache.spark.api.python.Py4JServer"
 _POLL = 0.003
+"""Seconds between two looks for the address of the JVM's gateway, for which the whole start waits."""
 _LOG_SIZE = 32 * 1024
+"""Bytes at the end of the log in which the JVM's last error is searched."""
 _ERROR_LINE = re.compile(
     r"(?:Exception in thread \S+ |Error: |Caused by: |Unrecognized |Invalid |[\w.$]+(?:Exception|Error): )"
 )

@@ -33,10 +33,15 @@ from jobserver_pyspark.protocol.frames import ChannelClosed
 from jobserver_pyspark.protocol.messages import ErrorDetails, HostSpec, HostToServer, ServerToHost
 
 _CONNECT_TIMEOUT = 30.0
+"""Seconds to reach the server, which listens on this machine but may be overloaded."""
 _PROGRESS_INTERVAL = 1.0
+"""Seconds between two reports of progress: each costs a call to the JVM."""
 _IDLE_WAIT = 2.0
+"""Seconds between two checks for late Spark jobs and lost workers while no job runs."""
 _JVM_END_TIMEOUT = 2.0
+"""Seconds for the JVM to follow its application: if it does, its own watch knows the reason better."""
 _LOG_SIZE = 64 * 1024
+"""Bytes at the end of the log in which a reason for the end of the application is searched."""
 _OUT_OF_MEMORY = re.compile(r"^Terminating due to java\.lang\.OutOfMemoryError: (.+)$", re.MULTILINE)
 """What a JVM prints before it ends because of ``-XX:+ExitOnOutOfMemoryError``."""
 _KILLED = re.compile(r"Master removed our application: KILLED|Application \S+ has been killed|state: KILLED")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
 _IDLE_TIMEOUT = 20.0
+"""Seconds: long enough to survive the pause between two bursts of jobs."""
 
 _Task = Callable[[], None]
 

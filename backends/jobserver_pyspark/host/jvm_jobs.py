@@ -45,8 +45,11 @@ _MISSING: tuple[tuple[str, re.Pattern[str], _Hint], ...] = (
 )
 """The exceptions for a missing configuration value: of Typesafe's library, and of a Scala ``Map``."""
 _CANCEL_TIMEOUT = 30.0
+"""Seconds for a killed job to react to its interrupt before the log says that it still runs."""
 _STOP_TIMEOUT = 5.0
+"""Seconds for each job to end before the application is stopped under it."""
 _ORPHANS_INTERVAL = 1.0
+"""Seconds between two checks for processes that a killed job has left; each reads all of ``/proc``."""
 _DRAIN_TIMEOUT = 3600.0
 """Seconds that streams have to finish when their context is stopped; the server may end it earlier."""
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 _READ = 64 * 1024
+"""Bytes to read at a time: the capacity of a pipe on Linux."""
 _PIPE_READS = 16
 """Reads that empty any pipe of up to a megabyte; an escaped process could keep writing forever."""
 

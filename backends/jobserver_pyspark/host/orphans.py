@@ -15,6 +15,7 @@ from jobserver_pyspark.host.driver import JVM_VARIABLE
 _WORKER_VARIABLE = "PYTHON_WORKER_FACTORY_SECRET"
 """The environment variable that Spark sets for its Python workers; processes of Python tasks inherit it."""
 _TIMEOUT = 5.0
+"""Seconds to kill processes, which may start others; one that hangs in the kernel ends with the context."""
 
 
 def end_orphans(begun: int, others: Collection[int], *, of_tasks: bool) -> None:

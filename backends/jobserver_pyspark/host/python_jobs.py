@@ -36,6 +36,7 @@ from jobserver_pyspark.protocol.frames import ChannelClosed
 from jobserver_pyspark.protocol.messages import ErrorDetails, HostSpec, JobFailureKind, JobReport
 
 _ATTEMPTS = 3
+"""How many runners a job gets that ended before they accepted it: a spare may have died unnoticed."""
 _CORES_TIMEOUT = 8.0
 """Seconds to wait until the tasks of a killed job have freed their cores."""
 _CALLS_WARNING = 30.0

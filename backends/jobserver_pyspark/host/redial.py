@@ -20,8 +20,11 @@ from jobserver_pyspark.protocol.messages import (
 )
 
 _CONNECT_TIMEOUT = 5.0
+"""Seconds to open a connection: the address may be that of a machine that is gone."""
 _REPLY_TIMEOUT = 10.0
+"""Seconds for each reply of the next server, which is busy with its own start."""
 _PAUSE = 0.1
+"""Seconds between two looks at the file with the address of the next server."""
 
 
 def open_channel(address: tuple[str, int], timeout: float) -> ServerChannel:

@@ -23,6 +23,7 @@ from jobserver_pyspark.protocol.messages import HostSpec
 EXIT_TIMEOUT = 10.0
 """Seconds to wait for the end of a runner that was killed."""
 _LULL_TIMEOUT = 0.5
+"""Seconds that a missing spare waits for a moment without running jobs, while another spare is left."""
 _MAX_IDLE = 16
 """The maximum number of idle runners; each costs some 30 MB."""
 

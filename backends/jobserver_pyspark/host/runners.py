@@ -15,14 +15,15 @@ from jobserver_pyspark.host.driver import Driver, GatewayServer, KnownReplies
 from jobserver_pyspark.host.logs import Output, OutputPump
 from jobserver_pyspark.protocol import messages
 from jobserver_pyspark.protocol.converter import ProtocolError, decode, encode
-from jobserver_pyspark.protocol.frames import CHUNK_SIZE, Channel
+from jobserver_pyspark.protocol.frames import CHUNK_SIZE, MAX_PACKET, Channel
 from jobserver_pyspark.protocol.messages import ContextType, HostToRunner, RunnerToHost, ZygoteToHost
 
 _FORK_TIMEOUT = 30.0
-_MAX_PACKET = 65536
+"""Seconds for the zygote to fork, which takes milliseconds unless the machine is out of memory."""
 _QUIET_TIMEOUT = 5.0
 """Seconds that the first runner waits for modules to be imported before the context's log says so."""
 _EXIT_TIMEOUT = 5.0
+"""Seconds for the zygote to end after its connection is closed, so that its exit status is known."""
 
 
 M = TypeVar("M", bound=RunnerToHost)
@@ -223,7 +224,7 @@ class ZygoteProcess:
     def _listen(self) -> None:
         reason = None
         try:
-            while packet := self._control.recv(_MAX_PACKET):
+            while packet := self._control.recv(MAX_PACKET):
                 self._handle(decode(ZygoteToHost, packet))
         except OSError:
             pass

@@ -25,12 +25,16 @@ _STAGING = "spark.yarn.stagingDir"
 _DIRECTORY = ".jobserver"
 _PART_NAME = r"\.spark-[0-9a-f]+\.zip\.[0-9a-f]{32}"
 _READABLE = 0o644
+"""Anyone may read the archive: it has nothing but Spark's jars."""
 _PART_AGE = 86400.0
 """Seconds after which nobody writes to a part of an archive any more."""
 _CHUNK = 1 << 20
+"""Bytes of a jar to hash at a time."""
 _CLIENT_LOGGER = "org.apache.spark.deploy.yarn.Client"
 _STATUS_TIMEOUT = 5.0
+"""Seconds for YARN's reply: the status is only shown, and nothing must wait long for it."""
 _POLL = 0.2
+"""Seconds between two questions to YARN whether the application has ended."""
 
 
 def log_states(jvm: JavaObject) -> None:

@@ -27,7 +27,9 @@ from jobserver_pyspark.installation.spark import Installation
 _log = logging.getLogger(__name__)
 _QUIET = ("-Xlog:cds=off", "-Xlog:cds+dynamic=off")
 _DUMP_TIMEOUT = 120.0
+"""Seconds for Java to archive its own classes, which takes a few on an idle machine."""
 _POLL = 0.1
+"""Seconds between two checks whether Java has ended."""
 _UNUSED = 30 * 24 * 3600.0
 """Seconds after which an archive that no context has used is removed."""
 

@@ -21,6 +21,7 @@ import attrs
 from jobserver_core.errors import LaunchError
 
 MINIMUM_VERSION = 17
+"""The oldest Java for Spark 4."""
 VERSION_TIMEOUT = 60.0
 """Seconds; Java prints its version within one, unless the machine is overloaded."""
 

@@ -21,7 +21,9 @@ from jobserver_pyspark.protocol.frames import ChannelClosed
 from jobserver_pyspark.protocol.messages import Connect, StartContext, StartSpare
 
 _EXIT_TIMEOUT = 10.0
+"""Seconds for a host to end by itself after its context has ended; then it is killed."""
 _PAUSE = 0.02
+"""Seconds between two checks whether a host that is no child of this process has ended."""
 
 
 class HostProcess:

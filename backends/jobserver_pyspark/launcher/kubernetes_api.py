@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from urllib.parse import urlsplit
 
 import httpx2
@@ -16,7 +17,6 @@ _Kind = type[Pod] | type[ConfigMap] | type[Service] | type[PersistentVolumeClaim
 _KINDS: tuple[_Kind, ...] = (Pod, ConfigMap, Service, PersistentVolumeClaim)
 _TIMEOUT = httpx2.Timeout(10.0, connect=3.0)
 """For each request: the end of a context is reported after them."""
-_NOT_FOUND = 404
 _SERVICE = "kubernetes.default.svc"
 _SERVICE_NAMES = frozenset({"kubernetes", "kubernetes.default", _SERVICE, f"{_SERVICE}.cluster.local"})
 """The names of the API server in a pod."""
@@ -43,7 +43,7 @@ def _delete(client: Client, kind: _Kind, name: str, namespace: str) -> None:
     try:
         client.delete(kind, name, namespace=namespace)
     except ApiError as error:
-        if error.response.status_code != _NOT_FOUND:
+        if error.response.status_code != HTTPStatus.NOT_FOUND:
             raise
 
 

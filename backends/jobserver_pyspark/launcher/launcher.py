@@ -62,6 +62,7 @@ _log = logging.getLogger(__name__)
 _CLOSE_TIMEOUT = 0.45 * FORCE
 """Seconds until killed contexts must have ended: less than a server has left after it has waited for that."""
 _LOWEST_PRIORITY = 19
+"""The nice value of training, so that it uses only cores that no context needs: Linux has none above it."""
 _TRAINING_TIMEOUT = 180.0
 """Seconds for each part of the training of an archive beside the contexts of a server."""
 _PREPARE_TIMEOUT = 900.0

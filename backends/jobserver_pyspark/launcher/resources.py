@@ -26,7 +26,6 @@ from jobserver_pyspark.launcher.spark_values import parse_count, parse_memory
 
 _LOCAL_THREADS = re.compile(r"local(?:\[\s*(\d+|\*).*\])?")
 _LOCAL_CLUSTER = re.compile(r"local-cluster\[\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*\]")
-_MIB = 2**20
 _DEFAULT_EXECUTORS = "2"
 """On YARN and Kubernetes."""
 _INFINITE = str(2**31 - 1)
@@ -58,7 +57,7 @@ def resources(settings: ContextSettings, site: Mapping[str, str], *, cores_here:
         return Resources(cores=cores_here if given == "*" else int(given), memory=driver)
     if cluster := _LOCAL_CLUSTER.fullmatch(settings.master):
         workers, cores, megabytes = map(int, cluster.groups())
-        return Resources(cores=workers * cores, memory=driver + workers * megabytes * _MIB)
+        return Resources(cores=workers * cores, memory=driver + workers * megabytes * 2**20)
     per_executor = _executor_memory(conf)
     if settings.containers:
         if settings.cores is not None:
@@ -83,7 +82,7 @@ def resources(settings: ContextSettings, site: Mapping[str, str], *, cores_here:
 def _application_master(conf: Mapping[str, str]) -> int:
     """Return the memory of YARN's container for the application master of a driver outside of the cluster."""
     heap = _memory(conf, "spark.yarn.am.memory", "512m")
-    overhead = f"{max(heap // 10 // _MIB, _LEAST_OVERHEAD)}m"
+    overhead = f"{max(heap // 10 // 2**20, _LEAST_OVERHEAD)}m"
     return heap + _memory(conf, "spark.yarn.am.memoryOverhead", overhead)
 
 

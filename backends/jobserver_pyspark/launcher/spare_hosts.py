@@ -35,8 +35,11 @@ from jobserver_pyspark.protocol.messages import (
 )
 
 _START_TIMEOUT = 300.0
+"""Seconds for a spare to start, at low priority and on a machine that is busy with jobs."""
 _ADOPTION_TIMEOUT = 10.0
+"""Seconds for a spare to take a context; a user waits, so a new host is started if it does not."""
 _LOW_PRIORITY = 5
+"""The nice value while a spare starts: below running jobs, but not so far that it never becomes ready."""
 _APP_NAME = "spark.app.name"
 _NO_PATH = Path()
 _ARCHIVE_OPTIONS = ("-XX:SharedArchiveFile=", "-Xlog:cds")

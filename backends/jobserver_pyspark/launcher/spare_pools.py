@@ -41,6 +41,7 @@ _PAUSE = 1.0
 _LULL_TIMEOUT = 10.0
 """Seconds that a missing spare waits for a moment without running jobs."""
 _LONGEST_PAUSE = 300.0
+"""Seconds to which the pause grows while spares of a pool fail, for example for wrong settings."""
 MAX_SPARES = 64
 """The maximum of the sizes of all pools together."""
 _BESIDE_HEAP = 512 * 2**20

@@ -23,6 +23,7 @@ from typing import NoReturn
 from jobserver_pyspark import processes
 from jobserver_pyspark.protocol import messages
 from jobserver_pyspark.protocol.converter import decode, encode, prepare
+from jobserver_pyspark.protocol.frames import MAX_PACKET
 from jobserver_pyspark.protocol.messages import HostToRunner, HostToZygote, RunnerToHost, ZygoteToHost
 from jobserver_pyspark.runner import config_trees
 
@@ -35,9 +36,10 @@ _IMPORTS = (
     "pyhocon",
     "jobserver_pyspark.runner.runner",
 )
-_MAX_PACKET = 65536
 _KILL_TIMEOUT = 5.0
+"""Seconds to kill what a runner has left, in which the zygote forks nothing."""
 _KILL_PAUSE = 0.002
+"""Seconds between two rounds of kills: the kernel ends a process in about that time."""
 
 
 class Zygote:
@@ -67,7 +69,7 @@ class Zygote:
                 return
 
     def _take_request(self) -> bool:
-        message, fds, _, _ = socket.recv_fds(self._control, _MAX_PACKET, 2)
+        message, fds, _, _ = socket.recv_fds(self._control, MAX_PACKET, 2)
         if not message:
             return False
         request = decode(HostToZygote, message)
