@@ -33,15 +33,16 @@ def is_locked(path: Path) -> bool:
 
 def _holders(path: Path) -> Iterator[Path]:
     """Yield the directory in ``/proc`` of every process that has a file open."""
+    target = os.path.realpath(path)
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended meanwhile, or belongs to another user
-            if any(_is_link_to(file, path) for file in (process / "fd").iterdir()):
+            if any(_is_link_to(process / "fd" / name, target) for name in os.listdir(process / "fd")):
                 yield process
 
 
-def _is_link_to(link: Path, path: Path) -> bool:
+def _is_link_to(link: Path, target: str) -> bool:
     try:
-        return os.readlink(link) == os.path.realpath(path)
+        return os.readlink(link) == target
     except OSError:  # the file has been closed meanwhile
         return False
 

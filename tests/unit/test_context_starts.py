@@ -40,7 +40,7 @@ class NamedLauncher(ScriptedLauncher):
 
     def start_context(self, spec: ContextSpec, listener: ContextListener) -> Any:
         if self.broken:
-            raise self.broken
+            raise self.broken.with_traceback(None)  # not of all calls so far, which would be logged
         self.names.append(spec.name)
         return super().start_context(spec, listener)
 

@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -10,13 +10,16 @@ _IN_PROSE = re.compile(r"\bRaises +(?:an? +)?[A-Z`:]")
 _ENTRY = re.compile(r"    [A-Z]\w+: [A-Z`:].*[.)`]$", re.DOTALL)
 
 
-def docstrings() -> Iterator[tuple[str, str]]:
+@cache
+def docstrings() -> list[tuple[str, str]]:
+    found = []
     for package in ("jobserver_core", "backends", "adapters"):
         for path in sorted((ROOT / package).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text("utf-8"))):
                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                     where = f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
-                    yield where, ast.get_docstring(node) or ""
+                    found.append((where, ast.get_docstring(node) or ""))
+    return found
 
 
 def entries(section: str) -> list[str]:

@@ -2,8 +2,10 @@
 
 A JVM with the option ``-XX:ArchiveClassesAtExit`` writes the classes it has loaded into a file; later ones
 map that file instead of loading and checking some fifteen thousand classes again (Java's "dynamic class-data
-sharing"). An archive fits one Java, one class path and one set of options, so its file's name is a hash of
-all these. A JVM that cannot use an archive starts without it.
+sharing"). An archive fits one Java, one Spark and one set of options, so its file's name is a hash of all
+these. Directories of configuration come after the jars of Spark in the class path (see ``class_path``) and
+contain no classes, so one archive fits servers with different ones. A JVM that cannot use an archive starts
+without it.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from jobserver_core.errors import JobServerError, LaunchError
-from jobserver_pyspark.installation.driver_jvm import JVM_OPTIONS, class_path
+from jobserver_pyspark.installation.driver_jvm import JVM_OPTIONS
 from jobserver_pyspark.installation.java import Java, utf8_locale
 from jobserver_pyspark.installation.spark import Installation
 
@@ -40,7 +42,8 @@ class ClassData:
     def __init__(self, installation: Installation, java: Java, cache: Path) -> None:
         self._java = java
         stamps = [f"{jar}:{jar.stat().st_size}" for jar in installation.jars]
-        parts = (java.identity, class_path(installation), *JVM_OPTIONS, *stamps)
+        more_jars = os.environ.get("SPARK_DIST_CLASSPATH", "")
+        parts = (java.identity, more_jars, *JVM_OPTIONS, *stamps)
         name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
         self._directory = cache / "class-data"
         self.path = self._directory / f"{name}.jsa"

@@ -64,6 +64,19 @@ def class_data(cache: Path, python: str) -> ClassData:
     return ClassData(spark, java, cache)
 
 
+@pytest.mark.parametrize(
+    ("variable", "shared"),
+    [("SPARK_CONF_DIR", True), ("HADOOP_CONF_DIR", True), ("SPARK_DIST_CLASSPATH", False)],
+)
+def test_one_archive_fits_all_directories_of_configuration_but_not_more_jars(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, shared: bool
+) -> None:
+    monkeypatch.delenv(variable, raising=False)
+    assert class_data(tmp_path, "one").make(written)
+    monkeypatch.setenv(variable, str(tmp_path))
+    assert class_data(tmp_path, "one").exists is shared
+
+
 def written(options: list[str]) -> None:
     """Act as a JVM that ends in good order."""
     [archive] = [option.partition("=")[2] for option in options if "ArchiveClassesAtExit" in option]
