@@ -256,7 +256,7 @@ class _Endpoint:
             return respond(response_to(ServerClosed(message=_UNFINISHED), operation, names))
         except (Rejected, JobServerError) as error:
             if isinstance(error, BackendError):
-                _log.warning("%s: %s", operation, error)
+                self._state.faults.warning(f"{operation}: {error}", "%s: %s", operation, error)
             return respond(response_to(error, operation, names))
         except Exception:  # noqa: BLE001 - becomes a response with a reference to the log entry
             reference = secrets.token_hex(4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import codecs
 import re
 from collections.abc import AsyncIterator
@@ -155,7 +156,8 @@ class BodyGuard:
 
     async def _drain(self) -> None:
         discarded = 0
-        with anyio.move_on_after(DRAIN_TIMEOUT):
+        # A server that stops cancels what still waits. The response then leaves without the rest of the body.
+        with suppress(asyncio.CancelledError), anyio.move_on_after(DRAIN_TIMEOUT):
             while not self._complete and discarded < MAX_DRAINED:
                 message = await self.receive()
                 discarded += len(message.get("body", b""))

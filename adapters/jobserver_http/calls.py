@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TypeVar
@@ -15,6 +16,7 @@ from jobserver_core.binaries.uploads import ChunkedUpload
 from jobserver_core.errors import FetchError, ResultTimeout, ServerClosed, Unavailable
 from jobserver_core.models.jobs import Job
 from jobserver_core.models.json_values import JsonMapping
+from jobserver_core.repeats import Repeats
 from jobserver_core.running.fetching import Preparation
 from jobserver_core.running.waiting import Waiter
 from jobserver_core.server import JobServer
@@ -26,6 +28,8 @@ from jobserver_http.metrics import Metrics
 from jobserver_http.schemas import Schema
 from jobserver_http.thread_pools import ThreadPools
 
+_log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 
@@ -34,15 +38,17 @@ class ApplicationState:
     """The state that all calls of one application share.
 
     ``draining``: no new work is accepted. ``closing`` is set when the server stops; endless streams and
-    waiting calls end then. After ``heartbeat`` seconds, an idle event stream sends a comment. ``describe``
-    returns the OpenAPI document, for the path at which the application is mounted. Without an
-    ``authenticator``, every caller may do everything.
+    waiting calls end then. ``faults`` logs failures of backends, one line a minute for each operation and
+    reason. After ``heartbeat`` seconds, an idle event stream sends a comment. ``describe`` returns the OpenAPI
+    document, for the path at which the application is mounted. Without an ``authenticator``, every caller may
+    do everything.
     """
 
     server: JobServer
     describe: Callable[[str], Schema]
     threads: ThreadPools = attrs.field(factory=ThreadPools)
     metrics: Metrics = attrs.field(factory=Metrics)
+    faults: Repeats = attrs.field(factory=lambda: Repeats(_log))
     guarded: bool = False
     authenticator: Authenticator | None = None
     heartbeat: float = 15.0

@@ -208,7 +208,11 @@ def within_descriptor_limit(connections: int) -> int:
 
 
 def report_starvation(loop: asyncio.AbstractEventLoop, context: Mapping[str, object]) -> None:
-    """Handle an exception of the event loop: log missing descriptors once a minute, others as usual."""
+    """Handle an exception of the event loop: log missing descriptors once a minute, others as usual.
+
+    For each attempt that failed, asyncio plans to accept again, and fails if the server has stopped listening
+    meanwhile. That is not logged.
+    """
     error = context.get("exception")
     if isinstance(error, OSError) and error.errno in OUT_OF_DESCRIPTORS and "socket" in context:
         _repeats.warning(
@@ -217,5 +221,5 @@ def report_starvation(loop: asyncio.AbstractEventLoop, context: Mapping[str, obj
             "or lower jobserver.http.max-connections",
             error.strerror,
         )
-    else:
+    elif not (isinstance(error, ValueError) and "._start_serving(" in str(context.get("message"))):
         loop.default_exception_handler(dict(context))

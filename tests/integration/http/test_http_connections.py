@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
-from http_site import Site, Start
+from http_site import JAR, Site, Start
 
 from conditions import wait_until
 from jobserver_http import connections
@@ -247,8 +247,12 @@ PROGRAM = textwrap.dedent(
 )
 
 
-def test_running_out_of_descriptors_logs_one_line_and_the_server_recovers(tmp_path: Path) -> None:
-    log = tmp_path / "log"
+@contextlib.contextmanager
+def starved(log: Path) -> Iterator[tuple[subprocess.Popen[str], httpx.URL, contextlib.ExitStack]]:
+    """A server without descriptors, its address, and the connections that have used them up.
+
+    It has ended after the block.
+    """
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(log)],
         stdout=subprocess.PIPE,
@@ -258,21 +262,45 @@ def test_running_out_of_descriptors_logs_one_line_and_the_server_recovers(tmp_pa
     try:
         assert process.stdout is not None
         url = httpx.URL(process.stdout.readline().strip())
+        httpx.post(url.join("/binaries/first"), content=b"PK", headers=JAR)  # imports what uploads need
         with contextlib.ExitStack() as stack:
             for _ in range(150):
-                stack.enter_context(socket.create_connection((url.host, url.port or 80), timeout=WAIT))
+                peer = stack.enter_context(socket.create_connection((url.host, url.port or 80), timeout=WAIT))
+                peer.sendall(UPLOAD)
             wait_until(lambda: "cannot accept connections" in log.read_text(), log.read_text)
-            pause = time.monotonic() + 3.0  # the attempts of three seconds, of which none is to be logged
-            while time.monotonic() < pause:
-                assert process.poll() is None
-                time.sleep(0.1)
-        assert httpx.get(url.join("/healthz"), timeout=30.0).status_code == 200
+            yield process, url, stack
     finally:
         process.terminate()
         process.wait(WAIT)
         assert process.stdout is not None
         process.stdout.close()
+
+
+UPLOAD = (
+    b"POST /binaries/slow HTTP/1.1\r\nHost: localhost\r\n"
+    b"Content-Type: application/java-archive\r\nContent-Length: 1000\r\n\r\nPK\x03\x04"
+)
+"""The beginning of an upload, which keeps its connection in use."""
+
+
+def test_running_out_of_descriptors_logs_one_line_and_the_server_recovers(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with starved(log) as (process, url, clients):
+        pause = time.monotonic() + 3.0  # the attempts of three seconds, of which none is to be logged
+        while time.monotonic() < pause:
+            assert process.poll() is None
+            time.sleep(0.1)
+        clients.close()
+        assert httpx.get(url.join("/healthz"), timeout=30.0).status_code == 200
     text = log.read_text()
     assert text.count("cannot accept connections: Too many open files") == 1
     assert "Traceback" not in text
     assert len(text) < 20_000
+
+
+def test_a_server_that_stops_while_it_has_no_descriptors_logs_no_tracebacks(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with starved(log) as (process, _, _):
+        process.terminate()
+        assert process.wait(WAIT) == 0
+    assert "Traceback" not in log.read_text()

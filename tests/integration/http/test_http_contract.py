@@ -384,7 +384,9 @@ def test_a_server_whose_storage_fails_is_neither_healthy_nor_ready(start: Start)
     error(site.client.get("/readyz"), 503, "metadata: the disk is full")
 
 
-def test_a_storage_failure_is_reported_and_leaves_nothing(start: Start) -> None:
+def test_a_storage_failure_is_reported_and_leaves_nothing(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
     from jobserver_core.errors import StorageError
     from jobserver_core.memory import MemoryMetadataStore
 
@@ -402,6 +404,10 @@ def test_a_storage_failure_is_reported_and_leaves_nothing(start: Start) -> None:
     response = site.client.post("/binaries/b", content=archive(), headers=JAR)
     assert error_object(response, 500, "Storage Failure")["message"] == "the disk is full"
     assert "b" not in site.client.get("/binaries").json()
+    for _ in range(20):
+        error_object(site.client.post("/binaries/b", content=archive(), headers=JAR), 500, "Storage Failure")
+    logged = [record for record in caplog.records if "the disk is full" in record.getMessage()]
+    assert len(logged) == 1, "a failure of storage logs one line a minute, not one for each request"
 
 
 def test_a_server_counts_only_its_own_contexts(start: Start) -> None:

@@ -172,6 +172,21 @@ def test_a_wait_that_times_out_explains_what_happens_to_the_job(served: Any) -> 
     assert one.process.wait(WAIT) == 0
 
 
+def test_an_upload_that_a_shutdown_interrupts_is_refused_with_503(served: Any) -> None:
+    one = served("0 s")
+    url = one.client.base_url
+    with socket.create_connection((url.host, url.port), timeout=WAIT) as client:
+        client.sendall(
+            b"POST /binaries/slow HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Type: application/java-archive\r\nContent-Length: 1000\r\n\r\nPK\x03\x04"
+        )
+        assert one.listens()  # the upload, which came first, is being read
+        one.process.send_signal(signal.SIGTERM)
+        response = client.recv(65536)
+    assert response.startswith(b"HTTP/1.1 503 "), response
+    assert one.process.wait(WAIT) == 0
+
+
 def test_a_second_signal_hurries(served: Any) -> None:
     one = served("60 s")
     one.submit("w.Sleep")
