@@ -39,9 +39,9 @@ class ApplicationState:
 
     ``draining``: no new work is accepted. ``closing`` is set when the server stops; endless streams and
     waiting calls end then. ``faults`` logs failures of backends, one line a minute for each operation and
-    reason. After ``heartbeat`` seconds, an idle event stream sends a comment. ``describe`` returns the OpenAPI
-    document, for the path at which the application is mounted. Without an ``authenticator``, every caller may
-    do everything.
+    reason. After ``heartbeat`` seconds, an idle event stream sends a comment. ``describe`` returns the
+    OpenAPI document, for the path at which the application is mounted. Without an ``authenticator``, every
+    caller may do everything.
     """
 
     server: JobServer
