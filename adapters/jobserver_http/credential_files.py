@@ -6,8 +6,9 @@ in hexadecimal. Permissions are those of :mod:`jobserver_http.access`, separated
 lines that start with ``#`` are ignored.
 
 The content of these files decides who may run code. So a file is refused if its group or everyone may write
-to it, or if everyone may replace it in its directory. A password file that everyone may read is accepted with
-a warning, because it contains only hashes, and mounted secrets are often readable.
+to it, or if everyone may replace it, a directory on its path, or a link that leads to it. A password file
+that everyone may read is accepted with a warning, because it contains only hashes, and mounted secrets are
+often readable.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import secrets
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import argon2
@@ -115,15 +116,16 @@ class _File:
         Raises:
             InvalidSetting: Others can change it.
         """
-        mode, directory = stat.S_IMODE(status.st_mode), self._path.resolve().parent
+        mode = stat.S_IMODE(status.st_mode)
         if mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise self._invalid(f"others may write to it (mode {mode:04o}); run: chmod go-w {self._path}")
-        parent = stat.S_IMODE(directory.stat().st_mode)
-        if parent & stat.S_IWOTH and not parent & stat.S_ISVTX:
-            raise self._invalid(
-                f"everyone may replace it in {directory} (mode {parent:04o}); "
-                f"move it, or run: chmod o-w {directory}"
-            )
+        for directory in _directories_of(self._path):
+            parent = stat.S_IMODE(directory.stat().st_mode)
+            if parent & stat.S_IWOTH and not parent & stat.S_ISVTX:
+                raise self._invalid(
+                    f"everyone may replace it in {directory} (mode {parent:04o}); "
+                    f"move it, or run: chmod o-w {directory}"
+                )
         if mode & stat.S_IROTH and self._check is _argon2 and not self._warned:
             self._warned = True
             text = "%s: everyone may read the password hashes; run: chmod o-r %s"
@@ -166,6 +168,20 @@ class _File:
 
     def _invalid(self, reason: str) -> InvalidSetting:
         return InvalidSetting(key=self._key, message=f"{self._path}: {reason}")
+
+
+def _directories_of(path: Path) -> Iterator[Path]:
+    """Yield the directories that decide which file a path names, including those of links."""
+    seen, remaining = set(), [path.absolute()]
+    while remaining:
+        entry = remaining.pop()
+        if entry in seen or entry == entry.parent:
+            continue
+        seen.add(entry)
+        yield entry.parent.resolve()
+        remaining.append(entry.parent)
+        if entry.is_symlink():
+            remaining.append(entry.parent / entry.readlink())
 
 
 def _check_files(settings: AuthSettings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,33 @@ def test_a_file_that_everyone_may_replace_is_refused(tmp_path: Path) -> None:
         FileAuthenticator(settings)
     finally:
         tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+@pytest.mark.parametrize("open_to_all", ["above", "link", "above-link", "second-link"])
+def test_a_file_whose_path_everyone_may_redirect_is_refused(
+    tmp_path: Path, open_to_all: str, absolute: bool
+) -> None:
+    def directory(*names: str) -> Path:
+        path = tmp_path.joinpath(*names)
+        path.mkdir(parents=True)
+        return path
+
+    kept = files(directory("above", "kept"), f"alice:{HASH}:*").password_file
+    assert kept is not None
+    second = directory("second-link") / "passwords"
+    second.symlink_to(os.path.relpath(kept, second.parent))
+    first = directory("above-link", "link") / "passwords"
+    first.symlink_to(second if absolute else os.path.relpath(second, first.parent))
+    settings = AuthSettings(backend="file", password_file=first)
+    FileAuthenticator(settings)
+
+    changed = next(tmp_path.rglob(open_to_all))
+    changed.chmod(0o777)
+    with pytest.raises(InvalidSetting, match=rf"everyone may replace it in .*{open_to_all} \(mode 0777\)"):
+        FileAuthenticator(settings)
+    changed.chmod(0o1777)
+    FileAuthenticator(settings)
 
 
 def test_a_file_that_becomes_writable_for_others_is_not_reloaded(
