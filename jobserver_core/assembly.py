@@ -63,8 +63,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-STORAGE = ("metadata", "blobs")
-"""The parts without which nothing can be recorded."""
+STORAGE = ("metadata", "blobs", "data-files")
+"""The parts that store what jobs and their callers write."""
 BRIEF_STEP = 1.0
 """Seconds that a shutdown waits for each brief step, such as the end of a takeover."""
 
@@ -417,4 +417,11 @@ def _health_of(
         data_directory.verify()  # or the check might create a blob directory in a different one
         blobs.check()
 
-    return Health({"metadata": metadata.check, "blobs": check_blobs, "launcher": launcher.check})
+    return Health(
+        {
+            "metadata": metadata.check,
+            "blobs": check_blobs,
+            "data-files": data_directory.check_data_files,
+            "launcher": launcher.check,
+        }
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
+import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -30,8 +31,11 @@ class DataDirectory:
     subdirectory that is removed later is created again for a new file, in the original data directory only.
 
     ``data_files`` is another place for data files, which several servers may share. It must exist, and is
-    never created: a directory that is not mounted would be taken for an empty one. ``check_open`` raises if
-    the server has closed: a temporary data directory is gone then.
+    never created: a directory that is not mounted would be taken for an empty one. If it is unmounted later,
+    data files fail with StorageError until it is mounted again: files in the empty directory that is there
+    instead would seem stored, and be hidden later.
+
+    ``check_open`` raises if the server has closed: a temporary data directory is gone then.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class DataDirectory:
     ) -> None:
         self.root = root
         self._data_files = data_files
+        self._mounted_at = None if data_files is None else _mount_point(data_files)
         self.check_open = check_open
         self.shares_data_files = data_files is not None
         """Whether other servers may keep their data files in the same place."""
@@ -118,7 +123,29 @@ class DataDirectory:
                 message=f"the directory of the data files, {self._data_files}, {problem} "
                 "(jobserver.data-files.directory); create it, or mount it"
             )
+        if _mount_point(self._data_files) != self._mounted_at:
+            raise StorageError(
+                message=f"the directory of the data files, {self._data_files}, is no longer on the file "
+                f"system that was mounted at {self._mounted_at} (jobserver.data-files.directory); mount it "
+                "again, or restart the server"
+            )
         return self._data_files
+
+    def check_data_files(self) -> None:
+        """Check that a data file can be written.
+
+        Raises:
+            StorageError: It cannot.
+        """
+        try:
+            with tempfile.TemporaryFile(dir=self.create_data_files(), prefix=".check-") as file:
+                file.write(b"\0")
+        except OSError as error:
+            directory = self._data_files or self.root / _DATA_FILES
+            raise StorageError(
+                message=f"cannot write to the directory of the data files, {directory}: "
+                f"{error.strerror or error}"
+            ) from error
 
     def create_data_files(self) -> Path:
         """Return the directory of the data files, for a new one."""
@@ -163,6 +190,12 @@ class DataDirectory:
             message=f"the data directory {self.root} {what} while the server was running: "
             "put the original back, or restart the server"
         )
+
+
+def _mount_point(path: Path) -> Path:
+    """Return where the file system of a path is mounted."""
+    real = path.resolve()
+    return next(place for place in (real, *real.parents) if place.is_mount() or place == place.parent)
 
 
 def create_private(directory: Path) -> None:

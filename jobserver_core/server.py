@@ -394,7 +394,7 @@ class JobServer:
         self.close()
 
     def check(self) -> dict[str, str | None]:
-        """Return the problem of each part (metadata, blobs, launcher), or None if it works.
+        """Return the problem of each part (metadata, blobs, data-files, launcher), or None if it works.
 
         Writes to storage. For the sake of probes, outcomes are shared for a moment, and a part that does not
         answer in time counts as not working; see :mod:`jobserver_core.running.health`.
@@ -402,7 +402,7 @@ class JobServer:
         return self._open.health.check()
 
     def check_storage(self) -> dict[str, str | None]:
-        """Like :meth:`check`, for the parts that are needed to record anything: metadata and blobs."""
+        """Like :meth:`check`, for the parts that store something: metadata, blobs, data-files."""
         return self._open.health.check(STORAGE)
 
     def subscribe(self, subscriber: Callable[[Event], object]) -> Subscription:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import URL
 
-from jobserver_core.config.units import parse_duration
+from jobserver_core.config.units import lacks_unit, parse_duration
 from jobserver_core.errors import InvalidSetting
 from jobserver_core.models.binaries import Binary
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.jobs import Job, JobPage, JobProgress, JobQuery, JobResult, QueueLimits
-from jobserver_core.models.json_values import JsonObject
+from jobserver_core.models.json_values import Json, JsonObject
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
 from jobserver_core.models.servers import Server, ServerRequest
 from jobserver_core.models.storage import MetadataUsage
@@ -367,10 +367,17 @@ def _options_of(settings: Settings) -> JsonObject:
             nearest = next(iter(difflib.get_close_matches(name, known)), None)
             raise _bad_option(name, f"is not an option; expected one of {', '.join(known)}", nearest)
         try:
-            options[name.replace("-", "_")] = parse_duration(value) if name == "lock-timeout" else value
+            options[name.replace("-", "_")] = _duration(value) if name == "lock-timeout" else value
         except ValueError as error:
             raise _bad_option(name, str(error)) from None
     return options
+
+
+def _duration(value: Json) -> float:
+    """Return the seconds of an option. Settings without a unit mean ms in a file, but seconds in Python."""
+    if lacks_unit(value) and parse_duration(value) > 0:
+        raise ValueError(f"takes a duration with a unit, such as 5 s, got {value!r}")
+    return parse_duration(value)
 
 
 def _check_arguments(*, synchronous: str = "full", pool_size: float = 1, lock_timeout: float = 1.0) -> None:

@@ -90,6 +90,23 @@ def test_a_directory_of_data_files_that_is_a_file_is_named(tmp_path: Path) -> No
         _ = directory.data_files
 
 
+def test_a_directory_of_data_files_that_is_unmounted_stores_nothing_until_it_is_mounted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounted = {tmp_path / "volume"}
+    monkeypatch.setattr(Path, "is_mount", lambda path: path in mounted)
+    files = tmp_path / "volume" / "files"
+    files.mkdir(parents=True)
+    directory = DataDirectory(tmp_path / "data", files)
+    directory.check_data_files()
+    mounted.clear()
+    for use in (directory.create_data_files, directory.check_data_files, lambda: directory.data_files):
+        with pytest.raises(StorageError, match=r"no longer on the file system .*/volume .*; mount it again"):
+            use()
+    mounted.add(tmp_path / "volume")
+    assert directory.create_data_files() == files
+
+
 @pytest.mark.parametrize("given", [0o755, 0o770, 0o2770, 0o701])
 def test_a_data_directory_that_others_can_access_is_used_as_it_is_with_one_warning(
     tmp_path: Path, given: int, caplog: pytest.LogCaptureFixture

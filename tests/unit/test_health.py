@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from conditions import wait_until
-from jobserver_core import BinaryType, errors
+from jobserver_core import BinaryType, Settings, errors
 from jobserver_core.data_directory import DataDirectory
 from jobserver_core.memory import MemoryMetadataStore
 from jobserver_core.running.health import Health
@@ -98,8 +98,22 @@ def test_the_storage_of_a_server_is_checked_without_its_launcher() -> None:
             raise errors.StorageError(message="disk full")
 
     with a_server(metadata=Broken()) as server:
-        assert server.check_storage() == {"metadata": "disk full", "blobs": None}
-        assert server.check() == {"metadata": "disk full", "blobs": None, "launcher": None}
+        assert server.check_storage() == {"metadata": "disk full", "blobs": None, "data-files": None}
+        assert server.check() == server.check_storage() | {"launcher": None}
+
+
+def test_a_missing_directory_of_data_files_is_a_problem_of_storage(tmp_path: Path) -> None:
+    files = tmp_path / "files"
+    files.mkdir()
+    settings = Settings.from_mapping({"jobserver": {"data-files": {"directory": str(files)}}})
+    with a_server(settings=settings, data_dir=tmp_path / "data") as server:
+        assert server.check_storage() == {"metadata": None, "blobs": None, "data-files": None}
+        assert list(files.iterdir()) == []
+    with a_server(settings=settings, data_dir=tmp_path / "data") as server:
+        files.rmdir()
+        assert f"{files}, does not exist" in (server.check_storage()["data-files"] or "")
+        with pytest.raises(errors.StorageError, match="does not exist"):
+            server.add_data_file("d", b"x")
 
 
 # -- the data directory --------------------------------------------------------------------------------

@@ -576,7 +576,12 @@ def test_a_health_check_names_the_failing_part() -> None:
             raise errors.StorageError(message="disk full")
 
     with a_server(metadata=Broken()) as server:
-        assert server.check() == {"metadata": "disk full", "blobs": None, "launcher": None}
+        assert server.check() == {
+            "metadata": "disk full",
+            "blobs": None,
+            "data-files": None,
+            "launcher": None,
+        }
 
 
 def test_configured_binaries_are_uploaded_once(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_a_server_that_was_not_started_stores_files_reads_records_and_can_be_sub
         server.delete_binary("words")
         server.add_data_file("sales.csv", b"1")
         assert (server.jobs().jobs, server.contexts(), server.binaries()) == ((), [], [])
-        assert server.check() == {"metadata": None, "blobs": None, "launcher": None}
+        assert server.check() == {"metadata": None, "blobs": None, "data-files": None, "launcher": None}
         server.start()
         server.create_context("etl").result(WAIT)
     assert events

@@ -75,6 +75,8 @@ def test_the_url_and_the_options_of_the_settings_are_used(tmp_path: Path) -> Non
         ({"pool-size": True}, "pool-size", "a number from 1"),
         ({"lock-timeout": "long"}, "lock-timeout", "expected a duration such as 10 s"),
         ({"lock-timeout": 0}, "lock-timeout", "longer than 0 s"),
+        ({"lock-timeout": 5}, "lock-timeout", "takes a duration with a unit, such as 5 s, got 5"),
+        ({"lock-timeout": "5"}, "lock-timeout", "takes a duration with a unit, such as 5 s, got '5'"),
     ],
 )
 def test_a_bad_option_is_refused_by_name(
