@@ -230,8 +230,9 @@ def _context_type_of(factory: str) -> ContextType:
         return CONTEXT_TYPES[name]
     names = {known.lower(): known for known in CONTEXT_TYPES}
     near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
+    is_class = all(part.replace("$", "_").isidentifier() for part in factory.split("."))
     ours = "." not in factory or factory.startswith("spark.jobserver.")
-    if ours or difflib.get_close_matches(name.lower(), near, n=1, cutoff=0.95):
+    if not is_class or ours or difflib.get_close_matches(name.lower(), near, n=1, cutoff=0.95):
         message = f"unknown context factory {factory!r}"
         if not near:
             message += f"; expected one of {', '.join(CONTEXT_TYPES)}"

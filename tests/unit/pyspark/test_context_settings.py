@@ -117,6 +117,7 @@ def test_too_many_modules_to_import_are_refused() -> None:
         ("spark.jobserver.python.PythonSessionContextFactory", "session"),
         ("spark.jobserver.python.PythonHiveContextFactory", "hive"),
         ("com.example.Mine", "custom"),
+        ("com.example.Outer$Mine", "custom"),
     ],
 )
 def test_a_factory_names_a_context_type(factory: str | None, context_type: str) -> None:
@@ -144,6 +145,9 @@ def test_the_page_about_jvm_jobs_lists_every_factory_in_the_row_of_its_type() ->
         ("nonsense", "expected one of DefaultSparkContextFactory, "),
         ("spark.jobserver.Nonsense", "expected one of DefaultSparkContextFactory, "),
         ("spark.jobserver.context.", "expected one of DefaultSparkContextFactory, "),
+        ("com.example.", "expected one of DefaultSparkContextFactory, "),
+        ("com..Mine", "expected one of DefaultSparkContextFactory, "),
+        ("com.example.My Factory", "expected one of DefaultSparkContextFactory, "),
     ],
 )
 def test_a_factory_that_does_not_exist_is_refused(factory: str, hint: str) -> None:
