@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from jobserver_client.synchronous import StreamedResponse
     from jobserver_core.models.json_values import Json
 
-DEFAULT_URL = "http://127.0.0.1:8090"
+DEFAULT_PORT = 8090
+DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
 PASSWORD_VARIABLE = "JOBSERVER_PASSWORD"  # noqa: S105 - the name of a variable
 RETRIES = 2
 """How often a request that failed in transit is repeated. Somebody is waiting for the error."""
@@ -139,7 +140,8 @@ class CommandClient:
         except ValueError as error:
             path = response.request.url.path
             message = f"{self.url} does not look like a job server ({path} did not return JSON)"
-            raise CommandFailed(message, ExitCode.UNREACHABLE, _CHECK_ADVICE) from error
+            advice = _port_advice(self.url) or _CHECK_ADVICE
+            raise CommandFailed(message, ExitCode.UNREACHABLE, advice) from error
 
     def send(
         self, method: str, path: str, *, accept_errors: bool = False, **request: Unpack[RequestParts]
@@ -249,7 +251,7 @@ def translated(url: str) -> Iterator[None]:
     except ServerUnreachable as error:
         if untrusted := _untrusted_certificate(url, error):
             raise untrusted from error
-        advice = None if isinstance(error, WrongScheme) else _START_ADVICE
+        advice = None if isinstance(error, WrongScheme) else _port_advice(url) or _START_ADVICE
         raise CommandFailed(str(error), ExitCode.UNREACHABLE, advice) from error
     except ResultTimeout as error:
         raise CommandFailed(f"the server at {url} did not answer in time", ExitCode.TIMED_OUT) from error
@@ -335,6 +337,8 @@ def _unlike_a_server(url: str, status: int, reason: str) -> CommandFailed:
     code = ExitCode.UNREACHABLE if status in (*_NO_SUCH_PATH, *OUTAGES) else ExitCode.REFUSED
     code = ExitCode.DENIED if status in _DENIALS else code
     advice = _tls_advice(url) if status == _PLAIN_HTTP else None
+    if status in _NO_SUCH_PATH:
+        advice = _port_advice(url)
     return CommandFailed(message, code, advice or _CHECK_ADVICE)
 
 
@@ -343,6 +347,16 @@ _PLAIN_HTTP = 400
 _NO_SUCH_PATH = (404, 405, 501)
 """Status codes of web servers that are no job server."""
 _DENIALS = (401, 403, 407)
+
+
+def _port_advice(url: str) -> str | None:
+    """Return the address to try if one of http has no port, otherwise None."""
+    address = urlsplit(url)
+    if address.scheme != "http" or address.port is not None:
+        return None
+    likely = address._replace(netloc=f"{address.netloc}:{DEFAULT_PORT}").geturl()
+    default = f"servers listen on {DEFAULT_PORT} by default"
+    return f"The address has no port, which means 80; {default}: --server {likely}"
 
 
 def _tls_advice(url: str) -> str | None:

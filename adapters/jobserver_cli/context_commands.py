@@ -14,7 +14,7 @@ from jobserver_cli.completion import context_names
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.following import showing_start
 from jobserver_cli.lookups import resolve_context, suggestions, unknown_binaries
-from jobserver_cli.options import argument, config_text, key_and_value
+from jobserver_cli.options import argument, context_settings_text, key_and_value
 from jobserver_cli.records import (
     ContextFields,
     context_state,
@@ -148,12 +148,13 @@ def create(
         jobserver context create etl -d @etl.conf
     """
     given = dict(map(key_and_value, settings or []))
+    text = context_settings_text(data)
     with _rephrased_errors(client, name, given), showing_start(client, terminal, name):
         client.call(
             "POST",
             f"/contexts/{quoted_segment(name)}",
             params=given,
-            content=config_text(data).encode(),
+            content=text.encode(),
             headers={"Content-Type": "text/plain"},
             timeout=None,  # the server has its own
         )

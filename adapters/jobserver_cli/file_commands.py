@@ -119,8 +119,11 @@ def data_list(client: CommandClient, terminal: Terminal) -> None:
     files = client.get("/data")
     if terminal.as_json:
         terminal.json(files)
-    for file in [] if terminal.as_json else files:
+        return
+    for file in files:
         terminal.line(str(file))
+    if not files:
+        terminal.note("no data files")
 
 
 def data_upload(

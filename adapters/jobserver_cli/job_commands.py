@@ -13,7 +13,7 @@ from jobserver_cli.client import CommandClient, quoted_segment
 from jobserver_cli.completion import job_ids, live_job_ids
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.following import followed_log, show_repeatedly, wait_for_end, while_taken_over
-from jobserver_cli.lookups import LAST, resolve_context, resolve_job, suggestions
+from jobserver_cli.lookups import LAST, resolve_context, resolve_job, suggestions, unknown_filters
 from jobserver_cli.options import argument, number_option
 from jobserver_cli.parameters import JOB_HELP, JobId, context_option
 from jobserver_cli.records import (
@@ -21,8 +21,8 @@ from jobserver_cli.records import (
     JobFields,
     callbacks_shown,
     class_shown,
-    duration_shown,
     error_text,
+    job_duration,
     job_state,
     missing_code_advice,
     progress_shown,
@@ -102,6 +102,8 @@ def jobs(
 ) -> None:
     """List jobs, newest first. A duration counts from the submission, so it includes the wait for a slot.
 
+    That of a job that has not ended is the time until now.
+
     Examples:
         jobserver jobs --since 1h --status ERROR
         jobserver jobs -c warm --watch
@@ -124,7 +126,7 @@ def jobs(
                 terminal.id_shown(record.get("jobId")),
                 job_state(record),
                 time_shown(record.get("startTime")),
-                duration_shown(record.get("duration")),
+                job_duration(record),
                 class_shown(record.get("classPath"), wide=terminal.wide),
                 record.get("context"),
             ]
@@ -133,6 +135,9 @@ def jobs(
         terminal.records(
             records, columns, rows, none="no jobs", optional=["Context", "Duration", "Submitted"]
         )
+        if not records and not terminal.as_json:
+            for hint in unknown_filters(client, context=context, main_class=main_class):
+                terminal.note(hint)
 
     if watch:
         show_repeatedly(client, terminal, show)
@@ -194,7 +199,7 @@ def _show(client: CommandClient, terminal: Terminal, job_id: str) -> None:
             "Context": record.get("context"),
             "Submitted": time_shown(record.get("startTime")),
             "Started": time_shown(record.get("runningTime")) or None,
-            "Duration": duration_shown(record.get("duration")) or None,
+            "Duration": f"{job_duration(record)}{'' if record.get('status') in FINAL else ' so far'}",
             "Restarts": record.get("restarts") or None,
             "Progress": progress_shown(record) if record.get("status") not in FINAL else None,
             "Callback": callbacks_shown(record),

@@ -142,6 +142,27 @@ def suggestions(client: CommandClient, *, for_job: bool = False, **named: str | 
         raise missing from None
 
 
+def unknown_filters(client: CommandClient, *, context: str | None, main_class: str | None) -> Iterator[str]:
+    """Yield a hint for each name by which an empty list of jobs was filtered, and which the server lacks."""
+    if context is not None:
+        try:
+            client.context(context)
+        except CommandFailed as refused:
+            if refused.reason == "context_not_found":
+                missing = _KINDS["context_not_found"].not_found(client, context)
+                yield f"{missing}. {missing.advice}" if missing.advice else str(missing)
+    if main_class is not None:
+        recent = client.get("/jobs", limit=RECENT)
+        classes = {str(record.get("classPath")) for record in recent}
+        if main_class not in classes:
+            by_short_name = {name.rpartition(".")[2]: name for name in classes}
+            found = similar(main_class, classes) or list(
+                map(by_short_name.__getitem__, similar(main_class, by_short_name))
+            )
+            hint = f". Did you mean {' or '.join(found)}?" if found else ""
+            yield f"none of the newest {RECENT} jobs has the class {main_class}{hint}"
+
+
 def unknown_binaries(client: CommandClient, names: Iterable[str]) -> list[CommandFailed]:
     """Return an error for each name that is neither the name of a binary nor a version of one."""
     known = client.get("/binaries")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -46,6 +47,11 @@ def number_option(*names: str, help: str, metavar: str = "N", least: int = 0, mo
     option: OptionInfo = typer.Option(*names, metavar=metavar, help=help, parser=number)
     return option
 
+
+_CONTEXT_SETTINGS = "spark.context-settings."
+"""Where the settings of a context are in ``--data``."""
+_PAIR = re.compile(r'\s*([\w.-]+)\s*[=:]\s*([^\s{\["].*?)\s*')
+"""Matches one line with a key and a value that is not in quotes, nor begins an object or a list."""
 
 ConfigTexts = Annotated[
     list[str] | None,
@@ -162,10 +168,46 @@ def config_text(texts: list[str] | None, strings: list[str] | None = None) -> st
         try:
             _parsed(text)
         except CommandFailed as error:
-            file = next(filter(os.path.isfile, texts or []), None)
-            error.advice = f"Did you mean -d {shlex.quote(f'@{file}')}?" if file else error.advice
+            error.advice = _advice_for(texts or []) or error.advice
             raise
     return text
+
+
+def context_settings_text(texts: list[str] | None) -> str:
+    """Return the values of ``--data`` for a context, joined with newlines.
+
+    Raises:
+        CommandFailed: As :func:`config_text`, or there are settings that a context would not get.
+    """
+    from jobserver_core.config.trees import flatten  # noqa: PLC0415 - few commands need it
+
+    text = config_text(texts)
+    keys = flatten(_parsed(text)) if text else {}
+    lost = [key for key, value in keys.items() if value != {} and not f"{key}.".startswith(_CONTEXT_SETTINGS)]
+    if lost:
+        message = f"--data has settings outside of spark.context-settings: {', '.join(lost)}"
+        advice = f"Set one with --set KEY=VALUE, or write: -d 'spark.context-settings {{ {lost[0]} = … }}'"
+        raise CommandFailed(message, ExitCode.USAGE, advice)
+    return text
+
+
+def _advice_for(texts: list[str]) -> str | None:
+    """Return what was probably meant by texts that are not HOCON, or None."""
+    if file := next(filter(os.path.isfile, texts), None):
+        return f"Did you mean -d {shlex.quote(f'@{file}')}?"
+    for text in texts:
+        if (pair := _PAIR.fullmatch(text)) and not _is_hocon(text):
+            given = f"{pair[1].removeprefix(_CONTEXT_SETTINGS)}={pair[2]}"
+            return f"To set a string as it is, use: --set {shlex.quote(given)}"
+    return None
+
+
+def _is_hocon(text: str) -> bool:
+    try:
+        _parsed(text)
+    except CommandFailed:
+        return False
+    return True
 
 
 def _parsed(text: str) -> JsonObject:

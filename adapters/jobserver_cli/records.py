@@ -110,16 +110,28 @@ def time_shown(text: object, now: datetime | None = None) -> str:
     return f"{moment:%H:%M:%S}" if moment.date() == today else f"{moment:%Y-%m-%d %H:%M}"
 
 
-def duration_shown(text: object) -> str:
-    """Format a duration compactly; empty for a job that is not done."""
-    words = str(text or "")
-    if words == NOT_DONE:
-        return ""
-    number = words.removesuffix(" secs")
+def job_duration(record: JobFields, now: datetime | None = None) -> str:
+    """Format how long a job took, or how long ago, by this machine's clock, a live one was submitted."""
+    if record.get("duration") != NOT_DONE:
+        return duration_shown(record.get("duration"))
     try:
-        seconds = float(number)
+        submitted = datetime.fromisoformat(str(record.get("startTime")).replace("Z", "+00:00")).astimezone()
+    except ValueError:
+        return ""
+    elapsed = (now or datetime.now(timezone.utc)) - submitted
+    return _seconds_shown(max(0, int(elapsed.total_seconds())))
+
+
+def duration_shown(text: object) -> str:
+    """Format a duration compactly."""
+    words = str(text or "")
+    try:
+        return _seconds_shown(float(words.removesuffix(" secs")))
     except ValueError:
         return words
+
+
+def _seconds_shown(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.3g} s"
     minutes, rest = divmod(round(seconds), 60)

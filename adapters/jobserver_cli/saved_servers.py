@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from jobserver_cli.client import ServerOptions
+from jobserver_cli.client import DEFAULT_PORT, ServerOptions
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.lookups import nearest
 
@@ -71,7 +71,8 @@ def not_saved(server: str) -> str | None:
         return None
     found = nearest(server, saved)
     advice = f"Did you mean {found}?" if found else "Save one with: jobserver login NAME --server URL"
-    return f"No server is saved as {server}. {advice}"
+    address = f"If it is the name of a machine, add the port: --server {server}:{DEFAULT_PORT}"
+    return f"No server is saved as {server}. {advice}\n{address}"
 
 
 def login_hint(server: str) -> str | None:

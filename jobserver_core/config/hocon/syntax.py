@@ -203,7 +203,12 @@ class Parser:
         else:
             line_end = self._text.find("\n", key, self._at)
             self._at = self._at if line_end < 0 else line_end
-            raise self._error(f"expected '=', ':', '+=' or '{{' after the key, found {self._shown()}")
+            message = f"expected '=', ':', '+=' or '{{' after the key, found {self._shown()}"
+            if self._text[:key].rstrip(" \t").endswith(","):
+                message += (
+                    "; the comma before the key ended a value: put a value with commas in double quotes"
+                )
+            raise self._error(message)
         self._skip()
         return char == "+"
 

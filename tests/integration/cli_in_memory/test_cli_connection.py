@@ -15,6 +15,7 @@ import pytest
 import trustme
 
 from command_line import CommandLine
+from jobserver_cli import saved_servers
 from jobserver_cli.exits import ExitCode
 from jobserver_core import Settings
 from jobserver_http import running
@@ -80,6 +81,26 @@ def test_an_unreachable_server_exits_with_3_and_advice(jobserver: CommandLine) -
     assert (done.code, done.out) == (3, "")
     assert f"no job server answers at {url}" in done.err
     assert "jobserver serve" in done.err
+
+
+@pytest.mark.parametrize("given", ["localhost", "http://localhost", "http://127.0.0.1/jobs"])
+def test_an_address_without_a_port_says_which_one_servers_listen_on(
+    jobserver: CommandLine, given: str
+) -> None:
+    done = jobserver("jobs", "--server", given)
+    assert done.code == 3
+    host = "127.0.0.1:8090/jobs" if "127" in given else "localhost:8090"
+    assert f"no port, which means 80; servers listen on 8090 by default: --server http://{host}\n" in done.err
+    assert "jobserver serve" not in done.err
+
+
+def test_a_name_that_is_not_saved_may_be_that_of_a_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    hint = saved_servers.not_saved("prod") or ""
+    assert hint.startswith("No server is saved as prod. Save one with: ")
+    assert hint.endswith("If it is the name of a machine, add the port: --server prod:8090")
 
 
 @pytest.mark.parametrize(

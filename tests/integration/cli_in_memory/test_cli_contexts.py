@@ -175,6 +175,28 @@ def test_create_passes_settings_from_options_and_from_hocon(client: CommandLine,
     assert str(settings["spark"]["ui"]["port"]) == "0"
 
 
+@pytest.mark.parametrize(
+    ("block", "lost"),
+    [
+        ("memory-per-node = 2g", "memory-per-node"),
+        ("spark.master = local, spark.context-settings.spark.ui.port = 0", "spark.master"),
+        ("context-settings { num-cpu-cores = 2 }, cp = words", "context-settings.num-cpu-cores, cp"),
+    ],
+)
+def test_create_refuses_settings_that_the_context_would_not_get(
+    client: CommandLine, server: JobServer, block: str, lost: str
+) -> None:
+    done = client("context", "create", "etl", "-d", block)
+    assert (done.code, done.out) == (2, "")
+    assert f"--data has settings outside of spark.context-settings: {lost}\n" in done.err
+    assert f"-d 'spark.context-settings {{ {lost.partition(',')[0]} = … }}'" in done.err
+    assert [context.name for context in server.contexts()] == ["warm"]
+
+
+def test_create_accepts_an_empty_block(client: CommandLine) -> None:
+    assert client("context", "create", "etl", "-d", "spark {}").code == 0
+
+
 def test_create_with_json_prints_the_record_of_the_contract(client: CommandLine) -> None:
     assert client("context", "create", "etl", "--json").json["state"] == "RUNNING"
 

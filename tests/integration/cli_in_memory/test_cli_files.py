@@ -154,7 +154,9 @@ def test_a_data_file_is_uploaded_listed_and_deleted_by_its_path(client: CommandL
     assert client("data", "list").out == f"{path}\n"
     assert client("data", "list", "--json").json == [path]
     assert client("data", "delete", path).code == 0
-    assert client("data", "list").out == ""
+    done = client("data", "list")
+    assert (done.out, done.err) == ("", "no data files\n")
+    assert client("data", "list", "--json").json == []
 
 
 @pytest.mark.parametrize("prefix", ["birds", "birds.csv.gz"])

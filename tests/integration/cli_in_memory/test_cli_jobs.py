@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +251,12 @@ def test_unknown_names_exit_with_4_and_suggest_similar_ones(
     [
         (("words.Count", "--cp", "words", "-d", "{bad"), "found the end of the text (line 1, column 5)"),
         (("words.Count", "--cp", "words", "-d", "a = ["), "invalid --data: this '[' is never closed"),
+        (
+            ("words.Count", "--cp", "words", "-d", "q = select a, b"),
+            "put a value with commas in double quotes",
+        ),
+        (("words.Count", "--cp", "words", "-d", "q = select a, b"), "use: --set 'q=select a, b'"),
+        (("words.Count", "--cp", "words", "-d", "x = 1", "-d", "q = a:b"), "use: --set q=a:b"),
         (("words.Count", "--cp", "words", "-d", "include classpath(x)"), "invalid --data: "),
         (("words.Count", "--cp", "gopher://x/y"), "Malformed URL"),
         (("words.Count", "--cp", "a b:c"), "'a b:c'"),
@@ -478,6 +485,39 @@ def test_jobs_that_are_shown_as_waiting_can_be_selected_as_such(
     assert listed("WAITING", "--limit", 1) == [[waiting[0], "WAITING"]]
     assert [job for job in listed("STARTED") if job[0] in waiting] == listed("WAITING")
     assert listed("WAITING", "--context", "other") == []
+
+
+@pytest.mark.parametrize(
+    ("filters", "hint"),
+    [
+        (("-c", "wram"), "context 'wram' not found. Did you mean warm? List them with: jobserver contexts"),
+        (("--class", "words.sleep"), "has the class words.sleep. Did you mean words.Sleep?"),
+        (("--class", "Sleep"), "has the class Sleep. Did you mean words.Sleep?"),
+        (("--class", "birds.Owl"), "none of the newest 1000 jobs has the class birds.Owl\n"),
+    ],
+)
+def test_an_empty_list_says_that_the_server_does_not_know_the_name_in_a_filter(
+    client: CommandLine, filters: tuple[str, str], hint: str
+) -> None:
+    client("submit", "words.Sleep", "--cp", "words", "-c", "warm")
+    done = client("jobs", *filters)
+    assert (done.code, done.out, done.err.startswith("no jobs\n")) == (0, "", True)
+    assert hint in done.err
+    done = client("jobs", *filters, "--json")
+    assert (done.code, done.json, done.err) == (0, [], "")
+
+
+def test_an_empty_list_of_a_known_context_and_class_has_no_hint(client: CommandLine) -> None:
+    client("submit", "words.Sleep", "--cp", "words", "-c", "warm")
+    done = client("jobs", "-c", "warm", "--class", "words.Sleep", "--status", "KILLED")
+    assert (done.code, done.err) == (0, "no jobs\n")
+
+
+def test_a_job_that_has_not_ended_shows_the_time_since_its_submission(client: CommandLine) -> None:
+    job_id = client("submit", "words.Sleep", "--cp", "words", "-c", "warm").out.strip()
+    heading, row = client("jobs").out.splitlines()
+    assert re.match(r"\d+ s ", row[heading.index("Duration") :])
+    assert re.search(r"^Duration +\d+ s so far$", client("job", job_id).out, re.MULTILINE)
 
 
 def test_without_jobs_there_is_no_table(client: CommandLine) -> None:
