@@ -6,10 +6,11 @@ The loader below is the only one: for every port, and for the authenticators of 
 
 from __future__ import annotations
 
+import inspect
 import sys
 import traceback
 from abc import ABC
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 _DISTRIBUTION = "jobserver-core"
 _EXTRAS = {"sql": "sql", "fsspec": "fsspec", "pyspark": "pyspark", "httpx": "httpx"}
 """Which extra brings which backend of this distribution."""
+
+_CALLS = {"check_options": ("settings",), "from_settings": ("settings", "data_dir")}
+"""The class methods that are called here, with their parameters."""
 
 B = TypeVar("B", bound="Backend")
 
@@ -88,7 +92,8 @@ def find(port: type[B], name: str) -> type[B]:
 
     Raises:
         PluginNotFound: It is not installed, or an extra that brings what it imports; says which.
-        PluginFailed: It cannot be imported, or is not a subclass of the port.
+        PluginFailed: It cannot be imported, is not a subclass of the port, lacks methods of it, or cannot be
+            created from settings.
     """
     return _found(port, name)[0]
 
@@ -111,6 +116,8 @@ def _found(port: type[B], name: str) -> tuple[type[B], EntryPoint]:
         raise _failed(port, point, _described(error, point)) from error
     if not (isinstance(backend, type) and issubclass(backend, port)):
         raise _failed(port, point, f"it must be a subclass of {port.__module__}.{port.__name__}")
+    if problem := _problem(backend):
+        raise _failed(port, point, problem)
     return backend, point
 
 
@@ -124,8 +131,6 @@ def load(port: type[B], name: str, settings: Settings, data_dir: Path) -> B:
     backend, point = _found(port, name)
     with _failures_named(port, point):
         backend.check_options(settings)
-        if missing := _missing_methods(backend):
-            raise _failed(port, point, f"the class {backend.__name__} lacks methods of the port: {missing}")
         created = backend.from_settings(settings, data_dir)
     if not isinstance(created, port):
         raise _failed(port, point, f"from_settings returned {created!r} instead of a {port.__name__}")
@@ -144,6 +149,15 @@ def check_options(port: type[B], name: str, settings: Settings) -> None:
         backend.check_options(settings)
 
 
+def checks_options(port: type[B], name: str) -> bool:
+    """Whether the backend of a port that has this name refuses options that it does not know.
+
+    Raises:
+        JobServerError: As :func:`find` does.
+    """
+    return not _inherits(_found(port, name)[0], "check_options")
+
+
 @contextmanager
 def _failures_named(port: type[Backend], point: EntryPoint) -> Iterator[None]:
     """Name the backend of another package in which an unexpected exception is raised."""
@@ -157,11 +171,35 @@ def _failures_named(port: type[Backend], point: EntryPoint) -> Iterator[None]:
         raise _failed(port, point, _described(error, point)) from error
 
 
-def _missing_methods(backend: type[Backend]) -> str:
-    """Return the methods that the default factory misses; one of the plug-in may return another class."""
-    factory = getattr(backend.from_settings, "__func__", None)  # None of a static method
-    default = factory is Backend.from_settings.__func__  # type: ignore[attr-defined]
-    return ", ".join(sorted(backend.__abstractmethods__)) if default else ""
+def _problem(backend: type[Backend]) -> str | None:
+    """Return why no object of a class can be created from settings, as far as the class itself shows it."""
+    # A factory of the plug-in may return another class.
+    default = _inherits(backend, "from_settings")
+    missing = ", ".join(sorted(backend.__abstractmethods__)) if default else ""
+    if missing:
+        return f"the class {backend.__name__} lacks methods of the port: {missing}"
+    if default and (problem := _refused(backend)):
+        return f"without from_settings, {backend.__name__} is created without arguments: {problem}"
+    for name, parameters in _CALLS.items():
+        if problem := _refused(getattr(backend, name), *parameters):
+            return f"{name} must be a class method that takes {' and '.join(parameters)}: {problem}"
+    return None
+
+
+def _refused(function: Callable[..., object], *arguments: object) -> str | None:
+    """Return why a function cannot be called with these positional arguments, as far as that is known."""
+    try:
+        inspect.signature(function).bind(*arguments)
+    except ValueError:  # a function written in C
+        return None
+    except TypeError as error:
+        return str(error)
+    return None
+
+
+def _inherits(backend: type[Backend], name: str) -> bool:
+    """Whether a backend has the default of a class method."""
+    return getattr(getattr(backend, name), "__func__", None) is getattr(Backend, name).__func__
 
 
 def _is_ours(point: EntryPoint) -> bool:

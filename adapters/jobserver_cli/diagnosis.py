@@ -44,6 +44,7 @@ from jobserver_core.running.context_settings import (
 )
 
 if TYPE_CHECKING:
+    from jobserver_core.models.json_values import JsonMapping
     from jobserver_core.plugins import Backend
     from jobserver_http import Authenticator
 
@@ -54,6 +55,10 @@ _MASTER_TIMEOUT = 5.0
 """How many seconds a standalone master has to accept a connection."""
 _LISTENING = "0A"
 """The state of a listening socket in /proc/net/tcp."""
+
+
+_OWN_LAUNCHERS = ("memory", "pyspark")
+"""The launchers of this distribution. Why one cannot be created is what other checks find."""
 
 
 class Verdict(str, Enum):
@@ -140,9 +145,7 @@ def _option_checks(settings: Settings) -> list[Callable[[], None]]:
     selected: list[tuple[type[Backend], str]] = [
         (Launcher, settings.launcher.backend),
         *((Transport, name) for name in settings.callbacks.transports),
-        (MetadataStore, settings.metadata.backend),
-        (BlobStore, settings.blobs.backend),
-        (Fetcher, settings.fetcher.backend),
+        *((port, name) for port, name, _ in _storage(settings)),
     ]
     return [partial(plugins.check_options, port, name, settings) for port, name in selected]
 
@@ -166,7 +169,7 @@ def check_start(settings: Settings) -> Authenticator | None:
         CommandFailed: The server could not start. Problems and advice are those of ``doctor``.
     """
     # A launcher or authenticator of another package may need the data directory, so it is created later.
-    own_launcher = settings.launcher.backend in ("memory", "pyspark")
+    own_launcher = settings.launcher.backend in _OWN_LAUNCHERS
     contexts = [partial(_check_contexts, settings)] if own_launcher else []
     if found := _errors(*contexts, *_option_checks(settings), partial(_check_front_end, settings)):
         raise CommandFailed("; ".join(map(str, found)), exit_code_of(found[0]))
@@ -297,15 +300,20 @@ def _master(url: str) -> str:
     raise _Problem(text, "Start the master, or correct spark.master.", Verdict.WARNING)
 
 
+def _storage(settings: Settings) -> list[tuple[type[Backend], str, JsonMapping]]:
+    """Return the backends that are only created by a start, with their options."""
+    return [
+        (MetadataStore, settings.metadata.backend, settings.metadata.options),
+        (BlobStore, settings.blobs.backend, settings.blobs.options),
+        (Fetcher, settings.fetcher.backend, settings.fetcher.options),
+    ]
+
+
 def _backends(settings: Settings) -> str:
     names, problems, advice = list[str](), list[str](), list[str]()
-    for port, section in (
-        (MetadataStore, settings.metadata),
-        (BlobStore, settings.blobs),
-        (Fetcher, settings.fetcher),
-        (Launcher, settings.launcher),
-    ):
-        name = section.backend
+    selected: list[tuple[type[Backend], str]] = [(port, name) for port, name, _ in _storage(settings)]
+    selected.append((Launcher, settings.launcher.backend))
+    for port, name in selected:
         try:
             plugins.find(port, name)
         except PluginNotFound as error:
@@ -317,7 +325,7 @@ def _backends(settings: Settings) -> str:
             advice.append(_installation(error))
         except PluginFailed as error:
             problems.append(str(error))
-            advice.append("Repair that package, or choose another backend.")
+            advice.append(_REPAIR)
         names.append(f"{port.kind} {name}")
     if problems:
         raise _Problem("; ".join(problems), "\n".join(dict.fromkeys(advice)))
@@ -331,28 +339,49 @@ def _installation(missing: PluginNotFound) -> str:
     return "Install the package that provides it."
 
 
+def _advice(error: JobServerError, otherwise: str) -> str:
+    """Return what to do about an error of a backend that may be missing, or of another package."""
+    if isinstance(error, PluginNotFound):
+        return _installation(error)
+    return _REPAIR if isinstance(error, PluginFailed) else otherwise
+
+
 _CORRECT = "Correct it in the configuration."
 _DRIVER = "Install it into this environment: a server opens the store with it."
 _CONNECTION = "Start the database, or correct jobserver.metadata.url: its host, database, user or password."
 _OTHERS_FIRST = "Solve the other problems first."
+_REPAIR = "Repair that package, or choose another backend."
+_COMPARE = "Compare them with the documentation of the backend: it may ignore one that is misspelled."
 
 
 def _options(settings: Settings) -> str:
-    unchecked = _advising(
-        _OTHERS_FIRST, PluginNotFound, PluginFailed, about="they are not checked: ", verdict=Verdict.WARNING
-    )
-    with _advising(_CORRECT, InvalidSetting), _advising(_DRIVER, StorageError), unchecked:
-        _check_options(settings)
+    unchecked = list[str]()
+    for port, name, options in _storage(settings):
+        _require(port, name)
+        with (
+            _advising(_CORRECT, InvalidSetting),
+            _advising(_DRIVER, StorageError),
+            _advising(_REPAIR, PluginFailed),
+        ):
+            plugins.check_options(port, name, settings)
+        if options and not plugins.checks_options(port, name):
+            given = ", ".join(options)
+            unchecked.append(f"those of jobserver.{port.kind}.options ({given}) are not checked by {name!r}")
+    if unchecked:
+        raise _Problem("; ".join(unchecked), _COMPARE, Verdict.WARNING)
     return "those of the stores and the fetcher are known"
 
 
-def _check_options(settings: Settings) -> None:
-    plugins.check_options(MetadataStore, settings.metadata.backend, settings)
-    plugins.check_options(BlobStore, settings.blobs.backend, settings)
-    plugins.check_options(Fetcher, settings.fetcher.backend, settings)
+def _require(port: type[Backend], name: str) -> None:
+    """Name a backend that cannot be used as why something is not checked. ``_backends`` has the advice."""
+    unusable = (PluginNotFound, PluginFailed)
+    with _advising(_OTHERS_FIRST, *unusable, about="they are not checked: ", verdict=Verdict.WARNING):
+        plugins.find(port, name)
 
 
 def _contexts(settings: Settings) -> str:
+    name = settings.launcher.backend
+    _require(Launcher, name)
     try:
         _check_contexts(settings)
         with _loading_launcher(settings) as launcher:
@@ -360,6 +389,8 @@ def _contexts(settings: Settings) -> str:
     except InvalidSetting as error:
         raise _Problem(str(error), _CORRECT) from error
     except JobServerError as error:
+        if name not in _OWN_LAUNCHERS:
+            raise _Problem(str(error), _REPAIR) from error
         text = f"their settings are not checked: {error}"
         raise _Problem(text, _OTHERS_FIRST, Verdict.WARNING) from error
     if problems:
@@ -391,10 +422,7 @@ def _callbacks(settings: Settings) -> str:
     transports = settings.callbacks.transports
     installed = (partial(plugins.check_options, Transport, name, settings) for name in transports)
     if found := _errors(*installed, partial(_check_transports, settings)):
-        advice = [
-            _installation(error) if isinstance(error, PluginNotFound) else "Correct jobserver.callbacks."
-            for error in found
-        ]
+        advice = [_advice(error, "Correct jobserver.callbacks.") for error in found]
         raise _Problem("; ".join(map(str, found)), "\n".join(dict.fromkeys(advice)))
     return f"sent by {', '.join(transports)}" if transports else "no transports are configured"
 
@@ -434,11 +462,15 @@ def _check_front_end(settings: Settings) -> None:
 
 
 def _authenticator(settings: Settings) -> Authenticator | None:
-    advice = "Correct jobserver.auth or the file. Create entries with: jobserver credentials"
-    with _advising(advice, JobServerError), _loading_front_end():
+    with _loading_front_end():
         from jobserver_http.authentication import authenticator_from_settings  # noqa: PLC0415 - as above
 
+    try:
         return authenticator_from_settings(settings)
+    except JobServerError as error:
+        own = settings.auth.backend == "file"
+        advice = "Correct jobserver.auth or the file. Create entries with: jobserver credentials"
+        raise _Problem(str(error), _advice(error, advice if own else "Correct jobserver.auth.")) from error
 
 
 def _users(settings: Settings) -> str:
@@ -446,7 +478,9 @@ def _users(settings: Settings) -> str:
     if authenticator is None:
         return "nobody has to log in"
     if problem := authenticator.problem():
-        raise _Problem(problem, "Create entries with: jobserver credentials", Verdict.WARNING)
+        own = settings.auth.backend == "file"
+        advice = "Create entries with: jobserver credentials" if own else "Correct jobserver.auth."
+        raise _Problem(problem, advice, Verdict.WARNING)
     return f"authentication {settings.auth.backend} is configured"
 
 

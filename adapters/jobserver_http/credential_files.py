@@ -196,6 +196,9 @@ class FileAuthenticator(Authenticator):
     @classmethod
     def check_options(cls, settings: Settings) -> None:
         _check_files(settings.auth)
+        for name in settings.auth.options:
+            message = "is not an option of the authenticator file, which has none"
+            raise InvalidSetting(key=f"jobserver.auth.options.{name}", message=message)
 
     @classmethod
     def from_settings(cls, settings: Settings, data_dir: Path) -> FileAuthenticator:

@@ -83,12 +83,16 @@ class FsspecFetcher(Fetcher):
         self._drivers = DriverSource(options or {})
 
     @classmethod
-    def from_settings(cls, settings: Settings, data_dir: Path) -> FsspecFetcher:
-        fetcher = settings.fetcher
-        for scheme, options in fetcher.options.items():
+    def check_options(cls, settings: Settings) -> None:
+        for scheme, options in settings.fetcher.options.items():
             if not isinstance(options, Mapping):
                 message = "must be an object with the options of the scheme's driver"
                 raise InvalidSetting(key=f"jobserver.fetcher.options.{scheme}", message=message)
+
+    @classmethod
+    def from_settings(cls, settings: Settings, data_dir: Path) -> FsspecFetcher:
+        cls.check_options(settings)
+        fetcher = settings.fetcher
         return cls(
             policy=AddressPolicy.from_settings(fetcher, schemes=fetcher.allowed_schemes),
             allowed_folders=fetcher.allowed_folders,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -150,6 +151,11 @@ def test_doctor_and_serve_refuse_a_master_that_no_context_can_use(
         ("spark.context-settings.idle-timout = 1h", "did you mean 'idle-timeout'?"),
         ("jobserver.auth.token-file = tokens", "requires jobserver.auth.backend = file"),
         ("jobserver.auth.backend = file", "file requires password-file or token-file"),
+        (
+            "jobserver.auth { backend = file, token-file = x, options.x = 1 }",
+            "auth.options.x': is not an option",
+        ),
+        ("jobserver.fetcher { backend = fsspec, options.s3 = 1 }", "must be an object with the options"),
         ("jobserver.auth.backend = fil", "no authenticator backend named 'fil' is installed"),
         ("jobserver.http.host = 0.0.0.0", "0.0.0.0 is reachable from other machines"),
         (
@@ -500,21 +506,170 @@ def test_doctor_names_a_backend_that_is_not_installed(tmp_path: Path) -> None:
     assert "metadata 'stone' is not installed (installed: memory" in finding.text
 
 
+InstallPlugin = Callable[[str, str], None]
+
+
+@pytest.fixture
+def install_plugin(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[InstallPlugin]:
+    """Install a package with a backend ``stone`` of a kind; its class ``Stone`` has the given source."""
+
+    def install(kind: str, source: str) -> None:
+        info = tmp_path / "plugin" / "stone_backends-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stone-backends\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[jobserver.{kind}]\nstone = stone_backends:Stone\n")
+        (info.parent / "stone_backends.py").write_text(source)
+        monkeypatch.syspath_prepend(str(info.parent))
+
+    yield install
+    sys.modules.pop("stone_backends", None)
+
+
 def test_doctor_goes_on_after_a_backend_that_fails(
-    jobserver: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    jobserver: CommandLine, tmp_path: Path, install_plugin: InstallPlugin
 ) -> None:
-    info = tmp_path / "plugin" / "stone_backends-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stone-backends\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[jobserver.metadata]\nstone = stone_backends:Stone\n")
-    (info.parent / "stone_backends.py").write_text("raise RuntimeError('out of stone')\n")
-    monkeypatch.syspath_prepend(str(info.parent))
+    install_plugin("metadata", "raise RuntimeError('out of stone')\n")
     config = config_file(tmp_path, "jobserver.metadata.backend = stone")
     done = jobserver("doctor", "--config", config, "--data-dir", tmp_path / "data")
     assert (done.code, "✗ Backends: the metadata backend 'stone' of stone-backends" in done.out) == (7, True)
     assert "out of stone" in done.out
     assert "Repair that package, or choose another backend." in done.out
+    assert "! Options: they are not checked: " in done.out
     assert "this machine is not ready: Backends" in done.err
+
+
+def stone(parent: str, *methods: str) -> str:
+    """Return the source of a class that extends another one of the in-memory backends."""
+    module, _, name = parent.rpartition(".")
+    body = "".join(f"    {line}\n" for method in methods for line in method.splitlines())
+    return f"from {module} import {name}\n\n\nclass Stone({name}):\n{body or '    pass'}"
+
+
+FAILING_PLUGINS = [
+    (
+        "blobs",
+        "jobserver_core.memory.MemoryBlobStore",
+        '@classmethod\ndef check_options(cls, settings):\n    settings.blobs.options["path"]',
+        "Options",
+        "KeyError: 'path'",
+    ),
+    (
+        "blobs",
+        "jobserver_core.memory.MemoryBlobStore",
+        "@classmethod\ndef from_settings(cls, settings):\n    return cls()",
+        "Backends",
+        "from_settings must be a class method that takes settings and data_dir: too many positional",
+    ),
+    (
+        "blobs",
+        "jobserver_core.memory.MemoryBlobStore",
+        "def from_settings(self, settings, data_dir):\n    return self",
+        "Backends",
+        "from_settings must be a class method that takes settings and data_dir: missing a required argument",
+    ),
+    (
+        "metadata",
+        "jobserver_core.memory.MemoryMetadataStore",
+        "@classmethod\ndef check_options(cls):\n    pass",
+        "Backends",
+        "check_options must be a class method that takes settings: too many positional arguments",
+    ),
+    (
+        "blobs",
+        "jobserver_core.memory.MemoryBlobStore",
+        "def __init__(self, url):\n    pass",
+        "Backends",
+        "without from_settings, Stone is created without arguments: missing a required argument: 'url'",
+    ),
+    (
+        "fetcher",
+        "jobserver_core.ports.Fetcher",
+        "def check(self, uri):\n    pass",
+        "Backends",
+        "the class Stone lacks methods of the port: fetch",
+    ),
+    (
+        "launcher",
+        "jobserver_core.memory.InlineLauncher",
+        '@classmethod\ndef from_settings(cls, settings, data_dir):\n    raise KeyError("path")',
+        "Contexts",
+        "KeyError: 'path'",
+    ),
+    (
+        "transport",
+        "jobserver_core.memory.MemoryTransport",
+        '@classmethod\ndef from_settings(cls, settings, data_dir):\n    raise KeyError("path")',
+        "Callbacks",
+        "KeyError: 'path'",
+    ),
+    (
+        "authenticator",
+        "jobserver_http.credential_files.FileAuthenticator",
+        '@classmethod\ndef check_options(cls, settings):\n    raise KeyError("path")',
+        "Users",
+        "KeyError: 'path'",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "parent", "method", "check", "words"), FAILING_PLUGINS, ids=lambda value: value[:30]
+)
+def test_doctor_refuses_a_backend_with_which_no_server_starts_and_advises_to_repair_it(
+    jobserver: CommandLine,
+    tmp_path: Path,
+    install_plugin: InstallPlugin,
+    kind: str,
+    parent: str,
+    method: str,
+    check: str,
+    words: str,
+) -> None:
+    install_plugin(kind, stone(parent, method))
+    section = {"transport": "callbacks.transports", "authenticator": "auth.backend"}.get(
+        kind, f"{kind}.backend"
+    )
+    text = f"jobserver.{section} = {'[stone]' if kind == 'transport' else 'stone'}"
+    arguments = ("--config", config_file(tmp_path, text), "--data-dir", tmp_path / "data")
+    examined, served = jobserver("doctor", *arguments), jobserver("serve", *arguments)
+    assert (examined.code, served.code != 0) == (7, True), examined.out
+    lines = examined.out.splitlines()
+    [(number, line)] = [found for found in enumerate(lines) if f"✗ {check}: " in found[1]]
+    assert words in line
+    assert words in served.err
+    assert lines[number + 1].strip() == "→ Repair that package, or choose another backend."
+
+
+def test_doctor_names_options_that_a_backend_does_not_check(
+    tmp_path: Path, install_plugin: InstallPlugin
+) -> None:
+    install_plugin("blobs", stone("jobserver_core.memory.MemoryBlobStore"))
+    chosen = {"jobserver.blobs.backend": "stone"}
+    assert found(settings(tmp_path, **chosen))["Options"].verdict is Verdict.GOOD
+    finding = found(settings(tmp_path, **chosen, **{"jobserver.blobs.options": {"colour": 1}}))["Options"]
+    assert finding == Finding(
+        name="Options",
+        verdict=Verdict.WARNING,
+        text="those of jobserver.blobs.options (colour) are not checked by 'stone'",
+        advice="Compare them with the documentation of the backend: it may ignore one that is misspelled.",
+    )
+
+
+def test_doctor_advises_to_correct_the_settings_of_an_authenticator_that_refuses_them(
+    tmp_path: Path, install_plugin: InstallPlugin
+) -> None:
+    refusing = (
+        "@classmethod\ndef check_options(cls, settings):\n"
+        "    from jobserver_core.errors import InvalidSetting\n"
+        "    raise InvalidSetting(key='jobserver.auth.options.x', message='is not an option')"
+    )
+    install_plugin("authenticator", stone("jobserver_http.credential_files.FileAuthenticator", refusing))
+    finding = found(settings(tmp_path, **{"jobserver.auth.backend": "stone"}))["Users"]
+    assert (finding.verdict, finding.advice) == (Verdict.BAD, "Correct jobserver.auth.")
+    finding = found(settings(tmp_path, **{"jobserver.auth.backend": "ston"}))["Users"]
+    assert (finding.verdict, finding.advice) == (Verdict.BAD, "Install the package that provides it.")
 
 
 @pytest.mark.parametrize("way", ["file", "below a file"])
