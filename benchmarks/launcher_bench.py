@@ -95,7 +95,7 @@ class BenchContext:
 
     def stop(self) -> None:
         self._handle.stop(30.0)
-        self._listener.wait_for("context-ended", timeout=60.0)
+        self._listener.wait_for("context_ended", timeout=60.0)
 
 
 class Bench:
@@ -134,5 +134,5 @@ class Bench:
         )
         listener = BenchListener()
         handle = self._launcher.start_context(spec, listener)
-        listener.wait_for("ready", timeout=300.0)
+        listener.wait_for("context_ready", timeout=300.0)
         return BenchContext(spec, listener, handle, self._code)

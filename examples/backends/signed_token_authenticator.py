@@ -21,7 +21,11 @@ from jobserver_http import Authenticator, Credentials, Identity
 
 
 class SignedTokenAuthenticator(Authenticator):
-    """Accepts signed tokens. The option ``key`` is the shared secret, ``revoked`` lists names to refuse."""
+    """Accepts signed tokens.
+
+    The option ``signing-key`` is the shared secret, whose name tells the server not to show it. The option
+    ``revoked`` lists names to refuse.
+    """
 
     challenges = ('Bearer realm="jobserver"',)
 
@@ -30,15 +34,22 @@ class SignedTokenAuthenticator(Authenticator):
         self.revoked = set(revoked)
 
     @classmethod
+    def check_options(cls, settings: Settings) -> None:
+        """Refuse options that do not exist, and keys that are too short."""
+        options = settings.auth.options
+        if unknown := set(options) - {"signing-key", "revoked"}:
+            key = f"jobserver.auth.options.{min(unknown)}"
+            raise InvalidSetting(key=key, message="is not an option; expected signing-key or revoked")
+        signing_key = options.get("signing-key")
+        if not isinstance(signing_key, str) or len(signing_key) < 16:
+            key = "jobserver.auth.options.signing-key"
+            raise InvalidSetting(key=key, message="must be a string of at least 16 characters")
+
+    @classmethod
     def from_settings(cls, settings: Settings, data_dir: Path) -> SignedTokenAuthenticator:
         """Create the authenticator that the settings describe."""
         options = settings.auth.options
-        if unknown := set(options) - {"key", "revoked"}:
-            key = f"jobserver.auth.options.{min(unknown)}"
-            raise InvalidSetting(key=key, message="is not an option; expected key or revoked")
-        if len(options.get("key", "")) < 16:
-            raise InvalidSetting(key="jobserver.auth.options.key", message="must have at least 16 characters")
-        return cls(options["key"], options.get("revoked", []))
+        return cls(options["signing-key"], options.get("revoked", []))
 
     def token(self, name: str, permissions: Iterable[str], expiry: int) -> str:
         """Return a signed token, as the other service makes it."""

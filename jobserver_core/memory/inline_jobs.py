@@ -132,9 +132,8 @@ class InlineReports:
             return set(self._kept)
 
     def forget(self, job_id: str) -> None:
-        """Keep no reports about a job any longer."""
-        with self._lock:
-            self._kept.pop(job_id, None)
+        """Keep no reports about a job any longer. Takes no lock, because a report may be under way."""
+        self._kept.pop(job_id, None)
 
     def ignore(self, job_id: str) -> None:
         """Report nothing about a job any more."""

@@ -159,6 +159,7 @@ class ContextLaunch:
         self._await_ready(spec)
 
     def _start(self, spec: ContextSpec) -> object:
+        slow = self._clock.call_later(self._limits.creation_timeout, lambda: self._log_slow_start(spec))
         try:
             return self._launcher.start_context(spec, self.listener)
         except (JobServerError, KeyboardInterrupt):
@@ -167,6 +168,18 @@ class ContextLaunch:
             fault = f"start_context of the launcher {self._name} raised {type(error).__name__}"
             _log.exception("context %s: %s", spec.name, fault)
             raise LaunchError(message=f"{fault}: {message_of(error)}") from error
+        finally:
+            slow.cancel()
+
+    def _log_slow_start(self, spec: ContextSpec) -> None:
+        """Name a launcher that waits for its context. Until it returns, nothing can kill the context."""
+        _log.warning(
+            "context %s: start_context of the launcher %s has not returned within %g s "
+            "(jobserver.contexts.creation-timeout); it has to return at once",
+            spec.name,
+            self._name,
+            self._limits.creation_timeout,
+        )
 
     def _await_ready(self, spec: ContextSpec) -> None:
         self._context.ready.waiter.notify(self._log_ready)

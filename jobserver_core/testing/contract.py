@@ -8,8 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
+
+T = TypeVar("T")
 
 
 def wait_until(
@@ -38,6 +41,14 @@ def raised_by(call: Callable[[], object]) -> type[Exception] | None:
     except Exception as error:  # noqa: BLE001 - the test looks at it
         return type(error)
     return None
+
+
+def returned(call: str, found: object, expected: type[T]) -> T:
+    """Return what a call has returned; fail if it is of another type."""
+    assert isinstance(found, expected), (
+        f"{call} returned {found!r}; it has to return an instance of {expected.__name__}"
+    )
+    return found
 
 
 @contextmanager

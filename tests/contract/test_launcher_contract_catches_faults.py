@@ -11,6 +11,7 @@ import inspect
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,8 +27,16 @@ from jobserver_core.memory.inline_jobs import InlineReports, InlineRun, JobFunct
 from jobserver_core.memory.launcher import _InlineContext
 from jobserver_core.models.contexts import Resources
 from jobserver_core.models.failures import ErrorInfo, FailureKind
+from jobserver_core.models.jobs import JobProgress
 from jobserver_core.models.json_values import JsonMapping
-from jobserver_core.ports import ContextEnd, ContextListener, JobOutcome, JobSpec
+from jobserver_core.ports import (
+    ContextEnd,
+    ContextHandle,
+    ContextListener,
+    ContextSpec,
+    JobOutcome,
+    JobSpec,
+)
 from jobserver_core.testing.contract import wait_until
 from jobserver_core.testing.launcher import LauncherContract, RunningContext
 
@@ -44,6 +53,7 @@ class Fault(InlineLauncher):
     """What replaces which class of the in-memory launcher."""
     functions_too: ClassVar[Mapping[str, JobFunction]] = {}
     timeout: ClassVar[float] = 30.0
+    call_timeout: ClassVar[float] = 10.0
     linger: ClassVar[float] = 30.0
     """Seconds that an event takes to return, unless another one overlaps."""
 
@@ -75,7 +85,7 @@ class EndsContextsBeforeTheirJobs(Fault):
 
 class CloseDoesNotWait(Fault):
     caught_by = ("test_closing_the_launcher_kills_what_is_left_and_waits_for_it",)
-    because = "context-ended"
+    because = "context_ended"
 
     def __init__(self) -> None:
         super().__init__()
@@ -238,7 +248,7 @@ class OpensNoResultForNull(Fault):
 
 class DoesNotNoticeACrash(Fault):
     caught_by = ("test_a_job_whose_process_ends_by_itself_has_crashed",)
-    because = "no ('job-ended'"
+    because = "was not reported within"
     timeout = 0.5
 
     class Run(InlineRun):
@@ -261,12 +271,140 @@ class ReportsACrashAsSuccess(Fault):
     parts = {"InlineRun": Run}
 
 
+class ReportsProgressOfAJobThatHasNotStarted(Fault):
+    caught_by = ("test_a_job_runs_delivers_its_result_and_ends",)
+    because = "job_progress of job"
+
+    class Run(InlineRun):
+        def _call(self, function: JobFunction) -> None:
+            self._job.report(JobProgress(tasks_done=1))
+            super()._call(function)
+
+    parts = {"InlineRun": Run}
+
+
+class ReportsTheStartOfAJobTwice(Fault):
+    caught_by = ("test_the_first_entry_of_a_class_path_wins",)
+    because = "came after job_running; only job_progress or open_result or job_ended may come then"
+
+    class Run(InlineRun):
+        def _write(self, value: Any) -> None:
+            self._listener.notify(lambda listener: listener.job_running(self._spec.id))
+            super()._write(value)
+
+    parts = {"InlineRun": Run}
+
+
+class ReturnsAResultThatIsNotJson(Fault):
+    caught_by = ("test_a_job_runs_delivers_its_result_and_ends",)
+    because = "the result of test.echo has to be JSON in UTF-8, not b'None'"
+
+    class Run(InlineRun):
+        def _write(self, value: Any) -> None:
+            self._listener.report(self._spec.id, self._write_none)
+
+        def _write_none(self, listener: ContextListener) -> None:
+            listener.open_result(self._spec.id, stream=False).write(b"None")
+
+    parts = {"InlineRun": Run}
+
+
+# -- calls that have to return at once ----------------------------------------------------------
+
+
+class _Waiting(Fault):
+    caught_by = ("test_calls_of_a_handle_return_while_the_listener_handles_a_report",)
+    call_timeout = 0.5
+
+
+def _waiting(method: str) -> type[_Waiting]:
+    """Return a launcher in which a method of the handle takes the lock around the listener."""
+
+    def call(self: _InlineContext, *arguments: Any) -> None:
+        with self._listener._lock:
+            getattr(_InlineContext, method)(self, *arguments)
+
+    context = type("Context", (_InlineContext,), {method: call})
+    fields = {"because": f"{method} did not return within 0.5 s", "parts": {"_InlineContext": context}}
+    return type(f"TakesTheLockOfTheListenerIn_{method}", (_Waiting,), fields)
+
+
+TAKING_THE_LOCK = [_waiting(method) for method in ("submit", "kill_job", "acknowledge", "stop", "kill")]
+
+
+class StopWaitsForTheEnd(_Waiting):
+    because = "stop did not return within 0.5 s"
+
+    class Context(_InlineContext):
+        def stop(self, timeout: float) -> None:
+            super().stop(timeout)
+            self.join()
+
+    parts = {"_InlineContext": Context}
+
+
+class StartWaitsUntilTheContextIsReady(Fault):
+    caught_by = ("test_a_start_returns_before_the_listener_has_handled_that_the_context_is_ready",)
+    because = "start_context returned after"
+    call_timeout = 0.5
+
+    def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
+        handle = super().start_context(spec, listener)
+        assert isinstance(handle, _InlineContext)
+        wait_until(lambda: handle._listener._ready, "the context is ready", DEADLINE)
+        with handle._listener._lock:
+            return handle
+
+
+class StartBlocks(Fault):
+    caught_by = ("test_a_start_returns_before_the_listener_has_handled_that_the_context_is_ready",)
+    because = "it has to return at once"
+    call_timeout = 0.2
+
+    def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
+        time.sleep(0.25)
+        return super().start_context(spec, listener)
+
+
+class StartReturnsNothing(Fault):
+    caught_by = ("test_a_context_is_ready_once_and_stops_with_nothing_left",)
+    because = "start_context returned None; it has to return an instance of ContextHandle"
+
+    def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
+        super().start_context(spec, listener)
+        return None  # type: ignore[return-value]
+
+
+class AsksForNoResources(Fault):
+    caught_by = ("test_the_same_settings_always_ask_for_the_same_resources",)
+    because = "resources returned None; it has to return an instance of Resources"
+
+    def resources(self, settings: JsonMapping) -> Resources:
+        return None  # type: ignore[return-value]
+
+
+class CheckRaises(Fault):
+    caught_by = ("test_a_launcher_whose_contexts_start_passes_its_check",)
+    because = "check() raised OSError('no cores'); it has to return None where contexts start"
+
+    def check(self) -> None:
+        raise OSError("no cores")
+
+
+class CheckReturnsAnAnswer(Fault):
+    caught_by = ("test_a_launcher_whose_contexts_start_passes_its_check",)
+    because = "check() returned False"
+
+    def check(self) -> None:
+        return False  # type: ignore[return-value]
+
+
 # -- the next server --------------------------------------------------------------------------------
 
 
 class EndsContextsWhenDetached(Fault):
     caught_by = ("test_a_context_continues_under_the_next_launcher",)
-    because = "context-ended"
+    because = "context_ended"
 
     def detach(self) -> None:
         self.close()
@@ -306,7 +444,7 @@ class RepeatsAcknowledgedJobs(Fault):
 
 class ForgetsReportedJobs(Fault):
     caught_by = ("test_a_context_continues_under_the_next_launcher",)
-    because = "no ('job-ended'"
+    because = "was not reported within"
     timeout = 0.5
 
     class Serial(InlineReports):
@@ -320,7 +458,7 @@ class ForgetsReportedJobs(Fault):
 
 class DropsJobsThatNeverArrived(Fault):
     caught_by = ("test_a_context_continues_under_the_next_launcher",)
-    because = "no ('job-ended'"
+    because = "was not reported within"
     timeout = 0.5
 
     class Context(_InlineContext):
@@ -449,8 +587,8 @@ WITH_PROCESSES = [LeavesAProcess, LeavesGrandchildren, LeavesDetachedProcesses]
 IN_MEMORY = [
     # A fault that is caught by waiting in vain takes its whole timeout.
     pytest.param(fault, id=fault.__name__, marks=[pytest.mark.slow] if fault.timeout < Fault.timeout else [])
-    for fault in Fault.__subclasses__()
-    if fault not in WITH_PROCESSES
+    for fault in [*Fault.__subclasses__(), *_Waiting.__subclasses__()]
+    if fault not in (_Waiting, *WITH_PROCESSES)
 ]
 
 
@@ -465,15 +603,20 @@ def _run(name: str, launcher: InlineLauncher, directory: Path, timeout: float) -
     """Run a test of the contract as pytest does, with its fixtures."""
     suite = Suite()
     suite.timeout = suite.start_timeout = timeout  # type: ignore[misc]
+    suite._missed = set()  # type: ignore[misc]
+    if isinstance(launcher, Fault):
+        suite.call_timeout = launcher.call_timeout  # type: ignore[misc]
     suite.linger = launcher.linger if isinstance(launcher, Fault) else 0.0  # type: ignore[misc]
     test = getattr(suite, name)
     wanted = inspect.signature(test).parameters
     fixtures: dict[str, Any] = {"launcher": launcher, "tmp_path": directory}
     if "context" in wanted:
         context: RunningContext = suite.start(launcher, directory, suite.settings())
-        context.listener.wait_for("ready", timeout=timeout)
+        context.listener.wait_for("context_ready", timeout=timeout)
         fixtures["context"] = context
     test(**{key: fixtures[key] for key in wanted})
+    if "context" in wanted:  # as the fixture does
+        assert context.listener.faults == []
 
 
 def _assert_caught(fault: type[Fault], directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

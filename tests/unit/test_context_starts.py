@@ -422,3 +422,23 @@ def test_a_user_whose_waiting_contexts_are_stopped_gets_no_turn(crowd: Crowd) ->
         assert crowd.server.stop_context(name).result(0).state is ContextState.FINISHED
     assert crowd.counts == (1, 1)
     assert crowd.finish_all() == ["mallory-0", "ann-1"]
+
+
+def test_a_launcher_that_waits_in_its_start_for_longer_than_the_limit_is_logged(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.create("prompt")
+    scene.clock.advance(61)
+    assert "start_context" not in caplog.text
+    start = scene.launcher.start_context
+
+    def start_slowly(spec: ContextSpec, listener: ContextListener) -> Any:
+        scene.clock.advance(61)
+        return start(spec, listener)
+
+    scene.launcher.start_context = start_slowly  # type: ignore[method-assign]
+    scene.create("slow")
+    assert (
+        "context slow: start_context of the launcher NamedLauncher has not returned within 60 s "
+        "(jobserver.contexts.creation-timeout); it has to return at once"
+    ) in caplog.text

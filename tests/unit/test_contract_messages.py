@@ -86,7 +86,7 @@ def context(tmp_path: Path) -> Iterator[RunningContext]:
     CONFIGS.clear()
     launcher = InlineLauncher({"test.hold": hold})
     context = Suite().start(launcher, tmp_path, {})
-    context.listener.wait_for("ready", timeout=Suite.timeout)
+    context.listener.wait_for("context_ready", timeout=Suite.timeout)
     yield context
     launcher.close()
 
@@ -113,8 +113,8 @@ def test_waiting_for_an_event_of_a_job_that_has_ended_fails_at_once_with_the_rea
     listener = RecordingListener()
     error = ErrorInfo(message="no such table", error_class="ValueError")
     listener.job_ended("j", JobOutcome(error=error, failure=FailureKind.RAISED))
-    with pytest.raises(AssertionError, match=r"job j ended without .*'running'.*no such table"):
-        listener.wait_for("running", "j", timeout=30.0)
+    with pytest.raises(AssertionError, match=r"job j ended without job_running; .*no such table"):
+        listener.wait_for("job_running", "j", timeout=30.0)
 
 
 def test_a_job_that_has_to_succeed_and_fails_is_reported_with_its_outcome(context: RunningContext) -> None:

@@ -105,7 +105,7 @@ def shared_context(start_shared: Start) -> Iterator[Context]:
 @pytest.fixture
 def context(shared_context: Context) -> Context:
     """The shared context, which lives before every test."""
-    assert not [event for event in shared_context.listener.events if event[0] == "context-ended"]
+    assert not [event for event in shared_context.listener.events if event[0] == "context_ended"]
     return shared_context
 
 

@@ -29,7 +29,7 @@ launcher = make_launcher(directory)
 context = starter(launcher, directory, code_of(Path(sys.argv[3])))(json.loads(sys.argv[4])).wait_ready(240.0)
 for name, config in json.loads(sys.argv[5]):
     context.running(name, config)
-application_id = context.listener.wait_for("ready", timeout=1.0)[1]
+application_id = context.listener.wait_for("context_ready", timeout=1.0)[1]
 print(context.spec.id, context.spec.work_dir, application_id, flush=True)
 sys.stdin.read()
 """

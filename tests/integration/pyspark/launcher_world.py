@@ -115,21 +115,21 @@ class Context:
 
     def running(self, name: str, config: Any = None) -> JobSpec:
         job = self.submit(name, config)
-        self.listener.wait_for("running", job.id, timeout=60.0)
+        self.listener.wait_for("job_running", job.id, timeout=60.0)
         return job
 
     def wait_ready(self, timeout: float = 120.0) -> Context:
-        self.listener.wait_for("ready", timeout=timeout)
+        self.listener.wait_for("context_ready", timeout=timeout)
         return self
 
     @property
     def application_id(self) -> str:
         """The id of the application; the context must be ready."""
-        found: str = self.listener.wait_for("ready", timeout=1.0)[1]
+        found: str = self.listener.wait_for("context_ready", timeout=1.0)[1]
         return found
 
     def wait_end(self, timeout: float = 60.0) -> tuple[Any, ...]:
-        return self.listener.wait_for("context-ended", timeout=timeout)[1:]
+        return self.listener.wait_for("context_ended", timeout=timeout)[1:]
 
 
 Start = Callable[..., Context]

@@ -76,7 +76,7 @@ class MasterSuite:
             on_master.submit("trouble.SleepingTasks"),
             on_master.submit_jvm(jar, "Sleep"),
         ):
-            on_master.listener.wait_for("running", job.id, timeout=60.0)
+            on_master.listener.wait_for("job_running", job.id, timeout=60.0)
             wait_until(lambda job=job: on_master.listener.progress.get(job.id), "the job has tasks")
             on_master.handle.kill_job(job.id)
             assert on_master.listener.outcome(job.id, timeout=30.0).killed
@@ -148,7 +148,7 @@ def check_loss_of_a_machine(context: Context, gate: Path, lose: Callable[[], obj
     job = context.submit("gated.Shuffles", {"gate": str(gate)})
     wait_until(lambda: len(list(gate.parent.glob(f"{gate.name}-*"))) == 2, "two tasks run", timeout=120.0)
     lose()
-    assert context.listener.of_job(job.id) == ["running"]
+    assert context.listener.of_job(job.id) == ["job_running"]
     gate.touch()
     assert context.end_of(job, timeout=200.0).value == 4
 

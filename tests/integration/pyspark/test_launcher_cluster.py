@@ -43,7 +43,7 @@ def astray(start_shared: Start) -> Context:
 
 
 def test_an_application_of_the_cluster_is_reported_with_its_address(on_cluster: Context) -> None:
-    _, application_id, url = on_cluster.listener.wait_for("ready", timeout=1.0)
+    _, application_id, url = on_cluster.listener.wait_for("context_ready", timeout=1.0)
     assert application_id.startswith("app-")
     assert url.startswith("http://127.0.0.1:")
     conf = on_cluster.run("work.Conf", {"keys": ["spark.cores.max", "spark.executor.memory"]}).value

@@ -30,7 +30,7 @@ def test_settings_reach_spark_as_the_contract_says(start: Start) -> None:
         "python": {"paths": [str(Path(__file__).parent / "jobs")]},
     }
     context = start(settings, name="by-the-contract").wait_ready()
-    _, application_id, url = context.listener.wait_for("ready", timeout=1.0)
+    _, application_id, url = context.listener.wait_for("context_ready", timeout=1.0)
     assert application_id.startswith("local-")
     assert url is not None
     assert url.startswith("http://127.0.0.1:")

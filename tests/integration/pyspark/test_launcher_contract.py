@@ -48,9 +48,9 @@ class TestPySparkLauncher(LauncherContract):
     @pytest.fixture
     def context(self, keeper: tuple[Launcher, Path]) -> Iterator[RunningContext]:
         kept = type(self)._kept
-        if kept is None or any(event[0] == "context-ended" for event in kept.listener.events):
+        if kept is None or any(event[0] == "context_ended" for event in kept.listener.events):
             kept = self.start(*keeper, self.settings())
-            kept.listener.wait_for("ready", timeout=self.start_timeout)
+            kept.listener.wait_for("context_ready", timeout=self.start_timeout)
             type(self)._kept = kept
         yield kept
         assert kept.listener.faults == []

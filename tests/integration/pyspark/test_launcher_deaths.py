@@ -49,7 +49,7 @@ def test_the_death_of_one_process_ends_the_whole_context(
     assert end is expected
     assert ("was killed from outside (signal 9)" in error.message) is (end is ContextEnd.KILLED_OUTSIDE)
     told = [context.listener.of_job(job.id) for job in jobs]
-    assert told == [["running"]] * 3, "what broke was the context, and no job of its own"
+    assert told == [["job_running"]] * 3, "what broke was the context, and no job of its own"
     _assert_all_gone(context)
 
 

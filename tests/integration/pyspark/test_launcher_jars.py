@@ -30,7 +30,7 @@ def test_a_jar_runs_in_the_same_context_as_python_jobs(context: Context, jar: Jo
     counted = _run(context, jar, "Count", {"rows": 7})
     assert counted.value == 7
     assert "counting in the JVM" in counted.log
-    assert context.listener.of_job(counted.id) == ["running", "result", "job-ended"]
+    assert context.listener.of_job(counted.id) == ["job_running", "open_result", "job_ended"]
     assert context.run("contract.Echo", {"value": 1}).value == 1
 
 
@@ -54,7 +54,7 @@ def test_a_class_missing_from_the_jar_is_reported(context: Context, jar: JobCode
 
 def test_a_kill_ends_a_jar_job_and_frees_its_cores(context: Context, jar: JobCode) -> None:
     job = context.submit_jvm(jar, "Sleep")
-    context.listener.wait_for("running", job.id, timeout=60.0)
+    context.listener.wait_for("job_running", job.id, timeout=60.0)
     context.handle.kill_job(job.id)
     assert context.listener.outcome(job.id, timeout=15.0).killed
     assert context.run("work.WordCount", {"input": {"string": "a"}}).value == {"a": 1}
@@ -80,7 +80,7 @@ def test_the_threads_of_jar_jobs_are_as_many_as_needed_and_end_after_a_burst(
         gate = tmp_path / f"gate-{number}"
         jobs = [context.submit_jvm(jar, "Gated", {"gate": str(gate)}) for _ in range(BURST)]
         for job in jobs:
-            context.listener.wait_for("running", job.id, timeout=200.0)
+            context.listener.wait_for("job_running", job.id, timeout=200.0)
         during.append(threads())
         gate.touch()
         for job in jobs:

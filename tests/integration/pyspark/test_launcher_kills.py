@@ -35,7 +35,7 @@ def test_a_kill_ends_any_job_and_frees_its_cores(context: Context, name: str) ->
     assert context.listener.outcome(victim.id, timeout=10.0).killed
     counted = context.end_of(context.submit("work.WordCount", {"input": {"string": "a b"}}), timeout=20.0)
     assert counted.value == {"a": 1, "b": 1}
-    assert context.listener.of_job(neighbour.id) == ["running"]
+    assert context.listener.of_job(neighbour.id) == ["job_running"]
     context.handle.kill_job(neighbour.id)
     assert context.end_of(neighbour).outcome.killed
 
@@ -56,7 +56,7 @@ def test_a_job_is_not_killed_before_its_calls_in_the_jvm_have_ended(context: Con
     context.handle.kill_job(job.id)
     for _ in range(3):  # each is slower than the report of a kill
         assert context.run("work.WordCount", {"input": {"string": "a"}}).value == {"a": 1}
-    assert context.listener.of_job(job.id) == ["running"]
+    assert context.listener.of_job(job.id) == ["job_running"]
     socket.create_connection(("127.0.0.1", port)).close()
     assert context.end_of(job, timeout=10.0).outcome.killed
     assert _calls(context, "accept") == 0
@@ -105,7 +105,7 @@ def test_a_kill_ends_a_job_in_its_validation(context: Context) -> None:
     wait_until(job.log_path.exists)
     context.handle.kill_job(job.id)
     assert context.end_of(job, timeout=10.0).outcome.killed
-    assert context.listener.of_job(job.id) == ["job-ended"]
+    assert context.listener.of_job(job.id) == ["job_ended"]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_a_job_whose_process_dies_fails_alone(context: Context, name: str, text:
     assert outcome.failure is FailureKind.CRASHED
     assert outcome.error is not None
     assert text in outcome.error.message
-    assert context.listener.of_job(neighbour.id) == ["running"]
+    assert context.listener.of_job(neighbour.id) == ["job_running"]
     context.handle.kill_job(neighbour.id)
     context.end_of(neighbour)
 

@@ -198,7 +198,7 @@ def test_another_version_of_a_class_is_refused_clearly_on_spark_3_5(
 
 def test_a_kill_ends_a_jar_job_and_frees_its_cores_on_spark_3_5(on_35: Context, jar_35: JobCode) -> None:
     job = _start(on_35, jar_35, "launcherjobs.Sleep")
-    on_35.listener.wait_for("running", job.id, timeout=60.0)
+    on_35.listener.wait_for("job_running", job.id, timeout=60.0)
     on_35.handle.kill_job(job.id)
     assert on_35.listener.outcome(job.id, timeout=15.0).killed
     assert on_35.run("work.WordCount", {"input": {"string": "a"}}).value == {"a": 1}
@@ -208,7 +208,7 @@ def test_a_kill_of_a_jar_job_spares_python_workers_that_were_started_after_it_on
     on_35: Context, jar_35: JobCode, other_code: JobCode, tmp_path: Path
 ) -> None:
     job = _start(on_35, jar_35, "launcherjobs.Gated", {"gate": str(tmp_path / "gate")})
-    on_35.listener.wait_for("running", job.id, timeout=60.0)
+    on_35.listener.wait_for("job_running", job.id, timeout=60.0)
     # A class path of its own, whose workers have a daemon of their own.
     on_35.end_of(on_35.submit("work.Version", before=other_code))
     workers = set(family(on_35)["workers"])

@@ -50,7 +50,7 @@ def test_a_context_that_cannot_have_enough_descriptors_fails_at_once_and_says_wh
             spec = ContextSpec(id="c", name="c", log_path=root / "log", work_dir=root / "work", data_dir=root)
             listener = RecordingListener()
             launcher.start_context(spec, listener)
-            print(listener.wait_for("context-ended", timeout=30)[2].message)
+            print(listener.wait_for("context_ended", timeout=30)[2].message)
             launcher.close()
     """
     told = run(program, hard=200)
@@ -68,7 +68,7 @@ def test_a_context_whose_directory_cannot_be_made_fails_with_the_reason_of_the_s
     spec = ContextSpec(id="c", name="c", log_path=tmp_path / "log", work_dir=work_dir, data_dir=tmp_path)
     listener = RecordingListener()
     launcher.start_context(spec, listener)
-    error = listener.wait_for("context-ended", timeout=30)[2]
+    error = listener.wait_for("context_ended", timeout=30)[2]
     launcher.close()
     assert error.error_class == "jobserver_core.errors.LaunchError"
     assert error.message == f"cannot start the context: [Errno 20] Not a directory: '{work_dir}'"

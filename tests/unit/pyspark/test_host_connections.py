@@ -171,7 +171,7 @@ def run_context(
     )
     context.begin()
     try:
-        _, end, error = listener.wait_for("context-ended", timeout=60.0)
+        _, end, error = listener.wait_for("context_ended", timeout=60.0)
         assert context.join(30.0)
     finally:
         context.kill()

@@ -174,7 +174,7 @@ class World:
     def start(self, settings: dict[str, Any] | None = None, **more: Any) -> None:
         self.spec = attrs.evolve(self.spec, settings=settings or {})
         self.handle = self.launcher(**more).start_context(self.spec, self.listener)
-        self.listener.wait_for("ready", timeout=WAIT)
+        self.listener.wait_for("context_ready", timeout=WAIT)
 
     def follow(self, jobs: list[JobSpec], **more: Any) -> None:
         """Detach from the context, and take it over with another launcher."""
@@ -241,11 +241,11 @@ def test_jobs_continue_and_their_reports_are_sent_again_in_full(world: World) ->
     for job in (ended, acknowledged, empty):
         world.result(job)
     world.handle.acknowledge(acknowledged.id)
-    world.listener.wait_for("result", running.id, timeout=WAIT)
+    world.listener.wait_for("open_result", running.id, timeout=WAIT)
     arriving = world.job(chunks=["late"])
 
     world.follow([ended, running, empty, arriving])
-    assert world.listener.wait_for("ready", timeout=WAIT) == ("ready", "app-1", None)
+    assert world.listener.wait_for("context_ready", timeout=WAIT) == ("context_ready", "app-1", None)
     assert world.result(ended) == "x" * BIG + "y"
     assert world.result(empty) == ""
     assert world.result(arriving) == "late"
@@ -253,7 +253,7 @@ def test_jobs_continue_and_their_reports_are_sent_again_in_full(world: World) ->
     assert world.result(running) == "b" * BIG + "after"
     assert world.listener.of_job(acknowledged.id) == []
     for job in (ended, empty, arriving, running):
-        assert world.listener.of_job(job.id) == ["running", "result", "job-ended"]
+        assert world.listener.of_job(job.id) == ["job_running", "open_result", "job_ended"]
 
 
 def test_a_job_is_killed_and_a_context_stopped_after_it_was_taken_over_twice(world: World) -> None:
@@ -262,17 +262,17 @@ def test_a_job_is_killed_and_a_context_stopped_after_it_was_taken_over_twice(wor
     second = world.submit(gate=str(world.folder / "never"), chunks=[])
     for _ in range(2):
         world.follow([first, second])
-        world.listener.wait_for("running", second.id, timeout=WAIT)
+        world.listener.wait_for("job_running", second.id, timeout=WAIT)
     world.handle.kill_job(first.id)
     assert world.listener.outcome(first.id, timeout=WAIT) == JobOutcome(killed=True)
     world.handle.stop(0.0)
-    assert world.listener.wait_for("context-ended", timeout=WAIT)[1] is ContextEnd.STOPPED
+    assert world.listener.wait_for("context_ended", timeout=WAIT)[1] is ContextEnd.STOPPED
 
 
 def test_a_kill_before_the_host_has_come_back_reaches_the_job(world: World) -> None:
     world.start()
     job = world.submit(gate=str(world.folder / "never"), chunks=[])
-    world.listener.wait_for("running", job.id, timeout=WAIT)
+    world.listener.wait_for("job_running", job.id, timeout=WAIT)
     os.kill(world.pid, signal.SIGSTOP)
     world.follow([job])
     world.handle.kill_job(job.id)
@@ -283,18 +283,18 @@ def test_a_kill_before_the_host_has_come_back_reaches_the_job(world: World) -> N
 def test_a_job_that_the_new_server_does_not_know_is_killed_and_forgotten(world: World) -> None:
     world.start()
     job = world.submit(gate=str(world.folder / "never"), chunks=[])
-    world.listener.wait_for("running", job.id, timeout=WAIT)
+    world.listener.wait_for("job_running", job.id, timeout=WAIT)
     world.follow([])
-    world.listener.wait_for("ready", timeout=WAIT)
+    world.listener.wait_for("context_ready", timeout=WAIT)
     world.result(world.submit(chunks=["other"]))
     world.follow([job])  # as if it had never arrived
-    assert world.listener.wait_for("running", job.id, timeout=WAIT)
+    assert world.listener.wait_for("job_running", job.id, timeout=WAIT)
 
 
 def test_a_host_of_another_version_is_ended_with_that_reason(world: World) -> None:
     world.start({"spark": {"newer": 1}})
     world.follow([])
-    _, end, error = world.listener.wait_for("context-ended", timeout=WAIT)
+    _, end, error = world.listener.wait_for("context_ended", timeout=WAIT)
     assert end is ContextEnd.FAILED
     assert "of the launcher's protocol" in error.message
     assert "cannot take the context over" in error.message
@@ -306,7 +306,7 @@ def test_a_host_that_dies_before_it_has_come_back_is_a_failed_context(world: Wor
     os.kill(pid, signal.SIGSTOP)
     world.follow([])
     os.kill(pid, signal.SIGKILL)
-    _, end, error = world.listener.wait_for("context-ended", timeout=WAIT)
+    _, end, error = world.listener.wait_for("context_ended", timeout=WAIT)
     assert end is ContextEnd.FAILED
     assert "could not be taken over: its host process ended" in error.message
 
@@ -315,7 +315,7 @@ def test_a_host_that_does_not_come_in_time_is_ended(world: World) -> None:
     world.start()
     os.kill(world.pid, signal.SIGSTOP)
     world.follow([], reattach_timeout=0.2)
-    _, end, error = world.listener.wait_for("context-ended", timeout=WAIT)
+    _, end, error = world.listener.wait_for("context_ended", timeout=WAIT)
     assert end is ContextEnd.FAILED
     assert "its host did not connect in 0.2 s" in error.message
 
@@ -334,7 +334,7 @@ def test_neither_the_end_of_a_context_nor_a_start_waits_until_its_files_are_remo
     world.start()
     (world.spec.work_dir / "unpacked").mkdir()
     world.handle.kill()
-    world.listener.wait_for("context-ended", timeout=WAIT)
+    world.listener.wait_for("context_ended", timeout=WAIT)
     assert not world.spec.work_dir.exists()
     assert removing.wait(WAIT)
     world.launchers[-1].close()
@@ -386,7 +386,7 @@ def test_the_next_server_may_be_slow_to_start(world: World) -> None:
     assert spec == world.spec
     world.listener = RecordingListener()
     world.handle = launcher.reattach(spec, [], world.listener)
-    world.listener.wait_for("ready", timeout=WAIT)
+    world.listener.wait_for("context_ready", timeout=WAIT)
 
 
 def test_a_listener_that_hangs_does_not_cost_the_context_that_is_left(
@@ -405,19 +405,19 @@ def test_a_listener_that_hangs_does_not_cost_the_context_that_is_left(
         world.handle.stop(0.0)
         world.handle.kill()
         world.follow([job])
-    assert world.listener.wait_for("running", job.id, timeout=WAIT)
+    assert world.listener.wait_for("job_running", job.id, timeout=WAIT)
     gate.touch()
     assert world.result(job) == "ab"
     hanging.go_on.set()
     wait_until(lambda: not launcher._contexts)
-    assert [event[0] for event in hanging.events] == ["ready", "running"]
+    assert [event[0] for event in hanging.events] == ["context_ready", "job_running"]
 
 
 def test_packages_of_running_jobs_outlive_the_server_that_unpacked_them(world: World) -> None:
     world.start(options=LauncherOptions(packages_size=0))
     gate = world.folder / "gate"
     job = world.submit(world.wheel(), gate=str(gate), chunks=["done"])
-    world.listener.wait_for("running", job.id, timeout=WAIT)
+    world.listener.wait_for("job_running", job.id, timeout=WAIT)
     (package,) = (world.folder / "pyspark" / "packages" / "contents").iterdir()
     world.follow([job], options=LauncherOptions(packages_size=0))
     assert (package / "x.py").is_file()
@@ -449,7 +449,7 @@ def test_an_address_that_cannot_be_written_ends_no_context(world: World) -> None
     in_the_way.rmdir()
     launcher.close()
     world.follow([])
-    assert world.listener.wait_for("ready", timeout=WAIT)
+    assert world.listener.wait_for("context_ready", timeout=WAIT)
 
 
 # -- the jobs of a context, without a host -------------------------------------------------------------

@@ -173,7 +173,7 @@ def test_a_context_that_is_killed_before_it_takes_a_spare_leaves_the_pool_full(
         context.kill()
         killed.set()
         assert context.join(30.0)
-        assert listener.wait_for("context-ended", timeout=1.0)[1] is ContextEnd.KILLED
+        assert listener.wait_for("context_ended", timeout=1.0)[1] is ContextEnd.KILLED
         assert pools.status[0].ready == 2
     finally:
         pools.close(threading.TIMEOUT_MAX)

@@ -46,7 +46,7 @@ def on_yarn(yarn: YarnCluster, start_shared: Start) -> Iterator[Context]:
 
 
 def test_an_application_has_its_queue_its_tags_and_its_page(yarn: YarnCluster, on_yarn: Context) -> None:
-    _, application, url = on_yarn.listener.wait_for("ready", timeout=1.0)
+    _, application, url = on_yarn.listener.wait_for("context_ready", timeout=1.0)
     found = yarn.application(application)
     assert found["name"] == "on-yarn"
     assert found["queue"] == "root.small"
@@ -158,7 +158,7 @@ def test_an_application_killed_through_yarn_ends_its_context_with_the_reason(
     assert end is ContextEnd.KILLED_OUTSIDE
     assert "YARN ended the application as KILLED" in error.message
     assert "ended by the administrator" in error.message
-    assert on_yarn.listener.of_job(job.id) == ["running"], "what ended was the context"
+    assert on_yarn.listener.of_job(job.id) == ["job_running"], "what ended was the context"
 
 
 def test_a_context_of_another_user_has_its_files_on_hdfs_and_leaves_nothing_when_it_dies(
