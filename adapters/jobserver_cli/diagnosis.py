@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import platform
 import resource
@@ -27,6 +28,7 @@ from jobserver_core.callbacks.service import transports_by_scheme
 from jobserver_core.config.settings import Settings
 from jobserver_core.data_directory import DATA_DIR_ADVICE, server_process
 from jobserver_core.errors import (
+    DataDirLocked,
     InvalidSetting,
     JobServerError,
     LaunchError,
@@ -103,15 +105,34 @@ def _sentence(text: str) -> str:
 
 
 def _finding(name: str, check: Callable[[], str]) -> Finding:
-    """Return what a check finds: it returns what is good, or raises a problem."""
+    """Return what a check finds: it returns what is good, or raises a problem. What it logs is a warning."""
+    with _collected_warnings() as logged:
+        try:
+            text = check()
+        except _Problem as found:
+            text = "; ".join([found.text, *logged])
+            return Finding(name=name, verdict=found.verdict, text=text, advice=found.advice)
+    verdict = Verdict.WARNING if logged else Verdict.GOOD
+    return Finding(name=name, verdict=verdict, text="; ".join([text, *logged]))
+
+
+@contextmanager
+def _collected_warnings() -> Iterator[list[str]]:
+    """Collect the warnings that are logged inside the block, which Python would print without a handler."""
+    found = list[str]()
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger().addHandler(handler)
     try:
-        return Finding(name=name, verdict=Verdict.GOOD, text=check())
-    except _Problem as found:
-        return Finding(name=name, verdict=found.verdict, text=found.text, advice=found.advice)
+        yield found
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Run the checks, most important first, and yield their findings."""
+    if settings.warnings:
+        yield Finding(name="Settings", verdict=Verdict.WARNING, text="; ".join(settings.warnings))
     # Nothing to check: on a version before 3.10, this package cannot be installed or imported.
     yield _finding("Python", lambda: f"{platform.python_version()} ({sys.executable})")
     if settings.launcher.backend == "pyspark":
@@ -138,6 +159,11 @@ def mistakes(settings: Settings) -> list[JobServerError]:
         partial(_check_transports, settings),
         partial(_check_front_end, settings),
     )
+
+
+def exit_code_of_mistake(error: JobServerError) -> ExitCode:
+    """Return the exit code for what keeps a server from starting: no store is open, so none has an outage."""
+    return ExitCode.NOT_READY if isinstance(error, StorageError) else exit_code_of(error)
 
 
 def _option_checks(settings: Settings) -> list[Callable[[], None]]:
@@ -172,11 +198,12 @@ def check_start(settings: Settings) -> Authenticator | None:
     own_launcher = settings.launcher.backend in _OWN_LAUNCHERS
     contexts = [partial(_check_contexts, settings)] if own_launcher else []
     if found := _errors(*contexts, *_option_checks(settings), partial(_check_front_end, settings)):
-        raise CommandFailed("; ".join(map(str, found)), exit_code_of(found[0]))
+        raise CommandFailed("; ".join(map(str, found)), exit_code_of_mistake(found[0]))
     try:
         _front_end(settings)
         authenticator = _authenticator(settings) if settings.auth.backend == "file" else None
         _metadata(settings)
+        _data_dir(settings)
         _port(settings)
     except _Problem as problem:
         cause = problem.__cause__
@@ -493,7 +520,7 @@ def _port(settings: Settings) -> str:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except OSError as error:
-        server = server_process(settings.data_dir)  # its lock is only asked for when something listens
+        server = server_process(settings.data_dir)
         if error.errno == errno.EADDRINUSE and server is not None and _listens(server, port):
             return f"{where} is used by the running server of this data directory ({server})"
         with _loading_front_end():
@@ -538,6 +565,13 @@ def _data_dir(settings: Settings) -> str:
     except OSError as error:
         text = f"cannot write to {directory}: {error.strerror or error}"
         raise _Problem(text, _sentence(DATA_DIR_ADVICE)) from error
+    server = server_process(path)
+    if server is not None:
+        if not _listens(server, settings.http.port):
+            locked = DataDirLocked(path=str(path), holder=f" (process {server})")
+            text, _, advice = str(locked).partition(": ")
+            raise _Problem(text, _sentence(advice))
+        return f"{path} is used by the running server ({server})"
     return f"{path} {'is writable' if directory == path else 'can be created'}"
 
 

@@ -21,7 +21,6 @@ from jobserver_cli.client import UNAUTHENTICATED, CommandClient, login_advice
 from jobserver_cli.completion import server_names
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.options import ConfigFile, DataDir, Host, Port, argument, check_config_file, settings_of
-from jobserver_cli.parameters import exit_code_of
 from jobserver_cli.server_process import front_end
 from jobserver_cli.terminal import Terminal
 
@@ -63,6 +62,7 @@ def doctor(
     from jobserver_cli.diagnosis import Verdict, examine  # noqa: PLC0415 - --help does not need it
 
     findings = []
+    _mute_logged_warnings()
     for finding in examine(settings_of(config, host, port, data_dir)):
         findings.append(finding)
         if not terminal.as_json:
@@ -129,11 +129,15 @@ def config_show(
         jobserver config show --changed
         jobserver config show --config server.conf --port 8091
     """
-    from jobserver_cli.diagnosis import binary_problems, context_problems, mistakes  # noqa: PLC0415 - --help does not need it
+    from jobserver_cli.diagnosis import (  # noqa: PLC0415 - --help does not need it
+        binary_problems,
+        context_problems,
+        exit_code_of_mistake,
+        mistakes,
+    )
     from jobserver_core.config.loading import describe  # noqa: PLC0415 - --help does not need it
 
-    # Warnings are printed below. Without a handler, Python would print the logged ones a second time.
-    logging.getLogger("jobserver_core").addHandler(logging.NullHandler())
+    _mute_logged_warnings()
     settings = settings_of(config, host, port, data_dir)
     uncertain, certain = context_problems(settings)
     for warning in [*settings.warnings, *uncertain, *binary_problems(settings)]:
@@ -146,9 +150,14 @@ def config_show(
     else:
         terminal.note("all settings have their defaults")
     if found := mistakes(settings):
-        raise CommandFailed("; ".join(map(str, found)), exit_code_of(found[0]))
+        raise CommandFailed("; ".join(map(str, found)), exit_code_of_mistake(found[0]))
     if certain:
         raise CommandFailed("; ".join(certain), ExitCode.USAGE)
+
+
+def _mute_logged_warnings() -> None:
+    """Keep Python from printing logged warnings of settings: the commands print them."""
+    logging.getLogger("jobserver_core").addHandler(logging.NullHandler())
 
 
 def _setting(described: Described) -> tuple[str, str, str]:

@@ -190,6 +190,7 @@ def exit_code_of(error: JobServerError) -> ExitCode:
         errors.InvalidInput: ExitCode.USAGE,
         errors.JobUnsuccessful: ExitCode.JOB_FAILED,
         errors.ResultTimeout: ExitCode.TIMED_OUT,
+        errors.StorageError: ExitCode.OUTAGE,
         errors.BackendError: ExitCode.NOT_READY,
         errors.ContextFailed: ExitCode.NOT_READY,
     }

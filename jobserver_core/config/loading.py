@@ -11,7 +11,7 @@ import contextlib
 import difflib
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from jobserver_core.config.old_settings import (
 )
 from jobserver_core.config.setting_types import Section, SettingType, setting_key
 from jobserver_core.config.settings import CONTEXT_KEYS, Settings, default_data_dir
-from jobserver_core.config.trees import flatten, merged, overlaid
+from jobserver_core.config.trees import flatten, merged, overlaid, without
 from jobserver_core.config.units import lacks_unit
 from jobserver_core.errors import InvalidSetting
 from jobserver_core.models.arguments import check_kind
@@ -280,7 +280,7 @@ class Collected:
                 inner = inside(value, path)
                 if inner is not None:
                     source.give(alias, key, inner, free=False)
-                    rest = _without(rest, path.split("."))
+                    rest = without(rest, path.split("."))
         if rest != {}:
             source.ignored[written] = _laid(written, source.ignored.get(written), rest)
 
@@ -321,8 +321,14 @@ class Collected:
         for key in [*self._types, *(f"spark.context-settings.{key}" for key in CONTEXT_KEYS)]:
             by_leaf.setdefault(key.rpartition(".")[2], []).append(key)
         [near_leaf] = difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.85) or [""]
-        if found := difflib.get_close_matches(written, by_leaf.get(near_leaf, []), n=1, cutoff=0.0):
-            return found[0]
+        if same := by_leaf.get(near_leaf):
+            return max(
+                same,
+                key=lambda key: (
+                    len(_words(written) & _words(key)),
+                    difflib.SequenceMatcher(None, key, written).ratio(),
+                ),
+            )
         known = [*self._types, *_parents(self._types), *ALIASES]
         by_rest = {_without_prefix(key): ALIASES.get(key, key) for key in known}
         found = difflib.get_close_matches(_without_prefix(written), by_rest, n=1, cutoff=0.7)
@@ -391,16 +397,14 @@ def _without_prefix(key: str) -> str:
     return key.removeprefix("spark.").removeprefix("jobserver.")
 
 
+def _words(key: str) -> set[str]:
+    """Return the words of the section of a key, in the singular: contexts are like context-settings."""
+    section = _without_prefix(key).rpartition(".")[0]
+    return {word.removesuffix("s") for word in section.replace("-", ".").split(".") if word}
+
+
 def _parents(keys: Iterable[str]) -> set[str]:
     return {key[:index] for key in keys for index, char in enumerate(key) if char == "."}
-
-
-def _without(tree: Json, path: Sequence[str]) -> Json:
-    """Return a tree without the value at a path, and without the sections that lead to it alone."""
-    first, *others = path
-    inner = _without(tree[first], others) if others else {}
-    rest = {key: value for key, value in tree.items() if key != first}
-    return rest if inner == {} else {**rest, first: inner}
 
 
 def _nested(tokens: tuple[str, ...], value: Json) -> Json:

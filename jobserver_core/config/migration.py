@@ -24,7 +24,7 @@ from jobserver_core.config.old_settings import (
     no_effect_in_context,
 )
 from jobserver_core.config.settings import Settings
-from jobserver_core.config.trees import flatten, nested
+from jobserver_core.config.trees import flatten, nested, without
 from jobserver_core.errors import InvalidInput, InvalidName, InvalidSetting
 from jobserver_core.models.json_values import Json, JsonMapping
 from jobserver_core.models.validation import check_binary_name, check_context_name
@@ -176,8 +176,13 @@ class _Migration:
                 check_ignored(key, value)
             except InvalidSetting as error:
                 yield _refused(Outcome.INVALID, error)
+                if error.key == key:
+                    continue
+                rest = without(value, error.key.removeprefix(f"{key}.").split("."))
             else:
-                yield _without_effect(key, no_effect(key, value))
+                rest = value
+            if rest != {}:
+                yield _without_effect(key, no_effect(key, rest))
 
     def _configured_context(
         self, source: GivenSettings, group: str, name: str, settings: Json

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from jobserver_core.errors import InvalidSetting
@@ -59,6 +59,14 @@ def _check_name(shown: str, length: int, parts: int) -> None:
     if length > _LONGEST_NAME or parts > _MOST_PARTS:
         problem = f"the name of a setting can have at most {_LONGEST_NAME} characters and {_MOST_PARTS} parts"
         raise InvalidSetting(key=f"{shown}…", message=problem)
+
+
+def without(tree: Json, path: Sequence[str]) -> Json:
+    """Return a tree without the value at a path, and without the sections that lead to it alone."""
+    first, *others = path
+    inner = without(tree[first], others) if others else {}
+    rest = {key: value for key, value in tree.items() if key != first}
+    return rest if inner == {} else {**rest, first: inner}
 
 
 def nested(leaves: JsonMapping) -> JsonObject:

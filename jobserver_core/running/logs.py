@@ -187,8 +187,8 @@ class LogSearch:
     """Finds the log for one reader. Not thread-safe.
 
     ``kind`` and ``name`` identify the log in errors. ``context`` returns the log's context as currently
-    recorded. ``here`` returns the log on this server, or raises FileNotFoundError. ``ask`` has another server
-    read the log.
+    recorded. ``here`` returns the log on this server, or raises FileNotFoundError. ``is_copied`` says whether
+    this server has the logs of a context of another one. ``ask`` has another server read the log.
     """
 
     _metadata: MetadataStore
@@ -197,6 +197,7 @@ class LogSearch:
     _name: str
     _context: Callable[[], Context | None]
     _here: Callable[[Context | None], LogFile]
+    _is_copied: Callable[[Context], bool]
     _ask: Callable[[str, int, int], JsonObject]
     _place: tuple[str, str] | None = attrs.field(default=None, init=False)
     _next_check: float = attrs.field(default=0.0, init=False)
@@ -221,9 +222,10 @@ class LogSearch:
         self._next_check = time.monotonic() + SEARCH_INTERVAL
         if context is not None and self._metadata.shared and context.home != self._server_id:
             living = (server.id for server in self._metadata.servers(expired=False))
-            if context.home not in living:
+            if context.home in living:
+                return RemoteLog(partial(self._ask, context.home))
+            if not self._is_copied(context):
                 raise gone(self._kind, self._name, context)
-            return RemoteLog(partial(self._ask, context.home))
         try:
             return self._here(context)
         except FileNotFoundError:
@@ -287,7 +289,8 @@ class LogService:
                 if server.id == context.home:
                     address = server.address or server.id
                     raise OnAnotherServer(kind=f"the log of {kind}", id=name, server=address)
-            raise gone(kind, name, context)
+            if not self._is_copied(context):
+                raise gone(kind, name, context)
         path = self._file_of(kind, record_id)
         if not path.exists():
             raise LogNotFound(kind=kind, id=name)
@@ -324,6 +327,7 @@ class LogService:
             name=name,
             context=context,
             here=partial(self._here, kind, record_id),
+            is_copied=self._is_copied,
             ask=ask,
         )
 
@@ -338,6 +342,13 @@ class LogService:
         """
         silent = kind == "job" and context is not None and self._file_of("context", context.id).exists()
         return log_here(self._file_of(kind, record_id), self._records.server_id, may_be_silent=silent)
+
+    def _is_copied(self, context: Context) -> bool:
+        """Whether this server has the logs of a context that ended on another one: those of a backup.
+
+        Every context has a log where it ran. A job's log alone may be that of an earlier run.
+        """
+        return context.state.final and self._file_of("context", context.id).exists()
 
     def _file_of(self, kind: str, record_id: str) -> Path:
         directory = self._data_directory

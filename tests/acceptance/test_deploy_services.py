@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from jobserver_cli.exits import ExitCode
 from jobserver_core import Settings, load_settings
 
 kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="needs the extra test")
@@ -167,6 +168,33 @@ def test_the_unit_lets_the_server_end_its_contexts_and_the_jvm_compile() -> None
     assert unit()["KillMode"] == "mixed"
     assert "MemoryDenyWriteExecute" not in unit()
     assert "AF_UNIX" in unit()["RestrictAddressFamilies"], "servers, hosts and runners talk over Unix sockets"
+
+
+def test_the_unit_takes_the_data_directory_from_the_configuration_so_that_site_conf_can_change_it() -> None:
+    command = "/opt/jobserver/bin/jobserver serve --config /etc/jobserver/jobserver.conf"
+    assert unit()["ExecStart"] == command
+    production = load_settings(DEPLOY / "production.conf", env={})
+    assert production.data_dir == Path("/var/lib") / unit()["StateDirectory"]
+
+
+def test_systemd_gives_up_what_does_not_become_right_by_itself() -> None:
+    permanent = {ExitCode.USAGE, ExitCode.NOT_READY}
+    guide = (DEPLOY.parent / "docs" / "howto" / "go-to-production.md").read_text(encoding="utf-8")
+    [of_a_user] = re.findall(r"^RestartPreventExitStatus=(.*)$", guide, re.MULTILINE)
+    for codes in (unit()["RestartPreventExitStatus"], of_a_user):
+        assert {int(code) for code in codes.split()} == permanent
+
+
+def test_doctor_runs_in_the_guide_with_the_directories_of_the_unit() -> None:
+    guide = (DEPLOY.parent / "docs" / "howto" / "go-to-production.md").read_text(encoding="utf-8")
+    [function] = re.findall(r"^as_the_service\(\) \{\n(.*?)^\}", guide, re.MULTILINE | re.DOTALL)
+    given = dict(re.findall(r"-p (\w+)=(\S+)", function))
+    names = (
+        "User",
+        "EnvironmentFile",
+        *(f"{kind}Directory{mode}" for kind in ("State", "Cache") for mode in ("", "Mode")),
+    )
+    assert given == {name: unit()[name] for name in names}
 
 
 @pytest.fixture

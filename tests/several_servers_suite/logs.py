@@ -231,6 +231,24 @@ class LogsOfOthers(Fleet):
             other.server.job_log(job)
         assert other.server.open_job_log(job).read() == b""  # one that follows waits
 
+    def test_a_server_of_a_copy_reads_the_copied_logs_of_a_server_that_has_ended(
+        self, members: list[Member]
+    ) -> None:
+        owner, other = self.owner_and_other()
+        job, context = owner.running_job("shared"), owner.server.context("shared").id
+        self.expire(owner.id)
+        other.renew()
+        assert other.server.job(job).state.final
+        copied = self._job_log(other, job)
+        copied.write_bytes(b"earlier run\n")
+        with pytest.raises(LogServerGone):
+            other.server.open_job_log(job).open()
+        copied.write_bytes(b"copied\n")
+        other.server._services.data_directory.context_log(context).write_bytes(b"driver\n")
+        with other.server.open_job_log(job) as log, other.server.open_context_log(context) as driver_log:
+            assert (log.read(), driver_log.read()) == (b"copied\n", b"driver\n")
+        assert other.server.job_log(job) == copied
+
     def test_a_kill_does_not_wait_for_a_log_that_is_slow_to_read(self, members: list[Member]) -> None:
         owner, other = self.owner_and_other()
         job = owner.running_job("shared")

@@ -17,11 +17,12 @@ from sqlalchemy import make_url
 from command_line import CommandLine
 from jobserver_cli import diagnosis
 from jobserver_cli.diagnosis import Finding, Verdict, examine, java_finding
+from jobserver_cli.exits import ExitCode
 from jobserver_core.config.loading import load_settings
 from jobserver_core.config.settings import Settings
 from jobserver_core.data_directory import lock_data_dir
 from jobserver_core.errors import StorageError
-from jobserver_http.credential_files import hash_token
+from jobserver_http.credential_files import hash_password, hash_token
 from jobserver_sql import SqlMetadataStore
 from jobserver_sql.testing import PostgresqlServer
 
@@ -250,8 +251,7 @@ def test_doctor_and_serve_say_the_same_about_a_database_that_is_not_reachable(
         examined, served = jobserver("doctor", *arguments), jobserver("serve", *arguments)
     [said] = [line for line in examined.out.splitlines() if "Metadata" in line]
     message = said.partition("Metadata: ")[2]
-    assert examined.code == 7
-    assert served.code != 0
+    assert (examined.code, served.code) == (7, ExitCode.OUTAGE), "so systemd starts the service again"
     assert "the metadata database failed: " in message
     assert message in served.err
     assert "hush" not in examined.out + examined.err + served.err
@@ -468,6 +468,44 @@ def test_doctor_accepts_a_port_that_the_running_server_of_the_data_directory_use
         assert jobserver(*arguments, other).code == 7
     with socket.create_server(("127.0.0.1", port)):
         assert jobserver(*arguments, data).code == 7, "the server has ended"
+
+
+def test_doctor_and_serve_refuse_the_data_directory_of_a_server_with_another_port(
+    jobserver: CommandLine, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    with ExitStack() as running:
+        lock_data_dir(data, running)
+        arguments = ("--config", config_file(tmp_path), "--data-dir", data)
+        examined, served = jobserver("doctor", *arguments), jobserver("serve", *arguments)
+        assert (examined.code, served.code) == (7, 7)
+        text = f"{data} is in use by another job server (process {os.getpid()})"
+        assert f"✗ Data directory: {text}\n" in examined.out
+        assert text in served.err
+        for said in (examined.out, served.err):
+            assert "Stop it, or choose another data directory with --data-dir" in said
+    assert "✓ Data directory: " in jobserver("doctor", *arguments).out
+
+
+def test_what_a_check_of_doctor_logs_is_part_of_its_finding(jobserver: CommandLine, tmp_path: Path) -> None:
+    passwords = tmp_path / "passwords"
+    passwords.write_text("ann:" + hash_password("hush") + ":*\n", encoding="utf-8")
+    passwords.chmod(0o644)
+    text = f"jobserver.auth {{ backend = file, password-file = {passwords} }}"
+    done = jobserver("doctor", "--config", config_file(tmp_path, text), "--data-dir", tmp_path / "data")
+    assert (done.code, done.err) == (0, "")
+    logged = f"everyone may read the password hashes; run: chmod o-r {passwords}"
+    text = f"! Users: authentication file is configured; jobserver.auth.password-file: {logged}\n"
+    assert text in done.out
+
+
+def test_doctor_warns_of_settings_without_effect(jobserver: CommandLine, tmp_path: Path) -> None:
+    text = "spark.jobserver.short-timeout = 3 s"
+    done = jobserver("doctor", "--config", config_file(tmp_path, text), "--data-dir", tmp_path / "data")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith(
+        "! Settings: spark.jobserver.short-timeout: this setting of the old server has no"
+    )
 
 
 def test_doctor_says_that_a_server_would_be_open_to_everyone(tmp_path: Path) -> None:
@@ -768,6 +806,26 @@ def test_doctor_migrate_exits_with_2_and_names_what_a_server_refuses(
     assert done.code == 2
     assert "did you mean 'memory-per-node'?" in done.out
     assert "a server refuses this file: spark.context-settings.memory-per-nod" in done.err
+
+
+def test_doctor_migrate_says_what_becomes_of_the_keys_beside_a_refused_one(
+    jobserver: CommandLine, tmp_path: Path
+) -> None:
+    text = """spray.can.server { idle-timeout = 90 s, request-timeout = 40 s }
+spray.can.server { keystore = k.jks, ssl-encryption = on }
+akka.http.server.ssl-encryption = on
+"""
+    done = jobserver("doctor", "--migrate", old_file(tmp_path, text))
+    assert done.code == 2
+    assert "✗ spray.can.server.ssl-encryption: is not supported; remove it" in done.out
+    [line] = [line for line in done.out.splitlines() if line.startswith("! spray: gone: ")]
+    assert "for spray.can.server.idle-timeout = 90 s, set jobserver.http.idle-timeout; " in line
+    assert "for spray.can.server.request-timeout = 40 s, set jobserver.jobs.sync-timeout" in line
+    assert line.endswith("; its other keys (1) have no effect")
+    assert [line for line in done.out.splitlines() if "akka" in line] == [
+        "✗ akka.http.server.ssl-encryption: is not supported; remove it, and set "
+        "jobserver.http.tls-certificate and tls-key"
+    ]
 
 
 def test_doctor_migrate_names_a_file_that_would_expose_the_server(
