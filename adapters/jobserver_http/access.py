@@ -137,6 +137,17 @@ def parse_permissions(text: str) -> frozenset[str]:
     return frozenset(words)
 
 
+SIGNED_IN = ""
+"""What a route wants that every caller with valid credentials may call."""
+
+
+def single_permissions(held: Iterable[str]) -> list[str]:
+    """Return every single permission, such as ``jobs:read``, that the permissions of a caller include."""
+    held = frozenset(held)
+    every = (f"{group}:{action}" for group, actions in PERMISSIONS.items() for action in actions)
+    return [permission for permission in every if allows(held, permission)]
+
+
 def allows(held: Iterable[str], wanted: str) -> bool:
     """Whether the permissions that a caller holds include a single one, such as ``jobs:read``."""
     return not {EVERYTHING, wanted, wanted.partition(":")[0]}.isdisjoint(held)

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TypeVar
-from urllib.parse import quote
 
 import attrs
 from starlette.types import Scope
@@ -39,13 +38,12 @@ class ApplicationState:
 
     ``draining``: no new work is accepted. ``closing`` is set when the server stops; endless streams and
     waiting calls end then. ``faults`` logs failures of backends, one line a minute for each operation and
-    reason. After ``heartbeat`` seconds, an idle event stream sends a comment. ``describe`` returns the
-    OpenAPI document, for the path at which the application is mounted. Without an ``authenticator``, every
-    caller may do everything.
+    reason. After ``heartbeat`` seconds, an idle event stream sends a comment. ``description`` is the OpenAPI
+    document. Without an ``authenticator``, every caller may do everything.
     """
 
     server: JobServer
-    describe: Callable[[str], Schema]
+    description: Schema
     threads: ThreadPools = attrs.field(factory=ThreadPools)
     metrics: Metrics = attrs.field(factory=Metrics)
     faults: Repeats = attrs.field(factory=lambda: Repeats(_log))
@@ -164,11 +162,6 @@ class Call:
         """Return a header's value, or None. Repeated headers are joined with commas."""
         values = [value for key, value in self.scope["headers"] if key == name.lower().encode("ascii")]
         return b", ".join(values).decode("latin-1") if values else None
-
-    def url(self, *segments: str) -> str:
-        """Return the path of a resource, including the path at which the application is mounted."""
-        root: str = self.scope.get("root_path", "")
-        return root.rstrip("/") + "".join(f"/{quote(segment, safe='')}" for segment in segments)
 
     async def text(self, what: str) -> str:
         """Read and decode a posted configuration.

@@ -125,7 +125,7 @@ async def list_jobs(call: Call) -> Response:
     if page.next is not None:
         next_query = {**call.query, "cursor": page.next}
         next_query.pop("offset", None)
-        headers["Link"] = f'<{call.url("jobs")}?{urlencode(next_query)}>; rel="next"'
+        headers["Link"] = f'<?{urlencode(next_query)}>; rel="next"'
     return json_response([job_record(job, call.names) for job in page.jobs], headers=headers)
 
 

@@ -24,10 +24,11 @@ _ALWAYS = {400: "The request is malformed", 408: "The body stalled"}
 _NAME = {"type": "string", "minLength": 1, "pattern": r"^(?!\.{1,2}$)[^/\x00-\x1f\x7f]+$"}
 
 
-def document(routes: Iterable[Route], *, root: str = "", guarded: bool = False) -> Schema:
-    """Return the OpenAPI 3.1 document of the routes, served below the path ``root``.
+def document(routes: Iterable[Route], *, guarded: bool = False) -> Schema:
+    """Return the OpenAPI 3.1 document of the routes.
 
-    With ``guarded``, it states which calls need credentials.
+    With ``guarded``, it states which calls need credentials. The address of the server is relative to that of
+    the document: the path that users see may have a prefix that only a reverse proxy knows.
     """
     paths: dict[str, Schema] = {}
     for route in routes:
@@ -46,7 +47,7 @@ def document(routes: Iterable[Route], *, root: str = "", guarded: bool = False) 
             "version": version("jobserver-core"),
             "description": "Spark as a service: upload code, keep contexts warm, run jobs in them.",
         },
-        "servers": [{"url": root or "/"}],
+        "servers": [{"url": "."}],
         "paths": paths,
         "components": components,
     }
@@ -77,7 +78,8 @@ def _operation(route: Route, guarded: bool) -> Schema:
             "content": content,
         }
     if route.permission is not None:
-        operation["x-permission"] = route.permission
+        if route.permission:
+            operation["x-permission"] = route.permission
         if guarded:
             operation["security"] = [{"basic": []}, {"bearer": []}]
     return operation

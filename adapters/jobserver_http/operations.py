@@ -13,11 +13,13 @@ from starlette.responses import Response
 from jobserver_core.models.contexts import ContextQuery
 from jobserver_core.models.lifecycle import CONTEXTS
 from jobserver_core.repeats import Repeats
+from jobserver_http.access import EVERYTHING, SIGNED_IN, single_permissions
 from jobserver_http.calls import Call
 from jobserver_http.errors import Rejected, StatusResponse
 from jobserver_http.metrics import CONTENT_TYPE
 from jobserver_http.responses import json_response, respond, success
 from jobserver_http.routing import SUCCESS_BODY, RouteResponse, Routes, failures
+from jobserver_http.ui import HEADERS
 from jobserver_http.wire import server_record, storage_object
 
 _repeats = Repeats(logging.getLogger(__name__))
@@ -29,7 +31,6 @@ ASSETS = {
     "docs.js": "text/javascript; charset=utf-8",
     "docs.css": "text/css; charset=utf-8",
 }
-POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'"
 SHEDDING = "shedding load: within the last minute, a submit was refused for lack of room"
 UNHEALTHY = "unhealthy"
 NOT_READY = "not_ready"
@@ -136,6 +137,21 @@ async def _failures(call: Call, check: Callable[[], dict[str, str | None]]) -> s
 
 
 @ROUTES.add_extension(
+    "GET /user",
+    permission=SIGNED_IN,
+    summary="Get the name and the permissions of the caller",
+    responses=(
+        RouteResponse(200, "Each permission that the caller has, and no name without authentication", "User"),
+    ),
+)
+async def get_user(call: Call) -> Response:
+    """Return what the caller may do, so that a program need not offer what would be refused."""
+    if call.identity is None:
+        return json_response({"permissions": single_permissions({EVERYTHING})})
+    return json_response({"name": call.user, "permissions": single_permissions(call.identity.permissions)})
+
+
+@ROUTES.add_extension(
     "GET /metrics",
     permission="jobs:read",
     group="operations",
@@ -158,7 +174,7 @@ async def get_metrics(call: Call) -> Response:
     responses=(RouteResponse(200, "The OpenAPI document", "OpenApi"),),
 )
 async def get_openapi(call: Call) -> Response:
-    return json_response(call.state.describe(call.url()))
+    return json_response(call.state.description)
 
 
 @ROUTES.add_extension(
@@ -188,8 +204,7 @@ async def get_asset(call: Call) -> Response:
 def _asset(name: str) -> Response:
     if name not in ASSETS:
         raise Rejected(404, "file not found")
-    headers = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"}
-    return Response(_content(name), headers=headers, media_type=ASSETS[name])
+    return Response(_content(name), headers=HEADERS, media_type=ASSETS[name])
 
 
 @cache

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 
 from jobserver_core import errors as core
-from jobserver_http.access import PERMISSIONS
+from jobserver_http.access import PERMISSIONS, SIGNED_IN
 from jobserver_http.connections import TOO_MANY
 from jobserver_http.errors import INTERNAL, REFUSALS
 from jobserver_http.operations import NOT_READY, UNHEALTHY
@@ -100,8 +100,8 @@ _PAGES = """\
 ## Pages of jobs
 
 *Extension.* If there are more jobs than `limit`, the response of `GET /jobs` has a `Link` header with
-`rel="next"`; use its URL unchanged. Unlike `offset`, the `cursor` in it does not shift when new jobs arrive.
-`since` and `until` limit the time of submission.
+`rel="next"`. Its URL is relative to that of the request, so that it is right behind a proxy. Unlike `offset`,
+the `cursor` in it does not shift when new jobs arrive. `since` and `until` limit the time of submission.
 
 ## Repeat a submit safely
 
@@ -123,10 +123,13 @@ def http_reference() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+_OPEN = {None: "Needs no credentials.", SIGNED_IN: "Needs credentials, but no permission."}
+
+
 def _route(route: Route) -> Iterator[str]:
     path = route.path.replace("{", "<").replace("}", ">").replace(":jobserver_path", "")
     mark = " *(extension)*" if route.extension else ""
-    access = f"Permission `{route.permission}`." if route.permission else "Needs no credentials."
+    access = f"Permission `{route.permission}`." if route.permission else _OPEN[route.permission]
     yield f"### `{route.method} {path}`{mark}\n"
     yield f"{route.summary}. {access}\n"
     if route.body is not None:

@@ -95,6 +95,7 @@ SCHEMAS: dict[str, Schema] = {
     "Binaries": {"type": "object", "additionalProperties": _object(_BINARY, _PACKAGE)},
     "Versions": {"type": "array", "items": _object({**_BINARY, "usedBy": _TEXTS}, _PACKAGE)},
     "Names": _TEXTS,
+    "User": _object({"permissions": _TEXTS}, {"name": _TEXT}),
     "Contexts": _either(_TEXTS, _list("Context"), _list("SparePool")),
     "SparePool": _object({"pool": _TEXT, "size": _COUNT, "ready": _COUNT, "starting": _COUNT}),
     "Context": _object(

@@ -1,5 +1,10 @@
 "use strict";
-// Draws openapi.json and lets its calls be tried. Text goes in as text, never as markup.
+// Draws openapi.json and lets its calls be tried. Text goes in as text, never as markup. All URLs are relative
+// to where this page is served: what else is on this host must not get its calls, let alone their credentials.
+
+const BASE = new URL("..", document.currentScript.src);
+/** Where the web UI keeps the credentials of this browser tab. */
+const SIGNED_IN = `jobserver.authorization:${BASE.pathname}`;
 
 function element(name, properties = {}, ...children) {
   const made = Object.assign(document.createElement(name), properties);
@@ -10,9 +15,21 @@ function element(name, properties = {}, ...children) {
 function authorization() {
   const value = (id) => document.getElementById(id).value;
   if (value("token")) return { Authorization: "Bearer " + value("token") };
-  if (!value("user")) return {};
+  if (!value("user")) {
+    const held = sessionStorage.getItem(SIGNED_IN);
+    return held ? { Authorization: held } : {};
+  }
   const bytes = new TextEncoder().encode(value("user") + ":" + value("password"));
   return { Authorization: "Basic " + btoa(String.fromCharCode(...bytes)) };
+}
+
+/** Say whose credentials the calls have as long as no others are entered. */
+function credentialsText() {
+  const [scheme, value] = (sessionStorage.getItem(SIGNED_IN) ?? "").split(" ");
+  if (!value) return "Credentials";
+  if (scheme !== "Basic") return "Credentials: those of the web UI, a token";
+  const bytes = Uint8Array.from(atob(value), (letter) => letter.charCodeAt(0));
+  return `Credentials: those of the web UI, user ${new TextDecoder().decode(bytes).split(":")[0]}`;
 }
 
 function schemaText(schema) {
@@ -57,7 +74,7 @@ function requestOf(base, path, method, inputs, body) {
     headers["Content-Type"] = body.type.value;
     options.body = body.file.files[0] || body.text.value;
   }
-  const url = base.replace(/\/$/, "") + target + (query.toString() ? "?" + query : "");
+  const url = base.href.replace(/\/$/, "") + target + (query.toString() ? "?" + query : "");
   return { url, options };
 }
 
@@ -114,19 +131,22 @@ function callBox(base, path, method, operation) {
 
 async function main() {
   const calls = document.getElementById("calls");
-  const response = await fetch("openapi.json");
-  const description = await response.json();
+  const address = new URL("openapi.json", BASE);
+  const description = await (await fetch(address)).json();
+  const server = new URL(description.servers[0].url, address);
   document.getElementById("title").textContent = `${description.info.title} ${description.info.version}`;
   document.getElementById("about").textContent = description.info.description;
   document.getElementById("login").hidden = !description.components.securitySchemes;
+  document.getElementById("credentials").textContent = credentialsText();
+  document.getElementById("back").hidden = !("/" in description.paths);
   const groups = {};
   for (const [path, methods] of Object.entries(description.paths)) {
     for (const [method, operation] of Object.entries(methods)) {
-      (groups[operation.tags[0]] ??= []).push(callBox(description.servers[0].url, path, method, operation));
+      (groups[operation.tags[0]] ??= []).push(callBox(server, path, method, operation));
     }
   }
   calls.replaceChildren();
-  for (const [tag, boxes] of Object.entries(groups)) calls.append(element("h2", { textContent: tag }), ...boxes);
+  for (const [tag, boxes] of Object.entries(groups)) calls.append(element("h2", { textContent: tag === "ui" ? "Web UI" : tag }), ...boxes);
 }
 
 main().catch((error) => {

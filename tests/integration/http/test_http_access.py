@@ -8,7 +8,14 @@ import pytest
 
 from jobserver_core.errors import ContextNotFound, InvalidName, JobNotFound
 from jobserver_core.testing.builders import a_job
-from jobserver_http.access import PERMISSIONS, Namespace, allows, parse_permissions
+from jobserver_http.access import (
+    PERMISSIONS,
+    SIGNED_IN,
+    Namespace,
+    allows,
+    parse_permissions,
+    single_permissions,
+)
 from jobserver_http.addresses import BrowserGuard, network_of
 from jobserver_http.errors import Rejected
 
@@ -43,6 +50,18 @@ def test_every_route_asks_for_a_permission_of_the_contract_or_is_public_for_a_re
     operations = {"get_health", "get_readiness", "get_openapi", "get_docs", "get_asset"}
     assert public == {*operations, "get_index", "get_ui_file"}
     assert {route.permission for route in ROUTES if route.permission} == known
+    assert [route.name for route in ROUTES if route.permission == SIGNED_IN] == ["get_user"]
+
+
+def test_the_single_permissions_of_a_caller_are_those_that_routes_want() -> None:
+    assert single_permissions({"contexts", "jobs:read"}) == [
+        "contexts:read",
+        "contexts:start",
+        "contexts:delete",
+        "contexts:reset",
+        "jobs:read",
+    ]
+    assert len(single_permissions({"*"})) == sum(map(len, PERMISSIONS.values()))
 
 
 # -- addresses -------------------------------------------------------------------------------------

@@ -321,7 +321,8 @@ def test_jobs_are_listed_newest_first_by_filters_and_pages(site: Site) -> None:
     while url:
         response = site.client.get(url)
         found += [job["jobId"] for job in response.json()]
-        url = response.links.get("next", {}).get("url", "")
+        following = response.links.get("next", {}).get("url", "")
+        url = str(response.url.join(following)) if following else ""
     assert found == listed("")
 
 

@@ -62,9 +62,24 @@ def test_every_route_except_the_public_ones_requires_credentials(guarded: Site) 
 
 def test_every_route_wants_its_permission(guarded: Site) -> None:
     for route in ROUTES:
-        if route.permission is not None:
+        if route.permission:
             status = call(guarded, route, ("eve", PASSWORD)).status_code
             assert (status == 403) is (route.permission != "data:read"), route.name
+
+
+def test_every_caller_with_valid_credentials_learns_its_permissions(guarded: Site) -> None:
+    with as_user(guarded, "eve") as client:
+        assert client.get("/user").json() == {"name": "eve", "permissions": ["data:read"]}
+    with as_user(guarded, "eve", "wrong") as client:
+        assert client.get("/user").status_code == 401
+    held = guarded.client.get("/user").json()["permissions"]
+    assert {"jobs:delete", "storage:prune"} <= set(held)
+
+
+def test_without_authentication_every_caller_has_all_permissions_and_no_name(start: Start) -> None:
+    held = start().client.get("/user").json()
+    assert set(held) == {"permissions"}
+    assert "jobs:delete" in held["permissions"]
 
 
 def test_a_challenge_offers_both_authentication_schemes(guarded: Site) -> None:
@@ -263,7 +278,8 @@ def test_pages_of_jobs_are_the_callers_alone(alice: httpx.Client, bob: httpx.Cli
         response = alice.get(url)
         assert len(response.json()) <= 2
         found += [job["jobId"] for job in response.json()]
-        url = response.links.get("next", {}).get("url", "")
+        following = response.links.get("next", {}).get("url", "")
+        url = str(response.url.join(following)) if following else ""
     assert found == mine[::-1]
     assert [job["jobId"] for job in alice.get("/jobs?offset=1").json()] == mine[:-1][::-1]
 

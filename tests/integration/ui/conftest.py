@@ -72,6 +72,7 @@ def start() -> Iterator[Any]:
             settings: Mapping[str, Any] | None = None,
             *,
             credentials: tuple[str, str] | None = None,
+            token: str | None = None,
             functions: Mapping[str, Any] | None = None,
         ) -> Site:
             mapping = {"jobserver": {**(settings or {}), "http": {"port": 0, "drain-timeout": "0 s"}}}
@@ -80,6 +81,8 @@ def start() -> Iterator[Any]:
                 server._services.launcher.register(name, function)
             url = stack.enter_context(running(server))
             client = stack.enter_context(httpx.Client(base_url=url, timeout=WAIT, auth=credentials))
+            if token is not None:
+                client.headers["Authorization"] = f"Bearer {token}"
             headers = {"Content-Type": "application/python-wheel"}
             assert client.post("/binaries/words", content=archive(), headers=headers).status_code == 201
             return Site(url, client)

@@ -7,9 +7,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from ui_site import Open, Site
+from ui_site import Open, Site, forward_below_a_prefix, section
 
 from conditions import wait_until
 from jobserver_core.models.jobs import JobProgress
@@ -53,12 +52,10 @@ INJECTIONS = {
 BROKEN_STATES = """() => [...document.querySelectorAll(".state")]
   .filter((node) => node.offsetHeight > 2.5 * parseFloat(getComputedStyle(node).fontSize))
   .map((node) => node.outerHTML)"""
+CUT_OFF = """() => [...document.querySelectorAll("[role=region].scroller")]
+  .filter((node) => node.scrollWidth > node.clientWidth).map((node) => node.ariaLabel)"""
 UNNAMED = """() => [...document.querySelectorAll("input, select")]
   .filter((node) => !node.labels.length && !node.ariaLabel).map((node) => node.outerHTML)"""
-
-
-def section(page: Any, name: str) -> Any:
-    return page.get_by_role("region", name=name, exact=True)
 
 
 def hacked(page: Any) -> bool:
@@ -258,13 +255,16 @@ def test_the_user_signs_in_with_a_password_or_a_token(start: Any, opened: Open, 
     page.get_by_label("User").fill("admin")
     page.get_by_label("Password").fill("wrong")
     page.get_by_label("Password").press("Enter")
-    page.get_by_role("alert").get_by_text("The supplied authentication is invalid").wait_for()
+    page.get_by_role("alert").get_by_text("Wrong user or password.").wait_for()
     page.get_by_label("Password").fill("correct horse")
     page.get_by_label("Password").press("Enter")
     section(page, "Summary").get_by_text("FINISHED").wait_for()
     page.reload()
     section(page, "Summary").get_by_text("FINISHED").wait_for()
     page.get_by_role("button", name="Sign out").click()
+    page.get_by_label("or token").fill("wrong")
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("alert").get_by_text("This token is not valid.").wait_for()
     page.get_by_label("or token").fill("t0ken")
     page.get_by_role("button", name="Sign in").click()
     section(page, "Recent jobs").get_by_role("link", name=job_id[:8]).wait_for()
@@ -336,27 +336,13 @@ def test_pages_of_other_sites_can_change_nothing(site: Site, opened: Open) -> No
 
 def test_the_ui_works_below_a_prefix(site: Site, opened: Open) -> None:
     job_id = site.submit("w.Echo", "value = 1", sync=True)
-    asked: list[str] = []
-
-    def forward(route: Any) -> None:
-        """Serve /spark/ from the server's root, as a reverse proxy does."""
-        url = route.request.url
-        asked.append(url)
-        if "/spark/" not in url:
-            route.abort()
-        elif url.endswith("/events"):
-            route.fulfill(content_type="text/event-stream", body=": listening\n\n")
-        else:
-            response = httpx.get(url.replace("/spark/", "/"))
-            route.fulfill(status=response.status_code, headers=dict(response.headers), body=response.content)
-
     page = opened("about:blank")
-    page.route("http://**/*", forward)
+    asked = forward_below_a_prefix(page)
     page.goto(f"{site.url}/spark/#/jobs/{job_id}")
     section(page, "Result").get_by_text("1", exact=True).wait_for()
     page.get_by_role("link", name="Overview").click()
     section(page, "Recent jobs").get_by_role("link", name=job_id[:8]).wait_for()
-    assert all("/spark/" in url for url in asked)
+    assert all("/spark/" in request.url for request in asked)
 
 
 def test_the_list_of_jobs_is_filtered_and_paged(site: Site, opened: Open) -> None:
@@ -405,6 +391,8 @@ def test_pages_are_readable_and_named_in_each_scheme_and_on_a_phone(
         page.locator("main table tbody tr").first.wait_for()
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path
         assert page.evaluate(BROKEN_STATES) == [], path
+        assert page.evaluate(CUT_OFF) == [], path
         assert page.evaluate(CONTRAST) >= 4.5, path
         assert page.evaluate(UNNAMED) == [], path
         assert page.get_by_role("heading", level=1).count() == 1
+        assert page.locator("header").bounding_box()["height"] < 100  # two lines, on a phone

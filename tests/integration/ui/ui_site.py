@@ -10,10 +10,35 @@ import httpx
 
 from conditions import wait_until
 
-__all__ = ["Open", "Site"]
+__all__ = ["Open", "Site", "forward_below_a_prefix", "section"]
 
 Open = Callable[..., Any]
 """Opens a URL in a new browser context, whose options follow, and returns the page."""
+
+
+def section(page: Any, name: str) -> Any:
+    """Return a section of a page by its heading."""
+    return page.get_by_role("region", name=name, exact=True)
+
+
+def forward_below_a_prefix(page: Any) -> list[Any]:
+    """Serve /spark/ from the server's root, as a reverse proxy does; return the requests, which grow."""
+    asked: list[Any] = []
+
+    def forward(route: Any) -> None:
+        request = route.request
+        asked.append(request)
+        if "/spark/" not in request.url:
+            route.abort()
+        elif request.url.endswith("/events"):
+            route.fulfill(content_type="text/event-stream", body=": listening\n\n")
+        else:
+            url = request.url.replace("/spark/", "/")
+            response = httpx.request(request.method, url, headers=request.headers)
+            route.fulfill(status=response.status_code, headers=dict(response.headers), body=response.content)
+
+    page.route("http://**/*", forward)
+    return asked
 
 
 @attrs.frozen

@@ -19,16 +19,52 @@ export function setBearer(token) {
 }
 
 export function clear() {
+  permissions = null;
   sessionStorage.removeItem(KEY);
 }
 
-/** An error response of the API. `status` is 0 if there was no response. */
+/**
+ * An error response of the API. `status` is 0 if there was no response. The server is `unreachable` then, and
+ * if a proxy answered in its place.
+ */
 export class ApiError extends Error {
-  constructor(message, status, code = "") {
+  constructor(message, status, { code = "", unreachable = false } = {}) {
     super(message);
     this.status = status;
     this.code = code;
+    this.unreachable = unreachable;
   }
+}
+
+let lostSince = null;
+let watcher = () => {};
+
+/** Call `listener` with the time since when the server cannot be reached, and with null when it can be again. */
+export function watchServer(listener) {
+  watcher = listener;
+}
+
+function noteServer(reachable) {
+  if (reachable === (lostSince === null)) return;
+  lostSince = reachable ? null : new Date();
+  watcher(lostSince);
+}
+
+let permissions = null;
+
+/** Ask what the caller may do. Until then, and if the server does not say it, everything is offered. */
+export async function learnPermissions() {
+  try {
+    permissions = new Set((await json(["user"])).permissions);
+  } catch (error) {
+    if (!error.unreachable) permissions = null;
+    throw error;
+  }
+}
+
+/** Whether an action may be offered to the caller. */
+export function may(permission) {
+  return permissions === null || permissions.has(permission);
 }
 
 /** The URL of a resource, such as `url("jobs", id)`. */
@@ -53,10 +89,13 @@ export async function send(segments, { query, method = "GET", signal } = {}) {
     response = await fetch(url(segments, query), { method, signal, headers: headers(), cache: "no-store" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiError("The server does not respond.", 0);
+    noteServer(false);
+    throw new ApiError("The server cannot be reached.", 0, { unreachable: true });
   }
   setServerTime(response.headers.get("date"));
-  if (!response.ok) throw asError(response.status, await response.text());
+  const error = response.ok ? null : asError(response.status, await response.text());
+  noteServer(!error?.unreachable);
+  if (error) throw error;
   return response;
 }
 
@@ -75,7 +114,10 @@ function asError(status, text) {
   } catch {
     // A proxy may have answered with something else.
   }
-  return new ApiError(message || `The server answered with status ${status}.`, status, body.code);
+  if (!message && [502, 503, 504].includes(status)) {
+    return new ApiError(`The server cannot be reached: the proxy answered with status ${status}.`, status, { unreachable: true });
+  }
+  return new ApiError(message || `The server answered with status ${status}.`, status, { code: body.code });
 }
 
 /** Upload a file. `report` gets the part that is sent, 0 to 1. */

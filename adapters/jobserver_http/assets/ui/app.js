@@ -1,10 +1,10 @@
 // The shell: shows the page that the fragment of the URL names, and asks for credentials when the API does.
-import { authorization, clear, send, setBasic, setBearer } from "./api.js";
+import { authorization, clear, learnPermissions, send, setBasic, setBearer, watchServer } from "./api.js";
 import { binaries, binary } from "./binaries.js";
 import { context } from "./context.js";
 import { alert, bdi, element } from "./dom.js";
-import { connect, disconnect } from "./events.js";
-import { tick } from "./format.js";
+import { connect, disconnect, publishConnected } from "./events.js";
+import { minute, tick } from "./format.js";
 import { field, onSubmit } from "./forms.js";
 import { job } from "./job.js";
 import { jobs } from "./jobs.js";
@@ -21,8 +21,11 @@ const PAGES = [
 const main = document.getElementById("main");
 const live = document.getElementById("live");
 const signOut = document.getElementById("sign-out");
+const unreachable = document.getElementById("unreachable");
+const RETRY = 5000; // milliseconds
 let leave = new AbortController();
 let signingIn = false;
+let outage = null;
 
 function makePage() {
   leave.abort();
@@ -31,7 +34,7 @@ function makePage() {
   const root = element("div");
   const heading = element("h1", { tabindex: -1 });
   const message = element("div");
-  let loaded = false;
+  live.hidden = true;
   main.replaceChildren(heading, message, root);
   return {
     root,
@@ -44,22 +47,43 @@ function makePage() {
       document.title = `${text} – Job server`;
       heading.replaceChildren(bdi(text), ...more);
     },
+    /** Say in the header whether the page updates itself; those that do not say nothing. */
+    live(updates = true) {
+      live.hidden = !updates;
+    },
     /** Handle errors that mean the same everywhere; return whether it did. */
     failed(error) {
-      if (signal.aborted || error.name === "AbortError") return true;
+      if (signal.aborted || error.name === "AbortError" || error.unreachable) return true;
       if (error.status !== 401) return false;
       signIn(error);
       return true;
     },
-    /** Run `load`. Show its error instead of the page, or above what was loaded before, until it succeeds. */
-    async load(load) {
-      if (await this.attempt(loaded ? message : root, load, message)) loaded = true;
+    /**
+     * Run `load`. Show its error above what was loaded before, until it succeeds. If what the page is about does not
+     * exist, `missing` says so, and where to go: a sentence, a link's address, and its text.
+     */
+    load(load, missing) {
+      const [text, href, where] = missing;
+      return this.attempt(message, async () => {
+        try {
+          await load();
+        } catch (error) {
+          if (error.status !== 404 || signal.aborted) throw error;
+          this.title(text);
+          this.live(false);
+          root.replaceChildren(element("p", {}, element("a", { href }, where)));
+        }
+      });
+    },
+    /** Show the rows that `load` returns in a table, or its error above those that were loaded before. */
+    async rows(list, place, load) {
+      if (!await this.attempt(place, async () => list.update(await load()))) list.stopWaiting();
     },
     /** Run `action`, and show its error in `place`, unless it is handled elsewhere; return whether it succeeded. */
-    async attempt(place, action, shown = place) {
+    async attempt(place, action) {
       try {
         await action();
-        shown.replaceChildren();
+        place.replaceChildren();
         return true;
       } catch (error) {
         if (!this.failed(error)) place.replaceChildren(alert(error));
@@ -110,32 +134,55 @@ function signIn(error) {
   const user = field("User", { autocomplete: "username", autocapitalize: "off", spellcheck: "false" });
   const password = field("Password", { type: "password", autocomplete: "current-password" });
   const token = field("or token", { type: "password", autocomplete: "off" });
-  const message = element("div", {}, authorization() ? alert(error) : null);
+  const ended = { message: "You are signed out: your password or token is no longer valid." };
+  const message = element("div", {}, authorization() ? alert(error.status === 401 ? ended : error) : null);
   const form = element("form", { class: "sign-in" }, message, user.root, password.root, token.root,
     element("button", {}, "Sign in"));
   onSubmit(form, async () => {
     if (token.input.value) setBearer(token.input.value);
     else setBasic(user.input.value, password.input.value);
     try {
-      await send(["jobs"], { query: { limit: 0 } });
+      await send(["user"]);
     } catch (refusal) {
-      if (refusal.status !== 403) {
+      // A server with other routes than these may not have this one.
+      if (refusal.status !== 404) {
         clear();
-        message.replaceChildren(alert(refusal));
+        const wrong = token.input.value ? "This token is not valid." : "Wrong user or password.";
+        message.replaceChildren(alert(refusal.status === 401 ? { message: wrong } : refusal));
         return;
       }
     }
-    start();
+    await start();
   });
   page.root.append(form);
   user.input.focus();
 }
 
-function start() {
+async function start() {
   signOut.hidden = !authorization();
+  try {
+    await learnPermissions();
+  } catch (error) {
+    if (error.status === 401) return signIn(error);
+  }
   receive();
   open();
 }
+
+/** While the server cannot be reached, say so once for all of the page, and try again. */
+watchServer(async (since) => {
+  outage = since;
+  unreachable.hidden = since === null;
+  if (since === null) {
+    await learnPermissions().catch(() => {});
+    return publishConnected();
+  }
+  unreachable.textContent = `The server has not been reachable since ${minute(since)}; trying again.`;
+  while (outage === since) {
+    await new Promise((resume) => setTimeout(resume, RETRY));
+    await send(["healthz"]).catch(() => {});
+  }
+});
 
 function receive() {
   if (!document.hidden) connect((text) => { live.textContent = text; }, signIn);

@@ -1,6 +1,7 @@
 // Binaries: the list with uploads, and the page of one binary.
-import { json, send, upload } from "./api.js";
-import { bdi, button, element, grid, nameLink, section } from "./dom.js";
+import { json, may, send, upload } from "./api.js";
+import { address, alert, bdi, button, element, grid, nameLink, refill, section } from "./dom.js";
+import { subscribe, throttled } from "./events.js";
 import { bytes, moment } from "./format.js";
 import { choice, confirm, field, onSubmit } from "./forms.js";
 import { jobLink, table } from "./tables.js";
@@ -13,7 +14,7 @@ const TYPES = [
 
 export function binaries(page) {
   page.title("Binaries");
-  const { root, update } = table({
+  const list = table({
     label: "Binaries",
     empty: "No binaries yet.",
     key: ({ name }) => name,
@@ -25,12 +26,20 @@ export function binaries(page) {
     ],
   });
   const message = element("div");
-  const load = () => page.attempt(message, async () => {
+  const load = () => page.rows(list, message, async () => {
     const found = await json(["binaries"], { signal: page.signal });
-    update(Object.entries(found).map(([name, binary]) => ({ name, ...binary })));
+    return Object.entries(found).map(([name, binary]) => ({ name, ...binary }));
   });
-  page.root.append(section("Upload", uploads(page, load)), section("Uploaded", message, root));
-  load();
+  if (may("binaries:upload")) page.root.append(section("Upload", uploads(page, load)));
+  page.root.append(section("Uploaded", message, list.root));
+  loadNowAndAfterInterruptions(page, load);
+}
+
+/** No events tell of changes of binaries. What could not be loaded is, when the server responds again. */
+function loadNowAndAfterInterruptions(page, load) {
+  const refresh = throttled(load, page.signal);
+  subscribe((event) => event === "connected" && refresh(), page.signal);
+  refresh();
 }
 
 /** A place to drop files on, and a form for each file. */
@@ -59,11 +68,12 @@ export function binaryName(file) {
 }
 
 function uploadForm(page, file, uploaded) {
-  const kind = TYPES.find(([, , extension]) => file.name.toLowerCase().endsWith(extension)) ?? TYPES[0];
+  const kind = TYPES.find(([, , extension]) => file.name.toLowerCase().endsWith(extension));
+  const doubt = { message: "By its name, this is no jar, egg or wheel (.jar, .egg, .whl). If it is one, choose its type." };
   const name = field("Name", { value: binaryName(file.name), required: true, autocomplete: "off" });
-  const type = choice("Type", TYPES, kind[0]);
+  const type = choice("Type", kind ? TYPES : [["", "Choose …"], ...TYPES], kind?.[0], { required: true });
   const bar = element("progress", { max: 1, value: 0, "aria-label": "Uploaded", hidden: true });
-  const message = element("div");
+  const message = element("div", {}, kind ? null : alert(doubt));
   const form = element("form", { "aria-label": `Upload ${file.name}` },
     element("p", {}, bdi(file.name), ` (${bytes(file.size)})`),
     element("div", { class: "bar" }, name.root, type.root, element("button", {}, "Upload"),
@@ -81,12 +91,13 @@ function uploadForm(page, file, uploaded) {
 
 export function binary(page, name) {
   page.title(`Binary ${name}`);
-  page.load(async () => {
+  const load = () => page.load(async () => {
     const versions = await json(["binaries", name, "versions"], { signal: page.signal });
-    const remove = button("Delete", () => askToDelete(page, name, versions), { class: "danger" });
-    page.root.append(section("Versions", grid(["Uploaded", "Package", "Type", "Size", "SHA-256", "In use by"], versions.map(cells)),
-      element("div", { class: "actions" }, remove)));
-  });
+    const remove = may("binaries:delete") ? button("Delete", () => askToDelete(page, name, versions), { class: "danger" }) : null;
+    const shown = grid(["Uploaded", "Package", "Type", "Size", "SHA-256", "In use by"], versions.map(cells));
+    refill(page.root, section("Versions", shown, remove && element("div", { class: "actions" }, remove)));
+  }, [`There is no binary with the name ${name}`, address("binaries"), "All binaries"]);
+  loadNowAndAfterInterruptions(page, load);
 }
 
 /** The name and version that a package carries in itself. */
@@ -107,7 +118,8 @@ function cells(version) {
 function askToDelete(page, name, versions) {
   confirm({
     title: "Delete this binary?",
-    text: `All ${versions.length} versions of ${name} are deleted. This cannot be undone.`,
+    text: versions.length === 1 ? `The only version of ${name} is deleted. This cannot be undone.`
+      : `All ${versions.length} versions of ${name} are deleted. This cannot be undone.`,
     verb: "Delete the binary",
     action: async () => {
       await send(["binaries", name], { method: "DELETE" });

@@ -1,5 +1,5 @@
 // The page of one context.
-import { json, send } from "./api.js";
+import { json, may, send } from "./api.js";
 import { address, bdi, button, element, externalLink, facts, grid, nothing, refill, section } from "./dom.js";
 import { subscribe, throttled } from "./events.js";
 import { elapsed, moment } from "./format.js";
@@ -10,6 +10,7 @@ import { contextState, jobTable, memory } from "./tables.js";
 
 export function context(page, name) {
   page.title(`Context ${name}`);
+  page.live();
   const parts = Object.fromEntries(["summary", "error", "jobs", "settings", "log"].map((part) => [part, element("div")]));
   page.root.append(...Object.values(parts));
   const list = jobList(page, parts.jobs, name);
@@ -28,7 +29,7 @@ export function context(page, name) {
       parts.log.replaceChildren(showLog(page, ["contexts", name, "logs"], "Log", record.endTime === "Empty"));
     }
     await list();
-  });
+  }, [`There is no context with the name ${name}`, address(), "Overview"]);
   const refresh = throttled(load, page.signal);
   subscribe((event, data) => {
     const mine = event === "context" ? data.name === name : data.context === name;
@@ -40,7 +41,9 @@ export function context(page, name) {
 function summary(page, record) {
   const ended = record.endTime !== "Empty";
   const load = ended ? null : record.load;
-  const stop = ended ? null : button("Stop", () => askToStop(page, record), { class: "danger" });
+  const ask = record.state === "STOPPING" ? button("Kill", () => askToKill(page, record), { class: "danger" })
+    : button("Stop", () => askToStop(page, record), { class: "danger" });
+  const stop = ended || !may("contexts:delete") ? null : ask;
   return section("Summary", facts([
     ["State", contextState(record)],
     ["Up for", ended ? null : elapsed(record.startTime)],
@@ -66,21 +69,31 @@ function askToStop(page, record) {
     text: `The jobs that run and wait in ${record.name} end as ERROR.`,
     option: "Kill it, without waiting for Spark to stop",
     verb: "Stop the context",
-    action: async (force) => {
-      const response = await send(["contexts", record.name], { method: "DELETE", query: { force: force || "" } });
-      page.announce(response.status === 202 ? "The context is stopping" : "The context was stopped");
-    },
+    action: (force) => stop(page, record, force),
   });
+}
+
+function askToKill(page, record) {
+  confirm({
+    title: "Kill this context?",
+    text: `${record.name} is stopping already. Kill it if it takes too long.`,
+    verb: "Kill the context",
+    action: () => stop(page, record, true),
+  });
+}
+
+async function stop(page, record, force) {
+  const response = await send(["contexts", record.name], { method: "DELETE", query: { force: force || "" } });
+  page.announce(response.status === 202 ? "The context is stopping" : "The context was stopped");
 }
 
 /** Add the newest jobs of a context, and return a function that loads them. */
 function jobList(page, container, name) {
-  const { root, update } = jobTable("Jobs of this context", ["job", "state", "class", "progress", "started", "duration"], "No jobs yet.");
+  const table = jobTable("Jobs of this context", ["job", "state", "class", "progress:wide", "started", "duration"], "No jobs yet.");
   const message = element("div");
   const all = element("a", { href: `${address("jobs")}?${new URLSearchParams({ context: name })}` }, "All jobs of this context");
-  container.append(section("Jobs", message, root, element("p", {}, all)));
-  return () => page.attempt(message, async () =>
-    update(await json(["jobs"], { query: { context: name, limit: 20 }, signal: page.signal })));
+  container.append(section("Jobs", message, table.root, element("p", {}, all)));
+  return () => page.rows(table, message, () => json(["jobs"], { query: { context: name, limit: 20 }, signal: page.signal }));
 }
 
 function settings(values) {

@@ -2,7 +2,7 @@
 
 /**
  * Create an element. Attributes with a function as their value are event listeners; those that are
- * null, undefined or false are left out. Children are nodes, strings or numbers; null is skipped.
+ * null, undefined or false are left out. Children are nodes, strings or numbers; null and "" are skipped.
  */
 export function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
@@ -11,7 +11,7 @@ export function element(name, attributes = {}, ...children) {
     if (typeof value === "function") made.addEventListener(key, value);
     else made.setAttribute(key, value === true ? "" : String(value));
   }
-  made.append(...children.flat().filter((child) => child !== null && child !== undefined).map(asNode));
+  made.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== "").map(asNode));
   return made;
 }
 

@@ -12,6 +12,11 @@ export function subscribe(listener, signal) {
   signal.addEventListener("abort", () => subscribers.delete(listener));
 }
 
+/** Let pages load what they show again, because events may have been missed. */
+export function publishConnected() {
+  publish("connected", {});
+}
+
 function publish(name, data) {
   for (const listener of [...subscribers]) listener(name, data);
 }
@@ -30,7 +35,7 @@ export async function connect(show, refused) {
       const response = await send(["events"], { signal: mine.signal });
       show("Live");
       failures = 0;
-      publish("connected", {});
+      publishConnected();
       await read(response.body, mine.signal);
     } catch (error) {
       if (mine.signal.aborted) return;

@@ -49,6 +49,7 @@ export function tick() {
 }
 
 const TODAY = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
+const MINUTE = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
 const LONG = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 
 /** A time in the browser's time zone; the full time is its title. */
@@ -56,6 +57,11 @@ export function moment(time) {
   const date = new Date(time);
   const today = date.toDateString() === new Date().toDateString();
   return element("time", { datetime: time, title: time }, (today ? TODAY : LONG).format(date));
+}
+
+/** A time of today as "12:03", in the browser's language. */
+export function minute(date) {
+  return MINUTE.format(date);
 }
 
 /** A number of bytes as "12 bytes", "3.4 kB" or "5.6 MB". */
@@ -67,15 +73,17 @@ export function bytes(count) {
   return at ? `${value.toPrecision(3)} ${units[at]}` : plural(count, "byte");
 }
 
+/** What is shown for a job or context that has not begun, in place of STARTED or RESTARTING. */
+export const WAITING = "WAITING";
+
 /** A state with its colour. Its text alone says everything. */
 export function state(value) {
   return element("span", { class: `state state-${value.toLowerCase().replace(/[^a-z]/g, "")}` }, value);
 }
 
-/** The state of a job, and what else is known about a job that has not ended. */
+/** The state of a job, which is WAITING if it waits for a slot or a context, and whether it is being killed. */
 export function jobState(record) {
-  const more = record.killRequested ? " being killed" : record.waiting ? " waiting" : "";
-  return element("span", {}, state(record.status), more);
+  return element("span", {}, state(record.waiting ? WAITING : record.status), record.killRequested ? " being killed" : "");
 }
 
 /** A job's progress in tasks, or null if there is none to show. */

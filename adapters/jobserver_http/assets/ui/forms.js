@@ -16,8 +16,8 @@ export function field(label, attributes) {
 }
 
 /** A select with its label. Options are lists of a value and its text, which is by default the value. */
-export function choice(label, options, chosen) {
-  return labelled(label, "select", {}, options.map(([value, text = value]) =>
+export function choice(label, options, chosen, attributes = {}) {
+  return labelled(label, "select", attributes, options.map(([value, text = value]) =>
     element("option", { value, selected: value === chosen }, text)));
 }
 

@@ -1,6 +1,7 @@
 // The page of one job.
-import { json } from "./api.js";
+import { json, may } from "./api.js";
 import { address, alert, bdi, breakable, button, element, facts, grid, nothing, refill, section } from "./dom.js";
+import { decisiveLine, folded, foldedStack } from "./errors.js";
 import { subscribe, throttled } from "./events.js";
 import { confirm } from "./forms.js";
 import { bytes, duration, jobDuration, jobState, moment, progress, state } from "./format.js";
@@ -12,6 +13,7 @@ const FINAL = ["FINISHED", "ERROR", "KILLED"];
 
 export function job(page, id) {
   page.title(`Job ${id}`);
+  page.live();
   const parts = Object.fromEntries(["summary", "error", "result", "callbacks", "code", "log"].map((name) => [name, element("div")]));
   page.root.append(...Object.values(parts));
   let last = "";
@@ -29,7 +31,7 @@ export function job(page, id) {
       if (record.status === "FINISHED") showResult(page, id).then((result) => parts.result.replaceChildren(result));
       else parts.error.replaceChildren(errorSection(record.result));
     }
-  });
+  }, [`There is no job with the ID ${id}`, address("jobs"), "All jobs"]);
   const refresh = throttled(load, page.signal);
   subscribe((name, data) => {
     const mine = data.jobId === id;
@@ -50,7 +52,7 @@ function showOnce(page, parts, record) {
 
 function summary(page, record) {
   const ended = FINAL.includes(record.status);
-  const kill = ended ? null : button("Kill", () => askToKill(page, record), { class: "danger" });
+  const kill = ended || !may("jobs:delete") ? null : button("Kill", () => askToKill(page, record), { class: "danger" });
   const wait = (seconds) => (seconds === undefined ? null : duration(seconds));
   return section("Summary", facts([
     ["State", jobState(record)],
@@ -60,12 +62,12 @@ function summary(page, record) {
     ["Context", element("a", { href: address("contexts", record.context) }, bdi(record.context))],
     ["Submitted by", record.submittedBy && bdi(record.submittedBy)],
     ["Submitted", moment(record.startTime)],
-    ["Dispatched", record.dispatchTime && moment(record.dispatchTime)],
+    ["Given to its context", record.dispatchTime && moment(record.dispatchTime)],
     ["Began to run", record.runningTime && moment(record.runningTime)],
     ["Ended", record.endTime && moment(record.endTime)],
     ["Priority", record.priority],
-    ["Longest wait", wait(record.maxQueueTime)],
-    ["Longest run", wait(record.maxRunTime)],
+    ["Waits at most", wait(record.maxQueueTime)],
+    ["Runs at most", wait(record.maxRunTime)],
     ["May run again", record.restartable && "if its context dies"],
     ["Runs again", record.restarts && String(record.restarts)],
   ]), kill && element("div", { class: "actions" }, kill));
@@ -87,13 +89,25 @@ function askToKill(page, record) {
 // The classes of errors whose stack is the reason in words, and what stands between message and reason.
 const BEFORE_REASON = new Map([["ContextTerminated", ": "], ["JobKilled", " "]]);
 
-/** A job's or context's error, with its stack, unless that is the reason in words. */
+/**
+ * A job's or context's error: the line that decides, then the message if it has more lines, and the frames of the
+ * job's own code. All frames can be opened.
+ */
 export function errorSection(error) {
   const before = BEFORE_REASON.get(error.errorClass);
   const reason = before && error.stack ? before + error.stack : "";
+  const message = `${error.errorClass ? `${error.errorClass}: ` : ""}${error.message.trim()}${reason}`;
+  const stack = reason ? "" : error.stack ?? "";
+  const [text, frames] = [folded(message), foldedStack(error.message, stack)];
+  const pre = (shown, label, more = "") => element("pre", { tabindex: 0, "aria-label": label, class: `whole ${more}` }, shown);
+  const line = text.includes("\n") ? decisiveLine(message) : text;
+  const more = text.startsWith(line) ? text.slice(line.length + 1) : text;
+  const whole = stack.includes(error.message.trim()) ? stack : `${message}\n${stack}`;
   return section("Error",
-    element("p", { class: "alert" }, `${error.errorClass ? `${error.errorClass}: ` : ""}${error.message}${reason}`),
-    error.stack && !reason ? element("pre", { tabindex: 0, "aria-label": "Stack" }, error.stack) : null);
+    element("p", { class: "alert" }, line),
+    more && pre(more, "Message"),
+    frames && pre(frames, "Stack", "frames"),
+    text === message && frames === stack ? null : element("details", {}, element("summary", {}, "All frames"), pre(whole, "All frames", "frames")));
 }
 
 function classPath(entries) {

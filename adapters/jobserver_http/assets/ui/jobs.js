@@ -1,16 +1,21 @@
 // The list of all jobs, a page at a time.
-import { send } from "./api.js";
+import { json, send } from "./api.js";
 import { alert, button, element, section } from "./dom.js";
 import { subscribe, throttled } from "./events.js";
+import { WAITING } from "./format.js";
 import { choice, field, onSubmit } from "./forms.js";
 import { jobTable } from "./tables.js";
 
 const LIMIT = 50;
+const MAX_WAITING = 1000;
 const FILTERS = ["status", "context", "classPath"];
 
 export function jobs(page, query) {
   page.title("Jobs");
-  const { root, update } = jobTable("Jobs", ["job", "state", "class", "context", "error:wide", "started", "duration"], "No such jobs.");
+  const given = Object.fromEntries(FILTERS.map((name) => [name, query.get(name)]).filter(([, value]) => value));
+  const filtered = Object.keys(given).length > 0;
+  const empty = filtered ? "No job matches the filter." : "No jobs yet.";
+  const list = jobTable("Jobs", ["job", "state", "class", "context", "error:wide", "started", "duration"], empty);
   const cursors = [null]; // of the pages up to this one
   let next = null;
   const message = element("div");
@@ -18,25 +23,25 @@ export function jobs(page, query) {
   const newer = button("Newer", () => cursors.length > 1 && go(() => cursors.pop()));
   const older = button("Older", () => next && go(() => cursors.push(next)));
   const where = element("span", { role: "status", class: "empty" });
-  page.root.append(filters(query), section("Newest first", message, root, element("div", { class: "actions" }, newest, newer, older, where)));
+  page.root.append(filters(query), section(`${filtered ? "Matching" : "All"} jobs, newest first`, message, list.root,
+    element("div", { class: "actions" }, newest, newer, older, where)));
 
   async function load() {
     const cursor = cursors.at(-1);
     // Pages can be turned faster than the server responds.
     const outdated = () => cursor !== cursors.at(-1);
     try {
-      const given = Object.fromEntries(FILTERS.map((name) => [name, query.get(name)]));
-      const response = await send(["jobs"], { query: { ...given, limit: LIMIT, cursor }, signal: page.signal });
-      const rows = await response.json();
+      const { rows, following } = await loadPage(given, cursor, page.signal);
       if (outdated()) return;
-      const found = /[?&]cursor=([^&>]+)/.exec(response.headers.get("link") ?? "");
-      next = found && decodeURIComponent(found[1]);
-      update(rows);
+      next = following;
+      list.update(rows);
       message.replaceChildren();
     } catch (error) {
       if (outdated()) return;
+      list.stopWaiting();
       if (!page.failed(error)) message.replaceChildren(alert(error));
     }
+    page.live(cursors.length === 1);
     newest.disabled = newer.disabled = cursors.length === 1;
     older.disabled = !next;
     where.textContent = `Page ${cursors.length}`;
@@ -48,12 +53,27 @@ export function jobs(page, query) {
   }
   const refresh = throttled(load, page.signal);
   // Only the first page changes by itself: on older pages nobody wants rows to move.
-  subscribe((name) => cursors.length === 1 && name !== "callback" && refresh(), page.signal);
+  subscribe((name) => (cursors.length === 1 || name === "connected") && name !== "callback" && refresh(), page.signal);
   refresh();
 }
 
+/** Return the rows of a page, and the cursor of the following one or null. */
+async function loadPage(given, cursor, signal) {
+  if (given.status === WAITING) return { rows: await waiting(given, signal), following: null };
+  const response = await send(["jobs"], { query: { ...given, limit: LIMIT, cursor }, signal });
+  const found = /[?&]cursor=([^&>]+)/.exec(response.headers.get("link") ?? "");
+  return { rows: await response.json(), following: found && decodeURIComponent(found[1]) };
+}
+
+/** The jobs that wait for a slot or a context, newest first. The server has no such state. */
+async function waiting(given, signal) {
+  const of = (status) => json(["jobs"], { query: { ...given, status, limit: MAX_WAITING }, signal });
+  const found = (await Promise.all(["STARTED", "RESTARTING"].map(of))).flat().filter((job) => job.waiting);
+  return found.sort((one, other) => other.startTime.localeCompare(one.startTime));
+}
+
 function filters(query) {
-  const status = choice("State", [["", "Any"], ["STARTED"], ["RUNNING"], ["RESTARTING"], ["FINISHED"], ["ERROR"], ["KILLED"]], query.get("status") ?? "");
+  const status = choice("State", [["", "Any"], [WAITING], ["STARTED"], ["RUNNING"], ["RESTARTING"], ["FINISHED"], ["ERROR"], ["KILLED"]], query.get("status") ?? "");
   const context = field("Context", { value: query.get("context") ?? "", autocomplete: "off" });
   const classPath = field("Class", { value: query.get("classPath") ?? "", autocomplete: "off" });
   const form = element("form", { class: "bar", role: "search", "aria-label": "Filter jobs" },

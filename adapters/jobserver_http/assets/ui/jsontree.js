@@ -6,6 +6,8 @@ const PAGE = 200;
 /** Branches of up to this many entries are open from the start, above this depth. */
 const SMALL = 20;
 const DEPTH = 3;
+/** Values of up to this many characters are not broken in tables. */
+const SHORT = 24;
 
 /** A number as it is written, because a JavaScript number would have other digits. */
 class Written {
@@ -43,12 +45,14 @@ export function dataTable(rows, label) {
   // Nested values are trees that can be opened.
   const leaf = (value) => (isObject(value) ? tree(value, { open: false }) : bdi(text(value)));
   const cell = (row, column) => (Object.hasOwn(row, column) ? leaf(row[column]) : "");
+  // A short value stays in one line, whatever else the table has to make room for.
+  const kind = (value) => (isObject(value) || String(text(value ?? null)).length <= SHORT ? "short" : "name");
   const body = element("tbody");
   const head = columns.map((column) => element("th", { scope: "col" }, bdi(named ? column : column + 1)));
   const frame = element("div", { class: "scroller data", role: "region", "aria-label": label, tabindex: 0 },
     element("table", {}, element("thead", {}, element("tr", {}, head)), body));
   return growing(rows, body, (row) =>
-    element("tr", {}, columns.map((column) => element("td", { class: "name" }, cell(row, column)))), frame);
+    element("tr", {}, columns.map((column) => element("td", { class: kind(row[column]) }, cell(row, column)))), frame);
 }
 
 /** Show a page of items in a container, and a button for the next page. */

@@ -29,7 +29,8 @@ export function showLog(page, segments, name, live) {
   const scroll = element("span", {}, follow, " ", element("label", { for: "log-follow" }, "Scroll with new lines"));
   const message = element("div");
   let reading = new AbortController();
-  const root = section(name, message, output, element("div", { class: "actions" }, live ? scroll : null, status, save));
+  const root = section(name, message, output, element("div", { class: "actions" }, save, live ? scroll : null, status));
+  save.hidden = true;
 
   function show(error) {
     if (page.failed(error)) return;
@@ -37,7 +38,7 @@ export function showLog(page, segments, name, live) {
     else message.replaceChildren(alert(error));
   }
   function append(text) {
-    output.hidden = false;
+    output.hidden = save.hidden = false;
     output.append(text);
     for (let length = output.textContent.length; length > MAX_LENGTH && output.childNodes.length > 1;) {
       length -= output.firstChild.length;
@@ -60,8 +61,8 @@ export function showLog(page, segments, name, live) {
       }
       status.textContent = any ? (live ? "Ended." : "") : "No output.";
     } catch (error) {
-      if (mine.signal.aborted || page.failed(error)) return;
-      status.textContent = live && !error.status ? INTERRUPTED : "";
+      if (mine.signal.aborted) return;
+      status.textContent = live && (error.unreachable || !error.status) ? INTERRUPTED : "";
       if (!status.textContent) show(error);
     }
   }

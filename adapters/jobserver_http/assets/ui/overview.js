@@ -2,6 +2,7 @@
 import { json } from "./api.js";
 import { address, element, section } from "./dom.js";
 import { subscribe, throttled } from "./events.js";
+import { WAITING } from "./format.js";
 import { contextTable, jobTable } from "./tables.js";
 
 const jobsWith = (query) => (options) => json(["jobs"], { ...options, query });
@@ -12,7 +13,14 @@ const PARTS = [
     title: "Running jobs",
     more: { status: "RUNNING" },
     make: () => jobTable("Running jobs", ["job", "state:wide", "class", "context", "progress", "duration"], "No job is running."),
-    load: async (options) => (await Promise.all(["RUNNING", "STARTED"].map((status) => jobsWith({ status, limit: 10 })(options)))).flat(),
+    load: jobsWith({ status: "RUNNING", limit: 10 }),
+  },
+  {
+    title: "Waiting jobs",
+    more: { status: WAITING },
+    hidden: true,
+    make: () => jobTable("Waiting jobs", ["job", "state", "class", "context", "duration"], "No job is waiting."),
+    load: async (options) => (await Promise.all(["STARTED", "RESTARTING"].map((status) => jobsWith({ status, limit: 10 })(options)))).flat(),
   },
   {
     title: "Failed jobs",
@@ -30,19 +38,27 @@ const PARTS = [
 
 export function overview(page) {
   page.title("Overview");
+  page.live();
   const parts = PARTS.map((part) => show(page, part));
   const refresh = throttled(() => Promise.all(parts.map((load) => load())), page.signal);
   subscribe((name) => name !== "callback" && refresh(), page.signal);
   refresh();
 }
 
-/** Add a section, and return a function that loads its rows. A caller may lack the permission for one of them. */
-function show(page, { title, more, make, load }) {
-  const { root, update } = make();
+/**
+ * Add a section, and return a function that loads its rows. A caller may lack the permission for one of them.
+ * One that is `hidden` appears when it has rows.
+ */
+function show(page, { title, more, hidden = false, make, load }) {
+  const list = make();
   const message = element("div");
   const link = more && element("p", {}, element("a", { href: `${address("jobs")}?${new URLSearchParams(more)}` }, `All ${title.toLowerCase().replace("recent ", "")}`));
-  page.root.append(section(title, message, root, link));
-  return async () => {
-    root.hidden = !await page.attempt(message, async () => update(await load({ signal: page.signal })));
-  };
+  const shown = section(title, message, list.root, link);
+  shown.hidden = hidden;
+  page.root.append(shown);
+  return () => page.rows(list, message, async () => {
+    const rows = await load({ signal: page.signal });
+    shown.hidden = hidden && rows.length === 0;
+    return rows;
+  });
 }

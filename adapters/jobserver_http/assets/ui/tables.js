@@ -1,10 +1,12 @@
 // Tables of jobs and contexts. Rows are updated in place, so that live updates keep focus, selection and scrolling.
 import { address, bdi, breakable, element, nameLink } from "./dom.js";
-import { elapsed, jobDuration, jobState, moment, progress, state } from "./format.js";
+import { decisiveLine } from "./errors.js";
+import { elapsed, jobDuration, jobState, moment, progress, state, WAITING } from "./format.js";
 
 /**
  * A table. Each column has a `title`, `show(row)`, and perhaps a `class`. `key(row)` identifies a row, and
- * `empty` is what the table says without rows. Call `update(rows)` with the current rows.
+ * `empty` is what the table says without rows. Call `update(rows)` with the current rows, and `stopWaiting`
+ * if they could not be loaded: those from before stay.
  */
 export function table({ label, columns, key, empty }) {
   const head = columns.map(({ title, class: name }) => element("th", { scope: "col", class: name }, title));
@@ -32,6 +34,10 @@ export function table({ label, columns, key, empty }) {
     none.textContent = empty;
   }
 
+  function stopWaiting() {
+    if (none.textContent !== empty) none.textContent = "";
+  }
+
   /** Build a row; if the old one has the focus, its successor gets it. */
   function line(row, old) {
     const made = element("tr", {}, columns.map(({ show, class: name }, index) =>
@@ -41,7 +47,7 @@ export function table({ label, columns, key, empty }) {
     return made;
   }
 
-  return { root: element("div", {}, none, scroller), update };
+  return { root: element("div", {}, none, scroller), update, stopWaiting };
 }
 
 /** A link to a job, with the beginning of its ID. */
@@ -57,7 +63,7 @@ const COLUMNS = {
   progress: { title: "Progress", show: (job) => progress(job, { short: true }) ?? "–" },
   started: { title: "Submitted", class: "wide", show: (job) => moment(job.startTime) },
   duration: { title: "Duration", class: "number", show: jobDuration },
-  error: { title: "Error", show: ({ result }) => element("bdi", { class: "excerpt" }, result?.message?.split("\n", 1)[0] ?? "") },
+  error: { title: "Error", show: ({ result }) => element("bdi", { class: "excerpt" }, decisiveLine(result?.message ?? "")) },
 };
 
 /** A table of job records with some of the columns; those named `<column>:wide` are left out on small screens. */
@@ -72,16 +78,17 @@ function slots({ load }) {
     element("meter", { value: load.running, max: load.slots, "aria-label": "Slots in use" }), `${load.running} of ${load.slots}`);
 }
 
-/** A context's memory settings: of each executor, and of the driver if that is set. */
+/** A context's memory settings: of each executor, and of the driver if that is set. A local master has only a driver. */
 export function memory({ settings = {} }) {
   const executor = settings["memory-per-node"] ?? settings["spark.executor.memory"] ?? settings["passthrough.spark.executor.memory"];
   const driver = settings["launcher.spark.driver.memory"] ?? settings["spark.driver.memory"];
+  if (/^local\b/.test(settings["spark.master"])) return driver ?? settings["memory-per-node"] ?? "default";
   const parts = [executor && `${executor} per executor`, driver && `${driver} driver`].filter(Boolean);
   return parts.join(", ") || "default";
 }
 
 export function contextState(context) {
-  return element("span", {}, state(context.state), context.waiting ? " waiting to start" : "");
+  return element("span", {}, state(context.waiting ? WAITING : context.state));
 }
 
 export function contextTable() {
