@@ -10,11 +10,11 @@ from typing import ClassVar
 import attrs
 import pytest
 
-from jobserver_core.testing.contract import Contract
+from jobserver_core.testing.options import OptionsContract
 from jobserver_http.authentication import Authenticator, Credentials, Identity
 
 
-class AuthenticatorContract(Contract):
+class AuthenticatorContract(OptionsContract):
     """What every authenticator does. Fixtures: ``authenticator``, which knows the owner of :meth:`valid`."""
 
     timeout: ClassVar[float] = 20.0

@@ -37,11 +37,12 @@ class DirectoryBlobStore(BlobStore):
 
     @classmethod
     def check_options(cls, settings: Settings) -> None:
-        """Refuse options that do not exist."""
+        """Refuse options that do not exist, and a path that is none."""
         for key in settings.blobs.options.keys() - {"path"}:
             raise InvalidSetting(
                 key=f"jobserver.blobs.options.{key}", message="is not an option; expected path"
             )
+        settings.option_path("jobserver.blobs.options.path", settings.data_dir)
 
     @classmethod
     def from_settings(cls, settings: Settings, data_dir: Path) -> DirectoryBlobStore:

@@ -178,10 +178,11 @@ class SqliteMetadataStore(MetadataStore):
 
     @classmethod
     def check_options(cls, settings: Settings) -> None:
-        """Refuse options that do not exist."""
+        """Refuse options that do not exist, and a path that is none."""
         for key in settings.metadata.options.keys() - {"path"}:
             message = "is not an option; expected path"
             raise InvalidSetting(key=f"jobserver.metadata.options.{key}", message=message)
+        settings.option_path("jobserver.metadata.options.path", settings.data_dir)
 
     @classmethod
     def from_settings(cls, settings: Settings, data_dir: Path) -> SqliteMetadataStore:

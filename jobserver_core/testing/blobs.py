@@ -18,12 +18,12 @@ import pytest
 from jobserver_core.errors import BlobNotFound, StorageError
 from jobserver_core.ports.blobs import Blob, BlobStore, BlobWriter
 from jobserver_core.testing.contract import (
-    Contract,
     assert_none_left,
     in_threads,
     raised_by,
     threads_and_processes,
 )
+from jobserver_core.testing.options import OptionsContract
 
 _HOUR = timedelta(hours=1)
 _MIB = 1024 * 1024
@@ -65,7 +65,7 @@ def moved_away(directory: Path) -> Iterator[None]:
         away.rename(directory)
 
 
-class BlobStoreContract(Contract):
+class BlobStoreContract(OptionsContract):
     """The behavior of every blob store. Fixtures: ``blobs``, a new, empty store.
 
     The methods that a subclass supplies access the storage directly, to check the store independently.

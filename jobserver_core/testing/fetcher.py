@@ -14,7 +14,8 @@ import pytest
 
 from jobserver_core.errors import FetchError, MalformedUrl, TooLarge
 from jobserver_core.ports.fetcher import Cancellation, Fetcher, ProgressCallback
-from jobserver_core.testing.contract import Contract, in_threads
+from jobserver_core.testing.contract import in_threads
+from jobserver_core.testing.options import OptionsContract
 
 _CONTENT = b"the content of a file " * 50
 _E = TypeVar("_E", bound=Exception)
@@ -59,7 +60,7 @@ def _assert_refused(fetcher: Fetcher, uri: str) -> None:
     assert found.reason, f"the error of check({uri!r}) has to say why in `reason`"
 
 
-class FetcherContract(Contract):
+class FetcherContract(OptionsContract):
     """The behavior of every fetcher. Fixtures: ``fetcher``, a new one.
 
     Its size limit is :attr:`max_size`. Its policy allows the URIs that :meth:`publish` returns, and refuses

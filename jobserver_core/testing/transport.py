@@ -16,7 +16,8 @@ import pytest
 from jobserver_core.errors import InvalidCallbackUrl
 from jobserver_core.models.callbacks import Answer
 from jobserver_core.ports.transport import Message, Transport
-from jobserver_core.testing.contract import Contract, wait_until
+from jobserver_core.testing.contract import wait_until
+from jobserver_core.testing.options import OptionsContract
 
 _SECRET = "correct-horse-battery"
 _TIMEOUT = 10.0
@@ -155,7 +156,7 @@ class Sending:
         return self.answers
 
 
-class TransportContract(Contract):
+class TransportContract(OptionsContract):
     """The behavior of every transport. Fixtures: ``transport``, and a ``receiver`` that accepts all."""
 
     timeout: ClassVar[float] = 15.0

@@ -84,7 +84,8 @@ def failing(
             continue
         subject = suite()
         test = getattr(subject, name)
-        assert fixture in inspect.signature(test).parameters
+        if fixture not in inspect.signature(test).parameters:
+            continue  # it is about the class; test_options_contract_catches_faults.py runs it
         made = make(subject)
         try:
             test(**{fixture: made}, **arguments)

@@ -9,6 +9,7 @@ import pytest
 from faults import failing
 
 from jobserver_core.config.settings import AuthSettings
+from jobserver_core.testing.options import BackendOptions
 from jobserver_http import Authenticator, Credentials, Identity
 from jobserver_http.credential_files import (
     FileAuthenticator,
@@ -22,6 +23,16 @@ from jobserver_http.testing import AuthenticatorContract
 
 class FileContract(AuthenticatorContract):
     """A file with one user; the subclass chooses the kind of file."""
+
+    def backend_options(self, directory: Path) -> BackendOptions:
+        path = self.write(directory, hash_token(new_token()))
+        accepted = {"jobserver.auth.token-file": str(path)}
+        option = "jobserver.auth.options.file"
+        return BackendOptions(
+            backend=FileAuthenticator,
+            accepted=[accepted],
+            refused=[({}, "jobserver.auth.backend"), ({**accepted, option: "x"}, option)],
+        )
 
     def owner(self) -> tuple[str, frozenset[str]]:
         return "alice", frozenset({"jobs:read", "jobs:start"})

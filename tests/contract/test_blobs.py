@@ -20,6 +20,7 @@ from jobserver_core.testing.blobs import (
     moved_away,
     replaced_by_a_file,
 )
+from jobserver_core.testing.options import BackendOptions
 from jobserver_fsspec import FsspecBlobStore
 
 
@@ -33,6 +34,9 @@ class TestMemoryBlobStore(BlobStoreContract):
     @pytest.fixture
     def blobs(self) -> MemoryBlobStore:
         return MemoryBlobStore()
+
+    def backend_options(self, directory: Path) -> BackendOptions:
+        return BackendOptions(backend=MemoryBlobStore, accepted=[{}], refused=[])
 
     def reopen(self, blobs: BlobStore) -> BlobStore:
         return blobs
@@ -60,6 +64,13 @@ class TestDirectoryOfFsspecBlobStore(PersistentBlobStoreContract):
         store = FsspecBlobStore(self.root)
         yield store
         store.close()
+
+    def backend_options(self, directory: Path) -> BackendOptions:
+        return BackendOptions(
+            backend=FsspecBlobStore,
+            accepted=[{}, {"jobserver.blobs.url": f"file://{directory}/elsewhere"}],
+            refused=[({"jobserver.blobs.options.key": "k"}, "jobserver.blobs.options.key")],
+        )
 
     def reopen(self, blobs: BlobStore) -> BlobStore:
         return FsspecBlobStore(f"file://{self.root}")
@@ -104,6 +115,14 @@ class TestRemoteFileSystemOfFsspecBlobStore(BlobStoreContract):
         assert [*self.cache.glob("parts/*"), *self.cache.glob("locks/*")] == []
         if self.files.exists(self.root):
             self.files.rm(self.root, recursive=True)
+
+    def backend_options(self, directory: Path) -> BackendOptions:
+        url = {"jobserver.blobs.url": f"memory://{directory.name}/blobs"}
+        return BackendOptions(
+            backend=FsspecBlobStore,
+            accepted=[url, {**url, "jobserver.blobs.options.cache-size": "1 MiB"}],
+            refused=[({"jobserver.blobs.url": "no-such-protocol://x"}, "jobserver.blobs.url")],
+        )
 
     def reopen(self, blobs: BlobStore) -> BlobStore:
         return FsspecBlobStore(f"{self.protocol}:/{self.root}")

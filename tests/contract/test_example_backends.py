@@ -32,6 +32,7 @@ from jobserver_core.testing.contract import wait_until
 from jobserver_core.testing.fetcher import FetcherContract, files_in
 from jobserver_core.testing.launcher import LauncherContract
 from jobserver_core.testing.metadata import PersistentMetadataStoreContract, renamed
+from jobserver_core.testing.options import BackendOptions
 from jobserver_core.testing.recording import end_holders, is_locked
 from jobserver_core.testing.transport import AnsweringReceiver, AnsweringTransportContract, Received, message
 from jobserver_http import Authenticator, Credentials
@@ -120,6 +121,9 @@ class TestSubprocessLauncher(LauncherContract):
         yield launcher
         launcher.close()
 
+    def backend_options(self, directory: Path) -> BackendOptions:
+        return BackendOptions(backend=subprocess_launcher.SubprocessLauncher, accepted=[{}], refused=[])
+
     def class_name(self, kind: str) -> str:
         return f"{kind}_label.Label" if kind in {"shared", "ordered"} else f"contract_jobs.{kind.title()}"
 
@@ -178,6 +182,14 @@ class TestDirectoryBlobStore(PersistentBlobStoreContract):
     def reopen(self, blobs: BlobStore | None = None) -> BlobStore:
         store: BlobStore = directory_blobs.DirectoryBlobStore(self.directory)
         return store
+
+    def backend_options(self, directory: Path) -> BackendOptions:
+        key = "jobserver.blobs.options"
+        return BackendOptions(
+            backend=directory_blobs.DirectoryBlobStore,
+            accepted=[{}, {f"{key}.path": "relative/blobs"}],
+            refused=[({f"{key}.paht": "blobs"}, f"{key}.paht"), ({f"{key}.path": ["x"]}, f"{key}.path")],
+        )
 
     def stored(self, blobs: BlobStore, digest: str) -> bytes | None:
         path = self.directory / "blobs" / digest
@@ -279,6 +291,9 @@ class SocketReceiver(AnsweringReceiver):
 
 
 class TestUnixSocketTransport(AnsweringTransportContract):
+    def backend_options(self, directory: Path) -> BackendOptions:
+        return BackendOptions(backend=unix_socket_transport.UnixSocketTransport, accepted=[{}], refused=[])
+
     @pytest.fixture
     def transport(self) -> Transport:
         transport: Transport = unix_socket_transport.UnixSocketTransport()
@@ -320,6 +335,14 @@ class TestFileFetcher(FetcherContract):
         self.directory.mkdir()
         fetcher: Fetcher = file_fetcher.FileFetcher(self.directory, self.copies, max_size=self.max_size)
         return fetcher
+
+    def backend_options(self, directory: Path) -> BackendOptions:
+        key = "jobserver.fetcher.options"
+        return BackendOptions(
+            backend=file_fetcher.FileFetcher,
+            accepted=[{f"{key}.directory": "files"}],
+            refused=[({}, key), ({f"{key}.directory": "files", f"{key}.size": 1}, key)],
+        )
 
     def publish(self, fetcher: Fetcher, name: str, content: bytes) -> str:
         path = self.directory / name
@@ -373,6 +396,14 @@ class TestSqliteMetadataStore(PersistentMetadataStoreContract):
             with closing(self.open_again()) as store:
                 yield store
 
+    def backend_options(self, directory: Path) -> BackendOptions:
+        key = "jobserver.metadata.options"
+        return BackendOptions(
+            backend=sqlite_metadata.SqliteMetadataStore,
+            accepted=[{}, {f"{key}.path": "relative.sqlite"}],
+            refused=[({f"{key}.paht": "x.sqlite"}, f"{key}.paht"), ({f"{key}.path": ["x"]}, f"{key}.path")],
+        )
+
     def open_again(self, store: MetadataStore | None = None) -> MetadataStore:
         opened: MetadataStore = sqlite_metadata.SqliteMetadataStore(self.path)
         return opened
@@ -405,6 +436,19 @@ class TestSignedTokenAuthenticator(AuthenticatorContract):
         self.made = signed_token_authenticator.SignedTokenAuthenticator("a key of many characters")
         made: Authenticator = self.made
         return made
+
+    def backend_options(self, directory: Path) -> BackendOptions:
+        key = "jobserver.auth.options"
+        accepted = {f"{key}.signing-key": "a key of many characters"}
+        return BackendOptions(
+            backend=signed_token_authenticator.SignedTokenAuthenticator,
+            accepted=[accepted],
+            refused=[
+                ({}, f"{key}.signing-key"),
+                ({f"{key}.signing-key": "short"}, f"{key}.signing-key"),
+                ({**accepted, f"{key}.revokd": []}, f"{key}.revokd"),
+            ],
+        )
 
     def valid(self) -> Credentials:
         token: str = self.made.token("alice", ["jobs:read"], 4_000_000_000)

@@ -17,6 +17,7 @@ from jobserver_core.config.settings import Settings
 from jobserver_core.memory import MemoryFetcher
 from jobserver_core.ports.fetcher import Fetcher
 from jobserver_core.testing.fetcher import FetcherContract, files_in
+from jobserver_core.testing.options import BackendOptions
 from jobserver_fsspec import FsspecFetcher
 from jobserver_net import AddressPolicy
 
@@ -32,6 +33,9 @@ class TestMemoryFetcher(FetcherContract):
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
         self.directory = tmp_path
         return MemoryFetcher(denied_hosts=[DENIED_HOST], max_size=self.max_size)
+
+    def backend_options(self, directory: Path) -> BackendOptions:
+        return BackendOptions(backend=MemoryFetcher, accepted=[{}], refused=[])
 
     def publish(self, fetcher: Fetcher, name: str, content: bytes) -> str:
         assert isinstance(fetcher, MemoryFetcher)
@@ -57,6 +61,11 @@ class FsspecFetching(FetcherContract):
     """What the fetcher keeps, for every scheme."""
 
     entry_point = "fsspec"
+
+    def backend_options(self, directory: Path) -> BackendOptions:
+        key = "jobserver.fetcher.options.s3"
+        accepted = [{}, {f"{key}.anon": True}]
+        return BackendOptions(backend=FsspecFetcher, accepted=accepted, refused=[({key: "anon"}, key)])
 
     def make(self, tmp_path: Path, policy: AddressPolicy, directories: Iterable[Path] = ()) -> FsspecFetcher:
         self.cache = tmp_path / "cache"

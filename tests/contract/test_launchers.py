@@ -13,6 +13,7 @@ from jobserver_core.memory.inline_jobs import JobFunction
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.ports import JobCode, Launcher
 from jobserver_core.testing.launcher import LauncherContract
+from jobserver_core.testing.options import BackendOptions
 
 
 def echo(job: InlineJob) -> Any:
@@ -101,6 +102,9 @@ class TestInlineLauncher(LauncherContract):
         launcher = InlineLauncher(FUNCTIONS, kill_grace=10.0)
         yield launcher
         launcher.close()
+
+    def backend_options(self, directory: Path) -> BackendOptions:
+        return BackendOptions(backend=InlineLauncher, accepted=[{}], refused=[])
 
     def successor(self, launcher: Launcher) -> Launcher:
         return launcher

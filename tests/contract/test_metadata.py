@@ -15,6 +15,7 @@ import pytest
 from jobserver_core.memory import MemoryMetadataStore
 from jobserver_core.ports import MetadataStore
 from jobserver_core.testing.metadata import MetadataStoreContract, PersistentMetadataStoreContract, renamed
+from jobserver_core.testing.options import BackendOptions
 
 if TYPE_CHECKING:  # the in-memory suite needs no database, and importing SQLAlchemy takes long
     from jobserver_sql.testing import PostgresqlServer
@@ -34,6 +35,9 @@ class TestMemoryMetadataStore(MetadataStoreContract):
     @pytest.fixture
     def store(self) -> MetadataStore:
         return MemoryMetadataStore()
+
+    def backend_options(self, directory: Path) -> BackendOptions:
+        return BackendOptions(backend=MemoryMetadataStore, accepted=[{}], refused=[])
 
     def raw_counts(self, store: MetadataStore) -> dict[str, int]:
         return {kind: len(getattr(store, f"_{kind}")) for kind in TABLES}
@@ -74,6 +78,20 @@ class TestSqlMetadataStoreOnSqlite(PersistentMetadataStoreContract):
         shutil.copy(template, self.path)
         with closing(sql_store(f"sqlite:///{self.path}")) as store:
             yield store
+
+    def backend_options(self, directory: Path) -> BackendOptions:
+        from jobserver_sql import SqlMetadataStore
+
+        options = "jobserver.metadata.options"
+        url = f"sqlite:///{directory}/other.db"
+        return BackendOptions(
+            backend=SqlMetadataStore,
+            accepted=[{}, {"jobserver.metadata.url": url, f"{options}.synchronous": "normal"}],
+            refused=[
+                ({f"{options}.synchronus": "normal"}, f"{options}.synchronus"),
+                ({f"{options}.synchronous": "never"}, f"{options}.synchronous"),
+            ],
+        )
 
     def open_again(self, store: MetadataStore) -> MetadataStore:
         return sql_store(f"sqlite:///{self.path}")

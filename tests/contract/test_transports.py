@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, ClassVar
 
 import attrs
@@ -21,6 +22,7 @@ from jobserver_core.memory.transport import MemoryTransport
 from jobserver_core.models.callbacks import Answer
 from jobserver_core.plugins import registered
 from jobserver_core.ports.transport import Message, Transport
+from jobserver_core.testing.options import BackendOptions
 from jobserver_core.testing.transport import (
     AnsweringReceiver,
     AnsweringTransportContract,
@@ -68,6 +70,9 @@ class MemoryReceiver(AnsweringReceiver):
 
 class TestMemoryTransport(AnsweringTransportContract):
     backend = MemoryTransport
+
+    def backend_options(self, directory: Path) -> BackendOptions:
+        return BackendOptions(backend=MemoryTransport, accepted=[{}], refused=[])
 
     @pytest.fixture
     def transport(self) -> MemoryTransport:
@@ -228,6 +233,9 @@ class LogReceiver(Receiver):
 class TestLoggingTransport(TransportContract):
     backend = LoggingTransport
 
+    def backend_options(self, directory: Path) -> BackendOptions:
+        return BackendOptions(backend=LoggingTransport, accepted=[{}], refused=[])
+
     @pytest.fixture
     def transport(self) -> LoggingTransport:
         return LoggingTransport()
@@ -317,6 +325,9 @@ class HttpReceiver(AnsweringReceiver):
 @pytest.mark.real
 class TestHttpxTransport(AnsweringTransportContract):
     backend = HttpxTransport
+
+    def backend_options(self, directory: Path) -> BackendOptions:
+        return BackendOptions(backend=HttpxTransport, accepted=[{}], refused=[])
 
     @pytest.fixture
     def transport(self) -> HttpxTransport:

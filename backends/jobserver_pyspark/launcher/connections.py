@@ -25,6 +25,8 @@ from jobserver_pyspark.protocol.messages import (
 
 _HELLO_TIMEOUT = 10.0
 """Seconds until a new connection must have said which host it is."""
+_CLOSE_TIMEOUT = 5.0
+"""Seconds for which a close waits for the thread that accepts connections. Usually it ends at once."""
 _PAUSE = 0.2
 """Seconds until the listener tries again to accept, after an error."""
 _POLL = 0.1
@@ -70,7 +72,8 @@ class HostConnections:
         self._expected: dict[str, Arrivals] = {}
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.address: tuple[str, int] = self._listener.getsockname()
-        threading.Thread(target=self._accept, name="host connections", daemon=True).start()
+        self._thread = threading.Thread(target=self._accept, name="host connections", daemon=True)
+        self._thread.start()
 
     def expect(self) -> tuple[str, Arrivals]:
         """Return a new secret, and the queue in which its host's connection arrives."""
@@ -163,11 +166,12 @@ class HostConnections:
         return None
 
     def close(self) -> None:
-        """Stop accepting connections."""
+        """Stop accepting connections, and wait for the thread that accepts them."""
         self._closed.set()
         with contextlib.suppress(OSError):  # it was never accepting
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self._thread.join(_CLOSE_TIMEOUT)
 
 
 def _is_proven(hello: Reattach, greeting: HostChannel, secret: str) -> bool:

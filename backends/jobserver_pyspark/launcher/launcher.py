@@ -137,6 +137,11 @@ class PySparkLauncher(Launcher):
         )
 
     @classmethod
+    def check_options(cls, settings: Settings) -> None:
+        LauncherOptions.from_settings(settings)
+        read_pools(settings)
+
+    @classmethod
     def from_settings(cls, settings: Settings, data_dir: Path) -> PySparkLauncher:
         return cls(
             data_dir / "pyspark",

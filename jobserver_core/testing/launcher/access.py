@@ -24,7 +24,8 @@ from jobserver_core.ports import (
     JobSpec,
     Launcher,
 )
-from jobserver_core.testing.contract import Contract, returned, wait_until
+from jobserver_core.testing.contract import returned, wait_until
+from jobserver_core.testing.options import OptionsContract
 from jobserver_core.testing.recording import RecordingListener, end_holders, is_held_in_one_session, is_locked
 
 
@@ -41,7 +42,7 @@ EARLIER = "written by an earlier run\n"
 """What the logs of contexts contain before they start."""
 
 
-class LauncherAccess(Contract):
+class LauncherAccess(OptionsContract):
     """The launcher, the settings and the jobs that a subclass supplies, and what the tests do with them."""
 
     timeout = 60.0

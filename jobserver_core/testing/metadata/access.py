@@ -14,7 +14,7 @@ from jobserver_core.models.jobs import Job
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.builders import at
-from jobserver_core.testing.contract import Contract
+from jobserver_core.testing.options import OptionsContract
 
 T = TypeVar("T")
 Record = TypeVar("Record", Binary, Context, Job)
@@ -76,7 +76,7 @@ def present(found: T | None) -> T:
     return found
 
 
-class StoreAccess(Contract):
+class StoreAccess(OptionsContract):
     """The fixture ``store``, and two methods that bypass the store.
 
     A backend's tests override all three. The two methods must not use the store's own

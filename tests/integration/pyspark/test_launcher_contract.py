@@ -10,6 +10,8 @@ from launcher_world import code_of, make_launcher
 
 from jobserver_core.ports import JobCode, Launcher
 from jobserver_core.testing.launcher import LauncherContract, RunningContext
+from jobserver_core.testing.options import BackendOptions
+from jobserver_pyspark import PySparkLauncher
 from jobserver_pyspark.demo import build_wheel
 
 pytestmark = pytest.mark.spark
@@ -54,6 +56,17 @@ class TestPySparkLauncher(LauncherContract):
             type(self)._kept = kept
         yield kept
         assert kept.listener.faults == []
+
+    def backend_options(self, directory: Path) -> BackendOptions:
+        key = "jobserver.launcher.options"
+        return BackendOptions(
+            backend=PySparkLauncher,
+            accepted=[{}, {f"{key}.spare-runners": 1, f"{key}.cache-dir": "cache"}],
+            refused=[
+                ({f"{key}.spare-runner": 1}, f"{key}.spare-runner"),
+                ({f"{key}.packages-size": "many"}, f"{key}.packages-size"),
+            ],
+        )
 
     def successor(self, launcher: Launcher) -> Launcher:
         return make_launcher(self._folder, reattach_timeout=self.timeout)
