@@ -585,8 +585,12 @@ class LeavesDetachedProcesses(Fault):
 
 WITH_PROCESSES = [LeavesAProcess, LeavesGrandchildren, LeavesDetachedProcesses]
 IN_MEMORY = [
-    # A fault that is caught by waiting in vain takes its whole timeout.
-    pytest.param(fault, id=fault.__name__, marks=[pytest.mark.slow] if fault.timeout < Fault.timeout else [])
+    # A fault that is caught by waiting in vain takes its whole timeout, or makes each event linger.
+    pytest.param(
+        fault,
+        id=fault.__name__,
+        marks=[pytest.mark.slow] if fault.timeout < Fault.timeout or fault.linger < Fault.linger else [],
+    )
     for fault in [*Fault.__subclasses__(), *_Waiting.__subclasses__()]
     if fault not in (_Waiting, *WITH_PROCESSES)
 ]

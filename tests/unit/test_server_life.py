@@ -26,7 +26,6 @@ from jobserver_core import (
 )
 from jobserver_core.memory import InlineLauncher
 from jobserver_core.testing.builders import a_context
-from jobserver_sql import SqlMetadataStore
 from serving import a_request, a_server, archive, upload
 
 Uses = dict[str, Callable[[JobServer], object]]
@@ -149,9 +148,11 @@ def test_every_public_method_is_refused_after_the_end() -> None:
 def test_handles_and_readers_of_a_server_that_has_closed_say_that_it_is_closed(
     store: str, tmp_path: Path
 ) -> None:
-    ports: dict[str, Any] = (
-        {} if store == "memory" else {"metadata": SqlMetadataStore(f"sqlite:///{tmp_path}/jobs.sqlite")}
-    )
+    ports: dict[str, Any] = {}
+    if store == "sql":
+        from jobserver_sql import SqlMetadataStore  # which no other test of this module needs, and is large
+
+        ports["metadata"] = SqlMetadataStore(f"sqlite:///{tmp_path}/jobs.sqlite")
     with a_server(**ports) as server:
         upload(server)
         handle = server.submit(a_request("w.Stream", "n = 6"))
@@ -175,6 +176,7 @@ def test_a_server_that_has_closed_cannot_be_started_again_or_subscribed_to(
     server.close()
 
 
+@pytest.mark.slow
 def test_a_close_waits_briefly_for_a_done_callback_that_blocks(caplog: pytest.LogCaptureFixture) -> None:
     released, blocked = threading.Event(), threading.Event()
     server = a_server().start()
@@ -201,6 +203,7 @@ def test_a_close_waits_briefly_for_a_done_callback_that_blocks(caplog: pytest.Lo
 CLOSING = r"closing took \d+\.\d s: close\(\) was called in {}, which it may have waited for;"
 
 
+@pytest.mark.slow
 def test_a_close_in_a_subscriber_names_the_cause_of_the_wait(caplog: pytest.LogCaptureFixture) -> None:
     closed = threading.Event()
     server = a_server().start()
@@ -216,6 +219,7 @@ def test_a_close_in_a_subscriber_names_the_cause_of_the_wait(caplog: pytest.LogC
     assert re.search(CLOSING.format("a subscriber"), caplog.text)
 
 
+@pytest.mark.slow
 def test_a_wait_in_a_subscriber_names_the_cause_and_the_remedy_once(caplog: pytest.LogCaptureFixture) -> None:
     waited: list[str] = []
 
@@ -240,6 +244,7 @@ def test_a_wait_in_a_subscriber_names_the_cause_and_the_remedy_once(caplog: pyte
     ]
 
 
+@pytest.mark.slow
 def test_a_close_in_a_job_in_memory_names_the_cause_of_the_wait(caplog: pytest.LogCaptureFixture) -> None:
     closed = threading.Event()
 

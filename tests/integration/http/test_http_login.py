@@ -7,17 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import argon2
 import httpx
 import pytest
 from http_site import WHEEL, Site, Start
 
 from conditions import wait_until
-from jobserver_http.credential_files import hash_password, hash_token
+from jobserver_http.credential_files import hash_token
 from jobserver_http.routes import ROUTES, Route
 from serving import archive
 
 PASSWORD = "correct horse"
-HASH = hash_password(PASSWORD)
+HASH = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)  # quick to verify
 TOKEN = "t0ken-of-the-pipeline"
 
 

@@ -139,7 +139,7 @@ def javac() -> str:
 
 
 @pytest.fixture(scope="session")
-def compile_jar(toolchain: JvmToolchain, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def compile_jar(toolchain: JvmToolchain) -> Callable[..., Path]:
     """Compiles Scala sources into a jar, against Spark alone or the job API as well, and adds files."""
 
     def compiled(
@@ -150,14 +150,14 @@ def compile_jar(toolchain: JvmToolchain, tmp_path_factory: pytest.TempPathFactor
         def build(directory: Path) -> None:
             classes = directory / name
             classes.mkdir()
-            command = [toolchain.java, "-XX:TieredStopAtLevel=1", "-cp", toolchain.spark.class_path]
+            command = [toolchain.java, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
+            command += ["-cp", toolchain.spark.class_path]
             command += ["scala.tools.nsc.Main", "-nowarn", "-d", str(classes), "-classpath", against]
             subprocess.run([*command, *map(str, sources)], check=True, timeout=DEADLINE * 4)
             archive(classes, directory / f"{name}.jar", more or {})
 
-        made_from = [against, repr(more), *(source.read_text("utf-8") for source in sources)]
-        digest = hashlib.sha256("\0".join(made_from).encode()).hexdigest()
-        return built_once(tmp_path_factory, f"{name}-{digest[:16]}", build) / f"{name}.jar"
+        inputs = [against, repr(more), *(source.read_text("utf-8") for source in sources)]
+        return built_once(name, inputs, build) / f"{name}.jar"
 
     return compiled
 
@@ -178,16 +178,18 @@ def old_jar(compile_jar: Callable[..., Path], toolchain: JvmToolchain) -> Path:
 
 
 @pytest.fixture(scope="session")
-def java_jar(toolchain: JvmToolchain, javac: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def java_jar(toolchain: JvmToolchain, javac: str) -> Path:
+    sources = sorted((SOURCES / "java").glob("*.java"))
+
     def build(directory: Path) -> None:
         classes = directory / "classes"
         classes.mkdir()
-        sources = sorted(map(str, (SOURCES / "java").glob("*.java")))
         command = [javac, "-nowarn", "-proc:none", "-d", str(classes), "-cp", toolchain.class_path()]
-        subprocess.run([*command, *sources], check=True, timeout=DEADLINE * 4)
+        subprocess.run([*command, *map(str, sources)], check=True, timeout=DEADLINE * 4)
         archive(classes, directory / "java.jar")
 
-    return built_once(tmp_path_factory, "java", build) / "java.jar"
+    inputs = [toolchain.class_path(), *(source.read_text("utf-8") for source in sources)]
+    return built_once("java", inputs, build) / "java.jar"
 
 
 @pytest.fixture(scope="session")

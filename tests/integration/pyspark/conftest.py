@@ -38,7 +38,7 @@ def other_code(tmp_path_factory: pytest.TempPathFactory) -> JobCode:
 
 
 @pytest.fixture(scope="session")
-def jvm_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def jvm_classes() -> Path:
     """Scala jobs, compiled with nothing but the PySpark install."""
     jars = Path(pyspark.__file__).parent / "jars"
     java = shutil.which("java")
@@ -46,11 +46,12 @@ def jvm_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     class_path = ":".join(map(str, jars.glob("*.jar")))
 
     def build(directory: Path) -> None:
-        command = [java, "-XX:TieredStopAtLevel=1", "-cp", f"{jars}/*", "scala.tools.nsc.Main", "-nowarn"]
+        command = [java, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", f"{jars}/*"]
+        command += ["scala.tools.nsc.Main", "-nowarn"]
         command += ["-d", str(directory), "-classpath", class_path, str(JVM_JOBS)]
         subprocess.run(command, check=True, timeout=200)
 
-    return built_once(tmp_path_factory, "jvm-jobs", build)
+    return built_once("jvm-jobs", [class_path, JVM_JOBS.read_text("utf-8")], build)
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ import pytest
 from context_processes import family
 from launcher_world import Context, Start, code_of
 
+from built_once import built_once
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.models.failures import FailureKind
 from jobserver_core.ports import ContextEnd, JobCode, JobSpec
@@ -24,16 +25,20 @@ pytestmark = [pytest.mark.spark, pytest.mark.pyspark35, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> str:
+def python() -> str:
     """An interpreter with PySpark 3.5 and nothing else; JOBSERVER_TEST_PYSPARK35 names one that is there."""
     if given := os.environ.get("JOBSERVER_TEST_PYSPARK35"):
         return given
     if sys.version_info >= (3, 12):
         pytest.skip("PySpark 3.5 supports Python up to 3.11")
-    directory = tmp_path_factory.mktemp("pyspark35")
-    venv.create(directory, with_pip=True)
-    pip = [directory / "bin" / "python", "-m", "pip", "install", "--quiet"]
-    subprocess.run([*pip, "pyspark>=3.5,<3.6", "setuptools<80"], check=True, timeout=280)
+    packages = ["pyspark>=3.5,<3.6", "setuptools<80"]
+
+    def build(directory: Path) -> None:
+        venv.create(directory, with_pip=True)
+        pip = [directory / "bin" / "python", "-m", "pip", "install", "--quiet"]
+        subprocess.run([*pip, *packages], check=True, timeout=280)
+
+    directory = built_once("pyspark35", [sys.executable, sys.version, *packages], build)
     return str(directory / "bin" / "python")
 
 
