@@ -117,25 +117,30 @@ VERSIONS = OLD.parent / "versions"
 
 
 @pytest.fixture(scope="module")
-def compile_35(python: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., JobCode]:
+def compile_35(python: str) -> Callable[..., JobCode]:
     """Compiles Scala sources with the compiler of Spark 3.5, Scala 2.12, against it and the job API."""
     where = "import os, pyspark; print(os.path.dirname(pyspark.__file__))"
     home = subprocess.run([python, "-c", where], check=True, capture_output=True, text=True, timeout=60)
     toolchain = JvmToolchain(spark=SparkInstall.of(Path(home.stdout.strip()) / "jars"))
 
+    spark = [str(jar) for jar in toolchain.spark.jars.glob("*.jar")]
+
     def compiled(*sources: Path) -> JobCode:
-        directory = tmp_path_factory.mktemp("classes35")
-        command = [toolchain.java, "-XX:TieredStopAtLevel=1", "-cp", toolchain.spark.class_path]
-        command += ["scala.tools.nsc.Main", "-nowarn", "-d", str(directory)]
-        spark = [str(jar) for jar in toolchain.spark.jars.glob("*.jar")]
         class_path = os.pathsep.join([toolchain.class_path(with_spark=False), *spark])
-        command += ["-classpath", class_path, *map(str, sources)]
-        subprocess.run(command, check=True, timeout=200)
-        jar = directory.parent / f"{directory.name}.jar"
-        with zipfile.ZipFile(jar, "w") as archive:
-            for path in sorted(directory.rglob("*.class")):
-                archive.write(path, path.relative_to(directory).as_posix())
-        return code_of(jar, BinaryType.JAR)
+
+        def build(directory: Path) -> None:
+            classes = directory / "classes"
+            classes.mkdir()
+            command = [toolchain.java, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
+            command += ["-cp", toolchain.spark.class_path, "scala.tools.nsc.Main", "-nowarn"]
+            command += ["-d", str(classes), "-classpath", class_path, *map(str, sources)]
+            subprocess.run(command, check=True, timeout=200)
+            with zipfile.ZipFile(directory / "jobs.jar", "w") as archive:
+                for path in sorted(classes.rglob("*.class")):
+                    archive.write(path, path.relative_to(classes).as_posix())
+
+        inputs = [class_path, *(source.read_text("utf-8") for source in sources)]
+        return code_of(built_once("jobs35", inputs, build) / "jobs.jar", BinaryType.JAR)
 
     return compiled
 
