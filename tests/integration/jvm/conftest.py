@@ -18,6 +18,7 @@ from typing import Any
 import attrs
 import pytest
 from http_caller import Caller, calling
+from own_gateway import own_gateway
 
 from built_once import built_once
 from conditions import wait_until
@@ -276,17 +277,21 @@ def caller(
 
 
 @pytest.fixture(scope="module")
-def gateway() -> Iterator[None]:
-    """Ends the JVM that PySpark keeps here: as in production, no JVM ever sees a second context."""
-    from pyspark import SparkContext
+def context_jars() -> list[Path]:
+    """The jars of the context. Modules can override it."""
+    return []
 
-    yield
-    gateway = SparkContext._gateway
-    if gateway is not None:
-        gateway.shutdown()
-        gateway.proc.stdin.close()
-        gateway.proc.wait(timeout=DEADLINE)
-        SparkContext._gateway = SparkContext._jvm = None
+
+@pytest.fixture(scope="module")
+def gateway(
+    spark_settings: dict[str, str],
+    job_classes: Path,
+    context_jars: list[Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[None]:
+    """The JVM that PySpark uses here, a new one for other settings: no JVM ever sees a second context."""
+    with own_gateway(tmp_path_factory.mktemp("gateway"), [job_classes, *context_jars]):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -305,7 +310,6 @@ def job_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def spark(
     gateway: None,
     spark_settings: dict[str, str],
-    job_classes: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Any]:
     from pyspark.sql import SparkSession
@@ -317,7 +321,6 @@ def spark(
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.sql.shuffle.partitions": "2",
-        "spark.driver.extraClassPath": str(job_classes),
         "spark.local.dir": str(directory / "local"),
         "spark.sql.warehouse.dir": str(directory / "warehouse"),
         **spark_settings,

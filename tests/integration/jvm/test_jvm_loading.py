@@ -46,13 +46,15 @@ def isolation(variant: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def spark_settings(
-    request: pytest.FixtureRequest, variant: str, job_classes: Path, base_jar: Path
-) -> dict[str, str]:
+def context_jars(base_jar: Path) -> list[Path]:
+    return [base_jar]
+
+
+@pytest.fixture(scope="module")
+def spark_settings(request: pytest.FixtureRequest, variant: str, base_jar: Path) -> dict[str, str]:
     cluster = variant.startswith("cluster")
     settings = {
         "spark.master": request.getfixturevalue("master") if cluster else "local[2]",
-        "spark.driver.extraClassPath": f"{job_classes}:{base_jar}",
         **context_settings("spark"),
     }
     if cluster:
