@@ -36,6 +36,7 @@ from jobserver_core.ports import (
     SteadyClock,
     Transport,
 )
+from jobserver_core.ports.checked import checked
 from jobserver_core.running.context_registry import ContextRegistry
 from jobserver_core.running.contexts import ContextService
 from jobserver_core.running.fetching import FetchService
@@ -90,8 +91,12 @@ class Services:
         if data_dir is None:
             data_dir = Path(tempfile.mkdtemp(prefix="jobserver-"))
             resources.callback(remove_with(self, data_dir))
-        self.metadata, self.blobs, self.fetcher, self.launcher = metadata, blobs, fetcher, launcher
-        self.transports, self.settings, self.resources = transports, settings, resources
+        self.metadata = metadata = checked(MetadataStore, metadata)
+        self.blobs = blobs = checked(BlobStore, blobs)
+        self.fetcher = fetcher = checked(Fetcher, fetcher)
+        self.launcher = launcher = checked(Launcher, launcher)
+        self.transports = transports = [checked(Transport, transport) for transport in transports]
+        self.settings, self.resources = settings, resources
         self._closing = threading.RLock()
         self._closed = False
         self.clock = clock = SteadyClock(clock)

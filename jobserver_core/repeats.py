@@ -29,6 +29,22 @@ class Repeats:
 
     def warning(self, cause: str, message: str, *args: object, exc_info: bool = False) -> None:
         """Log a warning, unless one for the same cause was written a short while ago; then it is counted."""
+        self._write(logging.WARNING, cause, message, args, exc_info)
+
+    def error(
+        self, cause: str, message: str, *args: object, exc_info: bool | BaseException | None = None
+    ) -> None:
+        """Log an error, under the same condition."""
+        self._write(logging.ERROR, cause, message, args, exc_info)
+
+    def _write(
+        self,
+        level: int,
+        cause: str,
+        message: str,
+        args: tuple[object, ...],
+        exc_info: bool | BaseException | None,
+    ) -> None:
         now = self._monotonic()
         with self._lock:
             at, suppressed = self._written.pop(cause, (now - INTERVAL, 0))
@@ -39,4 +55,4 @@ class Repeats:
         if due and suppressed:
             message, args = f"{message} (%d more like this since the last line)", (*args, suppressed)
         if due:
-            self._log.warning(message, *args, exc_info=exc_info)
+            self._log.log(level, message, *args, exc_info=exc_info)

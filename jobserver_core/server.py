@@ -56,6 +56,7 @@ from jobserver_core.ports import (
     Transport,
     UuidIds,
 )
+from jobserver_core.ports.checked import checked
 from jobserver_core.running.context_settings import check_common_settings
 from jobserver_core.running.fetching import Preparation
 from jobserver_core.running.logs import LogReader
@@ -239,7 +240,7 @@ class JobServer:
                 parts.callback(part.close)
                 return part
 
-            chosen = selected(Launcher, settings.launcher.backend, launcher)
+            chosen = checked(Launcher, selected(Launcher, settings.launcher.backend, launcher))
             check_common_settings(settings.spark, chosen)
             chosen_transports = [
                 *transports,

@@ -38,6 +38,7 @@ from jobserver_core.errors import (
     StorageError,
 )
 from jobserver_core.ports import BlobStore, Fetcher, Launcher, MetadataStore, Transport
+from jobserver_core.ports.checked import checked
 from jobserver_core.running.capacity import Capacity
 from jobserver_core.running.context_settings import (
     check_common_settings,
@@ -251,7 +252,8 @@ def _binaries(settings: Settings) -> str:
 
 
 def _loading_launcher(settings: Settings) -> closing[Launcher]:
-    return closing(plugins.load(Launcher, settings.launcher.backend, settings, settings.data_dir))
+    launcher = plugins.load(Launcher, settings.launcher.backend, settings, settings.data_dir)
+    return closing(checked(Launcher, launcher))
 
 
 def _check_contexts(settings: Settings) -> None:

@@ -90,12 +90,14 @@ def prepare(terminal: Terminal, *, config: ConfigFile = None) -> None:
     from jobserver_core import plugins  # noqa: PLC0415 - --help needs no launcher
     from jobserver_core.errors import JobServerError  # noqa: PLC0415
     from jobserver_core.ports import Launcher  # noqa: PLC0415
+    from jobserver_core.ports.checked import checked  # noqa: PLC0415
 
     settings = settings_of(config, None, None, None)
     name = settings.launcher.backend
     with tempfile.TemporaryDirectory(prefix="js", ignore_cleanup_errors=True) as directory:
         try:
-            with closing(plugins.load(Launcher, name, settings, Path(directory))) as launcher:
+            loaded = plugins.load(Launcher, name, settings, Path(directory))
+            with closing(checked(Launcher, loaded)) as launcher:
                 launcher.check()
                 with terminal.status(f"preparing the launcher {name}"):
                     launcher.prepare()

@@ -18,6 +18,7 @@ from jobserver_core.config.trees import flatten
 from jobserver_core.errors import InvalidSetting, PluginNotFound
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.ports import Launcher
+from jobserver_core.ports.checked import checked
 from jobserver_core.running.context_settings import (
     check_common_settings,
     check_settings,
@@ -117,5 +118,5 @@ class _Checks:
                 loaded = plugins.load(Launcher, settings.launcher.backend, settings, settings.data_dir)
             except PluginNotFound as error:
                 raise CommandFailed(str(error), ExitCode.NOT_READY) from error
-            self._launcher = self._stack.enter_context(closing(loaded))
+            self._launcher = self._stack.enter_context(closing(checked(Launcher, loaded)))
         return self._launcher

@@ -18,7 +18,6 @@ from jobserver_core.models.arguments import chunks_of
 from jobserver_core.models.binaries import Binary, BinaryType
 from jobserver_core.models.validation import check_binary_name
 from jobserver_core.ports import BlobStore, BlobWriter, Clock, Ids, MetadataStore
-from jobserver_core.ports.blobs import writer_of
 
 __all__ = ["BinaryService", "ChunkedUpload", "Upload"]
 
@@ -115,7 +114,7 @@ class BinaryService:
         check_binary_name(name)
         self._data_directory.verify()
         record = partial(self._record, name, type)
-        return Upload(name, self._max_size, writer_of(self._blobs), record)
+        return Upload(name, self._max_size, self._blobs.create(), record)
 
     def upload(
         self,

@@ -22,7 +22,6 @@ from jobserver_core.errors import (
 )
 from jobserver_core.events import DeliveryChanged, Event
 from jobserver_core.models.callbacks import Answer, Delivery
-from jobserver_core.models.failures import message_of
 from jobserver_core.models.jobs import Job
 from jobserver_core.models.lifecycle import DELIVERIES, DeliveryEvent, DeliveryState
 from jobserver_core.ports.blobs import BlobStore
@@ -252,13 +251,7 @@ class CallbackService:
         began = self._clock.monotonic()
         answer = self._send(message)
         took = self._clock.monotonic() - began
-        try:
-            self._store_outcome(sending, answer)
-        except Exception as error:  # noqa: BLE001 - of a store that is a plugin: not a StorageError
-            _log.exception("the outcome of delivery %s could not be stored", sending.id)
-            reason = f"the outcome of the attempt could not be stored: {type(error).__name__}"
-            answer = Answer(error=reason)
-            self._store_outcome(sending, answer)
+        self._store_outcome(sending, answer)
         if took > self._settings.timeout * _SLOW_PART:
             return ReceiverStatus.SLOW
         return ReceiverStatus.PROMPT if answer.accepted else ReceiverStatus.FAILING
@@ -290,16 +283,9 @@ class CallbackService:
         if transport is None:
             return Answer(error=f"no transport is configured for {scheme}: URLs")
         try:
-            answer: object = transport.send(message, timeout=self._settings.timeout)
-        except BaseException as error:  # noqa: BLE001 - transports are plugins, the attempt must get an outcome
-            kind, text = type(error).__qualname__, without_secrets(message_of(error), message.url)
-            _log.error("the %s transport failed with %s: %s", scheme, kind, text)
-            return Answer(error=f"the transport failed with {kind}")
-        if isinstance(answer, Answer):
-            return answer
-        reason = f"the {scheme} transport returned {type(answer).__name__} instead of Answer"
-        _log.error("%s", reason)
-        return Answer(error=reason)
+            return transport.send(message, timeout=self._settings.timeout)
+        except TransportError as error:
+            return Answer(error=str(error))
 
     # -- its outcome -------------------------------------------------------------------------------
 

@@ -28,6 +28,13 @@ def non_negative(_instance: object, attribute: Attribute, value: int) -> None:
         raise ValueError(f"{attribute.name} must not be negative, got {value!r}")
 
 
+def byte_count(instance: object, attribute: Attribute, value: object) -> None:
+    """Reject what is not a number of bytes. For values of plug-ins, which type checkers may not have seen."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{attribute.name} must be a number of bytes, not {type(value).__name__}")
+    non_negative(instance, attribute, value)
+
+
 def positive_seconds(_instance: object, attribute: Attribute, value: float | None) -> None:
     """Reject a duration that is not a positive, finite number of seconds. None is accepted."""
     if value is not None and not (math.isfinite(value) and value > 0):
@@ -35,8 +42,8 @@ def positive_seconds(_instance: object, attribute: Attribute, value: float | Non
 
 
 def sha256(_instance: object, attribute: Attribute, value: str) -> None:
-    """Reject a string that is not 64 lower-case hexadecimal digits."""
-    if not _SHA256.fullmatch(value):
+    """Reject what is not a string of 64 lower-case hexadecimal digits."""
+    if not (isinstance(value, str) and _SHA256.fullmatch(value)):
         raise ValueError(f"{attribute.name} must be a SHA-256 in lower-case hexadecimal, got {value!r}")
 
 

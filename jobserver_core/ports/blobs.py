@@ -11,8 +11,7 @@ from typing import BinaryIO
 
 import attrs
 
-from jobserver_core.errors import StorageError
-from jobserver_core.models.validation import non_negative, sha256
+from jobserver_core.models.validation import byte_count, sha256
 from jobserver_core.plugins import Backend
 
 
@@ -21,7 +20,7 @@ class Blob:
     """A stored blob: the sha256 of its content in lower-case hex, and its size in bytes."""
 
     digest: str = attrs.field(validator=sha256)
-    size: int = attrs.field(validator=non_negative)
+    size: int = attrs.field(validator=byte_count)
 
 
 class BlobWriter(ABC):
@@ -65,19 +64,6 @@ class BlobWriter(ABC):
 
     def __exit__(self, *_exc: object) -> None:
         self.discard()
-
-
-def writer_of(blobs: BlobStore) -> BlobWriter:
-    """Return a writer for a new blob of a store that may be faulty.
-
-    Raises:
-        StorageError: The store returned something else.
-    """
-    writer: object = blobs.create()
-    if isinstance(writer, BlobWriter):
-        return writer
-    store, given = type(blobs).__name__, type(writer).__name__
-    raise StorageError(message=f"create of the blob store {store} returned {given} instead of BlobWriter")
 
 
 class BlobStore(Backend):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import attrs
 
-from jobserver_core.models.validation import non_negative, sha256
+from jobserver_core.models.validation import Attribute, byte_count, sha256
 from jobserver_core.plugins import Backend
 
 ProgressCallback = Callable[[int, "int | None"], None]
@@ -60,13 +60,18 @@ class Cancellation:
             self._subscribers.pop(key, None)
 
 
+def _is_path(_instance: object, _attribute: Attribute, value: object) -> None:
+    if not isinstance(value, Path):
+        raise ValueError(f"path must be a pathlib.Path, not {type(value).__name__}")
+
+
 @attrs.frozen(kw_only=True)
 class Fetched:
     """A fetched file: where it is, the sha256 of its content, and its size in bytes."""
 
-    path: Path
+    path: Path = attrs.field(validator=_is_path)
     digest: str = attrs.field(validator=sha256)
-    size: int = attrs.field(validator=non_negative)
+    size: int = attrs.field(validator=byte_count)
 
 
 class Fetcher(Backend):

@@ -11,7 +11,7 @@ import attrs
 
 from jobserver_core.errors import JobServerError, LaunchError
 from jobserver_core.models.contexts import Context
-from jobserver_core.models.failures import ErrorInfo, FailureKind, message_of
+from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.ports import (
     Clock,
     ContextEnd,
@@ -71,7 +71,7 @@ class ContextLaunch:
     def reattach(self, spec: ContextSpec, jobs: Sequence[JobSpec]) -> None:
         """Take over a context that outlived its server. Errors of the launcher propagate."""
         with self._context.calls.held():  # the launcher may report before it returns the handle
-            self._handle = self._checked(self._launcher.reattach(spec, jobs, self.listener), "reattach")
+            self._handle = self._launcher.reattach(spec, jobs, self.listener)
         if self._context.current.state.starting:
             self._await_ready(spec)
 
@@ -79,25 +79,10 @@ class ContextLaunch:
         """Let the launcher run a job. If it raises instead, the job has crashed."""
         try:
             handle.submit(spec)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # noqa: BLE001 - any error is why the job failed
-            fault = f"submit of the launcher {self._name} raised {type(error).__name__}"
-            info = ErrorInfo.from_exception(error, message=f"{fault}: {message_of(error)}", stack=True)
-            _log.error("job %s of context %s: %s", spec.id, self._context.current.name, info.stack)
+        except LaunchError as error:
+            info = ErrorInfo.from_exception(error.__cause__ or error, message=str(error), stack=True)
+            _log.error("job %s of context %s crashed: %s", spec.id, self._context.current.name, error)
             self.listener.job_ended(spec.id, JobOutcome(error=info, failure=FailureKind.CRASHED))
-
-    def _checked(self, handle: object, call: str) -> ContextHandle:
-        if isinstance(handle, ContextHandle):
-            return handle
-        raise LaunchError(
-            message=f"{call} of the launcher {self._name} returned {type(handle).__name__} instead of "
-            "ContextHandle"
-        )
-
-    @property
-    def _name(self) -> str:
-        return type(self._launcher).__name__
 
     def acknowledge(self, job_id: str) -> None:
         """Notify the launcher that a job's end is stored."""
@@ -107,19 +92,18 @@ class ContextLaunch:
 
     @contextmanager
     def _logging(self) -> Iterator[None]:
-        """Log an exception of the launcher for which there is nobody to get it."""
+        """Log an error of the launcher for which there is nobody to get it."""
         try:
             yield
-        except KeyboardInterrupt:
-            raise
-        except BaseException:  # noqa: BLE001 - later calls must still be made
-            text = "context %s: a call of its launcher %s failed"
-            _log.exception(text, self._context.current.name, self._name)
+        except LaunchError as error:
+            _log.error("context %s: %s", self._context.current.name, error)
 
     @property
     def preparing(self) -> str:
         """What the launcher still does before the context can start, or ""."""
-        return self._handle.preparing if self._handle is not None else ""
+        with self._logging():
+            return self._handle.preparing if self._handle is not None else ""
+        return ""
 
     def put_call(self, call: Callable[[ContextHandle], None], unlaunched: ContextEnd | None = None) -> None:
         """Call the launcher once the lock is released.
@@ -155,19 +139,13 @@ class ContextLaunch:
             return
         context = self._context.current
         _log.log(level_of(context), "context %s is starting", context.name)
-        self._handle = self._checked(self._start(spec), "start_context")
+        self._handle = self._start(spec)
         self._await_ready(spec)
 
-    def _start(self, spec: ContextSpec) -> object:
+    def _start(self, spec: ContextSpec) -> ContextHandle:
         slow = self._clock.call_later(self._limits.creation_timeout, lambda: self._log_slow_start(spec))
         try:
             return self._launcher.start_context(spec, self.listener)
-        except (JobServerError, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            fault = f"start_context of the launcher {self._name} raised {type(error).__name__}"
-            _log.exception("context %s: %s", spec.name, fault)
-            raise LaunchError(message=f"{fault}: {message_of(error)}") from error
         finally:
             slow.cancel()
 
@@ -177,7 +155,7 @@ class ContextLaunch:
             "context %s: start_context of the launcher %s has not returned within %g s "
             "(jobserver.contexts.creation-timeout); it has to return at once",
             spec.name,
-            self._name,
+            type(self._launcher).__name__,
             self._limits.creation_timeout,
         )
 

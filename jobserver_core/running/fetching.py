@@ -19,7 +19,6 @@ threads stays bounded.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
     from jobserver_core.config.settings import FetcherSettings
 
 __all__ = ["PROGRESS", "FetchService", "FetchedFiles", "Preparation"]
-
-_log = logging.getLogger(__name__)
 
 PROGRESS = 32 * 1024
 """The number of bytes that a fetch must receive to count as making progress."""
@@ -282,9 +279,6 @@ class FetchService:
             fetch.host_meter.add(PROGRESS, self._clock.monotonic())
         except JobServerError as error:
             fetch.files.cancel(error)
-        except BaseException as error:  # noqa: BLE001 - a bug in the fetcher must not leave a waiter behind
-            _log.exception("fetching %s failed", fetch.parsed)
-            fetch.files.cancel(FetchError(url=str(fetch.parsed), reason=f"the fetcher failed: {error!r}"))
         finally:
             self._end(fetch)
 

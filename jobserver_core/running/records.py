@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -22,7 +21,6 @@ from jobserver_core.errors import (
     JOB_KILLED,
     ContextNotFound,
     InvalidName,
-    JobServerError,
     OnAnotherServer,
     ServerClosed,
     StaleState,
@@ -33,7 +31,7 @@ from jobserver_core.events import ContextChanged, EventBus, JobChanged, JobProgr
 from jobserver_core.models.binaries import ResolvedEntry
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context
-from jobserver_core.models.failures import ErrorInfo, FailureKind, message_of
+from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job, JobProgress, JobQuery, JobRequest, JobResult, QueueLimits
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.models.lifecycle import CONTEXTS, JOBS, ContextEvent, ContextState, JobEvent, JobState
@@ -119,18 +117,6 @@ class Records:
         """Return the time for a new record."""
         return self._clock.now()
 
-    def _store_new(self, store: Callable[..., None], record: Context | Job, **rest: Any) -> None:
-        """Store a new record. What a plug-in raises against its contract becomes a StorageError."""
-        try:
-            store(record, **rest)
-        except JobServerError:
-            raise
-        except Exception as error:
-            name = type(self._metadata).__name__
-            fault = f"the metadata store {name} raised {type(error).__name__}: {message_of(error)}"
-            _log.exception("%s", fault)
-            raise StorageError(message=fault) from error
-
     # -- contexts ----------------------------------------------------------------------------------
 
     def new_context(self, name: str, settings: JsonMapping, *, ad_hoc: bool) -> Context:
@@ -157,7 +143,7 @@ class Records:
         """
         self._withdrawals.check_room()
         try:
-            self._store_new(self._metadata.add_context, context)
+            self._metadata.add_context(context)
         except StorageError:
             self._withdrawals.put(context.id, lambda: self._withdraw_context(context.id))
             raise
@@ -376,7 +362,7 @@ class Records:
         """
         self._withdrawals.check_room()
         try:
-            self._store_new(self._metadata.add_job, job, config=config)
+            self._metadata.add_job(job, config=config)
         except StorageError:
             self._withdrawals.put(job.id, lambda: self._withdraw_job(job))
             raise
@@ -397,7 +383,7 @@ class Records:
         """
         self._withdrawals.check_room()
         try:
-            self._store_new(self._metadata.enqueue_job, job, config=config, limits=limits)
+            self._metadata.enqueue_job(job, config=config, limits=limits)
         except ServerClosed as error:  # the owner, not this server
             message = f"the server of context {job.context_name} is shutting down; try again"
             raise Unavailable(message=message) from error

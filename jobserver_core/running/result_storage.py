@@ -12,7 +12,6 @@ from jobserver_core.binaries.pins import BlobPins
 from jobserver_core.errors import InvalidRequest, LaunchError, StorageError, TooLarge
 from jobserver_core.models.jobs import JobResult, ResultKind
 from jobserver_core.ports import Blob, BlobStore, BlobWriter, ResultSink
-from jobserver_core.ports.blobs import writer_of
 from jobserver_core.running.results import ResultReader
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ class ResultWriter(ResultSink):
         if self._discarded:
             return  # the job has ended in the meantime
         if self._writer is None and self._size > max(self._inline_limit, BUFFER):
-            self._writer = writer_of(self._blobs)
+            self._writer = self._blobs.create()
             if self._discarded:  # just now, by another thread that saw no writer
                 self._writer.discard()
                 return
@@ -103,7 +102,7 @@ class ResultWriter(ResultSink):
         elif self._size <= self._inline_limit:
             return JobResult(kind=ResultKind.INLINE, size=self._size, text=self._buffer.decode())
         else:
-            with writer_of(self._blobs) as writer:
+            with self._blobs.create() as writer:
                 writer.write(bytes(self._buffer))
                 blob = self._commit(writer)
         return JobResult(kind=self._kind, size=blob.size, digest=blob.digest)

@@ -14,6 +14,7 @@ from jobserver_core.errors import BinaryNotFound
 from jobserver_core.memory import InlineLauncher
 from jobserver_core.memory.inline_jobs import JobFunction
 from jobserver_core.models.binaries import BinaryType
+from jobserver_core.ports.checked import unchecked
 from jobserver_core.server import JobServer
 
 
@@ -36,7 +37,7 @@ class InMemoryJobServer(JobServer):
             InvalidName: The binary cannot have this name.
             InvalidRequest: It is not a function, or one that is declared with ``async def``.
         """
-        launcher = self._services.launcher
+        launcher = unchecked(self._services.launcher)
         if not isinstance(launcher, InlineLauncher):
             raise TypeError(
                 f"jobs can be defined for an InlineLauncher only, not a {type(launcher).__name__}"

@@ -16,7 +16,8 @@ from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job, JobResult, ResultKind
 from jobserver_core.models.lifecycle import DeliveryState, JobState
-from jobserver_core.ports import Ids, Transport
+from jobserver_core.ports import BlobStore, Ids, MetadataStore, Transport
+from jobserver_core.ports.checked import checked
 from jobserver_core.testing.clock import ManualClock
 
 __all__ = [
@@ -96,10 +97,11 @@ class World:
         self.ids = ids or CountedIds()
         self.events: list[Delivery] = []
         self.settings = CallbackSettings(**settings)
+        chosen = [self.transport] if transports is None else transports
         self.service = CallbackService(
-            metadata=self.metadata,
-            blobs=self.blobs,
-            transports=[self.transport] if transports is None else transports,
+            metadata=checked(MetadataStore, self.metadata),
+            blobs=checked(BlobStore, self.blobs),
+            transports=[checked(Transport, one) for one in chosen],
             clock=self.clock,
             ids=self.ids,
             settings=self.settings,

@@ -14,6 +14,7 @@ from conditions import WAIT, wait_until
 from jobserver_core.config.settings import FetcherSettings
 from jobserver_core.errors import FetchError, MalformedUrl, ServerClosed
 from jobserver_core.ports import Cancellation, Fetched, Fetcher
+from jobserver_core.ports.checked import checked
 from jobserver_core.ports.fetcher import ProgressCallback
 from jobserver_core.running.fetching import MAX_WAITING, PROGRESS, FetchedFiles, FetchService
 from jobserver_core.shutdown import Admission
@@ -83,7 +84,7 @@ class World:
     def __init__(self, fetcher: HeldFetcher, settings: FetcherSettings = SETTINGS) -> None:
         self.fetcher = fetcher
         self.clock = ManualClock()
-        self.service = FetchService(fetcher, self.clock, settings, Admission())
+        self.service = FetchService(checked(Fetcher, fetcher), self.clock, settings, Admission())
         self.begun: list[FetchedFiles] = []
 
     def begin(self, *uris: str, caller: str = "") -> FetchedFiles:
@@ -165,7 +166,8 @@ def test_a_fetcher_that_fails_in_an_unexpected_way_leaves_nobody_waiting(
 ) -> None:
     files = world.begin("http://a/1")
     world.fetcher.fail("http://a/1", error)
-    assert failure(files) == f"the fetcher failed: {error!r}"
+    fault = f"fetch of the fetcher HeldFetcher raised {type(error).__name__}: {error}"
+    assert failure(files) == fault
 
 
 def test_nothing_to_fetch_is_ready_at_once(world: World) -> None:

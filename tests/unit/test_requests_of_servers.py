@@ -132,7 +132,7 @@ def test_any_exception_of_a_store_that_refuses_a_new_record_names_the_store(pair
     )
     with pytest.raises(StorageError) as failed:
         record()
-    assert str(failed.value) == "the metadata store FaultyRequests raised KeyError: 'shared'"
+    assert str(failed.value) == f"{call} of the metadata store FaultyRequests raised KeyError: 'shared'"
     assert isinstance(failed.value.__cause__, KeyError)
 
 
