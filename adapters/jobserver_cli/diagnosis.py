@@ -25,7 +25,9 @@ from jobserver_cli.parameters import exit_code_of
 from jobserver_core import plugins
 from jobserver_core.callbacks.options import check_options
 from jobserver_core.callbacks.service import transports_by_scheme
+from jobserver_core.config.machine import usable_cores, usable_memory
 from jobserver_core.config.settings import Settings
+from jobserver_core.config.trees import flatten
 from jobserver_core.data_directory import DATA_DIR_ADVICE, server_process
 from jobserver_core.errors import (
     DataDirLocked,
@@ -36,7 +38,10 @@ from jobserver_core.errors import (
     PluginNotFound,
     SchemaTooNew,
     StorageError,
+    amount_of,
 )
+from jobserver_core.models.contexts import Resources
+from jobserver_core.models.json_values import JsonMapping
 from jobserver_core.ports import BlobStore, Fetcher, Launcher, MetadataStore, Transport
 from jobserver_core.ports.checked import checked
 from jobserver_core.running.capacity import Capacity
@@ -44,6 +49,7 @@ from jobserver_core.running.context_settings import (
     check_common_settings,
     configuration_problems,
     configured_context_problems,
+    effective_settings,
 )
 
 if TYPE_CHECKING:
@@ -54,6 +60,8 @@ if TYPE_CHECKING:
 GIB = 1024**3
 SCARCE_DISK = 2 * GIB
 SCARCE_MEMORY = 2 * GIB
+THREADS_PER_CORE = 2
+"""How many threads of a local master for each core are not worth a warning."""
 _MASTER_TIMEOUT = 5.0
 """How many seconds a standalone master has to accept a connection."""
 _LISTENING = "0A"
@@ -593,13 +601,53 @@ def _temporary_disk(_settings: Settings) -> str:
     return _free_space(Path(tempfile.gettempdir()), "set TMPDIR to a larger disk.")
 
 
-def _memory(_settings: Settings) -> str:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    text = f"{total / GIB:.1f} GiB in this machine, {os.cpu_count()} cores"
+def _memory(settings: Settings) -> str:
+    total, cores = usable_memory(), usable_cores()
+    text = f"{total / GIB:.1f} GiB in this machine, {amount_of('cores', cores)}"
     if total < SCARCE_MEMORY:
         advice = "Each context needs about half a GiB. Limit their number."
         raise _Problem(text, advice, Verdict.WARNING)
+    with suppress(JobServerError):  # of the settings, which another check reports
+        if problems := list(_excesses(settings, total, cores)):
+            raise _Problem("; ".join([text, *problems]), _SMALLER, Verdict.WARNING)
     return text
+
+
+_SMALLER = (
+    "Contexts with a local master run on this machine: lower the cores (spark.master, num-cpu-cores) or the "
+    "memory (memory-per-node, spark.driver.memory, jobserver.contexts.max-memory)."
+)
+
+
+def _excesses(settings: Settings, memory: int, cores: int) -> Iterator[str]:
+    """Yield what contexts on this machine may ask for, and it does not have.
+
+    A few more threads than cores are common: tasks that wait for disks and networks use none.
+    """
+    most = settings.contexts.max_memory
+    if settings.spark.master.startswith("local") and most is not None and most > memory:
+        yield f"jobserver.contexts.max-memory allows {amount_of('memory', most)}"
+    with _loading_launcher(settings) as launcher:
+        common = _asked_here(settings, {}, launcher)
+        configured = {
+            name: _asked_here(settings, own, launcher) for name, own in settings.spark.contexts.items()
+        }
+    different = {f"context {name}": asked for name, asked in configured.items() if asked != common}
+    for name, asked in {"every context": common, **different}.items():
+        if asked.memory is not None and asked.memory > memory:
+            yield f"{name} asks for {amount_of('memory', asked.memory)}"
+        if asked.cores is not None and asked.cores > THREADS_PER_CORE * cores:
+            yield f"{name} asks for {amount_of('cores', asked.cores)}"
+    sizes = [asked.memory or 0 for asked in configured.values()]
+    if sum(sizes) > memory >= max(sizes):
+        yield f"the configured contexts together ask for {amount_of('memory', sum(sizes))}"
+
+
+def _asked_here(settings: Settings, own: JsonMapping, launcher: Launcher) -> Resources:
+    """Return what a context asks of this machine: nothing, if its executors are elsewhere."""
+    effective = effective_settings(settings.spark, own)
+    local = str(flatten(effective).get("spark.master")).startswith("local")
+    return launcher.resources(effective) if local else Resources()
 
 
 _CHECKS: Mapping[str, Callable[[Settings], str]] = {

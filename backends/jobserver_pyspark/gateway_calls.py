@@ -32,6 +32,16 @@ def call(target: JavaObject, method: str, *arguments: str) -> str:
     return _command("c", target._get_object_id(), method, *map(_string, arguments))
 
 
+def call_with(target: JavaObject, method: str, argument: JavaObject) -> str:
+    """Return the command that calls a method of a Java object with another one."""
+    return _command("c", target._get_object_id(), method, f"r{argument._get_object_id()}")
+
+
+def static_call(class_name: str, method: str, *arguments: str) -> str:
+    """Return the command that calls a static method of a class."""
+    return _command("c", f"z:{class_name}", method, *map(_string, arguments))
+
+
 def construction(class_name: str, *arguments: JavaObject) -> str:
     """Return the command that makes an object of a class from Java objects."""
     return _command("i", class_name, *(f"r{argument._get_object_id()}" for argument in arguments))

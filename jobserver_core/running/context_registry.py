@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from jobserver_core.binaries.class_paths import ClassPaths, uris_of
-from jobserver_core.config.cores import usable_cores
+from jobserver_core.config.machine import usable_cores
 from jobserver_core.data_directory import DataDirectory
 from jobserver_core.errors import ContextNotFound, OnAnotherServer, ResultTimeout, ServerClosed
 from jobserver_core.models.contexts import Context, Resources, ResourceUsage, StartQueueStatus

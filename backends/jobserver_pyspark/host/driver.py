@@ -16,6 +16,7 @@ from jobserver_pyspark import processes
 from jobserver_pyspark.gateway_calls import call, construction, mute_lost_connections, results
 from jobserver_pyspark.host.jvm_threads import OWNER, JvmThreads
 from jobserver_pyspark.host.logs import BoundedLog, Output, OutputPump
+from jobserver_pyspark.host.setting_values import check_values
 from jobserver_pyspark.host.yarn import YarnApplication, YarnStatus, log_states, provide_jars
 from jobserver_pyspark.java_objects import JavaObject
 from jobserver_pyspark.protocol.failures import ContextFailure, describe
@@ -164,6 +165,7 @@ class Driver:
             put = conf.setIfMissing if self._spec.submitted else conf.set
             for key, value in self._spec.conf.items():
                 put(key, value)
+            check_values(self.jvm, self.gateway._gateway_client, conf, self._spec.conf)
             on_yarn = conf.get("spark.master") == "yarn"
             if on_yarn:
                 log_states(self.jvm)

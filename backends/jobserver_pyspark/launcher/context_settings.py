@@ -12,7 +12,7 @@ import attrs
 
 from jobserver_core.config.old_settings import IGNORED_IN_CONTEXTS
 from jobserver_core.config.settings import CONTEXT_KEYS
-from jobserver_core.errors import InvalidSetting, UnknownContextFactory
+from jobserver_core.errors import InvalidSetting, UnknownContextFactory, amount_of
 from jobserver_core.models.json_values import JsonMapping
 from jobserver_pyspark.launcher.spark_values import (
     check_files,
@@ -21,6 +21,7 @@ from jobserver_pyspark.launcher.spark_values import (
     check_values,
     heap_size,
     parse_count,
+    parse_memory,
 )
 from jobserver_pyspark.protocol.messages import ContextType
 
@@ -52,6 +53,8 @@ PREPARED = frozenset(
 LOOPBACK = "127.0.0.1"
 
 _CORES = "num-cpu-cores"
+_MEMORY = "memory-per-node"
+_DRIVER_MEMORY = "spark.driver.memory"
 _KEYS = (
     *CONTEXT_KEYS,
     "python.executable",
@@ -184,6 +187,25 @@ def read_settings(settings: JsonMapping, *, default_master: str, accepted: bool 
     )
 
 
+def check_heap(conf: Mapping[str, str], memory: int, given: Mapping[str, str]) -> None:
+    """Check that the heap of a driver fits into the memory of this machine, in bytes.
+
+    A JVM starts with any heap, and is killed when it has used what there is. ``given`` has the context's
+    settings by their dotted keys.
+
+    Raises:
+        InvalidSetting: It does not fit.
+    """
+    text = conf.get(_DRIVER_MEMORY)
+    if text is None or parse_memory(_DRIVER_MEMORY, text) <= memory:
+        return
+    key = _DRIVER_MEMORY if _DRIVER_MEMORY in given or _MEMORY not in given else _MEMORY
+    message = (
+        f"the driver runs on the server's machine, which has {amount_of('memory', memory)}, got {text!r}"
+    )
+    raise InvalidSetting(key=key, message=message)
+
+
 def spark_settings(tree: JsonMapping) -> dict[str, str]:
     """Return what a tree of settings has for the SparkConf."""
     flat = flattened(tree)
@@ -309,12 +331,12 @@ def _text(value: Any) -> str:
 
 def _set_memory(conf: dict[str, str], master: str, flat: Mapping[str, str]) -> None:
     """Set the memory of executors; in local mode that of the driver, which is the only executor."""
-    for key in ("spark.executor.memory", "spark.driver.memory"):
+    for key in ("spark.executor.memory", _DRIVER_MEMORY):
         if key in conf:
             conf[key] = heap_size(key, conf[key], conf)
-    if "memory-per-node" not in flat:
+    if _MEMORY not in flat:
         return
-    text = heap_size("memory-per-node", flat["memory-per-node"], conf)
+    text = heap_size(_MEMORY, flat[_MEMORY], conf)
     conf.setdefault("spark.executor.memory", text)
     if _LOCAL.fullmatch(master):
-        conf.setdefault("spark.driver.memory", text)
+        conf.setdefault(_DRIVER_MEMORY, text)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import attrs
 
-from jobserver_core.config.cores import usable_cores
+from jobserver_core.config.machine import usable_cores, usable_memory
 from jobserver_core.config.settings import Settings
 from jobserver_core.data_directory import create_private
 from jobserver_core.disk_cache import DiskCache
@@ -37,7 +37,7 @@ from jobserver_pyspark.installation.libraries import LibrarySource
 from jobserver_pyspark.installation.spark import Installation, SparkInstall, find_installation
 from jobserver_pyspark.installation.training_session import TrainingSession
 from jobserver_pyspark.launcher.connections import HostConnections
-from jobserver_pyspark.launcher.context_settings import ContextSettings, read_settings
+from jobserver_pyspark.launcher.context_settings import ContextSettings, check_heap, flattened, read_settings
 from jobserver_pyspark.launcher.descriptors import check_descriptors
 from jobserver_pyspark.launcher.environments import (
     Environments,
@@ -173,6 +173,8 @@ class PySparkLauncher(Launcher):
         found = read_settings(settings, default_master=self._master)
         if found.kubernetes:
             self._cluster_files.check(found.conf)
+        if self._serves:
+            check_heap(found.conf, usable_memory(), flattened(settings))
         return found
 
     def resources(self, settings: JsonMapping) -> Resources:

@@ -2,7 +2,8 @@
 
 Spark reads most of its settings late: a context with a bad value fails after seconds, and the message often
 names neither the key nor the allowed values. The keys here are those that users set by hand and that every
-context reads.
+context reads. The start of a context checks all others, as far as Spark knows them
+(:mod:`jobserver_pyspark.host.setting_values`).
 """
 
 from __future__ import annotations
@@ -29,7 +30,14 @@ _MEMORY_KEYS = (
     "spark.executor.pyspark.memory",
     "spark.memory.offHeap.size",
 )
-_COUNTS = ("spark.cores.max", "spark.executor.cores", "spark.driver.cores", "spark.task.cpus")
+_COUNTS = (
+    "spark.cores.max",
+    "spark.executor.cores",
+    "spark.driver.cores",
+    "spark.task.cpus",
+    "spark.default.parallelism",
+    "spark.sql.shuffle.partitions",
+)
 _JAVA_OPTIONS = (
     "spark.driver.defaultJavaOptions",
     "spark.driver.extraJavaOptions",
@@ -75,6 +83,9 @@ def check_values(conf: Mapping[str, str], *, master: str) -> None:
     for key in _COUNTS:
         if key in conf:
             parse_count(key, conf[key])
+    mode = conf.get("spark.scheduler.mode", "FIFO")
+    if mode.upper() not in ("FIFO", "FAIR"):
+        raise InvalidSetting(key="spark.scheduler.mode", message=f"expected FIFO or FAIR, got {mode!r}")
     for key in _JAVA_OPTIONS:
         java_options(key, conf.get(key, ""))
     if conf.get("spark.submit.deployMode", "client") != "client":

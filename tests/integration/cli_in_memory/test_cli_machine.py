@@ -734,6 +734,49 @@ def test_doctor_warns_of_little_memory(tmp_path: Path, monkeypatch: pytest.Monke
     assert found(settings(tmp_path))["Memory"].verdict is Verdict.WARNING
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("spark.context-settings.memory-per-node = 200g", "every context asks for 200 GiB of memory"),
+        ("spark.context-settings.num-cpu-cores = 5", "every context asks for 5 cores"),
+        ("spark.contexts.big.memory-per-node = 200g", "context big asks for 200 GiB of memory"),
+        ("spark.contexts.big.num-cpu-cores = 64", "context big asks for 64 cores"),
+        ("jobserver.contexts.max-memory = 500 GiB", "jobserver.contexts.max-memory allows 500 GiB of memory"),
+        (
+            "spark.contexts { a.memory-per-node = 5g, b.memory-per-node = 4g }",
+            "the configured contexts together ask for 9 GiB of memory",
+        ),
+    ],
+)
+def test_doctor_warns_of_settings_that_are_too_large_for_this_machine(
+    jobserver: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, problem: str
+) -> None:
+    monkeypatch.setattr(diagnosis, "usable_memory", lambda: 8 * diagnosis.GIB)
+    monkeypatch.setattr(diagnosis, "usable_cores", lambda: 2)
+    done = jobserver("doctor", "--config", config_file(tmp_path, text), "--data-dir", tmp_path / "data")
+    assert done.code == 0
+    assert f"! Memory: 8.0 GiB in this machine, 2 cores; {problem}\n" in done.out
+    assert "  → Contexts with a local master run on this machine: lower the cores" in done.out
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "spark { master = yarn, context-settings.memory-per-node = 200g }",
+        "spark.master = yarn, jobserver.contexts.max-memory = 500 GiB",
+        "spark.contexts { a { memory-per-node = 8g, num-cpu-cores = 4 } }",
+        "spark.contexts { far { spark.master = yarn, num-cpu-cores = 64 } }",
+    ],
+)
+def test_doctor_accepts_settings_that_fit_or_are_for_other_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setattr(diagnosis, "usable_memory", lambda: 8 * diagnosis.GIB)
+    monkeypatch.setattr(diagnosis, "usable_cores", lambda: 2)
+    finding = found(load_settings(config_file(tmp_path, text)))["Memory"]
+    assert (finding.verdict, finding.text) == (Verdict.GOOD, "8.0 GiB in this machine, 2 cores")
+
+
 def test_doctor_looks_for_java_and_pyspark_only_where_the_launcher_needs_them(tmp_path: Path) -> None:
     assert not {"Java", "PySpark"} & set(found(settings(tmp_path)))
     assert {"Java", "PySpark"} <= set(found(settings(tmp_path, jobserver__launcher__backend="pyspark")))

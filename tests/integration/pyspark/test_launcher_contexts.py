@@ -158,6 +158,20 @@ def test_a_start_that_fails_has_the_reason_and_the_log(start: Start) -> None:
     assert not context.spec.work_dir.exists()
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("spark.sql.adaptive.enabled", "perhaps"),
+        ("spark.sql.catalogImplementation", "hve"),
+        ("spark.task.maxFailures", "few"),
+    ],
+)
+def test_a_value_that_spark_would_refuse_later_fails_the_start(start: Start, key: str, value: str) -> None:
+    end, error = start({key: value}).wait_end()
+    assert end is ContextEnd.FAILED
+    assert (key in error.message, value in error.message) == (True, True), error.message
+
+
 def test_a_context_that_takes_too_long_to_start_fails_with_the_output_of_spark(tmp_path: Path) -> None:
     clock = ManualClock()
     with JobServer.in_memory(launcher=make_launcher(tmp_path), clock=clock) as server:

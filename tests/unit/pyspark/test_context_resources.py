@@ -176,3 +176,16 @@ def test_the_resources_of_pools_are_asked_for_once(launcher: PySparkLauncher, si
     assert before.resources == Resources(cores=2, memory=3 * GIB)
     site.write_text("spark.driver.memory nonsense\n")
     assert launcher.spare_pools() == [before]
+
+
+@pytest.mark.parametrize("key", ["memory-per-node", "spark.driver.memory"])
+def test_the_launcher_of_a_server_refuses_a_heap_that_is_larger_than_the_memory_of_its_machine(
+    launcher: PySparkLauncher, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setattr("jobserver_pyspark.launcher.launcher.usable_memory", lambda: 8 * GIB)
+    launcher.validate({key: "200g"})  # a configuration for another machine
+    launcher.survivors()  # as a server does when it starts
+    launcher.validate({key: "8g"})
+    launcher.validate({"spark.master": "spark://host:7077", "memory-per-node": "200g"})
+    with pytest.raises(InvalidSetting, match=f"'{key}': the driver runs on .* which has 8 GiB of memory"):
+        launcher.validate({key: "200g"})

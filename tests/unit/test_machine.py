@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jobserver_core.config.cores import usable_cores
+from jobserver_core.config.machine import usable_cores, usable_memory
 
 MANY = len(os.sched_getaffinity(0))
 
@@ -53,3 +53,25 @@ def test_a_path_that_leaves_its_root_is_not_followed(tmp_path: Path) -> None:
     write(tmp_path / "self" / "cgroup", "0::/../../outside\n")
     write(tmp_path / "outside" / "cpu.max", "1000 100000\n")
     assert cores(tmp_path) == MANY
+
+
+def memory(tmp_path: Path) -> int:
+    return usable_memory(groups=tmp_path / "groups", process=tmp_path / "self")
+
+
+@pytest.mark.parametrize("text", ["max\n", "", "nonsense", "0\n", f"{2**63 - 4096}\n"])
+def test_without_a_limit_all_memory_of_the_machine_counts(tmp_path: Path, text: str) -> None:
+    write(tmp_path / "groups" / "memory.max", text)
+    assert memory(tmp_path) == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def test_the_limit_of_the_own_group_is_the_usable_memory(tmp_path: Path) -> None:
+    write(tmp_path / "self" / "cgroup", "0::/system.slice/jobserver.service\n")
+    write(tmp_path / "groups" / "system.slice" / "jobserver.service" / "memory.max", "1048576\n")
+    assert memory(tmp_path) == 2**20
+
+
+def test_a_limit_of_memory_of_the_first_version_of_control_groups_counts(tmp_path: Path) -> None:
+    write(tmp_path / "self" / "cgroup", "4:cpu,cpuacct:/docker/abc\n3:memory:/docker/abc\n")
+    write(tmp_path / "groups" / "memory" / "docker" / "abc" / "memory.limit_in_bytes", "1048576\n")
+    assert memory(tmp_path) == 2**20

@@ -1,8 +1,9 @@
-"""The number of cores that this process may use: its affinity mask, limited by the quota of its container.
+"""The cores and the memory that this process may use: those of the machine, limited by its container.
 
 A container with a limit of two cores on a machine with 64 still sees all 64. The limit is a quota of CPU
 time, which Linux shows in the control group file system (version 2: ``cpu.max``, version 1:
-``cpu.cfs_quota_us`` and ``cpu.cfs_period_us``).
+``cpu.cfs_quota_us`` and ``cpu.cfs_period_us``). So is that of memory (``memory.max``,
+``memory.limit_in_bytes``).
 """
 
 from __future__ import annotations
@@ -19,6 +20,19 @@ def usable_cores(*, groups: Path = Path("/sys/fs/cgroup"), process: Path = Path(
     return max(1, min([_scheduled(), *(math.ceil(quota) for quota in quotas)]))
 
 
+def usable_memory(*, groups: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self")) -> int:
+    """Return the usable memory in bytes, without swap space."""
+    limits = list(_memory_limits(groups, process))
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *limits])
+
+
+def _memory_limits(groups: Path, process: Path) -> Iterator[int]:
+    for group in _groups_of(groups, process, "memory"):
+        value = (_read(group / "memory.max") or _read(group / "memory.limit_in_bytes")).strip()
+        if value.isdigit() and value != "0":
+            yield int(value)
+
+
 def _scheduled() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -27,7 +41,7 @@ def _scheduled() -> int:
 
 def _quotas(groups: Path, process: Path) -> Iterator[float]:
     """Yield the quotas of this process's control group and its parents, in cores."""
-    for group in _groups_of(groups, process):
+    for group in _groups_of(groups, process, "cpu"):
         values = _read(group / "cpu.max").split()
         if not values:
             values = [_read(group / name).strip() for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]
@@ -35,15 +49,15 @@ def _quotas(groups: Path, process: Path) -> Iterator[float]:
             yield int(values[0]) / int(values[1])
 
 
-def _groups_of(root: Path, process: Path) -> Iterator[Path]:
+def _groups_of(root: Path, process: Path, controller: str) -> Iterator[Path]:
     """Yield the directories of the control groups. Inside a container, its own group is the root."""
     yield root
-    yield root / "cpu"
+    yield root / controller
     for line in _read(process / "cgroup").splitlines():
         _, _, controllers_and_path = line.partition(":")
         controllers, _, path = controllers_and_path.partition(":")
-        if controllers == "" or "cpu" in controllers.split(","):
-            mount = root / "cpu" if controllers else root
+        if controllers == "" or controller in controllers.split(","):
+            mount = root / controller if controllers else root
             parts = [part for part in path.split("/") if part not in ("", "..")]
             yield from (mount.joinpath(*parts[: depth + 1]) for depth in range(len(parts)))
 
