@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
+import importlib.util
+import os
+import re
 import sys
+import sysconfig
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -28,6 +32,10 @@ from jobserver_core.ports import Message, Transport
 from jobserver_pyspark import PySparkLauncher
 from jobserver_pyspark.demo import build_wheel
 
+_KINDS = {".whl": BinaryType.WHEEL, ".egg": BinaryType.EGG, ".zip": BinaryType.EGG}
+"""The types of files that a Python job can import from, by their endings."""
+_MISSING_MODULE = re.compile(r"No module named '([^']+)'(?!;)")
+"""Matches Python's message, unless a module with this name hides the package."""
 SCHEMES = ("http", "https", "memory", "call", "log")
 """Those of all transports that are part of this distribution."""
 
@@ -87,27 +95,47 @@ class SparkJobServer(JobServer):
         name = name or package
         with TemporaryDirectory() as directory:
             data = build_wheel(_source_of(package), Path(directory), version="0").read_bytes()
+        return self._upload_unless_newest(name, BinaryType.WHEEL, data)
+
+    def _upload_unless_newest(self, name: str, kind: BinaryType, data: bytes) -> Binary:
         try:
             newest = self.binary(name)
         except BinaryNotFound:
-            return self.upload(name, BinaryType.WHEEL, data)
+            return self.upload(name, kind, data)
         unchanged = newest.digest == hashlib.sha256(data).hexdigest()
-        return newest if unchanged else self.upload(name, BinaryType.WHEEL, data)
+        return newest if unchanged else self.upload(name, kind, data)
 
-    def run(self, job_class: type, config: str | JsonMapping = "", *, timeout: float = 300.0) -> Json:
+    def run(
+        self,
+        job_class: type,
+        config: str | JsonMapping = "",
+        *,
+        packages: Iterable[str | PathLike[str]] = (),
+        timeout: float = 300.0,
+    ) -> Json:
         """Upload the package of a job's class, run the job in a warm context, and return its result.
 
-        The traceback of a failed job is a note of the exception; before Python 3.11, it is in its message.
+        ``packages`` are what else the job imports from: names of top-level packages or modules of the
+        project, of which wheels are built, and :class:`~pathlib.Path` objects of wheels, eggs and ZIP files.
+        The job finds what is installed in the environment of the test without them.
+
+        The traceback of a failed job is a note of the exception, and so is advice if the job has not found a
+        module; before Python 3.11, they are in its message.
 
         Raises:
             JobFailed: The job ended as ERROR.
             ResultTimeout: It did not end within ``timeout`` seconds.
-            ValueError: The class is inside a function, so no server could find it.
+            ModuleNotFoundError: There is no package with a name of ``packages``.
+            ValueError: The class is inside a function, so no server could find it; or one of ``packages`` is
+                not a top-level package with source files, nor a wheel, egg or ZIP file.
         """
         __tracebackhide__ = True
         if "<locals>" in job_class.__qualname__:
             raise ValueError(f"{job_class.__qualname__} is inside a function: move it to the top of a module")
+        if isinstance(packages, str | PathLike):
+            raise ValueError(f"packages must be a list, such as [{packages!r}]")
         binary = self.upload_package(job_class.__module__.partition(".")[0])
+        further = [self._uploaded(package).name for package in packages]
         with self._creating:
             if self.context_name not in [context.name for context in self.contexts()]:
                 self.create_context(self.context_name).result(timeout)
@@ -115,18 +143,51 @@ class SparkJobServer(JobServer):
             class_name=f"{job_class.__module__}.{job_class.__qualname__}",
             class_path=binary.name,
             context=self.context_name,
+            packages=further,
             config=config,
         )
         try:
             return self.submit(request).result(timeout)
         except JobServerError as error:
-            if isinstance(error, JobFailed) and error.error.stack:
-                note = f"The traceback of the job:\n{error.error.stack.rstrip()}"
+            for note in _notes_about(error, {binary.name, *further}):
                 if sys.version_info >= (3, 11):
                     error.add_note(note)
                 else:
                     error.args = (f"{error}\n{note}",)
             raise error.with_traceback(None)  # noqa: B904 - it is the same error, with the test's frames alone
+
+    def _uploaded(self, package: str | PathLike[str]) -> Binary:
+        """Upload one of the packages of a job."""
+        if isinstance(package, str):
+            return self.upload_package(package)
+        path = Path(package)
+        kind = _KINDS.get(path.suffix.lower())
+        if kind is None:
+            raise ValueError(
+                f"{path} is not a wheel, an egg or a ZIP file, whose names end in .whl, .egg or .zip"
+            )
+        return self._upload_unless_newest(f"file-{path.name}", kind, path.read_bytes())
+
+
+def _notes_about(error: JobServerError, packages: Collection[str]) -> Iterator[str]:
+    """Yield the traceback of a job that failed, and how to give it a module beyond its packages."""
+    if isinstance(error, JobFailed) and error.error.stack:
+        yield f"The traceback of the job:\n{error.error.stack.rstrip()}"
+    if missing := _MISSING_MODULE.search(str(error)):
+        module = missing[1].partition(".")[0]
+        spec = importlib.util.find_spec(module)
+        if spec is None:
+            lacking = f"{module} is not installed for this test, nor in a package of the job"
+            yield f"{lacking}: install it, or pass its wheel, as in run(…, packages=[Path('{module}.whl')])"
+        elif module not in packages and not _is_installed(spec.origin or ""):
+            lacking = f"{module}, which this test can import, is in no package of the job"
+            yield f"{lacking}: pass it, as in run(…, packages=['{module}'])"
+
+
+def _is_installed(file: str) -> bool:
+    """Whether every process of this interpreter finds a module: only a part of it can be missing."""
+    directories = map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib"))
+    return any(file.startswith(f"{directory}{os.sep}") for directory in directories)
 
 
 def _source_of(package: str) -> Path:

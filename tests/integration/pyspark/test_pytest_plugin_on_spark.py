@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 
 from jobserver_core import JobFailed, JobRequest, Settings
 from jobserver_core.memory import MemoryTransport
+from jobserver_pyspark.demo import build_wheel
 from jobserver_pytest import JobRunner, LocalSpark, SparkJobServer
 from jobserver_pytest.spark_server import CallbackRelay
 
@@ -180,6 +183,73 @@ def test_the_package_is_uploaded_again_only_when_it_changed(
 
     with pytest.raises(ValueError, match="inside a function"):
         spark_job_server.run(Local)
+
+
+IMPORTING = """
+import importlib
+
+
+class Importing:
+    def validate(self, spark, runtime, config):
+        return config.get_string("module")
+
+    def run_job(self, spark, runtime, name):
+        return importlib.import_module(name).VALUE
+"""
+
+
+@pytest.fixture
+def importing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A job that imports what it is told, beside a module and the wheel of a module that it may import."""
+    (tmp_path / "importing_job.py").write_text(IMPORTING)
+    (tmp_path / "beside_job.py").write_text("VALUE = 'beside'\n")
+    source = tmp_path / "source" / "in_a_wheel.py"
+    source.parent.mkdir()
+    source.write_text("VALUE = 'wheel'\n")
+    build_wheel(source, tmp_path, version="1.0")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield importlib.import_module("importing_job")
+    for name in ("importing_job", "beside_job"):
+        sys.modules.pop(name, None)
+
+
+def test_a_job_imports_from_the_packages_that_the_test_names(
+    spark_job_server: SparkJobServer, importing: Any, tmp_path: Path
+) -> None:
+    job, run = importing.Importing, spark_job_server.run
+    wheel = tmp_path / "in_a_wheel-1.0-py3-none-any.whl"
+    packages = ["beside_job", wheel]
+    assert run(job, {"module": "beside_job"}, packages=packages) == "beside"
+    assert run(job, {"module": "in_a_wheel"}, packages=packages) == "wheel"
+    assert len(spark_job_server.binary_versions(f"file-{wheel.name}")) == 1
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        run(job, packages=["no_such_module"])
+    with pytest.raises(ValueError, match=r"must be a list, such as \['beside_job'\]"):
+        run(job, packages="beside_job")
+    with pytest.raises(ValueError, match=r"importing_job\.py is not a wheel, an egg or a ZIP file"):
+        run(job, packages=[tmp_path / "importing_job.py"])
+
+
+@pytest.mark.parametrize(
+    ("module", "advice"),
+    [
+        ("beside_job", "run(…, packages=['beside_job'])"),
+        (
+            "in_a_wheel",
+            "in_a_wheel is not installed for this test, nor in a package of the job: ",
+        ),
+    ],
+)
+def test_a_job_that_finds_no_module_says_how_to_give_it_one(
+    spark_job_server: SparkJobServer, importing: Any, module: str, advice: str
+) -> None:
+    with pytest.raises(JobFailed) as failed:
+        spark_job_server.run(importing.Importing, {"module": module})
+    assert advice in "".join(traceback.format_exception_only(failed.type, failed.value))
+    for part in ("json.nothing", "importing_job.nothing"):
+        with pytest.raises(JobFailed) as failed:
+            spark_job_server.run(importing.Importing, {"module": part})
+        assert "packages=" not in "".join(traceback.format_exception_only(failed.type, failed.value))
 
 
 def test_callbacks_of_the_shared_server_arrive_in_the_sink_of_the_test(
