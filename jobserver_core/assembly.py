@@ -190,7 +190,11 @@ class Services:
         self.jobs = jobs = JobService(
             records=records,
             results=ResultStore(
-                blobs, pins, settings.jobs, "" if launcher.writes_json else type(launcher).__name__
+                blobs,
+                pins,
+                settings.jobs,
+                launcher=type(launcher).__name__,
+                checks=not launcher.writes_json,
             ),
             configs=configs,
             metadata=metadata,

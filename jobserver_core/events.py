@@ -64,6 +64,18 @@ class DeliveryChanged(_Timed):
 
 
 Event = ContextChanged | JobChanged | JobProgressed | DeliveryChanged
+
+
+def _subject_of(event: Event) -> str:
+    match event:
+        case ContextChanged():
+            return f"context {event.context.name}"
+        case DeliveryChanged():
+            return f"delivery {event.delivery.id}"
+        case _:
+            return f"job {event.job.id}"
+
+
 Subscriber = Callable[[Event], object]
 
 
@@ -126,4 +138,7 @@ class EventBus:
             except KeyboardInterrupt:  # it is meant for the main thread, not for the subscriber
                 raise
             except BaseException as error:  # noqa: BLE001 - also sys.exit must not disturb what it watches
-                _repeats.warning(f"{subscriber!r} {error!r}", "an event subscriber failed", exc_info=True)
+                kind = type(error).__name__
+                text = "an event subscriber raised %s at %s of %s"
+                cause = f"{subscriber!r} {error!r}"
+                _repeats.error(cause, text, kind, type(event).__name__, _subject_of(event), exc_info=True)

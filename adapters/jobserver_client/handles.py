@@ -80,8 +80,8 @@ class AsyncWaiter(Generic[T]):
         def notified(waiter: AsyncWaiter[T]) -> None:
             try:
                 call(waiter)
-            except Exception:  # noqa: BLE001 - the code belongs to the user
-                _log.exception("a function that was to be called after %s raised an exception", self._what)
+            except Exception as error:  # noqa: BLE001 - the code belongs to the user
+                _log.exception("a done callback of %s raised %s", self._what, type(error).__name__)
 
         self.notify(notified)
 

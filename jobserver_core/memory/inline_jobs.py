@@ -24,6 +24,8 @@ JobFunction = Callable[["InlineJob"], Json]
 class JobRefused(Exception):
     """Raised by the ``validate`` attribute of an inline job that rejects its configuration."""
 
+    __module__ = "jobserver_core.memory"  # which exports it: users see it as the class of a job's error
+
 
 class _Killed(BaseException):
     """Raised in the thread of a job that is being killed."""

@@ -184,7 +184,8 @@ class ContextListener(ABC):
     3. for a success, exactly one ``open_result``, even if the result is null; its sink gets the whole result
     4. exactly one ``job_ended``, whatever happens, even if the job's process dies
 
-    ``context_ended`` comes exactly once, and last. Jobs that were running then need no ``job_ended``.
+    ``context_ended`` comes exactly once, and last. Jobs that were running then need no ``job_ended``. A
+    report about a job that does not run in the context, or that has ended, is logged and ignored.
 
     After :meth:`Launcher.reattach`, a new listener receives ``context_ready`` once the context is known to be
     alive and ready, even if an earlier listener has received it. It then receives all reports about each job
@@ -214,7 +215,12 @@ class ContextListener(ABC):
 
     @abstractmethod
     def open_result(self, job_id: str, *, stream: bool) -> ResultSink:
-        """Return the sink for the job's result: JSON in UTF-8, or the raw bytes of a streamed result."""
+        """Return the sink for the job's result: JSON in UTF-8, or the raw bytes of a streamed result.
+
+        Raises:
+            InvalidRequest: The job does not run in this context, its result is open already, or ``stream`` is
+                not a bool.
+        """
 
     @abstractmethod
     def job_ended(self, job_id: str, outcome: JobOutcome) -> None:

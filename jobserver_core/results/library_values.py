@@ -17,6 +17,8 @@ Key = Callable[[Any], str]
 class UnusableResult(Exception):
     """A result that has no JSON form; the message is for the job's author."""
 
+    __module__ = "jobserver_core.results"  # which exports it: users see it as the class of a job's error
+
 
 _SHORT = 1000
 """The maximum number of array values to convert at once; longer arrays are converted in slices."""

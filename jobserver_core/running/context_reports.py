@@ -4,7 +4,8 @@ A report cannot be refused, because it describes something that has already happ
 through the retry queue of the record, in order; :mod:`~jobserver_core.running.context_record` explains how.
 
 Launchers are plug-ins, and a malformed end, if it were refused, would leave a job or context running for
-ever. So it is stored as a failure, which names the launcher and its fault. Only types are checked.
+ever. So it is stored as a failure, which names the launcher and its fault. Only types are checked. A report
+about a job that does not run in the context changes nothing; the first one of each kind is logged.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 import attrs
 
-from jobserver_core.errors import StaleState, StorageError
+from jobserver_core.errors import InvalidRequest, LaunchError, StaleState, StorageError
 from jobserver_core.models.arguments import check_kind
 from jobserver_core.models.contexts import Context
 from jobserver_core.models.failures import ErrorInfo, FailureKind
@@ -67,6 +68,8 @@ class ContextReports(ContextListener):
     _leave: Callable[[ErrorInfo], None]
     on_lost: Callable[[Context, list[LiveJob]], None] | None = None
     """Called if the context ends before it was taken over; see :meth:`LiveContext.reattach`."""
+    _out_of_turn: set[str] = attrs.field(factory=set, init=False)
+    """The reports of which one out of turn has been logged."""
 
     def context_ready(self, *, application_id: str | None, url: str | None) -> None:
         fault = _fault_of_ready(application_id=application_id, url=url)
@@ -89,7 +92,8 @@ class ContextReports(ContextListener):
 
     def job_running(self, job_id: str) -> None:
         running_at = self._clock.now()
-        self._context.changes.put(lambda: self._mark_running(job_id, running_at))
+        if self._reported("job_running", job_id) is not None:
+            self._context.changes.put(lambda: self._mark_running(job_id, running_at))
 
     def job_progress(self, job_id: str, progress: JobProgress) -> None:
         """Record the job's progress, unless the store fails: the next report supersedes this one."""
@@ -108,17 +112,40 @@ class ContextReports(ContextListener):
                 self._context.outbox.put(lambda: self._records.publish_progress(job))
 
     def open_result(self, job_id: str, *, stream: bool) -> ResultSink:
-        live = self._jobs.running(job_id)
+        check_kind("stream", stream, bool, "True or False")
+        live = self._reported("open_result", job_id)
         if live is None:
-            raise KeyError(job_id)
+            raise InvalidRequest(message=f"the job {job_id!r} does not run in {self._name}: it has no result")
+        if live.result_opened:
+            self._log_out_of_turn("open_result", f"open_result of the job {job_id} a second time")
+            raise InvalidRequest(message=f"the result of the job {job_id} is open already; write to its sink")
         return live.open_result(stream=stream)
 
     def job_ended(self, job_id: str, outcome: JobOutcome) -> None:
-        live = self._jobs.running(job_id)
+        live = self._reported("job_ended", job_id)
         if live is not None and live.ended_at is None:
             live.ended_at = self._clock.now()
             checked = self._checked(live, outcome)
             self._context.changes.put(lambda: self._store_outcome(live, checked))
+        elif live is not None:
+            self._log_out_of_turn("job_ended", f"job_ended of the job {job_id} a second time")
+
+    @property
+    def _name(self) -> str:
+        return f"context {self._context.current.name}"
+
+    def _reported(self, report: str, job_id: str) -> LiveJob | None:
+        """Return the job that a report is about; None if it does not run in this context."""
+        live = self._jobs.running(job_id) if isinstance(job_id, str) else None
+        if live is None and self._context.ended_at is None:  # otherwise the job has ended with its context
+            self._log_out_of_turn(report, f"{report} of the job {job_id!r}, which does not run there")
+        return live
+
+    def _log_out_of_turn(self, report: str, fault: str) -> None:
+        if report not in self._out_of_turn:
+            self._out_of_turn.add(report)
+            text = "%s: the launcher %s reported %s; this is ignored, now and later"
+            _log.warning(text, self._name, self._launcher, fault)
 
     def _checked(self, live: LiveJob, outcome: JobOutcome) -> JobOutcome:
         """Return a reported outcome; if it is malformed, or its result is missing, that is the outcome."""
@@ -130,8 +157,8 @@ class ContextReports(ContextListener):
 
     def _malformed(self, fault: str) -> ErrorInfo:
         message = f"the launcher {self._launcher} reported {fault}"
-        _log.error("context %s: %s", self._context.current.name, message)
-        return ErrorInfo(message=message, error_class="LaunchError")
+        _log.error("%s: %s", self._name, message)
+        return ErrorInfo.from_exception(LaunchError(message=message))
 
     # -- storing the reports -----------------------------------------------------------------------
 

@@ -211,6 +211,7 @@ class JobService:
             finished=live.finished.waiter,
             open_result=self.open_result,
             known_result=lambda: live.result,
+            launcher=self._results.launcher,
         )
 
     # -- queries -----------------------------------------------------------------------------------

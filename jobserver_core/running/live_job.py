@@ -8,7 +8,14 @@ from typing import Any
 
 import attrs
 
-from jobserver_core.errors import JobInterrupted, JobPostponed, LaunchError, StorageError
+from jobserver_core.errors import (
+    InvalidRequest,
+    JobInterrupted,
+    JobPostponed,
+    LaunchError,
+    StorageError,
+    TooLarge,
+)
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job, JobProgress, JobResult
@@ -169,7 +176,9 @@ class LiveJob:
             return FinalOutcome.failed(reported.failure, reported.error)
         try:
             result = self._writer.finish() if self._writer else None
-        except (StorageError, LaunchError, UnicodeDecodeError) as error:
+        except TooLarge as error:
+            return FinalOutcome.failed(FailureKind.RESULT, ErrorInfo.from_exception(error))
+        except (StorageError, LaunchError, InvalidRequest, UnicodeDecodeError) as error:
             if isinstance(error, StorageError) and self._may_finish_again():
                 raise
             info = ErrorInfo.from_exception(error, message=f"the result could not be stored: {error}")

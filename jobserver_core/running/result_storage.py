@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from jobserver_core.binaries.pins import BlobPins
-from jobserver_core.errors import InvalidRequest, LaunchError, StorageError, TooLarge
+from jobserver_core.errors import InvalidRequest, JobServerError, LaunchError, StorageError, TooLarge
 from jobserver_core.models.jobs import JobResult, ResultKind
 from jobserver_core.ports import Blob, BlobStore, BlobWriter, ResultSink
 from jobserver_core.running.results import ResultReader
@@ -44,6 +44,7 @@ class ResultWriter(ResultSink):
         self._writer: BlobWriter | None = None
         self._result: JobResult | None = None
         self._discarded = False
+        self._refused: JobServerError | None = None
 
     @property
     def repeatable(self) -> bool:
@@ -52,12 +53,12 @@ class ResultWriter(ResultSink):
 
     def write(self, data: bytes) -> None:
         if not isinstance(data, (bytes, bytearray, memoryview)):
-            self.discard()  # a result without this chunk would be wrong
-            raise InvalidRequest(message=f"a chunk of a result must be bytes, not {type(data).__name__}")
+            # A result without this chunk would be wrong.
+            message = f"a chunk of a result must be bytes, not {type(data).__name__}"
+            raise self._refuse(InvalidRequest(message=message))
         self._size += len(data)
         if self._size > self._max_size:
-            self.discard()
-            raise TooLarge(what="the job's result", limit=self._max_size)
+            raise self._refuse(TooLarge(what="the job's result", limit=self._max_size))
         if self._discarded:
             return  # the job has ended in the meantime
         if self._writer is None and self._size > max(self._inline_limit, BUFFER):
@@ -78,10 +79,11 @@ class ResultWriter(ResultSink):
         Raises:
             StorageError: The bytes could not be stored.
             LaunchError: They are not JSON. This is not found in a result that is larger than the buffer.
+            JobServerError: :meth:`write` has raised it.
         """
         if self._result is None:
             if self._discarded:
-                raise StorageError(message="the result was discarded")
+                raise self._refused or StorageError(message="the result was discarded")
             self._result = self._store()
             self._buffer.clear()
         return self._result
@@ -93,6 +95,12 @@ class ResultWriter(ResultSink):
         self._buffer.clear()
         if self._writer is not None:
             self._writer.discard()
+
+    def _refuse(self, error: JobServerError) -> JobServerError:
+        """Discard the result, and return the error, which the launcher may swallow."""
+        self.discard()
+        self._refused = error
+        return error
 
     def _store(self) -> JobResult:
         if self._unchecked and self._writer is None:
@@ -127,17 +135,20 @@ def _refuse(constant: str) -> None:
 class ResultStore:
     """Stores small results with the job's record, and large ones in the blob store.
 
-    ``unchecked`` is the name of the launcher if it does not ensure itself that results are JSON.
+    ``launcher`` is the name of the launcher that writes the results. ``checks``: whether they are checked to
+    be JSON, because it does not ensure that itself.
     """
 
     _blobs: BlobStore
     _pins: BlobPins
     _limits: JobLimits
-    _unchecked: str = ""
+    launcher: str = ""
+    _checks: bool = False
 
     def writer(self, *, stream: bool) -> ResultWriter:
         """Return the sink for one result."""
-        return ResultWriter(self._blobs, self._pins, self._limits, stream=stream, unchecked=self._unchecked)
+        unchecked = self.launcher if self._checks else ""
+        return ResultWriter(self._blobs, self._pins, self._limits, stream=stream, unchecked=unchecked)
 
     def open(self, result: JobResult) -> ResultReader:
         """Open a stored result.
@@ -146,4 +157,4 @@ class ResultStore:
             BlobNotFound: It no longer exists.
             StorageError: It could not be opened.
         """
-        return ResultReader(result, self._blobs)
+        return ResultReader(result, self._blobs, launcher=self.launcher)

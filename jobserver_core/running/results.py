@@ -37,8 +37,10 @@ def check_unread(*, closed: bool, begun: bool) -> None:
         raise Conflict(message="a part of this result has been read; open the result again for its value")
 
 
-def parse_result(data: bytes | str) -> Json:
+def parse_result(data: bytes | str, launcher: str = "") -> Json:
     """Parse a result of JSON; nothing has checked yet that it is JSON.
+
+    ``launcher`` is the name of the launcher that wrote it, if it is known.
 
     Raises:
         LaunchError: It is not.
@@ -46,8 +48,9 @@ def parse_result(data: bytes | str) -> Json:
     try:
         return loads(data if isinstance(data, str) else data.decode())
     except ValueError as error:
+        writer = f"the launcher {launcher}".strip()
         raise LaunchError(
-            message=f"the result is not JSON: {error}; the launcher that wrote it is faulty"
+            message=f"the result is not JSON: {error}; {writer} that wrote it is faulty"
         ) from error
 
 
@@ -62,7 +65,8 @@ class ResultReader:
     _closed = False
     _begun = False
 
-    def __init__(self, result: JobResult, blobs: BlobStore) -> None:
+    def __init__(self, result: JobResult, blobs: BlobStore, *, launcher: str = "") -> None:
+        self._launcher = launcher
         self.kind = result.kind
         self.size = result.size
         self._file: BinaryIO
@@ -103,7 +107,7 @@ class ResultReader:
         check_unread(closed=self._closed, begun=self._begun)
         with self:
             data = b"".join(self)
-        return data if self.kind is ResultKind.STREAM else parse_result(data)
+        return data if self.kind is ResultKind.STREAM else parse_result(data, self._launcher)
 
     def close(self) -> None:
         """Close the file. Idempotent."""

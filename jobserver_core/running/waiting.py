@@ -100,8 +100,8 @@ class Waiter(Generic[T_co]):
     def _call(self, call: Callable[[Waiter[T_co]], None]) -> None:
         try:
             call(self)
-        except BaseException:  # noqa: BLE001 - it may call sys.exit; others also wait for the value
-            _log.exception("a function that was to be called after %s raised an exception", self._what)
+        except BaseException as error:  # noqa: BLE001 - it may call sys.exit; others also wait for the value
+            _log.exception("a done callback of %s raised %s", self._what, type(error).__name__)
 
     def notify(self, call: Callable[[Waiter[T_co]], object]) -> None:
         """Call with this waiter once it is done, on the thread that finishes it; at once if it is done.
@@ -221,6 +221,7 @@ class JobHandle:
     finished: Waiter[Job] = attrs.field(kw_only=True)
     _open_result: Callable[[str], ResultReader | None] = attrs.field(kw_only=True)
     _known_result: Callable[[], JobResult | None] = attrs.field(kw_only=True, default=lambda: None)
+    _launcher: str = attrs.field(kw_only=True, default="")
 
     def __repr__(self) -> str:
         return f"<JobHandle {self.id}>"
@@ -281,6 +282,6 @@ class JobHandle:
         raise_unless_finished(job)
         text = self.inline_result
         if text is not None:
-            return parse_result(text)
+            return parse_result(text, self._launcher)
         reader = self._open_result(job.id)
         return reader.value() if reader else None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import attrs
 import pytest
 
 from jobserver_core import BinaryType, ErrorInfo, errors
+from jobserver_core.memory import JobRefused
 from jobserver_core.ports import ContextSpec, JobCode, JobSpec
+from jobserver_core.results import UnusableResult
 
 
 def raised(error: Exception) -> Exception:
@@ -28,6 +31,18 @@ def test_an_exception_is_described_by_its_qualified_class_and_its_message() -> N
     assert ErrorInfo.from_exception(ValueError("bad")) == ErrorInfo(message="bad", error_class="ValueError")
     info = ErrorInfo.from_exception(errors.StorageError(message="disk full"), message="not stored")
     assert info == ErrorInfo(message="not stored", error_class="jobserver_core.errors.StorageError")
+
+
+@pytest.mark.parametrize(
+    ("error", "name"),
+    [
+        (UnusableResult("x"), "jobserver_core.results.UnusableResult"),
+        (JobRefused("x"), "jobserver_core.memory.JobRefused"),
+    ],
+)
+def test_an_exception_is_described_by_the_module_that_exports_it(error: Exception, name: str) -> None:
+    assert ErrorInfo.from_exception(error).error_class == name
+    assert type(pickle.loads(pickle.dumps(error))) is type(error)
 
 
 def test_an_exception_is_described_with_its_traceback_on_request() -> None:

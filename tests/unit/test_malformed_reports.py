@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from jobserver_core import (
     JobServer,
     LaunchError,
     Settings,
+    TooLarge,
 )
 from jobserver_core.models.lifecycle import ContextState, JobState
 from jobserver_core.ports import ContextEnd, ContextHandle, ContextListener, ContextSpec, JobOutcome, JobSpec
@@ -77,8 +78,8 @@ class Handle(ContextHandle):
 
 
 @contextmanager
-def serving(launcher: LauncherPort) -> Iterator[JobServer]:
-    settings = Settings.from_mapping({"spark": {"contexts": {"warm": {}}}})
+def serving(launcher: LauncherPort, **jobs: Any) -> Iterator[JobServer]:
+    settings = Settings.from_mapping({"spark": {"contexts": {"warm": {}}}, "jobserver": {"jobs": jobs}})
     with JobServer.in_memory(launcher=launcher, settings=settings) as server:
         server.upload("code", "wheel", empty_wheel())
         yield server
@@ -134,6 +135,7 @@ BOOM = ErrorInfo(message="boom")
 def test_a_malformed_outcome_ends_the_job_as_crashed(outcome: Any, message: str) -> None:
     error = error_of(Careless(_ended_with(outcome)))
     assert (error.failure, error.error.message) == (FailureKind.CRASHED, message)
+    assert error.error.error_class == "jobserver_core.errors.LaunchError"
 
 
 def test_success_without_a_result_is_a_failure() -> None:
@@ -225,12 +227,120 @@ def test_a_large_result_that_is_not_json_is_an_error_of_the_launcher_when_it_is_
 
     with serving(Careless(script)) as server:
         handle = server.submit(REQUEST)
-        with pytest.raises(LaunchError, match="the result is not JSON"):
+        fault = "the result is not JSON: .*; the launcher Careless that wrote it is faulty"
+        with pytest.raises(LaunchError, match=fault):
             handle.result(timeout=10)
         reader = server.open_result(handle.id)
         assert reader is not None
-        with pytest.raises(LaunchError, match="the result is not JSON"):
+        with pytest.raises(LaunchError, match=fault):
             reader.value()
+
+
+def test_a_launcher_that_promises_json_and_writes_something_else_is_named() -> None:
+    class Promising(Careless):
+        writes_json = True
+
+    def script(listener: ContextListener, job_id: str) -> None:
+        listener.open_result(job_id, stream=False).write(b"{x")
+        listener.job_ended(job_id, JobOutcome())
+
+    with serving(Promising(script)) as server:
+        handle = server.submit(REQUEST)
+        fault = "the result is not JSON: .*; the launcher Promising that wrote it is faulty"
+        for waiting in (handle, server.job_handle(handle.id)):
+            with pytest.raises(LaunchError, match=fault):
+                waiting.result(timeout=10)
+
+
+def test_a_launcher_that_swallows_the_refusal_of_a_large_result_reports_no_success() -> None:
+    def script(listener: ContextListener, job_id: str) -> None:
+        sink = listener.open_result(job_id, stream=False)
+        for _ in range(2):
+            with suppress(TooLarge):
+                sink.write(b"1" * 2000)
+        listener.job_ended(job_id, JobOutcome())
+
+    with serving(Careless(script), **{"max-result-size": "3 KB"}) as server:
+        handle = server.submit(REQUEST)
+        with pytest.raises(JobFailed) as failed:
+            handle.result(timeout=10)
+    assert failed.value.failure is FailureKind.RESULT
+    assert failed.value.error == ErrorInfo(
+        message="the job's result is larger than the limit of 3000 bytes",
+        error_class="jobserver_core.errors.TooLarge",
+    )
+
+
+REPORTS: list[tuple[str, Script]] = [
+    ("job_running of the job 'other', which does not run there", lambda at, _id: at.job_running("other")),
+    ("job_running of the job 5, which does not run there", lambda at, _id: at.job_running(5)),  # type: ignore[arg-type]
+    (
+        "job_ended of the job 'other', which does not run there",
+        lambda at, _id: at.job_ended("other", JobOutcome()),
+    ),
+    (
+        "open_result of the job 'other', which does not run there",
+        lambda at, _id: at.open_result("other", stream=False),
+    ),
+    (
+        "open_result of the job {id} a second time",
+        lambda at, job_id: at.open_result(job_id, stream=False),
+    ),
+]
+
+
+@pytest.mark.parametrize(("fault", "report"), REPORTS)
+def test_a_report_out_of_turn_is_logged_once_for_each_context_and_changes_nothing(
+    fault: str, report: Script, caplog: pytest.LogCaptureFixture
+) -> None:
+    raised: list[str] = []
+
+    def script(listener: ContextListener, job_id: str) -> None:
+        listener.job_running(job_id)
+        listener.open_result(job_id, stream=False).write(b"7")
+        for _ in range(3):
+            try:
+                report(listener, job_id)
+            except InvalidRequest as error:
+                raised.append(str(error))
+        listener.job_ended(job_id, JobOutcome())
+
+    with serving(Careless(script)) as server:
+        handle = server.submit(REQUEST)
+        assert handle.result(timeout=10) == 7
+        assert server.job(handle.id).state is JobState.FINISHED
+    faults = [record.getMessage() for record in caplog.records if "reported" in record.getMessage()]
+    name = fault.format(id=handle.id)
+    assert faults == [f"context warm: the launcher Careless reported {name}; this is ignored, now and later"]
+    if "open_result" in fault:
+        assert len(raised) == 3
+
+
+def test_a_second_end_of_a_job_is_logged_and_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    def script(listener: ContextListener, job_id: str) -> None:
+        listener.open_result(job_id, stream=False).write(b"7")
+        listener.job_ended(job_id, JobOutcome())
+        listener.job_ended(job_id, JobOutcome(error=BOOM, failure=FailureKind.RAISED))
+        reported.set()
+
+    reported = threading.Event()
+    with serving(Careless(script)) as server:
+        handle = server.submit(REQUEST)
+        assert handle.result(timeout=10) == 7
+        assert reported.wait(10)
+        assert server.job(handle.id).state is JobState.FINISHED
+    assert f"the launcher Careless reported job_ended of the job '{handle.id}'" in caplog.text
+
+
+@pytest.mark.parametrize("stream", ["no", None, 0])
+def test_a_result_that_is_opened_with_something_else_than_a_bool_is_refused(stream: Any) -> None:
+    def script(listener: ContextListener, job_id: str) -> None:
+        listener.open_result(job_id, stream=stream)
+
+    launcher = Careless(script)
+    error_of(launcher)
+    (raised,) = launcher.raised
+    assert str(raised) == f"stream must be True or False, not {type(stream).__name__}"
 
 
 def test_malformed_progress_is_refused_at_the_call() -> None:

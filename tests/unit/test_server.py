@@ -282,9 +282,12 @@ def test_a_subscriber_that_fails_disturbs_no_job(
         raise error
 
     with server.subscribe(fail):
-        assert server.submit(a_request("w.Echo", '{"value": 7}')).result(WAIT) == 7
-    assert "an event subscriber failed" in caplog.text
-    assert error.__name__ in caplog.text
+        job = server.submit(a_request("w.Echo", '{"value": 7}'))
+        assert job.result(WAIT) == 7
+    text = f"an event subscriber raised {error.__name__} at ContextChanged of "
+    (record,) = [record for record in caplog.records if record.getMessage().startswith(text)]
+    assert record.levelname == "ERROR"
+    assert "in fail" in caplog.text
 
 
 def test_a_context_that_is_stopped_while_it_is_recorded_publishes_its_states_in_order() -> None:

@@ -68,8 +68,9 @@ def test_an_exception_of_a_callback_is_logged_with_what_it_waited_for(
     assert seen == [3]
     (record,) = caplog.records
     assert record.name == "jobserver_core.running.waiting"
-    assert record.getMessage() == "a function that was to be called after job 8af2 raised an exception"
-    assert error.__name__ in caplog.text
+    assert record.getMessage() == f"a done callback of job 8af2 raised {error.__name__}"
+    assert record.levelname == "ERROR"
+    assert "in fail" in caplog.text
 
 
 def test_an_event_loop_waits_without_a_thread_for_each_waiter() -> None:
