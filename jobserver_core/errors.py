@@ -142,6 +142,11 @@ def _shown(value: object) -> object:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else value
 
 
+def _named(name: str) -> str:
+    """Return a name as a message shows it, also if it is empty."""
+    return name or "''"
+
+
 class JobServerError(Exception):
     """The base class of all errors of this library.
 
@@ -363,15 +368,17 @@ class ContextNotFound(NotFound):
     reason: str | None = None
 
     def _text(self) -> str:
-        text = f"context {self.name} not found"
+        text = f"context {_named(self.name)} not found"
         return f"{text}: {self.reason}" if self.reason else text
 
 
 class JobNotFound(NotFound):
     """No job has this ID."""
 
-    template = "job {job_id} not found"
     job_id: str
+
+    def _text(self) -> str:
+        return f"job {_named(self.job_id)} not found"
 
 
 class DataFileNotFound(NotFound):

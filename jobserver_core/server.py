@@ -62,6 +62,7 @@ from jobserver_core.running.fetching import Preparation
 from jobserver_core.running.logs import LogReader
 from jobserver_core.running.results import ResultReader
 from jobserver_core.running.waiting import JobHandle, Waiter
+from jobserver_core.shutdown import warn_of_forgotten
 
 if TYPE_CHECKING:
     from jobserver_core.config.settings import Settings
@@ -137,8 +138,10 @@ class JobServer:
         self.settings = settings or Settings()
         self._starting = threading.Lock()
         self._started = False
+        self._start_is_complete = False
         self._start_failure = ""
         self._detached = False
+        self._close_was_called = False
         resources = resources or ExitStack()
         with ExitStack() as refused:
             refused.callback(resources.close)
@@ -332,6 +335,7 @@ class JobServer:
                 self._started = True
                 try:
                     self._services.start()
+                    self._start_is_complete = True
                 except BaseException as error:
                     self._start_failure = f"{type(error).__name__}: {error}".removesuffix(": ")
                     raise
@@ -377,11 +381,17 @@ class JobServer:
             raise InvalidRequest(message=f"contexts must be 'stop' or 'detach', got {contexts!r}")
         if not self._services.admission.origin.here:
             return
+        self._close_was_called = True
         if (contexts or self.settings.contexts.on_shutdown) == "detach":
             self._detached = True  # permanently: a second call must not end the contexts
         timeout = self.settings.stop_timeout if timeout is None else timeout
         self._services.close(min(timeout, threading.TIMEOUT_MAX), detach=self._detached)
         self._services.admission.end()
+
+    def __del__(self) -> None:
+        services = getattr(self, "_services", None)  # the constructor may have raised
+        if services is not None and not self._close_was_called and services.admission.origin.here:
+            warn_of_forgotten(self, "use it in a with block, or call close()")
 
     def __enter__(self: _Server) -> _Server:
         try:
@@ -393,6 +403,18 @@ class JobServer:
 
     def __exit__(self, *_exc: object) -> None:
         self.close()
+
+    def check_accepting(self) -> None:
+        """Check that the server accepts jobs: that it has started, and is not shutting down.
+
+        Raises:
+            Conflict: It has not started, is still starting, or its start has failed.
+            ServerClosed: It is shutting down, or has closed.
+        """
+        services = self._new_work
+        if not self._start_is_complete:
+            raise Conflict(message="the job server is starting")
+        services.admission.check()
 
     def check(self) -> dict[str, str | None]:
         """Return the problem of each part (metadata, blobs, data-files, launcher), or None if it works.
@@ -566,6 +588,20 @@ class JobServer:
         """
         check_name("context", name)
         return self._open.contexts.get(name)
+
+    def context_waiter(self, name: str) -> Waiter[Context]:
+        """Return a waiter for a context that somebody has begun to start, such as one of ``spark.contexts``.
+
+        Like the waiter of :meth:`create_context`, it returns the context once jobs can run, at once if they
+        already can, or raises ContextFailed. That a context of another server is ready may be seen a few
+        seconds late.
+
+        Raises:
+            ContextNotFound: No context has the name, or it has ended already; says why, if that is known.
+            ContextStopping: It is stopping.
+        """
+        check_name("context", name)
+        return self._running.contexts.waiter(name)
 
     def ended_contexts(self, limit: int = 50) -> list[Context]:
         """Return the newest contexts that have ended, newest first.

@@ -21,8 +21,10 @@ returned when its time is over is left behind, and the log says so.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -111,6 +113,17 @@ class Admission:
         self.origin.check("job server")
         if self._ended:
             raise ServerClosed(message="the job server is closed; create a new one")
+
+
+def warn_of_forgotten(owner: object, closing: str) -> None:
+    """Warn of an object that nobody has closed, as Python does of a file. To be called by its ``__del__``.
+
+    ``closing`` says how to close it. There is no warning at the end of the process, when little works.
+    """
+    if not sys.is_finalizing():
+        warnings.warn(
+            f"unclosed {type(owner).__name__}: {closing}", ResourceWarning, stacklevel=3, source=owner
+        )
 
 
 class Steps:

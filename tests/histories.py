@@ -100,6 +100,7 @@ class JobServerHistory(RuleBasedStateMachine):
 
     def forsake(self) -> None:
         """Let go of the crashed server's threads and files without letting it store anything."""
+        self.server._close_was_called = True  # nobody has forgotten it
         self.launcher.specs.clear()
         self.launcher.listeners.clear()
         for live, _context in self.server._services.jobs._live.values():

@@ -26,6 +26,7 @@ from jobserver_client.watching import GAP, EventStream, Item
 from jobserver_core.errors import (
     Conflict,
     ContextNotFound,
+    ContextStopping,
     InvalidCallbackUrl,
     InvalidRequest,
     JobAlreadyFinal,
@@ -33,6 +34,7 @@ from jobserver_core.errors import (
     ResultTimeout,
 )
 from jobserver_core.events import ContextChanged, Event, JobChanged, Subscription
+from jobserver_core.forks import Origin
 from jobserver_core.models.arguments import (
     check_callable,
     check_kind,
@@ -45,10 +47,11 @@ from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.jobs import Job, JobPage, JobQuery, JobRequest
 from jobserver_core.models.json_values import Json, JsonMapping
-from jobserver_core.models.lifecycle import JobState
+from jobserver_core.models.lifecycle import ContextState, JobState
 from jobserver_core.models.servers import ServerStatus
 from jobserver_core.models.storage import StorageUsage
 from jobserver_core.models.validation import check_binary_name, check_context_name, data_file_name
+from jobserver_core.running.waiting import never_ready
 from jobserver_core.uris import scheme_of
 
 T = TypeVar("T")
@@ -68,10 +71,20 @@ class AsyncClient(RemoteServer):
             print(await handle)
     """
 
+    _closing = "use it in an async with block, or await close()"
+    _is_inner = False
+    """Whether another client closes it."""
+
     def _open(self, options: ConnectionOptions) -> None:
+        self._origin = Origin()
         self.connection = Connection(options)
         self._stream = EventStream(self.connection)
         self._begun_waiters: set[AsyncWaiter[Any]] = set()
+
+    def _is_forgotten(self) -> bool:
+        # The constructor may have raised.
+        connection = getattr(self, "connection", None)
+        return not (self._is_inner or connection is None or connection.is_closed) and self._origin.here
 
     def _begin(self, start: Callable[[], Coroutine[object, object, T]], what: str) -> AsyncWaiter[T]:
         """Return a waiter for an operation that begins now, whether or not anybody waits."""
@@ -100,6 +113,8 @@ class AsyncClient(RemoteServer):
         await self.connection.close()
 
     async def __aenter__(self) -> AsyncClient:
+        if self.connection.is_closed:
+            raise ClientClosed()
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
@@ -241,6 +256,41 @@ class AsyncClient(RemoteServer):
         """
         return context_of(await self.connection.get(path_to("contexts", name)))
 
+    async def context_waiter(self, name: str) -> AsyncWaiter[Context]:
+        """Return a waiter for a context that somebody has begun to start.
+
+        See :meth:`Client.context_waiter`.
+        """
+        context = await self._living_context(name)
+        if context.state is ContextState.STOPPING:
+            raise ContextStopping(name=name)
+
+        async def ready() -> Context:
+            found = await self._context_when(
+                context, lambda found: found.state is ContextState.RUNNING or found.state.final
+            )
+            if found.state.final:
+                raise never_ready(found)
+            return found
+
+        return AsyncWaiter(ready, f"context {name}", self.connection.check_loop)
+
+    async def _living_context(self, name: str) -> Context:
+        context = await self.context(name)
+        if context.state.final:
+            raise ContextNotFound(name=name, reason=context.failure)
+        return context
+
+    async def _context_when(self, context: Context, reached: Callable[[Context], bool]) -> Context:
+        if reached(context):
+            return context
+        return await self._stream.until(
+            context.id,
+            lambda: self.context(context.id),
+            lambda event: event.context if isinstance(event, ContextChanged) else None,
+            reached,
+        )
+
     async def ended_contexts(self, limit: int = 50) -> list[Context]:
         """Return the newest contexts that have ended, newest first.
 
@@ -274,9 +324,7 @@ class AsyncClient(RemoteServer):
         return await self._end_context(name, force=True)
 
     async def _end_context(self, name: str, *, force: bool) -> AsyncWaiter[Context]:
-        context = await self.context(name)
-        if context.state.final:
-            raise ContextNotFound(name=name)
+        context = await self._living_context(name)
 
         async def end() -> Context:
             params = {"force": "true"} if force else None
@@ -322,8 +370,11 @@ class AsyncClient(RemoteServer):
             return await self.job_handle(body["jobId"])
         error = error_from(response)
         if isinstance(error, InvalidCallbackUrl) and scheme_of(request.callback_url or "") == "call":
-            advice = "to call a function of this program, use handle.add_done_callback(function)"
-            raise InvalidCallbackUrl(url=error.url, reason=f"{error.reason}; {advice}")
+            reason = (
+                "call: is for functions in the process of the server; to call a function of this program, "
+                "use handle.add_done_callback(function)"
+            )
+            raise InvalidCallbackUrl(url=error.url, reason=reason)
         raise error
 
     async def jobs(self, query: JobQuery | None = None) -> JobPage:

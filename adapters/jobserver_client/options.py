@@ -7,6 +7,7 @@ import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Generator
 from pathlib import Path
+from types import FunctionType
 from urllib.parse import urlsplit
 
 import attrs
@@ -14,6 +15,7 @@ import httpx
 
 from jobserver_core.errors import InvalidRequest
 from jobserver_core.models.arguments import check_kind, check_seconds
+from jobserver_core.shutdown import warn_of_forgotten
 
 RESPONSE_TIMEOUT = 90.0
 """Seconds without a byte after which a request fails, if the caller sets no ``timeout``."""
@@ -158,6 +160,20 @@ class _Bearer(httpx.Auth):
 class RemoteServer(ABC):
     """A server that runs elsewhere. See :class:`jobserver_client.Client` for what the options mean."""
 
+    _closing: str
+    """How to close it, for the warning that nobody has."""
+
+    def __init_subclass__(cls) -> None:
+        """Give a client an ``__init__`` with its own name, for errors about missing and unknown options."""
+        super().__init_subclass__()
+        if RemoteServer not in cls.__bases__:
+            return
+        shared = RemoteServer.__init__
+        own = FunctionType(shared.__code__, shared.__globals__, "__init__", shared.__defaults__)
+        own.__kwdefaults__, own.__annotations__ = shared.__kwdefaults__, shared.__annotations__
+        own.__qualname__ = f"{cls.__qualname__}.__init__"
+        cls.__init__ = own  # type: ignore[method-assign]
+
     def __init__(
         self,
         url: str,
@@ -188,6 +204,14 @@ class RemoteServer(ABC):
                 user_agent=user_agent,
             )
         )
+
+    def __del__(self) -> None:
+        if self._is_forgotten():
+            warn_of_forgotten(self, self._closing)
+
+    @abstractmethod
+    def _is_forgotten(self) -> bool:
+        """Whether nobody has closed the client in this process."""
 
     @abstractmethod
     def _open(self, options: ConnectionOptions) -> None:

@@ -111,6 +111,12 @@ async def _next(items: AsyncIterator[T]) -> tuple[T] | None:
         return None
 
 
+class _InnerClient(AsyncClient):
+    """The client that a :class:`Client` uses, and closes."""
+
+    _is_inner = True
+
+
 class Client(RemoteServer):
     """A job server that runs elsewhere, with the methods of :class:`jobserver_core.JobServer`.
 
@@ -140,9 +146,15 @@ class Client(RemoteServer):
         UnexpectedResponse: A response is not one of a job server.
     """
 
+    _closing = "use it in a with block, or call close()"
+
     def _open(self, options: ConnectionOptions) -> None:
-        self._remote = AsyncClient(**attrs.asdict(options, recurse=False))
+        self._remote = _InnerClient(**attrs.asdict(options, recurse=False))
         self._thread = LoopThread()
+
+    def _is_forgotten(self) -> bool:
+        thread = getattr(self, "_thread", None)  # the constructor may have raised
+        return thread is not None and thread.is_open
 
     @property
     def url(self) -> str:
@@ -154,6 +166,7 @@ class Client(RemoteServer):
         self._thread.close(self._remote.close())
 
     def __enter__(self) -> Client:
+        self._thread.check()
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -298,6 +311,18 @@ class Client(RemoteServer):
             ContextNotFound: There is none.
         """
         return self._thread.run(self._remote.context(name))
+
+    def context_waiter(self, name: str) -> Waiter[Context]:
+        """Return a waiter for a context that somebody has begun to start, such as one of ``spark.contexts``.
+
+        Like the waiter of :meth:`create_context`, it has the context once jobs can run, at once if they
+        already can, or raises ContextFailed.
+
+        Raises:
+            ContextNotFound: No context has the name, or it has ended already; says why, if that is known.
+            ContextStopping: It is stopping.
+        """
+        return self._waiter(self._remote.context_waiter(name), f"context {name}")
 
     def ended_contexts(self, limit: int = 50) -> list[Context]:
         """Return the newest contexts that have ended, newest first.

@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from jobserver_client.errors import ClientClosed
 from jobserver_client.handles import AsyncWaiter
-from jobserver_core.errors import Conflict
+from jobserver_core.errors import Conflict, JobServerError
 from jobserver_core.running.user_thread import UserThread
 from jobserver_core.running.waiting import Waiter
 
@@ -50,6 +50,23 @@ class LoopThread:
         self._loop.run_until_complete(_end_tasks())
         self._loop.close()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it runs in this process."""
+        return not self._closed and self._pid == os.getpid()
+
+    def check(self) -> None:
+        """Check that the client can be used.
+
+        Raises:
+            ClientClosed: The client is closed.
+            Conflict: It belongs to another process.
+        """
+        if self._closed:
+            raise ClientClosed()
+        if self._pid != os.getpid():
+            raise Conflict(message="this client was created in another process; each process needs its own")
+
     def begin(self, work: Coroutine[object, None, T]) -> Future[T]:
         """Run a coroutine on the loop.
 
@@ -57,12 +74,11 @@ class LoopThread:
             ClientClosed: The client is closed.
             Conflict: It belongs to another process.
         """
-        if self._closed:
+        try:
+            self.check()
+        except JobServerError:
             work.close()
-            raise ClientClosed()
-        if self._pid != os.getpid():
-            work.close()
-            raise Conflict(message="this client was created in another process; each process needs its own")
+            raise
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def run(self, work: Coroutine[object, None, T]) -> T:
@@ -88,7 +104,7 @@ class LoopThread:
 
     def close(self, last: Coroutine[object, None, None]) -> None:
         """Run the last coroutine, and end the threads. Idempotent."""
-        if self._closed or self._pid != os.getpid():
+        if not self.is_open:
             last.close()
             return
         closing = self.begin(last)

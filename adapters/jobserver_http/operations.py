@@ -10,6 +10,7 @@ from importlib.resources import files
 import anyio
 from starlette.responses import Response
 
+from jobserver_core.errors import JobServerError
 from jobserver_core.models.contexts import ContextQuery
 from jobserver_core.models.lifecycle import CONTEXTS
 from jobserver_core.repeats import Repeats
@@ -108,7 +109,7 @@ def _failure(status: int, problem: str, code: str) -> Response:
     ),
 )
 async def get_readiness(call: Call) -> Response:
-    """Report whether the server accepts jobs: storage and launcher work, and it is not shutting down.
+    """Report whether the server accepts jobs: it has started and is not shutting down, and its parts work.
 
     A server that refuses submits because a queue is full is still ready: other contexts have room, and
     without the server there is less. So is one whose configured contexts have failed. The response says so.
@@ -117,6 +118,13 @@ async def get_readiness(call: Call) -> Response:
     """
     if call.state.draining:
         return _failure(503, "the server is shutting down", NOT_READY)
+    try:
+        call.server.check_accepting()
+    except JobServerError as error:
+        _repeats.warning("accepting", "not ready: %s", error)
+        return _failure(
+            503, "the job server does not accept jobs" if call.state.guarded else str(error), NOT_READY
+        )
     if problem := await _failures(call, call.server.check):
         return _failure(503, problem, NOT_READY)
     failed = await call.threads.quick.run(call.server.failed_contexts)

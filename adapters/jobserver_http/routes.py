@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from jobserver_core.errors import InvalidRequest
+from jobserver_core.models.arguments import check_several
 from jobserver_http import binaries, contexts, data_files, events, jobs, logs, operations, ui
 from jobserver_http.routing import Route
 
@@ -28,10 +29,11 @@ def chosen(wanted: Collection[str] | None) -> tuple[Route, ...]:
     """Return the routes with these names or in these groups, or all routes for None.
 
     Raises:
-        InvalidRequest: There is no such route or group.
+        InvalidRequest: There is no such route or group, or ``wanted`` is not a collection of names.
     """
     if wanted is None:
         return ROUTES
+    check_several("routes", wanted, str, "names of groups or routes, such as 'jobs'")
     known = {*GROUPS, *(route.name for route in ROUTES)}
     for word in wanted:
         if word not in known:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from jobserver_core.config.setting_types import setting_key
-from jobserver_core.errors import InvalidSetting
+from jobserver_core.errors import InvalidSetting, TransportError
 from jobserver_core.ports.transport import Transport
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ def check_options(callbacks: CallbackSettings, transports: Sequence[Transport]) 
 
     Raises:
         InvalidSetting: Names the most similar option, or setting of callbacks.
+        TransportError: The options of a transport are not a list of names.
     """
-    # A subclass may read more than the class it extends, so what it inherits says nothing about it.
-    known = [type(transport).__dict__.get("options") for transport in transports]
+    known = [_options_of(type(transport)) for transport in transports]
     if not known or None in known:
         return
     names = {name for options in known for name in options or ()}
@@ -36,6 +36,24 @@ def check_options(callbacks: CallbackSettings, transports: Sequence[Transport]) 
                 message=f"is not an option of the configured transports; {expected}",
                 nearest=_nearest(key, callbacks, names),
             )
+
+
+def _options_of(transport: type[Transport]) -> Collection[str] | None:
+    """Return the options that a transport names itself, or None.
+
+    A subclass may read more than the class it extends, so what it inherits says nothing about it.
+    """
+    options: object = transport.__dict__.get("options")
+    if options is None:
+        return None
+    if isinstance(options, Collection) and not isinstance(options, (str, bytes, Mapping)):
+        names = [name for name in options if isinstance(name, str)]
+        if len(names) == len(options):
+            return names
+    raise TransportError(
+        message=f"the transport {transport.__name__} must name its options as a tuple: "
+        f"options = ('topic',), or () if it has none, not {options!r}"
+    )
 
 
 def _nearest(key: str, callbacks: CallbackSettings, options: set[str]) -> str | None:

@@ -38,8 +38,9 @@ _log = logging.getLogger(__name__)
 _repeats = Repeats(_log)
 
 _NO_TRANSPORT = (
-    "the server has no transport for callbacks; pass it transports=[CallableTransport(…)] for functions, or "
-    "jobserver_httpx.HttpxTransport(…) of the extra httpx for URLs"
+    "the server has no transport for callbacks; whoever runs it can set jobserver.callbacks.transports, or "
+    "pass JobServer(transports=[…]) in Python: CallableTransport for functions, HttpxTransport of the extra "
+    "httpx for URLs"
 )
 _MAX_ERROR = 500
 """Characters of the last error of a delivery, in which a receiver may write anything."""

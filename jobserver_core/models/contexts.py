@@ -66,6 +66,13 @@ class Context:
     left_to_others: bool = False
 
     @property
+    def failure(self) -> str | None:
+        """When and why it failed, in words; None if it did not fail."""
+        if self.error is None or self.ended_at is None:
+            return None
+        return f"it failed at {self.ended_at.isoformat(' ', 'seconds')}: {self.error.message}"
+
+    @property
     def home(self) -> str:
         """The ID of the server that has its logs; a record of an earlier release does not have it."""
         return self.server_id or self.owner

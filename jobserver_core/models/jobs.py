@@ -62,6 +62,11 @@ def _class_path(entries: str | Sequence[str | ClassPathEntry]) -> tuple[ClassPat
     )
 
 
+def _user(name: str | None) -> str:
+    """Return the name of a user, or of None the empty one that records have without a user."""
+    return "" if name is None else name
+
+
 @attrs.frozen(kw_only=True)
 class JobRequest:
     """A request to run a job: the class, its class path, the configuration, and the context.
@@ -77,7 +82,8 @@ class JobRequest:
 
     ``max_queue_time`` and ``max_run_time`` are in seconds. A job that waits longer for its start, or runs
     longer, ends as ERROR. Without them, the settings of the context apply. Of the jobs that wait, those with
-    the highest ``priority`` start first; ``submitted_by`` is the authenticated user, and users take turns.
+    the highest ``priority`` start first; ``submitted_by`` is the authenticated user, or None, and users take
+    turns.
 
     A ``restartable`` job may run again from the beginning if its context dies and is supervised. Set it only
     for jobs that may run twice.
@@ -95,7 +101,7 @@ class JobRequest:
     max_queue_time: float | None = None
     max_run_time: float | None = None
     priority: int = 0
-    submitted_by: str = ""
+    submitted_by: str = attrs.field(default="", converter=_user)
     restartable: bool = False
 
     def __attrs_post_init__(self) -> None:
@@ -112,7 +118,7 @@ class JobRequest:
             check_kind(name, getattr(self, name), (str, type(None)), "a string or None")
         if self.context == "":
             raise InvalidRequest(message="context must not be empty; use None for a context of the job's own")
-        check_kind("submitted_by", self.submitted_by, str, "a string, empty without a user")
+        check_kind("submitted_by", self.submitted_by, str, "a string, or None without a user")
         check_kind("restartable", self.restartable, bool, "True or False")
         check_kind("priority", self.priority, int, "an integer")
         if not self.class_path:

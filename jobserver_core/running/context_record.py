@@ -38,7 +38,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-from jobserver_core.errors import ContextFailed, ContextNotFound, ContextStopping, StorageError
+from jobserver_core.errors import ContextNotFound, ContextStopping, StorageError
 from jobserver_core.models.contexts import Context
 from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.lifecycle import ContextEvent, ContextState
@@ -46,7 +46,7 @@ from jobserver_core.ports import Clock
 from jobserver_core.running.outbox import Outbox
 from jobserver_core.running.records import Records
 from jobserver_core.running.retries import RetryQueue
-from jobserver_core.running.waiting import Promise
+from jobserver_core.running.waiting import Promise, never_ready
 
 _log = logging.getLogger(__name__)
 
@@ -169,6 +169,5 @@ class ContextRecord:
     def notify_ended(self) -> None:
         """Notify all waiters that the context is final. Called by the outbox."""
         context = self.current
-        error = context.error or ErrorInfo(message=f"context {context.name} ended before it was ready")
-        self.ready.fail(ContextFailed(name=context.name, error=error))
+        self.ready.fail(never_ready(context))
         self.ended.keep(context)

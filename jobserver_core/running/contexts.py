@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from jobserver_core.errors import ContextExists, ContextNotFound, JobServerError, ServerClosed, Unavailable
+from jobserver_core.errors import (
+    ContextExists,
+    ContextNotFound,
+    ContextStopping,
+    JobServerError,
+    ServerClosed,
+    Unavailable,
+)
 from jobserver_core.models.arguments import check_settings
 from jobserver_core.models.contexts import Context, ContextQuery
 from jobserver_core.models.json_values import JsonMapping, JsonObject
@@ -40,7 +47,7 @@ _PREDECESSORS = 100
 class ContextService:
     """The use cases of contexts, with the errors of :class:`~jobserver_core.JobServer`.
 
-    ``watch`` waits for contexts of other servers to end.
+    ``watch`` waits for contexts of other servers to be ready, and to end.
     """
 
     _registry: ContextRegistry
@@ -161,6 +168,15 @@ class ContextService:
         ended = (one for one in self._metadata.contexts(query) if one.id != context.id)
         return next((one for one in ended if one.started_at <= context.started_at), None)
 
+    def waiter(self, name: str) -> Waiter[Context]:
+        """Return a waiter for a living context to be ready, wherever it runs."""
+        found = self._find(name)
+        if isinstance(found, LiveContext):
+            return found.when_ready()
+        if found.state is ContextState.STOPPING:
+            raise ContextStopping(name=found.name)
+        return self.watch.watch(found).started.waiter
+
     # -- ending ------------------------------------------------------------------------------------
 
     def stop(self, name: str, timeout: float | None, user: str) -> Waiter[Context]:
@@ -173,15 +189,23 @@ class ContextService:
         return self._end(Action.KILL_CONTEXT, name, {"user": user})
 
     def _end(self, action: Action, name: str, arguments: JsonObject) -> Waiter[Context]:
-        try:
-            found = self._registry.find(name)
-        except ContextNotFound:
-            raise self._records.context_not_found(name) from None
+        found = self._find(name)
         if isinstance(found, LiveContext):
             return _end_here(action, found, arguments)
         arguments |= {"id": found.id, "name": found.name}
         self._requests.ask(found.owner, action, arguments, f"context {found.name}")
         return self.watch.watch(found).finished.waiter
+
+    def _find(self, name: str) -> LiveContext | Context:
+        """Return the living context of this name, or its record if it is on another server.
+
+        Raises:
+            ContextNotFound: No living context has it; says why, if that is known.
+        """
+        try:
+            return self._registry.find(name)
+        except ContextNotFound:
+            raise self._records.context_not_found(name) from None
 
     def _end_for_another(self, action: Action, arguments: JsonMapping) -> JsonObject:
         context = self._registry.get(arguments["name"])

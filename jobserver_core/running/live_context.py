@@ -155,6 +155,18 @@ class LiveContext:
 
     # -- requests of the services ------------------------------------------------------------------
 
+    def when_ready(self) -> Waiter[Context]:
+        """Return a waiter for ``ready``, unless the context accepts no more jobs.
+
+        Raises:
+            ContextNotFound: It has ended.
+            ContextStopping: It is stopping.
+            StorageError: It has ended, but this cannot be stored yet.
+        """
+        with self._context.changing():
+            self._context.check_accepts_jobs()
+        return self.ready.waiter
+
     def add(self) -> None:
         """Store and publish the new context, before any change to it.
 

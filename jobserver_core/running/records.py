@@ -294,10 +294,7 @@ class Records:
             return ContextNotFound(name=name, reason=f"the configured context could not be started: {why}")
         last = self._metadata.context_named(name)
         if last is not None:
-            if last.error is None or last.ended_at is None:
-                return ContextNotFound(name=name)
-            ended_at = last.ended_at.isoformat(" ", "seconds")
-            return ContextNotFound(name=name, reason=f"it failed at {ended_at}: {last.error.message}")
+            return ContextNotFound(name=name, reason=last.failure)
         try:
             check_context_name(name)
         except InvalidName as error:

@@ -11,9 +11,10 @@ from typing import Generic, TypeVar
 
 import attrs
 
-from jobserver_core.errors import InvalidRequest, JobFailed, JobKilled, ResultTimeout
+from jobserver_core.errors import ContextFailed, InvalidRequest, JobFailed, JobKilled, ResultTimeout
 from jobserver_core.forks import Origin
 from jobserver_core.models.arguments import check_callable, check_seconds
+from jobserver_core.models.contexts import Context
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job, JobResult
 from jobserver_core.models.json_values import Json
@@ -177,6 +178,12 @@ def all_done(waiters: Iterable[Waiter[object]]) -> Waiter[None]:
     if not pending:
         done.keep(None)
     return done.waiter
+
+
+def never_ready(context: Context) -> ContextFailed:
+    """Return the error of a context that has ended before jobs could run in it."""
+    error = context.error or ErrorInfo(message=f"context {context.name} ended before it was ready")
+    return ContextFailed(name=context.name, error=error)
 
 
 def raise_unless_finished(job: Job) -> None:

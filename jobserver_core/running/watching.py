@@ -1,4 +1,7 @@
-"""Wait for jobs and contexts of other servers, which send a notice when one ends."""
+"""Wait for jobs and contexts of other servers, which send a notice when one ends.
+
+That a job has begun, or a context is ready, is seen by the scan of all records every few seconds.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,9 @@ import attrs
 from jobserver_core.errors import JobServerError, ServerClosed, StorageError
 from jobserver_core.models.contexts import Context
 from jobserver_core.models.jobs import Job
-from jobserver_core.models.lifecycle import JobState
+from jobserver_core.models.lifecycle import ContextState, JobState
 from jobserver_core.running.user_thread import CallBack, call_here
-from jobserver_core.running.waiting import Promise
+from jobserver_core.running.waiting import Promise, never_ready
 
 _BATCH = 500
 """The maximum number of records that one full scan reads. If there are more, they take turns."""
@@ -91,6 +94,8 @@ class Watch(Generic[R]):
         if record is None:
             waiting.fail(self._not_found(record_id))
         elif record.state.final:
+            if isinstance(record, Context):  # if it had been ready, that would have been seen
+                waiting.started.fail(never_ready(record))
             waiting.started.keep(record)
             waiting.finished.keep(record)
         elif _has_started(record):
@@ -106,5 +111,7 @@ class Watch(Generic[R]):
 
 
 def _has_started(record: Job | Context) -> bool:
-    """Whether a job is known to have started. Nobody waits for another server's context to start."""
-    return isinstance(record, Job) and (record.state is JobState.RUNNING or record.waiting)
+    """Whether a job is known to have started, or a context to have become ready."""
+    if isinstance(record, Context):
+        return record.state is ContextState.RUNNING
+    return record.state is JobState.RUNNING or record.waiting

@@ -30,6 +30,7 @@ from jobserver_core import (
     ContextFailed,
     ContextNotFound,
     ContextState,
+    ContextStopping,
     DataFileNotFound,
     FailureKind,
     IdempotencyMismatch,
@@ -50,6 +51,7 @@ from jobserver_core import (
     JobState,
     MalformedUrl,
     NotAnArchive,
+    NotFound,
     ResultKind,
     ResultTimeout,
     Settings,
@@ -380,6 +382,15 @@ def test_a_reader_of_a_result_reads_as_a_file_does(play: Play) -> None:
     play(scenario)
 
 
+@pytest.mark.parametrize("call", ["job", "context"])
+def test_an_error_about_an_empty_name_shows_that_it_is_empty(play: Play, call: str) -> None:
+    async def scenario(facade: Facade) -> None:
+        with pytest.raises(NotFound, match=rf"^{call} '' not found"):
+            await done(getattr(facade, call)(""))
+
+    play(scenario)
+
+
 def test_a_client_belongs_to_one_event_loop_and_says_so() -> None:
     """The handles of an embedded server can be awaited in any loop."""
     belongs = "belongs to the event loop in which it was opened"
@@ -422,7 +433,8 @@ def test_a_client_belongs_to_one_event_loop_and_says_so() -> None:
         asyncio.run(on_async_client(url, scenario))
 
 
-def test_a_client_says_how_to_call_a_function_when_a_job_has_ended() -> None:
+@pytest.mark.parametrize("transports", [(), (MemoryTransport(),)], ids=["none", "memory"])
+def test_a_client_says_how_to_call_a_function_when_a_job_has_ended(transports: tuple[Any, ...]) -> None:
     """Not with ``call:``, by which an embedded server calls a function of its own process."""
     request = a_request("w.Echo", callback_url="call:billing")
 
@@ -430,13 +442,16 @@ def test_a_client_says_how_to_call_a_function_when_a_job_has_ended() -> None:
         async with AsyncClient(url) as client:
             await client.submit(request)
 
-    server = a_server(settings=ON_ANY_PORT, transports=[MemoryTransport()])
+    server = a_server(settings=ON_ANY_PORT, transports=transports)
     with running(server) as url, Client(url) as client:
         client.upload("words", BinaryType.EGG, archive())
         for submit in (lambda: client.submit(request), lambda: asyncio.run(submitted(url))):
-            with pytest.raises(InvalidCallbackUrl, match=r"; to call a function .*add_done_callback"):
+            with pytest.raises(InvalidCallbackUrl, match=r"; to call a function .*add_done_callback") as no:
                 submit()
-        with pytest.raises(InvalidCallbackUrl, match=r"must be one of: [^;]*$"):
+            assert "transport" not in str(no.value), "which only the server has"
+        with pytest.raises(
+            InvalidCallbackUrl, match=r"must be one of: [^;]*$|has no transport for callbacks"
+        ):
             client.submit(a_request("w.Echo", callback_url="ftp://h/x"))
 
 
@@ -551,6 +566,56 @@ def test_a_context_that_cannot_start_raises_its_error(play: Play) -> None:
     play(scenario)
 
 
+def test_a_context_that_somebody_else_starts_can_be_waited_for(play: Play) -> None:
+    launcher = ScriptedLauncher()
+
+    async def scenario(facade: Facade) -> None:
+        creating = await done(facade.create_context("warm"))
+        await asyncio.to_thread(wait_until, lambda: len(launcher.listeners) == 1)
+        waiter = await done(facade.context_waiter("warm"))
+        with pytest.raises(ResultTimeout, match=r"^context warm not done after 0\.05 s$"):
+            await done(waiter.result(0.05))
+        launcher.listeners[0].context_ready(application_id="app-1", url=None)
+        context = await done(waiter.result(WAIT))
+        assert (context.name, context.state) == ("warm", ContextState.RUNNING)
+        assert (await (await done(facade.context_waiter("warm")))).id == context.id, "it is ready"
+        assert (await creating).id == context.id
+        stopping = await done(facade.stop_context("warm"))
+        await asyncio.to_thread(wait_until, lambda: launcher.handles[0].calls)
+        with pytest.raises(ContextStopping) as refused:
+            await done(facade.context_waiter("warm"))
+        assert refused.value == ContextStopping(name="warm")
+        launcher.listeners[0].context_ended(ContextEnd.STOPPED)
+        await stopping
+        with pytest.raises(ContextNotFound) as missing:
+            await done(facade.context_waiter("warm"))
+        assert missing.value == ContextNotFound(name="warm")
+
+    play(scenario, launcher=launcher)
+
+
+def test_a_wait_for_a_context_that_fails_raises_its_error(play: Play) -> None:
+    launcher = ScriptedLauncher()
+
+    async def scenario(facade: Facade) -> None:
+        creating = await done(facade.create_context("warm"))
+        await asyncio.to_thread(wait_until, lambda: len(launcher.listeners) == 1)
+        waiter = await done(facade.context_waiter("warm"))
+        assert not waiter.done()
+        launcher.listeners[0].context_ended(ContextEnd.FAILED, ErrorInfo(message="no memory"))
+        for one in (waiter, creating):
+            with pytest.raises(ContextFailed) as caught:
+                await done(one.result(WAIT))
+            assert (caught.value.name, caught.value.error.message) == ("warm", "no memory")
+        for refused in (facade.context_waiter, facade.stop_context):
+            with pytest.raises(
+                ContextNotFound, match=r"^context warm not found: it failed at .*: no memory$"
+            ):
+                await done(refused("warm"))
+
+    play(scenario, launcher=launcher)
+
+
 def test_binaries_are_uploaded_listed_and_deleted(play: Play, tmp_path: Path) -> None:
     async def scenario(facade: Facade) -> None:
         first = await done(facade.upload("code", BinaryType.WHEEL, packaged("1.2.0")))
@@ -615,6 +680,7 @@ def test_data_files_are_added_listed_and_deleted(play: Play) -> None:
         (lambda facade: facade.deliveries("none"), JobNotFound),
         (lambda facade: facade.kill_job("none"), JobNotFound),
         (lambda facade: facade.context("none"), ContextNotFound),
+        (lambda facade: facade.context_waiter("none"), ContextNotFound),
         (lambda facade: facade.binary_versions("none"), BinaryNotFound),
         (lambda facade: facade.upload("code", BinaryType.EGG, b"PK no"), NotAnArchive),
         (lambda facade: facade.submit(a_request("w.Echo", "a = {")), InvalidConfig),
@@ -658,6 +724,7 @@ BY_JOB_ID: list[Callable[[Any], Any]] = [
 """Calls that take a job's ID, with something else."""
 BY_NAME: list[tuple[str, Callable[[Any], Any]]] = [
     ("a context's name", lambda facade: facade.context(None)),
+    ("a context's name", lambda facade: facade.context_waiter(None)),
     ("a context's name", lambda facade: facade.stop_context(None)),
     ("a context's name", lambda facade: facade.kill_context(None)),
     ("a binary's name", lambda facade: facade.binary(None)),
@@ -864,7 +931,8 @@ def test_the_servers_are_listed(play: Play) -> None:
 
 METHODS = """
     upload binaries binary binary_versions delete_binary
-    create_context contexts ended_contexts context context_before stop_context kill_context reset_contexts
+    create_context context_waiter contexts ended_contexts context context_before
+    stop_context kill_context reset_contexts
     submit jobs job job_handle job_config open_result deliveries kill_job
     add_data_file data_files delete_data_file reset_data_files
     subscribe storage prune servers close

@@ -7,7 +7,17 @@ from functools import partial
 import pytest
 
 from conditions import wait_until
-from jobserver_core import ContextNotFound, ContextState, JobAlreadyFinal, JobState, Settings, Unavailable
+from jobserver_core import (
+    ContextFailed,
+    ContextNotFound,
+    ContextState,
+    ContextStopping,
+    JobAlreadyFinal,
+    JobState,
+    Settings,
+    Unavailable,
+)
+from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.ports import ContextEnd, JobOutcome
 from jobserver_core.running import requests
 from jobserver_core.running.notices import POLL
@@ -67,6 +77,31 @@ class Requesting(Fleet):
         assert killed.state is JobState.KILLED
         assert killed.error is not None
         assert (killed.error.message, killed.error.stack) == (f"Job {job.id} killed", "by user ann")
+
+    def test_a_context_can_be_waited_for_on_any_server(self, members: list[Member]) -> None:
+        owner, other = self.boot(), self.boot()
+        for number, name in enumerate(("good", "bad")):
+            owner.server.create_context(name)
+            waiter = other.server.context_waiter(name)
+            assert not waiter.done()
+            if name == "good":
+                owner.ready(number)
+                other.clock.advance(POLL)
+                assert waiter.result(WAIT).state is ContextState.RUNNING
+                assert other.server.context_waiter(name).done()
+            else:
+                failed = ErrorInfo(message="no memory")
+                owner.launcher.listeners[number].context_ended(ContextEnd.FAILED, failed)
+                other.clock.advance(POLL)
+                with pytest.raises(ContextFailed, match="no memory"):
+                    waiter.result(WAIT)
+                with pytest.raises(ContextNotFound, match="no memory"):
+                    other.server.context_waiter(name)
+        stopped = owner.server.stop_context("good")
+        with pytest.raises(ContextStopping):
+            other.server.context_waiter("good")
+        owner.launcher.listeners[0].context_ended(ContextEnd.STOPPED)
+        assert stopped.result(WAIT).state is ContextState.FINISHED
 
     def test_a_context_can_be_stopped_on_any_server(self, members: list[Member]) -> None:
         owner, other = self.owner_and_other()

@@ -72,7 +72,13 @@ def test_invalid_binary_names_are_refused(name: str) -> None:
 @pytest.mark.parametrize("name", ["submitted_by", "context_owner"])
 def test_a_user_that_is_not_a_string_is_refused(name: str) -> None:
     with pytest.raises(InvalidRequest, match=f"{name} must be a string"):
-        JobRequest(class_name="a.B", class_path="a", **{name: None if name == "submitted_by" else 3})
+        JobRequest(class_name="a.B", class_path="a", **{name: 3})
+
+
+@pytest.mark.parametrize("name", ["submitted_by", "context_owner", "idempotency_key", "callback_url"])
+def test_what_a_request_need_not_have_may_be_none(name: str) -> None:
+    given = JobRequest(class_name="a.B", class_path="a", **{name: None})
+    assert given == JobRequest(class_name="a.B", class_path="a")
 
 
 def test_settings_of_a_context_are_refused_where_the_context_exists() -> None:

@@ -279,6 +279,22 @@ def test_an_option_that_no_transport_has_is_refused(tmp_path: Path, key: str, ne
     assert caught.value.nearest == nearest
 
 
+class Wordy(MemoryTransport):
+    """A transport whose options are one string."""
+
+    options = "line"  # type: ignore[assignment]
+
+
+def test_options_that_are_no_tuple_of_names_are_refused_in_words(tmp_path: Path) -> None:
+    chosen = settings(tmp_path, transports=("logging",), transport_options={"line": 1})
+    with pytest.raises(errors.TransportError) as caught:
+        JobServer.from_settings(chosen, transports=[Wordy()])
+    assert str(caught.value) == (
+        "the transport Wordy must name its options as a tuple: options = ('topic',), or () if it has none, "
+        "not 'line'"
+    )
+
+
 def test_options_are_accepted_if_a_transport_has_them_or_does_not_say(tmp_path: Path) -> None:
     for number, (option, transport) in enumerate([("topic", Queueing()), ("colour", Silent())]):
         chosen = settings(tmp_path / str(number), transports=("logging",), transport_options={option: 1})

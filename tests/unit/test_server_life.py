@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,6 +42,8 @@ RUNNING: Uses = {
     "kill_context": lambda server: server.kill_context("etl"),
     "reset_contexts": lambda server: server.reset_contexts(),
     "prune": lambda server: server.prune(),
+    "context_waiter": lambda server: server.context_waiter("etl"),
+    "check_accepting": lambda server: server.check_accepting(),
 }
 FILES: Uses = {
     "upload": lambda server: server.upload("words", BinaryType.EGG, archive()),
@@ -88,6 +92,7 @@ ELSEWHERE = {"start", "subscribe", "in_memory", "from_settings"}
 """Covered by tests of their own, or not methods of a server."""
 REFUSED_WHILE_CLOSING = CHANGES.keys() - {
     "job_handle",
+    "context_waiter",
     "kill_job",
     "stop_context",
     "kill_context",
@@ -137,6 +142,64 @@ def test_a_server_that_has_closed_says_that_it_is_closed(server: JobServer, name
     server.start().close()
     with pytest.raises(ServerClosed, match="the job server is closed; create a new one"):
         (CHANGES | READS)[name](server)
+
+
+def test_a_server_accepts_jobs_once_its_start_is_complete() -> None:
+    class Slow(InlineLauncher):
+        def sweep(self) -> None:
+            with pytest.raises(Conflict, match=r"^the job server is starting$"):
+                server.check_accepting()
+            swept.append(True)
+
+    swept: list[bool] = []
+    server = a_server(launcher=Slow())
+    with server:
+        server.check_accepting()
+    assert swept == [True]
+
+
+FORGET = """
+import gc, os, sys
+from jobserver_core import JobServer
+from jobserver_core.testing.server import InMemoryJobServer
+
+def forget():
+    server = {server}
+    {then}
+
+forget()
+gc.collect()
+"""
+
+
+@pytest.mark.parametrize(
+    ("server", "then", "name"),
+    [
+        ("JobServer.in_memory()", "", "JobServer"),
+        ("InMemoryJobServer.in_memory()", "server.start()", "InMemoryJobServer"),
+        ("JobServer.in_memory()", "server.close()", None),
+        ("JobServer.in_memory()", "server.__enter__().__exit__()", None),
+        ("JobServer.in_memory()", "globals()['kept'] = server  # until the end of the process", None),
+        (
+            "JobServer.in_memory()",
+            "child = os.fork()\n    if not child: return\n    server.close(); os.waitpid(child, 0)",
+            None,
+        ),
+    ],
+)
+def test_a_server_that_nobody_has_closed_is_named_in_a_warning(
+    server: str, then: str, name: str | None
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "always::ResourceWarning", "-c", FORGET.format(server=server, then=then)],
+        capture_output=True,
+        text=True,
+        timeout=WAIT * 6,
+        check=True,
+    )
+    expected = f"ResourceWarning: unclosed {name}: use it in a with block, or call close()"
+    assert (expected in done.stderr, "Traceback" in done.stderr) == (name is not None, False), done.stderr
+    assert done.stderr.count("unclosed") == (name is not None)
 
 
 def test_every_public_method_is_refused_after_the_end() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import socket
 import ssl
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -354,6 +356,53 @@ def test_a_closed_client_says_so_and_ends_waits(server: tuple[JobServer, str]) -
     for call in calls:
         with pytest.raises(ClientClosed, match="this client is closed; create a new one"):
             call()
+    with pytest.raises(ClientClosed), client:
+        pass
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize(
+    ("arguments", "options", "problem"),
+    [
+        ((), {}, r"missing 1 required positional argument: 'url'"),
+        (("http://h", 10), {}, r"takes 2 positional arguments but 3 were given"),
+        (("http://h",), {"tiemout": 3}, r"got an unexpected keyword argument 'tiemout'"),
+    ],
+)
+def test_errors_about_arguments_name_the_client(
+    kind: Any, arguments: tuple[Any, ...], options: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(TypeError, match=rf"^{kind.__name__}\.__init__\(\) {problem}$"):
+        kind(*arguments, **options)
+
+
+def test_a_client_can_be_extended_with_options_of_its_own() -> None:
+    class Ours(Client):
+        def __init__(self, team: str) -> None:
+            super().__init__(f"http://{team}:8090")
+
+    class Theirs(Ours):
+        pass
+
+    with Theirs("red") as client:
+        assert client.url == "http://red:8090"
+
+
+def test_a_client_that_nobody_has_closed_is_named_in_a_warning() -> None:
+    client = Client("http://h")
+    thread, inner = client._thread, client._remote
+    asynchronous = AsyncClient("http://h")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        del client
+        gc.collect()
+        del asynchronous
+        gc.collect()
+    thread.close(inner.close())
+    assert [str(one.message) for one in caught] == [
+        "unclosed Client: use it in a with block, or call close()",
+        "unclosed AsyncClient: use it in an async with block, or await close()",
+    ]
 
 
 def test_a_closed_asynchronous_client_says_so(server: tuple[JobServer, str]) -> None:
@@ -363,6 +412,8 @@ def test_a_closed_asynchronous_client_says_so(server: tuple[JobServer, str]) -> 
         for call in (client.jobs, lambda: client.subscribe(print), handle.result):
             with pytest.raises(ClientClosed):
                 await call()  # type: ignore[operator]
+        with pytest.raises(ClientClosed):
+            await client.__aenter__()
 
     asyncio.run(scenario())
 
