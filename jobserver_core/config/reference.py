@@ -53,7 +53,9 @@ attribute `settings.jobs.sync_timeout`. `load_settings(path, overrides={"jobserv
 - **List**: `[a, b]`, or one string with commas: `"a, b"`. In a file, `key += c` appends to what the file said
   before, or else to the default.
 - **Object**: keys that you choose; those of a file and of overrides are merged.
-- **Secret**: a string that is redacted in logs and by `jobserver config show`.
+- **Secret**: a string that is redacted in logs and by `jobserver config show`. So are passwords in URLs, and
+  values whose keys name a secret, such as `password`. In the `options` of backends, what is at or below a key
+  whose last word is `key` or `keys` is redacted as well, and in `jobserver.auth.options` every string.
 
 A file can include another one with `include "other.conf"`, whose path is relative to its own directory; a
 missing file is ignored. `include required("other.conf")` makes it mandatory, and `include "other"` reads

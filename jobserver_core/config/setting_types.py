@@ -20,7 +20,13 @@ import attrs
 from jobserver_core.config.units import duration_text, parse_duration, parse_size, size_text
 from jobserver_core.errors import InvalidSetting
 from jobserver_core.models.json_values import Json, JsonObject
-from jobserver_core.models.redaction import Secret, redacted, redacted_url
+from jobserver_core.models.redaction import (
+    Secret,
+    redacted,
+    redacted_options,
+    redacted_strings,
+    redacted_url,
+)
 
 Field: TypeAlias = Any
 """The attrs field of one setting, which has the type of its annotation to type checkers."""
@@ -307,17 +313,28 @@ def _mapping(value: Json, of: str) -> JsonObject:
 
 
 def _tree_of(
-    doc: str, of: str, check: Callable[[Json], object], **more: Callable[[Any, Path], object]
+    doc: str,
+    of: str,
+    check: Callable[[Json], object],
+    *,
+    show: Callable[[Json], Json] = redacted,
+    **more: Callable[[Any, Path], object],
 ) -> Field:
     def parse(value: Json) -> JsonObject:
         return {str(name): check(item) for name, item in _mapping(value, of).items()}
 
-    return _field(f"object of {of}", doc, dict, parse, redacted, shown=False, free=True, **more)
+    return _field(f"object of {of}", doc, dict, parse, show, shown=False, free=True, **more)
 
 
 def tree(doc: str) -> Field:
     """Create a field with arbitrary keys. It is not part of the repr, because it may contain secrets."""
     return _tree_of(doc, "anything", lambda item: item)
+
+
+def options(doc: str, *, secret: bool = False) -> Field:
+    """Create a field for the options of a backend. With ``secret``, any string in them may be a secret."""
+    show = redacted_strings if secret else redacted_options
+    return _tree_of(doc, "anything", lambda item: item, show=show)
 
 
 def named_trees(doc: str) -> Field:

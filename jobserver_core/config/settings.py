@@ -147,7 +147,7 @@ class MetadataSettings(Section, prefix="jobserver.metadata"):
     url: str | None = kinds.text(
         None, "The database URL; null is the SQLite file metadata.db in the data directory", url=True
     )
-    options: JsonObject = kinds.tree("Options of the backend, see its documentation")
+    options: JsonObject = kinds.options("Options of the backend, see its documentation")
 
 
 @attrs.frozen(kw_only=True, field_transformer=bind)
@@ -158,7 +158,7 @@ class BlobSettings(Section, prefix="jobserver.blobs"):
     url: str | None = kinds.text(
         None, "The URL of a directory; null is the directory blobs in the data directory", url=True
     )
-    options: JsonObject = kinds.tree("Options of the backend, see its documentation")
+    options: JsonObject = kinds.options("Options of the backend, see its documentation")
 
 
 @attrs.frozen(kw_only=True, field_transformer=bind)
@@ -166,7 +166,7 @@ class LauncherSettings(Section, prefix="jobserver.launcher"):
     """The launcher, which starts contexts and runs jobs."""
 
     backend: str = kinds.text("pyspark", "The launcher: pyspark, memory, or an installed plug-in")
-    options: JsonObject = kinds.tree("Options of the launcher, see its documentation")
+    options: JsonObject = kinds.options("Options of the launcher, see its documentation")
 
 
 @attrs.frozen(kw_only=True, field_transformer=bind)
@@ -206,7 +206,7 @@ class FetcherSettings(Section, prefix="jobserver.fetcher"):
         maximum=1024,
     )
     cache_size: int = kinds.size(10 * _GIB, "The maximum size of the cache of fetched files")
-    options: JsonObject = kinds.tree("Options of the fetcher, see its documentation")
+    options: JsonObject = kinds.options("Options of the fetcher, see its documentation")
 
 
 @attrs.frozen(kw_only=True, field_transformer=bind)
@@ -415,7 +415,7 @@ class CallbackSettings(Section, prefix="jobserver.callbacks"):
     transports: tuple[str, ...] = kinds.texts(
         ("httpx",), "The transports; each serves the URL schemes that it declares"
     )
-    options: JsonObject = kinds.tree("Options of the transports, see their documentation")
+    options: JsonObject = kinds.options("Options of the transports, see their documentation")
 
 
 @attrs.frozen(kw_only=True, field_transformer=bind)
@@ -482,7 +482,7 @@ class AuthSettings(Section, prefix="jobserver.auth"):
     )
     password_file: Path | None = kinds.path(None, "The file with users, password hashes and permissions")
     token_file: Path | None = kinds.path(None, "The file with hashes of bearer tokens and permissions")
-    options: JsonObject = kinds.tree("Options of the authenticator, see its documentation")
+    options: JsonObject = kinds.options("Options of the authenticator, see its documentation", secret=True)
 
 
 @attrs.frozen(kw_only=True, field_transformer=bind)

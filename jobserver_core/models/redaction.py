@@ -32,6 +32,8 @@ _SECRET_NAME = re.compile(
     r"|(?:license|application|app|master|signing)[._-]?key$|key[._-]pem$|client[._-]?cert[._-]?pem[._-]?base64$"
 )
 """Ends of keys of secrets. As the start of a longer key they are harmless: ``encryption.keySizeBits``."""
+_OPTION_KEY = re.compile(r"(?:(?:^|[._-])[Kk]eys?|(?<=[a-z0-9])Keys?|KEYS?)(?=$|[._-]?\d*(?:$|\.))")
+"""A ``key`` or ``keys`` at the end of a name. In the options of backends, it is no column but a secret."""
 _SECRET_PARAMETER = re.compile(r"(?i)key|signature")
 """What names a secret in the query of a URL, in addition. In settings, a ``key`` is often a column."""
 _PARAMETER = re.compile(r"[?&]([^?&#=]*)=")
@@ -96,16 +98,33 @@ def redacted(value: Json) -> Json:
     return _redacted(value, "")
 
 
-def _redacted(value: Json, path: str) -> Json:
+def redacted_options(value: Json) -> Json:
+    """Redact options of a backend as :func:`redacted` does, and what is at or below a ``key`` or ``keys``."""
+    return _redacted(value, "", options=True)
+
+
+def redacted_strings(value: Json) -> Json:
+    """Redact options of which any string may be a secret, whatever its key: all strings in them."""
+    if isinstance(value, Mapping):
+        return {key: redacted_strings(item) for key, item in redacted_options(value).items()}
+    if isinstance(value, (list, tuple)):
+        return [redacted_strings(item) for item in value]
+    return _MASK if isinstance(value, str) else value
+
+
+def _redacted(value: Json, path: str, *, options: bool = False) -> Json:
     """Redact the value at a path. ``{"access": {"key": …}}`` is as secret as ``{"access.key": …}``."""
-    if _SECRET_KEY.search(path):
+    if _SECRET_KEY.search(path) or (options and _OPTION_KEY.search(path)):
         return _MASK
     if isinstance(value, Mapping):
-        return {key: _redacted(item, f"{path}.{key}" if path else str(key)) for key, item in value.items()}
+        return {
+            key: _redacted(item, f"{path}.{key}" if path else str(key), options=options)
+            for key, item in value.items()
+        }
     if _SECRET_NAME.search(path):
         return _MASK
     if isinstance(value, (list, tuple)):
-        return [_redacted(item, path) for item in value]
+        return [_redacted(item, path, options=options) for item in value]
     if isinstance(value, str):
         shown = _masked(redacted_url(value), _OPTION, _OPTION_VALUE, _names_secret)
         return _MASK if _PRIVATE_KEY in value else shown

@@ -27,7 +27,7 @@ from jobserver_core.config.settings import (
 )
 from jobserver_core.config.trees import nested
 from jobserver_core.errors import InvalidConfig, InvalidSetting
-from jobserver_core.models.redaction import redacted, redacted_url
+from jobserver_core.models.redaction import redacted, redacted_options, redacted_strings, redacted_url
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "configuration.md"
 
@@ -592,6 +592,25 @@ def test_values_of_secret_keys_are_redacted_also_in_nested_settings(key: str) ->
         tree = {segment: tree}
     assert redacted({key: "hunter2"}) == {key: "***"}
     assert "hunter2" not in repr(redacted(tree))
+
+
+@pytest.mark.parametrize(
+    "key", ["key", "keys", "Key", "hmac-key", "signingKeys", "API_KEYS", "s3.key", "key2", "key.x"]
+)
+def test_keys_in_options_of_backends_are_redacted(key: str) -> None:
+    for tree in ({key: "hunter2"}, nested({key: {"ann": ["hunter2"], "bob": 5}})):
+        assert "hunter2" not in repr(redacted_options(tree))
+
+
+@pytest.mark.parametrize("key", ["keyspace", "key-file", "keyring", "monkey", "turkeys", "bucket", "path"])
+def test_other_options_of_backends_are_shown(key: str) -> None:
+    assert redacted_options({key: "x", "a": [{key: 1}]}) == {key: "x", "a": [{key: 1}]}
+
+
+def test_every_string_in_options_of_authenticators_is_redacted() -> None:
+    given: Any = {"people": {"ann": ["hunter2", 3]}, "realm": "hunter2", "cache": True, "token": 5, "x": None}
+    shown = {"people": {"ann": ["***", 3]}, "realm": "***", "cache": True, "token": "***", "x": None}
+    assert redacted_strings(given) == shown
 
 
 @pytest.mark.parametrize(

@@ -1082,6 +1082,9 @@ def test_config_show_reveals_no_secrets(jobserver: CommandLine, tmp_path: Path) 
         'jobserver.metadata.url = "postgresql://ann:hush-2@db/jobs"',
         'spark.context-settings.passthrough."spark.hadoop.fs.s3a.secret.key" = "hush-3"',
         'jobserver.blobs.options.password = "hush-4"',
+        'jobserver.blobs.options { key = "hush-5", s3 { accessKeys { ann = "hush-6" } } }',
+        'jobserver.fetcher.options.s3 { key = "hush-7", endpoint = "shown" }',
+        'jobserver.auth.options { key = "hush-8", keys { ann = "hush-9" }, people = ["hush-a"], rounds = 3 }',
     ]
     path = config_file(tmp_path, "\n".join(secrets))
     for options in [(), ("--json",), ("--changed",)]:
@@ -1089,6 +1092,8 @@ def test_config_show_reveals_no_secrets(jobserver: CommandLine, tmp_path: Path) 
         assert done.code == 0
         assert "jobserver.callbacks.signing-secret" in done.out
         assert "hush" not in done.out + done.err
+        assert '"endpoint": "shown"' in done.out
+        assert '"rounds": 3' in done.out
 
 
 def test_config_show_warns_about_ignored_settings(jobserver: CommandLine, tmp_path: Path) -> None:
