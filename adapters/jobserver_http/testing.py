@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from abc import abstractmethod
 from typing import ClassVar
@@ -10,6 +9,7 @@ from typing import ClassVar
 import attrs
 import pytest
 
+from jobserver_core.testing.contract import in_threads
 from jobserver_core.testing.options import OptionsContract
 from jobserver_http.authentication import Authenticator, Credentials, Identity
 
@@ -32,17 +32,37 @@ class AuthenticatorContract(OptionsContract):
     def revoke(self, authenticator: Authenticator) -> None:
         """Make the valid credentials invalid, as an administrator does."""
 
+    def authenticated(self, authenticator: Authenticator, credentials: Credentials) -> Identity | None:
+        """Return what ``authenticate`` returns, and check its type."""
+        right = "it has to return an Identity, or None for credentials that are not valid"
+        try:
+            found = authenticator.authenticate(credentials)
+        except Exception as error:
+            raise AssertionError(f"authenticate raised {error!r} for {credentials}; {right}") from error
+        assert found is None or isinstance(found, Identity), (
+            f"authenticate returned {found!r} for {credentials}; {right}"
+        )
+        return found
+
     def identity(self, authenticator: Authenticator) -> Identity:
         """Return the owner of the valid credentials."""
-        found = authenticator.authenticate(self.valid())
+        found = self.authenticated(authenticator, self.valid())
         assert found is not None, "authenticate has to know the owner of the credentials of valid()"
         return found
+
+    def is_current(self, authenticator: Authenticator, identity: Identity) -> bool:
+        """Return what ``current`` returns."""
+        try:
+            return authenticator.current(identity)
+        except Exception as error:
+            right = "it has to return False for an identity that is no longer valid"
+            raise AssertionError(f"current raised {error!r} for {identity}; {right}") from error
 
     def test_valid_credentials_identify_their_owner(self, authenticator: Authenticator) -> None:
         found = self.identity(authenticator)
         identity = (found.name, found.permissions)
         assert identity == self.owner(), f"the credentials belong to {self.owner()}, not to {identity}"
-        assert authenticator.current(found), "current has to be true while the credentials are valid"
+        assert self.is_current(authenticator, found), "current has to be true while the credentials are valid"
 
     def test_the_same_credentials_give_equal_identities(self, authenticator: Authenticator) -> None:
         first, again = self.identity(authenticator), self.identity(authenticator)
@@ -53,7 +73,7 @@ class AuthenticatorContract(OptionsContract):
         valid = self.valid()
         wrong = {change, valid.secret + (change or " "), change + valid.secret[1:], valid.secret.upper()}
         for secret in wrong - {valid.secret}:
-            found = authenticator.authenticate(attrs.evolve(valid, secret=secret))
+            found = self.authenticated(authenticator, attrs.evolve(valid, secret=secret))
             assert found is None, f"the wrong secret {secret!r} was accepted as {found}; return None"
 
     @pytest.mark.parametrize("user", [None, "nobody", "ü🙂\0"])
@@ -63,14 +83,14 @@ class AuthenticatorContract(OptionsContract):
         valid = self.valid()
         scheme = "bearer" if valid.scheme == "basic" else "basic"
         other = Credentials(scheme=scheme, user=user, secret=valid.secret)
-        found = authenticator.authenticate(other)
+        found = self.authenticated(authenticator, other)
         assert found is None, f"{scheme} credentials were accepted as {found}; return None for this scheme"
 
     @pytest.mark.parametrize("user", [None, "nobody", "ü🙂\0"])
     def test_a_user_name_decides_if_the_scheme_has_one(
         self, authenticator: Authenticator, user: str | None
     ) -> None:
-        found = authenticator.authenticate(attrs.evolve(self.valid(), user=user))
+        found = self.authenticated(authenticator, attrs.evolve(self.valid(), user=user))
         if self.valid().scheme == "basic":
             assert found is None, (
                 f"the secret of another user was accepted for the user {user!r}; return None"
@@ -83,7 +103,7 @@ class AuthenticatorContract(OptionsContract):
         valid = self.valid()
         self.revoke(authenticator)
         deadline = time.monotonic() + self.timeout
-        while authenticator.current(found) or authenticator.authenticate(valid):
+        while self.is_current(authenticator, found) or self.authenticated(authenticator, valid):
             assert time.monotonic() < deadline, "authenticate or current still accepts what was revoked"
             time.sleep(0.05)
 
@@ -101,15 +121,11 @@ class AuthenticatorContract(OptionsContract):
     def test_many_threads_may_authenticate_at_once(self, authenticator: Authenticator) -> None:
         found: list[Identity | None] = []
 
-        def run() -> None:
-            found.append(authenticator.authenticate(self.valid()))
-            found.append(authenticator.authenticate(attrs.evolve(self.valid(), secret="wrong")))
+        def run(_number: int) -> None:
+            found.append(self.authenticated(authenticator, self.valid()))
+            found.append(self.authenticated(authenticator, attrs.evolve(self.valid(), secret="wrong")))
 
-        threads = [threading.Thread(target=run) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        in_threads(run, 4)
         expected = sorted(map(str, [self.identity(authenticator), None] * 4))
         assert sorted(map(str, found)) == expected, (
             f"calls of several threads at once gave {sorted(map(str, found))}, not {expected}"

@@ -8,19 +8,23 @@ import tempfile
 import time
 import tracemalloc
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from jobserver_core.errors import BlobNotFound, StorageError
 from jobserver_core.ports.blobs import Blob, BlobStore, BlobWriter
 from jobserver_core.testing.contract import (
+    assert_each_raises,
     assert_none_left,
+    entered,
     in_threads,
     raised_by,
+    returned,
     threads_and_processes,
 )
 from jobserver_core.testing.options import OptionsContract
@@ -65,6 +69,32 @@ def moved_away(directory: Path) -> Iterator[None]:
         away.rename(directory)
 
 
+def _created(blobs: BlobStore) -> BlobWriter:
+    return returned("create", blobs.create(), BlobWriter)
+
+
+def _put(blobs: BlobStore, chunks: Iterable[bytes]) -> Blob:
+    return returned("put", blobs.put(chunks), Blob)
+
+
+def _opened(blobs: BlobStore, digest: str) -> BinaryIO:
+    file = blobs.open(digest)
+    assert callable(getattr(file, "read", None)), f"open returned {file!r}; it has to return a binary file"
+    return file
+
+
+@contextmanager
+def _local_path(blobs: BlobStore, digest: str) -> Iterator[Path]:
+    with entered("local_path", blobs.local_path(digest), Path) as path:
+        yield path
+
+
+def _listed(blobs: BlobStore, *, modified_before: datetime) -> Iterator[str]:
+    found: object = blobs.digests(modified_before=modified_before)
+    assert isinstance(found, Iterator), f"digests returned {found!r}; it has to return an iterator"
+    return found
+
+
 class BlobStoreContract(OptionsContract):
     """The behavior of every blob store. Fixtures: ``blobs``, a new, empty store.
 
@@ -91,7 +121,7 @@ class BlobStoreContract(OptionsContract):
         """Move the time of a blob's last commit back by ``age``."""
 
     def _digests(self, blobs: BlobStore) -> set[str]:
-        return set(blobs.digests(modified_before=_now() + _HOUR))
+        return set(_listed(blobs, modified_before=_now() + _HOUR))
 
     def _assert_no_leftovers(self, blobs: BlobStore) -> None:
         left = self.leftovers(blobs)
@@ -105,7 +135,7 @@ class BlobStoreContract(OptionsContract):
     # -- writing -----------------------------------------------------------------------------------
 
     def test_a_committed_blob_is_named_by_the_hash_of_its_content(self, blobs: BlobStore) -> None:
-        with blobs.create() as writer:
+        with _created(blobs) as writer:
             writer.write(_CONTENT[:5])
             writer.write(b"")
             assert writer.digest == hashlib.sha256(_CONTENT[:5]).hexdigest()
@@ -115,27 +145,27 @@ class BlobStoreContract(OptionsContract):
         assert self.stored(blobs, _DIGEST) == _CONTENT
 
     def test_an_empty_blob_is_a_blob(self, blobs: BlobStore) -> None:
-        blob = blobs.put([])
+        blob = _put(blobs, [])
         assert blob == Blob(digest=hashlib.sha256(b"").hexdigest(), size=0)
         assert blobs.size(blob.digest) == 0
-        with blobs.open(blob.digest) as file:
+        with _opened(blobs, blob.digest) as file:
             assert file.read() == b""
-        with blobs.local_path(blob.digest) as path:
+        with _local_path(blobs, blob.digest) as path:
             assert path.read_bytes() == b""
 
     def test_a_blob_of_many_chunks_comes_back_unchanged(self, blobs: BlobStore) -> None:
         pieces = [os.urandom(size) for size in (1, 7, 64 * 1024, 3 * _MIB + 1, 8191)]
         whole = b"".join(pieces)
-        blob = blobs.put(pieces)
+        blob = _put(blobs, pieces)
         assert blob == Blob(digest=hashlib.sha256(whole).hexdigest(), size=len(whole))
-        with blobs.open(blob.digest) as file:
+        with _opened(blobs, blob.digest) as file:
             assert file.read() == whole
 
     def test_put_takes_any_iterable_once(self, blobs: BlobStore) -> None:
-        assert blobs.put(iter([b"a", b"b"])) == blobs.put([b"ab"])
+        assert _put(blobs, iter([b"a", b"b"])) == _put(blobs, [b"ab"])
 
     def test_nothing_is_visible_before_the_commit(self, blobs: BlobStore) -> None:
-        with blobs.create() as writer:
+        with _created(blobs) as writer:
             writer.write(_CONTENT)
             self._assert_nothing(blobs)
             self._assert_nothing(self.reopen(blobs))
@@ -143,19 +173,19 @@ class BlobStoreContract(OptionsContract):
             assert self._digests(blobs) == {_DIGEST}
 
     def test_a_committed_blob_is_seen_through_another_store(self, blobs: BlobStore) -> None:
-        blobs.put([_CONTENT])
+        _put(blobs, [_CONTENT])
         other = self.reopen(blobs)
         assert other.size(_DIGEST) == len(_CONTENT)
-        with other.open(_DIGEST) as file:
+        with _opened(other, _DIGEST) as file:
             assert file.read() == _CONTENT
 
     def test_a_commit_leaves_no_temporary_file(self, blobs: BlobStore) -> None:
-        blobs.put([_CONTENT])
-        blobs.put([_CONTENT])
+        _put(blobs, [_CONTENT])
+        _put(blobs, [_CONTENT])
         self._assert_no_leftovers(blobs)
 
     def test_a_discarded_writer_leaves_nothing(self, blobs: BlobStore) -> None:
-        writer = blobs.create()
+        writer = _created(blobs)
         writer.write(_CONTENT)
         writer.discard()
         writer.discard()
@@ -163,7 +193,7 @@ class BlobStoreContract(OptionsContract):
         self._assert_no_leftovers(blobs)
 
     def test_a_block_that_ends_without_a_commit_discards(self, blobs: BlobStore) -> None:
-        with blobs.create() as writer:
+        with _created(blobs) as writer:
             writer.write(_CONTENT)
         self._assert_nothing(blobs)
         self._assert_no_leftovers(blobs)
@@ -173,7 +203,7 @@ class BlobStoreContract(OptionsContract):
             writer.write(_CONTENT)
             raise _StopHereError
 
-        with pytest.raises(_StopHereError), blobs.create() as writer:
+        with pytest.raises(_StopHereError), _created(blobs) as writer:
             write_and_stop(writer)
         self._assert_nothing(blobs)
         self._assert_no_leftovers(blobs)
@@ -184,12 +214,12 @@ class BlobStoreContract(OptionsContract):
             raise _StopHereError
 
         with pytest.raises(_StopHereError):
-            blobs.put(chunks())
+            _put(blobs, chunks())
         self._assert_nothing(blobs)
         self._assert_no_leftovers(blobs)
 
     def test_a_discard_after_the_commit_changes_nothing(self, blobs: BlobStore) -> None:
-        writer = blobs.create()
+        writer = _created(blobs)
         writer.write(_CONTENT)
         writer.commit()
         writer.discard()
@@ -198,7 +228,7 @@ class BlobStoreContract(OptionsContract):
 
     @pytest.mark.parametrize("end", ["commit", "discard"])
     def test_a_writer_that_has_ended_takes_nothing_more(self, blobs: BlobStore, end: str) -> None:
-        writer = blobs.create()
+        writer = _created(blobs)
         writer.write(_CONTENT)
         getattr(writer, end)()
         with pytest.raises(StorageError):
@@ -208,7 +238,7 @@ class BlobStoreContract(OptionsContract):
         assert self._digests(blobs) == ({_DIGEST} if end == "commit" else set())
 
     def test_writers_do_not_disturb_one_another(self, blobs: BlobStore) -> None:
-        with blobs.create() as first, blobs.create() as second:
+        with _created(blobs) as first, _created(blobs) as second:
             first.write(b"first ")
             second.write(b"second")
             first.write(b"blob")
@@ -220,30 +250,30 @@ class BlobStoreContract(OptionsContract):
     # -- content that is stored already ------------------------------------------------------------
 
     def test_the_same_content_is_stored_once(self, blobs: BlobStore) -> None:
-        assert blobs.put([_CONTENT]) == blobs.put([_CONTENT[:3], _CONTENT[3:]])
+        assert _put(blobs, [_CONTENT]) == _put(blobs, [_CONTENT[:3], _CONTENT[3:]])
         assert self._digests(blobs) == {_DIGEST}
         assert self.stored(blobs, _DIGEST) == _CONTENT
 
     def test_committing_known_content_again_renews_its_time(self, blobs: BlobStore) -> None:
-        blobs.put([_CONTENT])
+        _put(blobs, [_CONTENT])
         self.make_older(blobs, _DIGEST, 2 * _HOUR)
-        assert set(blobs.digests(modified_before=_now() - _HOUR)) == {_DIGEST}
-        blobs.put([_CONTENT])
-        assert not list(blobs.digests(modified_before=_now() - _HOUR)), (
+        assert set(_listed(blobs, modified_before=_now() - _HOUR)) == {_DIGEST}
+        _put(blobs, [_CONTENT])
+        assert not list(_listed(blobs, modified_before=_now() - _HOUR)), (
             "a commit of content that is stored already has to renew the blob's time"
         )
         assert self._digests(blobs) == {_DIGEST}
 
     def test_the_time_of_a_blob_is_that_of_its_commit(self, blobs: BlobStore) -> None:
         content = bytes(4 * _MIB)  # more than a buffer holds, or the commit would be the first to write
-        with blobs.create() as writer:
+        with _created(blobs) as writer:
             writer.write(content)
             after_the_write = _now()
             later = after_the_write + self.rounding
             while _now() < later:
                 time.sleep(0.005)
             writer.commit()
-        assert not list(blobs.digests(modified_before=after_the_write)), (
+        assert not list(_listed(blobs, modified_before=after_the_write)), (
             "the time of a blob was earlier than its commit, so the cleanup may sweep a blob right after a "
             "slow upload; take the time of the commit, not that of a write"
         )
@@ -252,8 +282,8 @@ class BlobStoreContract(OptionsContract):
     # -- reading -----------------------------------------------------------------------------------
 
     def test_an_open_blob_can_be_read_in_parts_and_from_any_position(self, blobs: BlobStore) -> None:
-        blobs.put([_CONTENT])
-        with blobs.open(_DIGEST) as file:
+        _put(blobs, [_CONTENT])
+        with _opened(blobs, _DIGEST) as file:
             assert file.seekable(), "the file that open returns has to be seekable"
             assert file.read(3) == _CONTENT[:3]
             assert file.seek(-4, os.SEEK_END) == len(_CONTENT) - 4
@@ -263,45 +293,45 @@ class BlobStoreContract(OptionsContract):
             assert file.read() == b""
 
     def test_two_readers_of_one_blob_have_their_own_positions(self, blobs: BlobStore) -> None:
-        blobs.put([_CONTENT])
-        with blobs.open(_DIGEST) as first, blobs.open(_DIGEST) as second:
+        _put(blobs, [_CONTENT])
+        with _opened(blobs, _DIGEST) as first, _opened(blobs, _DIGEST) as second:
             assert first.read(5) == second.read(5) == _CONTENT[:5]
             assert first.read() == _CONTENT[5:]
             assert second.read() == _CONTENT[5:]
 
     def test_a_blob_deleted_while_it_is_open_can_be_read_to_its_end(self, blobs: BlobStore) -> None:
         content = os.urandom(2 * _MIB)
-        digest = blobs.put([content]).digest
-        with blobs.open(digest) as file:
+        digest = _put(blobs, [content]).digest
+        with _opened(blobs, digest) as file:
             start = file.read(10)
             blobs.delete(digest)
             assert start + file.read() == content
         assert blobs.size(digest) is None
 
     def test_a_local_path_has_the_content(self, blobs: BlobStore) -> None:
-        blobs.put([_CONTENT])
-        with blobs.local_path(_DIGEST) as path, blobs.local_path(_DIGEST) as again:
+        _put(blobs, [_CONTENT])
+        with _local_path(blobs, _DIGEST) as path, _local_path(blobs, _DIGEST) as again:
             assert path.is_file(), f"local_path has to be an existing file: {path}"
             assert path.read_bytes() == again.read_bytes() == _CONTENT
 
     def test_a_local_path_stays_valid_until_its_own_block_ends(self, blobs: BlobStore) -> None:
-        blobs.put([_CONTENT])
-        with blobs.local_path(_DIGEST) as path:
-            with blobs.local_path(_DIGEST):
+        _put(blobs, [_CONTENT])
+        with _local_path(blobs, _DIGEST) as path:
+            with _local_path(blobs, _DIGEST):
                 pass
-            blobs.put([_CONTENT])
+            _put(blobs, [_CONTENT])
             assert path.read_bytes() == _CONTENT
 
     def test_using_local_paths_leaves_nothing_in_the_store(self, blobs: BlobStore) -> None:
-        blobs.put([_CONTENT])
-        with blobs.local_path(_DIGEST):
+        _put(blobs, [_CONTENT])
+        with _local_path(blobs, _DIGEST):
             pass
         self._assert_no_leftovers(blobs)
         assert self._digests(blobs) == {_DIGEST}
 
     def test_no_copy_of_a_deleted_blob_outlives_the_close(self, blobs: BlobStore) -> None:
-        blobs.put([_CONTENT])
-        with blobs.local_path(_DIGEST) as path:
+        _put(blobs, [_CONTENT])
+        with _local_path(blobs, _DIGEST) as path:
             pass
         blobs.delete(_DIGEST)
         blobs.close()
@@ -310,38 +340,38 @@ class BlobStoreContract(OptionsContract):
         )
 
     def test_the_size_is_that_of_the_content(self, blobs: BlobStore) -> None:
-        blobs.put([_CONTENT])
+        _put(blobs, [_CONTENT])
         assert blobs.size(_DIGEST) == len(_CONTENT)
 
     @pytest.mark.parametrize("digest", [_ABSENT, *_NO_DIGESTS])
     def test_an_unknown_blob_is_not_found(self, blobs: BlobStore, digest: str) -> None:
-        blobs.put([_CONTENT])
+        _put(blobs, [_CONTENT])
         with pytest.raises(BlobNotFound) as caught:
             blobs.open(digest)
         assert caught.value.digest == digest
-        with pytest.raises(BlobNotFound), blobs.local_path(digest):
+        with pytest.raises(BlobNotFound), _local_path(blobs, digest):
             pytest.fail("the block was entered")
         assert blobs.size(digest) is None
 
     # -- deleting and sweeping ---------------------------------------------------------------------
 
     def test_a_deleted_blob_is_gone(self, blobs: BlobStore) -> None:
-        other = blobs.put([b"another blob"])
-        blobs.put([_CONTENT])
-        with blobs.local_path(_DIGEST):
+        other = _put(blobs, [b"another blob"])
+        _put(blobs, [_CONTENT])
+        with _local_path(blobs, _DIGEST):
             pass
         blobs.delete(_DIGEST)
         assert self.stored(blobs, _DIGEST) is None
         assert blobs.size(_DIGEST) is None
         with pytest.raises(BlobNotFound):
             blobs.open(_DIGEST)
-        with pytest.raises(BlobNotFound), blobs.local_path(_DIGEST):
+        with pytest.raises(BlobNotFound), _local_path(blobs, _DIGEST):
             pytest.fail("the block was entered")
         assert self._digests(blobs) == {other.digest}
 
     @pytest.mark.parametrize("digest", [_ABSENT, *_NO_DIGESTS])
     def test_deleting_an_unknown_blob_does_nothing(self, blobs: BlobStore, digest: str) -> None:
-        blobs.put([_CONTENT])
+        _put(blobs, [_CONTENT])
         blobs.delete(digest)
         blobs.delete(digest)
         assert self._digests(blobs) == {_DIGEST}
@@ -357,31 +387,31 @@ class BlobStoreContract(OptionsContract):
             assert bystander.read_bytes() == _CONTENT
 
     def test_a_deleted_blob_can_be_stored_again(self, blobs: BlobStore) -> None:
-        blobs.put([_CONTENT])
+        _put(blobs, [_CONTENT])
         blobs.delete(_DIGEST)
-        blobs.put([_CONTENT])
+        _put(blobs, [_CONTENT])
         assert self.stored(blobs, _DIGEST) == _CONTENT
 
     def test_digests_are_those_that_were_last_committed_before_the_time(self, blobs: BlobStore) -> None:
-        old, older = blobs.put([b"old"]).digest, blobs.put([b"older"]).digest
-        new = blobs.put([b"new"]).digest
+        old, older = _put(blobs, [b"old"]).digest, _put(blobs, [b"older"]).digest
+        new = _put(blobs, [b"new"]).digest
         self.make_older(blobs, old, 2 * _HOUR)
         self.make_older(blobs, older, 4 * _HOUR)
         assert self._digests(blobs) == {new, old, older}
-        assert set(blobs.digests(modified_before=_now() - _HOUR)) == {old, older}
-        assert set(blobs.digests(modified_before=_now() - 3 * _HOUR)) == {older}
-        assert list(blobs.digests(modified_before=_now() - 5 * _HOUR)) == []
+        assert set(_listed(blobs, modified_before=_now() - _HOUR)) == {old, older}
+        assert set(_listed(blobs, modified_before=_now() - 3 * _HOUR)) == {older}
+        assert list(_listed(blobs, modified_before=_now() - 5 * _HOUR)) == []
 
     def test_blobs_can_be_deleted_while_their_digests_are_listed(self, blobs: BlobStore) -> None:
         for number in range(8):
-            blobs.put([b"%d" % number])
-        for digest in blobs.digests(modified_before=_now() + _HOUR):
+            _put(blobs, [b"%d" % number])
+        for digest in _listed(blobs, modified_before=_now() + _HOUR):
             blobs.delete(digest)
         assert self._digests(blobs) == set()
 
     def test_blobs_may_be_deleted_before_the_listing_reaches_them(self, blobs: BlobStore) -> None:
-        stored = {blobs.put([b"%d" % number]).digest for number in range(8)}
-        listing = blobs.digests(modified_before=_now() + _HOUR)
+        stored = {_put(blobs, [b"%d" % number]).digest for number in range(8)}
+        listing = _listed(blobs, modified_before=_now() + _HOUR)
         first = next(listing)
         for digest in stored:
             blobs.delete(digest)
@@ -389,8 +419,8 @@ class BlobStoreContract(OptionsContract):
         assert self._digests(blobs) == set()
 
     def test_sweeping_removes_what_abandoned_writers_left(self, blobs: BlobStore) -> None:
-        kept = blobs.put([_CONTENT])
-        abandoned = blobs.create()
+        kept = _put(blobs, [_CONTENT])
+        abandoned = _created(blobs)
         abandoned.write(b"never committed")
         blobs.sweep(modified_before=_now() + _HOUR)
         self._assert_no_leftovers(blobs)
@@ -398,7 +428,7 @@ class BlobStoreContract(OptionsContract):
         abandoned.discard()
 
     def test_sweeping_leaves_writers_that_are_younger_than_the_time(self, blobs: BlobStore) -> None:
-        with blobs.create() as writer:
+        with _created(blobs) as writer:
             writer.write(_CONTENT)
             blobs.sweep(modified_before=_now() - _HOUR)
             writer.commit()
@@ -410,9 +440,9 @@ class BlobStoreContract(OptionsContract):
 
     def test_usage_counts_the_blobs_and_their_bytes(self, blobs: BlobStore) -> None:
         assert blobs.usage() == (0, 0)
-        blobs.put([b""])
-        blobs.put([b"x" * 10])
-        with blobs.create() as writer:
+        _put(blobs, [b""])
+        _put(blobs, [b"x" * 10])
+        with _created(blobs) as writer:
             writer.write(b"never committed")
             assert blobs.usage() == (2, 10)
 
@@ -424,15 +454,15 @@ class BlobStoreContract(OptionsContract):
         assert self._digests(blobs) == set()
 
     def test_closing_twice_is_allowed(self, blobs: BlobStore) -> None:
-        blobs.put([_CONTENT])
+        _put(blobs, [_CONTENT])
         blobs.close()
         blobs.close()
 
     def test_no_thread_or_process_of_a_store_outlives_its_close(self, blobs: BlobStore) -> None:
         before = threads_and_processes()
         for store in (self.reopen(blobs), blobs):
-            store.put([_CONTENT])
-            with store.local_path(_DIGEST):
+            _put(store, [_CONTENT])
+            with _local_path(store, _DIGEST):
                 pass
             store.close()
         assert_none_left(
@@ -446,10 +476,10 @@ class BlobStoreContract(OptionsContract):
             own = b"%d" % number
             for _ in range(3):
                 for content in (common, own):
-                    blob = blobs.put([content[:1000], content[1000:]])
-                    with blobs.open(blob.digest) as file:
+                    blob = _put(blobs, [content[:1000], content[1000:]])
+                    with _opened(blobs, blob.digest) as file:
                         assert file.read() == content
-                    with blobs.local_path(blob.digest) as path:
+                    with _local_path(blobs, blob.digest) as path:
                         assert path.read_bytes() == content
 
         in_threads(run, 6)
@@ -481,11 +511,11 @@ class PersistentBlobStoreContract(BlobStoreContract):
         piece = os.urandom(_MIB)
         tracemalloc.start()
         try:
-            digest = blobs.put(piece for _ in range(32)).digest
-            with blobs.open(digest) as file:
+            digest = _put(blobs, (piece for _ in range(32))).digest
+            with _opened(blobs, digest) as file:
                 while file.read(_MIB):
                     pass
-            with blobs.local_path(digest):
+            with _local_path(blobs, digest):
                 pass
             peak = tracemalloc.get_traced_memory()[1]
         finally:
@@ -504,7 +534,7 @@ class PersistentBlobStoreContract(BlobStoreContract):
     def _assert_fails(
         self, blobs: BlobStore, breaking: Callable[[BlobStore], AbstractContextManager[None]]
     ) -> None:
-        blobs.put([_CONTENT])
+        _put(blobs, [_CONTENT])
         calls: dict[str, Callable[[], object]] = {
             "put": lambda: blobs.put([b"more"]),
             "open": lambda: blobs.open(_DIGEST),
@@ -520,8 +550,6 @@ class PersistentBlobStoreContract(BlobStoreContract):
             del calls["sweep"]
         with breaking(blobs):
             raised = {name: raised_by(call) for name, call in calls.items()}
-        assert raised == dict.fromkeys(calls, StorageError), (
-            "without its storage, each call has to raise StorageError, not answer as if the store were empty"
-        )
+        assert_each_raises(StorageError, raised, "without its storage, which is not an empty one")
         assert self.stored(blobs, _DIGEST) == _CONTENT
         blobs.check()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -49,6 +49,31 @@ def returned(call: str, found: object, expected: type[T]) -> T:
         f"{call} returned {found!r}; it has to return an instance of {expected.__name__}"
     )
     return found
+
+
+@contextmanager
+def entered(call: str, block: object, expected: type[T]) -> Iterator[T]:
+    """Enter a block that a call has returned; fail if it is none, or yields something of another type."""
+    assert isinstance(block, AbstractContextManager), (
+        f"{call} returned {block!r}; it has to return a context manager, for example with @contextmanager"
+    )
+    with block as found:
+        assert isinstance(found, expected), (
+            f"the block of {call} yielded {found!r}; it has to yield an instance of {expected.__name__}"
+        )
+        yield found
+
+
+def assert_each_raises(
+    expected: type[Exception], raised: Mapping[str, type[Exception] | None], when: str
+) -> None:
+    """Check what each of several calls has raised, as :func:`raised_by` says; None stands for nothing."""
+    wrong = [
+        f"{call} raised {kind.__name__}" if kind else f"{call} returned"
+        for call, kind in raised.items()
+        if kind is not expected
+    ]
+    assert not wrong, f"{when}, each call has to raise {expected.__name__}, but {', '.join(wrong)}"
 
 
 @contextmanager

@@ -7,14 +7,16 @@ import hashlib
 import os
 import pickle
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
 import pytest
 
 from jobserver_core.errors import FetchError, MalformedUrl, TooLarge
-from jobserver_core.ports.fetcher import Cancellation, Fetcher, ProgressCallback
-from jobserver_core.testing.contract import in_threads
+from jobserver_core.ports.fetcher import Cancellation, Fetched, Fetcher, ProgressCallback
+from jobserver_core.testing.contract import entered, in_threads
 from jobserver_core.testing.options import OptionsContract
 
 _CONTENT = b"the content of a file " * 50
@@ -30,6 +32,21 @@ def files_in(directory: Path) -> set[str]:
     return {str(path.relative_to(directory)) for path in directory.rglob("*") if not path.is_dir()}
 
 
+@contextmanager
+def _fetching(
+    fetcher: Fetcher,
+    uri: str,
+    *,
+    progress: ProgressCallback | None = None,
+    cancellation: Cancellation | None = None,
+) -> Iterator[Fetched]:
+    """Fetch a URI, and check the types of what that gives."""
+    block = fetcher.fetch(uri, progress=progress, cancellation=cancellation)
+    with entered("fetch", block, Fetched) as fetched:
+        assert isinstance(fetched.path, Path), f"the path of a Fetched has to be a Path, not {fetched.path!r}"
+        yield fetched
+
+
 def _error_of_fetch(
     fetcher: Fetcher,
     uri: str,
@@ -39,13 +56,17 @@ def _error_of_fetch(
     cancellation: Cancellation | None = None,
 ) -> _E:
     """Return the error with which a fetch ends before its block."""
+    kinds = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
     try:
-        block = fetcher.fetch(uri, progress=progress, cancellation=cancellation)
+        block = _fetching(fetcher, uri, progress=progress, cancellation=cancellation)
         block.__enter__()
     except kind as error:
         return error
+    except AssertionError:
+        raise
+    except Exception as error:
+        raise AssertionError(f"fetch({uri!r}) raised {error!r}; it has to raise {kinds}") from error
     block.__exit__(None, None, None)
-    kinds = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
     raise AssertionError(f"fetch({uri!r}) entered its block; it has to raise {kinds} instead")
 
 
@@ -113,7 +134,7 @@ class FetcherContract(OptionsContract):
     @pytest.mark.parametrize("size", [0, 1, 65_536, 200_001])
     def test_a_fetched_file_has_content_digest_and_size(self, fetcher: Fetcher, size: int) -> None:
         content = os.urandom(size)
-        with fetcher.fetch(self.publish(fetcher, "file.jar", content)) as fetched:
+        with _fetching(fetcher, self.publish(fetcher, "file.jar", content)) as fetched:
             assert fetched.path.read_bytes() == content
             assert fetched.digest == hashlib.sha256(content).hexdigest()
             assert fetched.size == size
@@ -122,55 +143,55 @@ class FetcherContract(OptionsContract):
         uri = self.publish(fetcher, "file.jar", _CONTENT)
         for spelling in [uri, *self.spellings(uri)]:
             fetcher.check(spelling)
-            with fetcher.fetch(spelling) as fetched:
+            with _fetching(fetcher, spelling) as fetched:
                 assert fetched.path.read_bytes() == _CONTENT
 
     def test_an_unchanged_file_can_be_fetched_again(self, fetcher: Fetcher) -> None:
         uri = self.publish(fetcher, "file.jar", _CONTENT)
-        with fetcher.fetch(uri) as first, fetcher.fetch(uri) as second:
+        with _fetching(fetcher, uri) as first, _fetching(fetcher, uri) as second:
             assert (first.digest, first.size) == (second.digest, second.size)
             assert second.path.read_bytes() == _CONTENT
 
     def test_a_changed_file_is_fetched_anew(self, fetcher: Fetcher) -> None:
         for content in (b"first", b"second", b"third!", b"first"):
             uri = self.publish(fetcher, "file.jar", content)
-            with fetcher.fetch(uri) as fetched:
+            with _fetching(fetcher, uri) as fetched:
                 assert fetched.path.read_bytes() == content
                 assert fetched.digest == hashlib.sha256(content).hexdigest()
 
     def test_the_file_is_not_changed_inside_the_block(self, fetcher: Fetcher) -> None:
         uri = self.publish(fetcher, "file.jar", _CONTENT)
-        with fetcher.fetch(uri) as fetched:
+        with _fetching(fetcher, uri) as fetched:
             self.publish(fetcher, "file.jar", b"something else")
-            with fetcher.fetch(uri) as other:
+            with _fetching(fetcher, uri) as other:
                 assert other.path.read_bytes() == b"something else"
             assert fetched.path.read_bytes() == _CONTENT
 
     def test_the_file_stays_while_others_use_it(self, fetcher: Fetcher) -> None:
         uri = self.publish(fetcher, "file.jar", _CONTENT)
-        with fetcher.fetch(uri) as fetched:
-            with fetcher.fetch(uri):
+        with _fetching(fetcher, uri) as fetched:
+            with _fetching(fetcher, uri):
                 pass
             assert fetched.path.read_bytes() == _CONTENT
 
     def test_an_error_inside_the_block_is_raised_unchanged(self, fetcher: Fetcher) -> None:
         uri = self.publish(fetcher, "file.jar", _CONTENT)
-        with pytest.raises(_StopHereError), fetcher.fetch(uri):
+        with pytest.raises(_StopHereError), _fetching(fetcher, uri):
             raise _StopHereError
-        with fetcher.fetch(uri) as fetched:
+        with _fetching(fetcher, uri) as fetched:
             assert fetched.path.read_bytes() == _CONTENT
 
     def test_files_of_one_name_and_different_directories_are_kept_apart(self, fetcher: Fetcher) -> None:
         one = self.publish(fetcher, "one/file.jar", b"one")
         two = self.publish(fetcher, "two/file.jar", b"two")
-        with fetcher.fetch(one) as first, fetcher.fetch(two) as second:
+        with _fetching(fetcher, one) as first, _fetching(fetcher, two) as second:
             assert (first.path.read_bytes(), second.path.read_bytes()) == (b"one", b"two")
 
     @pytest.mark.parametrize(
         "name", ["with blank.jar", "plus+and&amp=.jar", "größe.jar", "100%.jar", "a#b?c.jar"]
     )
     def test_a_name_with_characters_that_uris_encode_is_found(self, fetcher: Fetcher, name: str) -> None:
-        with fetcher.fetch(self.publish(fetcher, name, _CONTENT)) as fetched:
+        with _fetching(fetcher, self.publish(fetcher, name, _CONTENT)) as fetched:
             assert fetched.path.read_bytes() == _CONTENT
 
     # -- progress ----------------------------------------------------------------------------------
@@ -179,7 +200,7 @@ class FetcherContract(OptionsContract):
         content = os.urandom(200_000)
         calls: list[tuple[int, int | None]] = []
         uri = self.publish(fetcher, "file.jar", content)
-        with fetcher.fetch(uri, progress=lambda done, total: calls.append((done, total))):
+        with _fetching(fetcher, uri, progress=lambda done, total: calls.append((done, total))):
             pass
         done = [count for count, _ in calls]
         assert done == sorted(done)
@@ -217,7 +238,7 @@ class FetcherContract(OptionsContract):
     def test_a_cancellation_inside_the_block_changes_nothing(self, fetcher: Fetcher) -> None:
         uri = self.publish(fetcher, "file.jar", _CONTENT)
         cancellation = Cancellation()
-        with fetcher.fetch(uri, cancellation=cancellation) as fetched:
+        with _fetching(fetcher, uri, cancellation=cancellation) as fetched:
             cancellation.cancel("too late")
             assert fetched.path.read_bytes() == _CONTENT
 
@@ -226,7 +247,7 @@ class FetcherContract(OptionsContract):
     def test_a_file_of_the_limit_is_fetched_and_a_larger_one_is_too_large(self, fetcher: Fetcher) -> None:
         exact = self.publish(fetcher, "exact.jar", bytes(self.max_size))
         larger = self.publish(fetcher, "larger.jar", bytes(self.max_size + 1))
-        with fetcher.fetch(exact) as fetched:
+        with _fetching(fetcher, exact) as fetched:
             assert fetched.size == self.max_size
         error = self.error_of(fetcher, larger, TooLarge)
         assert error.limit == self.max_size
@@ -239,7 +260,7 @@ class FetcherContract(OptionsContract):
 
     def test_a_file_that_was_withdrawn_is_not_served_from_a_cache(self, fetcher: Fetcher) -> None:
         uri = self.publish(fetcher, "file.jar", _CONTENT)
-        with fetcher.fetch(uri):
+        with _fetching(fetcher, uri):
             pass
         self.withdraw(fetcher, uri)
         _error_of_fetch(fetcher, uri, FetchError)
@@ -308,7 +329,7 @@ class FetcherContract(OptionsContract):
     # -- the fetcher itself ------------------------------------------------------------------------
 
     def test_the_block_can_end_on_another_thread(self, fetcher: Fetcher) -> None:
-        block = fetcher.fetch(self.publish(fetcher, "file.jar", _CONTENT))
+        block = _fetching(fetcher, self.publish(fetcher, "file.jar", _CONTENT))
         assert block.__enter__().path.read_bytes() == _CONTENT
         in_threads(lambda _number: block.__exit__(None, None, None), 1)
 
@@ -319,13 +340,13 @@ class FetcherContract(OptionsContract):
 
         def run(_number: int) -> None:
             for uri, content in uris.items():
-                with fetcher.fetch(uri) as fetched:
+                with _fetching(fetcher, uri) as fetched:
                     assert fetched.path.read_bytes() == content
 
         in_threads(run, 6)
 
     def test_closing_twice_is_allowed(self, fetcher: Fetcher) -> None:
-        with fetcher.fetch(self.publish(fetcher, "file.jar", _CONTENT)):
+        with _fetching(fetcher, self.publish(fetcher, "file.jar", _CONTENT)):
             pass
         fetcher.close()
         fetcher.close()

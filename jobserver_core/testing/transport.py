@@ -16,7 +16,7 @@ import pytest
 from jobserver_core.errors import InvalidCallbackUrl
 from jobserver_core.models.callbacks import Answer
 from jobserver_core.ports.transport import Message, Transport
-from jobserver_core.testing.contract import wait_until
+from jobserver_core.testing.contract import returned, wait_until
 from jobserver_core.testing.options import OptionsContract
 
 _SECRET = "correct-horse-battery"
@@ -127,6 +127,15 @@ def logged() -> Iterator[list[str]]:
         root.removeHandler(collector)
 
 
+def _sent(transport: Transport, one: Message, timeout: float = _TIMEOUT) -> Answer:
+    """Send a message, and check that there is an answer."""
+    try:
+        answer = transport.send(one, timeout=timeout)
+    except Exception as error:
+        raise AssertionError(f"send raised {error!r}; it has to return Answer(error=…)") from error
+    return returned("send", answer, Answer)
+
+
 class Sending:
     """Sends on threads of its own, and collects the answers."""
 
@@ -136,7 +145,7 @@ class Sending:
 
         def send(one: Message) -> None:
             try:
-                self.answers.append(transport.send(one, timeout=timeout))
+                self.answers.append(_sent(transport, one, timeout))
             except BaseException as error:  # noqa: BLE001 - raised in the test's thread by join
                 self.errors.append(error)
 
@@ -150,9 +159,8 @@ class Sending:
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
             assert not thread.is_alive(), f"a send did not return within {timeout:g} s"
-        assert not self.errors, f"send raised {self.errors[0]!r}"
-        wrong = [answer for answer in self.answers if not isinstance(answer, Answer)]
-        assert not wrong, f"send returned {wrong[0]!r} instead of an Answer"
+        if self.errors:
+            raise self.errors[0]
         return self.answers
 
 
@@ -198,7 +206,7 @@ class TransportContract(OptionsContract):
 
     def test_a_message_arrives_once_and_whole(self, transport: Transport, receiver: Receiver) -> None:
         sent = message(receiver.url)
-        transport.send(sent, timeout=_TIMEOUT)
+        _sent(transport, sent)
         (came,) = receiver.received()
         assert (came.delivery_id, came.body) == (sent.delivery_id, sent.body)
         assert {name: came.headers.get(name) for name in sent.headers} == sent.headers
@@ -206,7 +214,7 @@ class TransportContract(OptionsContract):
     def test_an_accepted_message_is_reported_as_accepted(
         self, transport: Transport, receiver: Receiver
     ) -> None:
-        assert transport.send(message(receiver.url), timeout=_TIMEOUT).accepted, (
+        assert _sent(transport, message(receiver.url)).accepted, (
             "a message that the receiver took has to be accepted"
         )
 
@@ -218,12 +226,12 @@ class TransportContract(OptionsContract):
             b'{"result": "' + b"x" * (1 << 20) + b'"}',
         ]
         for number, body in enumerate(bodies):
-            transport.send(message(receiver.url, body=body, delivery_id=f"d-{number}"), timeout=_TIMEOUT)
+            _sent(transport, message(receiver.url, body=body, delivery_id=f"d-{number}"))
         assert [came.body for came in receiver.received()] == bodies
 
     def test_a_second_attempt_has_the_id_of_the_first(self, transport: Transport, receiver: Receiver) -> None:
         for attempt in (1, 2):
-            transport.send(message(receiver.url, attempt=attempt), timeout=_TIMEOUT)
+            _sent(transport, message(receiver.url, attempt=attempt))
         assert [came.delivery_id for came in receiver.received()] == ["delivery-1"] * 2
 
     def test_many_threads_may_send_at_once(self, transport: Transport, receiver: Receiver) -> None:
@@ -239,14 +247,14 @@ class TransportContract(OptionsContract):
         url = with_secrets(receiver.url)
         with logged() as lines:
             transport.check(url)
-            assert transport.send(message(url), timeout=_TIMEOUT).accepted, (
+            assert _sent(transport, message(url)).accepted, (
                 "a message that the receiver took has to be accepted"
             )
         assert [line for line in lines if _SECRET in line] == []
 
     def test_a_receiver_that_is_gone_is_an_answer(self, transport: Transport, receiver: Receiver) -> None:
         receiver.vanish()
-        answer = transport.send(message(receiver.url), timeout=_TIMEOUT)
+        answer = _sent(transport, message(receiver.url))
         assert not answer.accepted, "nothing was received, so the answer must not be accepted"
         assert answer.error, "the answer has to say in `error` why nothing was delivered"
 
@@ -255,14 +263,14 @@ class TransportContract(OptionsContract):
     ) -> None:
         receiver.vanish()
         with logged() as lines:
-            answer = transport.send(message(with_secrets(receiver.url)), timeout=_TIMEOUT)
+            answer = _sent(transport, message(with_secrets(receiver.url)))
         assert _SECRET not in (answer.error or ""), "the answer shows a secret of the URL"
         assert [line for line in lines if _SECRET in line] == []
 
     def test_after_close_nothing_is_sent(self, transport: Transport, receiver: Receiver) -> None:
         transport.close()
         transport.close()
-        answer = transport.send(message(receiver.url), timeout=_TIMEOUT)
+        answer = _sent(transport, message(receiver.url))
         assert not answer.accepted, "nothing was received, so the answer must not be accepted"
         assert answer.error, "the answer has to say in `error` why nothing was delivered"
         assert receiver.received() == []
@@ -319,7 +327,7 @@ class AnsweringTransportContract(HangingTransportContract):
     def test_answers_below_400_are_accepted(self, transport: Transport, receiver: AnsweringReceiver) -> None:
         statuses = (200, 201, 202, 204)
         receiver.answer(*statuses)
-        answers = [transport.send(message(receiver.url), timeout=_TIMEOUT) for _ in statuses]
+        answers = [_sent(transport, message(receiver.url)) for _ in statuses]
         assert [(answer.status, answer.accepted) for answer in answers] == [(s, True) for s in statuses]
 
     def test_answers_from_400_are_failures_with_their_status(
@@ -327,23 +335,23 @@ class AnsweringTransportContract(HangingTransportContract):
     ) -> None:
         statuses = (400, 401, 404, 410, 429, 500, 503)
         receiver.answer(*statuses)
-        answers = [transport.send(message(receiver.url), timeout=_TIMEOUT) for _ in statuses]
+        answers = [_sent(transport, message(receiver.url)) for _ in statuses]
         assert [(answer.status, answer.accepted) for answer in answers] == [(s, False) for s in statuses]
 
     def test_a_failed_attempt_is_not_repeated_by_the_transport(
         self, transport: Transport, receiver: AnsweringReceiver
     ) -> None:
         receiver.answer(503)
-        transport.send(message(receiver.url), timeout=_TIMEOUT)
+        _sent(transport, message(receiver.url))
         assert len(receiver.received()) == 1
 
     def test_retry_after_is_reported(self, transport: Transport, receiver: AnsweringReceiver) -> None:
         receiver.answer(503, retry_after=7)
-        assert transport.send(message(receiver.url), timeout=_TIMEOUT).retry_after == 7
+        assert _sent(transport, message(receiver.url)).retry_after == 7
 
     def test_no_retry_after_is_none(self, transport: Transport, receiver: AnsweringReceiver) -> None:
         receiver.answer(503)
-        assert transport.send(message(receiver.url), timeout=_TIMEOUT).retry_after is None
+        assert _sent(transport, message(receiver.url)).retry_after is None
 
     def test_a_malformed_answer_is_a_failed_attempt(
         self, transport: Transport, receiver: AnsweringReceiver
@@ -357,7 +365,7 @@ class AnsweringTransportContract(HangingTransportContract):
         self, transport: Transport, receiver: AnsweringReceiver
     ) -> None:
         receiver.answer(500)
-        answers = [transport.send(message(receiver.url), timeout=_TIMEOUT) for _ in range(2)]
+        answers = [_sent(transport, message(receiver.url)) for _ in range(2)]
         assert [answer.accepted for answer in answers] == [False, True]
 
     def test_attempts_do_not_wait_for_each_other(

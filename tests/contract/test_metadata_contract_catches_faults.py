@@ -6,7 +6,13 @@ import pytest
 from faults import LEFT_THREADS, cases
 from metadata_faults import FAULTS
 from metadata_faults.fault import Fault
-from metadata_faults.persistent import PERSISTENT_FAULTS, Persistent, PersistentSuite
+from metadata_faults.persistent import (
+    PERSISTENT_FAULTS,
+    Persistent,
+    PersistentSuite,
+    TakesABrokenDatabaseForEmpty,
+)
+from metadata_faults.returns import ReturnsTheNumberOfRows
 from test_metadata import TestMemoryMetadataStore as Suite
 
 from jobserver_core.memory import MemoryMetadataStore
@@ -41,6 +47,17 @@ def test_the_contract_of_persistent_stores_catches(fault: type[Persistent]) -> N
         assert _fails(fault, fault.caught_by, PersistentSuite)
     finally:
         LEFT_THREADS.end()
+
+
+def test_a_wrong_type_is_named_with_its_call_and_what_the_port_declares() -> None:
+    with pytest.raises(AssertionError, match=r"renew_server returned 1, which is not of the type bool"):
+        Suite().test_every_call_returns_what_the_port_declares(ReturnsTheNumberOfRows())
+
+
+def test_calls_that_hide_an_unusable_database_are_named() -> None:
+    wrong = "while the data is unusable, each call has to raise StorageError, but job returned"
+    with pytest.raises(AssertionError, match=wrong):
+        PersistentSuite().test_what_the_database_fails_at_is_a_storage_error(TakesABrokenDatabaseForEmpty())
 
 
 def test_no_thread_is_left_behind() -> None:

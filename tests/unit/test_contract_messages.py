@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,19 @@ import pytest
 
 import jobserver_core.testing
 import jobserver_http.testing
-from jobserver_core.errors import MalformedUrl
-from jobserver_core.memory import InlineJob, InlineLauncher, MemoryFetcher
+from jobserver_core.errors import FetchError, MalformedUrl
+from jobserver_core.memory import InlineJob, InlineLauncher, MemoryBlobStore, MemoryFetcher
+from jobserver_core.memory.transport import MemoryTransport
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.json_values import JsonObject
-from jobserver_core.ports import JobCode, JobOutcome
-from jobserver_core.testing.fetcher import _assert_refused, _error_of_fetch
+from jobserver_core.ports import Fetched, Fetcher, JobCode, JobOutcome, Message
+from jobserver_core.testing.blobs import _created, _listed, _local_path, _opened, _put
+from jobserver_core.testing.fetcher import FetcherContract, _assert_refused, _error_of_fetch
 from jobserver_core.testing.launcher import LauncherContract, RunningContext
 from jobserver_core.testing.recording import RecordingListener
+from jobserver_core.testing.transport import _sent
+from jobserver_core.testing.transport import message as a_message
 from jobserver_http import Authenticator, Credentials, Identity
 from jobserver_http.testing import AuthenticatorContract
 
@@ -134,6 +140,103 @@ def test_a_uri_that_a_fetcher_has_to_refuse_is_named() -> None:
         _assert_refused(fetcher, "http://host.example/x")
 
 
+class Misfetching(MemoryFetcher):
+    """A fetcher whose ``fetch`` returns something else."""
+
+    def __init__(self, returned: object) -> None:
+        super().__init__()
+        self.returned = returned
+
+    def fetch(self, uri: str, **_options: Any) -> Any:
+        return self.returned
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ((one for one in "x"), r"fetch returned <generator .*; it has to return a context manager"),
+        (nullcontext("path"), r"the block of fetch yielded 'path'; .* instance of Fetched"),
+        (
+            nullcontext(Fetched(path="x.jar", digest="0" * 64, size=1)),  # type: ignore[arg-type]
+            r"the path of a Fetched has to be a Path, not 'x.jar'",
+        ),
+    ],
+    ids=["generator", "string", "path"],
+)
+def test_what_a_fetch_returned_is_shown_with_what_would_be_right(returned: object, message: str) -> None:
+    suite = FetcherSuite()
+    with pytest.raises(AssertionError, match=message):
+        suite.test_the_file_stays_while_others_use_it(Misfetching(returned))
+
+
+def test_a_fetch_that_raises_another_error_is_shown_with_the_right_one() -> None:
+    class Failing(MemoryFetcher):
+        def fetch(self, uri: str, **_options: Any) -> Any:
+            raise PermissionError("no")
+
+    with pytest.raises(AssertionError, match=r"raised PermissionError\('no'\); it has to raise FetchError"):
+        _error_of_fetch(Failing(), "http://host.example/x", FetchError)
+
+
+class FetcherSuite(FetcherContract):
+    def publish(self, fetcher: Fetcher, name: str, content: bytes) -> str:
+        return f"http://host.example/{name}"
+
+    def missing(self) -> str:
+        raise NotImplementedError
+
+    def refused(self) -> list[str]:
+        raise NotImplementedError
+
+    def files(self, fetcher: Fetcher) -> set[str]:
+        raise NotImplementedError
+
+    def withdraw(self, fetcher: Fetcher, uri: str) -> None:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("outcome", "message"),
+    [
+        (200, r"send returned 200; it has to return an instance of Answer"),
+        (OSError("no"), r"send raised OSError\('no'\); it has to return Answer\(error=…\)"),
+    ],
+    ids=["status", "error"],
+)
+def test_what_a_send_did_is_shown_with_what_would_be_right(outcome: Any, message: str) -> None:
+    class Missending(MemoryTransport):
+        def send(self, message: Message, *, timeout: float) -> Any:
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+    with pytest.raises(AssertionError, match=message):
+        _sent(Missending(), a_message("https://receiver.example/"))
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("create", "create returned None; it has to return an instance of BlobWriter"),
+        ("put", "put returned None; it has to return an instance of Blob"),
+        ("open", "open returned None; it has to return a binary file"),
+        ("local_path", "local_path returned None; it has to return a context manager"),
+        ("digests", "digests returned None; it has to return an iterator"),
+    ],
+)
+def test_what_a_blob_store_returned_is_shown_with_what_would_be_right(method: str, message: str) -> None:
+    store = type("Misreturning", (MemoryBlobStore,), {method: lambda *_, **__: None})()
+    uses: dict[str, Callable[[], object]] = {
+        "create": lambda: _created(store),
+        "put": lambda: _put(store, [b"x"]),
+        "open": lambda: _opened(store, "0" * 64),
+        "local_path": lambda: _local_path(store, "0" * 64).__enter__(),
+        "digests": lambda: _listed(store, modified_before=datetime.now(timezone.utc)),
+    }
+    with pytest.raises(AssertionError, match=message):
+        uses[method]()
+
+
 class AcceptsEverything(Authenticator):
     def authenticate(self, credentials: Credentials) -> Identity | None:
         return Identity(name="alice", permissions=frozenset({"*"}))
@@ -161,3 +264,23 @@ def test_failures_of_the_contract_of_authenticators_say_what_would_be_right() ->
         suite.test_a_wrong_secret_identifies_nobody(authenticator, "x")
     with pytest.raises(AssertionError, match="bearer credentials were accepted"):
         suite.test_credentials_of_another_scheme_identify_nobody(authenticator, None)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "message"),
+    [
+        (PermissionError("no"), r"authenticate raised PermissionError\('no'\) for .*; .* or None"),
+        (False, r"authenticate returned False for .*; it has to return an Identity, or None"),
+    ],
+    ids=["error", "answer"],
+)
+def test_what_an_authenticator_did_is_shown_with_what_would_be_right(outcome: Any, message: str) -> None:
+    class Wrong(AcceptsEverything):
+        def authenticate(self, credentials: Credentials) -> Any:
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+    with pytest.raises(AssertionError, match=message) as caught:
+        AuthenticatorSuite().test_a_wrong_secret_identifies_nobody(Wrong(), "x")
+    assert "xsecret" not in str(caught.value), "the message shows a secret"

@@ -206,7 +206,9 @@ class LauncherAccess(OptionsContract):
         outcome = self.outcome(context, job)
         wrong = f"job {job.class_name} has to fail with {failure}, not to end with {outcome}"
         assert outcome.failure is failure, wrong
-        assert outcome.error is not None
+        assert isinstance(outcome.error, ErrorInfo), (
+            f"the error of a failed job has to be an ErrorInfo: {outcome}"
+        )
         return outcome.error
 
     def submit(

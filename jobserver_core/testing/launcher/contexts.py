@@ -8,6 +8,7 @@ import pytest
 
 from jobserver_core.errors import InvalidSetting
 from jobserver_core.models.contexts import Resources
+from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.ports import ContextEnd, Launcher
 from jobserver_core.testing.contract import assert_none_left, returned, threads_and_processes
 from jobserver_core.testing.launcher.access import EARLIER, LauncherAccess, RunningContext
@@ -45,8 +46,11 @@ class ContextsContract(LauncherAccess):
         assert found is None, f"check() returned {found!r}; {right}"
 
     def test_settings_that_may_work_pass_validation(self, launcher: Launcher) -> None:
-        launcher.validate(self.settings())
-        launcher.validate(self.failing_settings()[0])
+        for settings in (self.settings(), self.failing_settings()[0]):
+            found: object = launcher.validate(settings)  # type: ignore[func-returns-value]
+            assert found is None, (
+                f"validate({settings}) returned {found!r}; it has to return None, or to raise InvalidSetting"
+            )
 
     def test_the_same_settings_always_ask_for_the_same_resources(self, launcher: Launcher) -> None:
         first, again = (
@@ -98,7 +102,9 @@ class ContextsContract(LauncherAccess):
         context = self.start(launcher, tmp_path, settings)
         end, error = self.end_of(context, timeout=self.start_timeout)
         assert end is ContextEnd.FAILED
-        assert error is not None
+        assert isinstance(error, ErrorInfo), (
+            f"the error of a failed context has to be an ErrorInfo: {error!r}"
+        )
         assert reason in error.message, (
             f"the error has to give the real reason, {reason!r}: {error.message!r}"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from jobserver_core.ports import ContextEnd, ContextHandle, JobOutcome, Launcher
@@ -34,7 +35,7 @@ class SurvivorsContract(LauncherAccess):
         following = self.successor(launcher)
         assert following is not None
         try:
-            (spec,) = following.survivors()
+            (spec,) = returned("survivors", following.survivors(), Sequence)
             assert spec == context.spec
             listener = self.listener()
             arriving = self.spec_of(context, "echo", '{"value": "it never arrived"}')
@@ -72,7 +73,9 @@ class SurvivorsContract(LauncherAccess):
         following = self.successor(launcher)
         assert following is not None
         try:
-            assert [spec.id for spec in following.survivors()] == [context.spec.id]
+            assert [spec.id for spec in returned("survivors", following.survivors(), Sequence)] == [
+                context.spec.id
+            ]
             following.sweep()
             self.wait_until_free(job)
             work_dir = context.spec.work_dir

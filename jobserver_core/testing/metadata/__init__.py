@@ -29,6 +29,7 @@ from jobserver_core.testing.metadata.persistence import PersistenceContract
 from jobserver_core.testing.metadata.pins import PinsContract
 from jobserver_core.testing.metadata.races import RacesContract
 from jobserver_core.testing.metadata.retention import RetentionContract
+from jobserver_core.testing.metadata.returns import ReturnsContract
 from jobserver_core.testing.metadata.servers import EpochsContract, ServersContract
 
 __all__ = ["MetadataStoreContract", "PersistentMetadataStoreContract", "renamed"]
@@ -47,6 +48,7 @@ def renamed(tables: Iterable[str], execute: Callable[[str], object]) -> Iterator
 
 
 class MetadataStoreContract(
+    ReturnsContract,
     BinariesContract,
     ContextsContract,
     JobsContract,

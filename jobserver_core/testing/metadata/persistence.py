@@ -17,57 +17,24 @@ from jobserver_core.errors import (
     StaleState,
     StorageError,
 )
-from jobserver_core.models.binaries import Binary
-from jobserver_core.models.callbacks import Delivery
-from jobserver_core.models.contexts import Context, ContextQuery
-from jobserver_core.models.jobs import Job, JobProgress, JobQuery, QueueLimits
+from jobserver_core.models.contexts import ContextQuery
+from jobserver_core.models.jobs import JobProgress, JobQuery, QueueLimits
 from jobserver_core.models.lifecycle import ContextState, DeliveryState, JobState
 from jobserver_core.models.servers import ServerRequest
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.testing.builders import a_binary, a_context, a_delivery, a_job, a_result, at, digest_of
-from jobserver_core.testing.contract import assert_none_left, raised_by, threads_and_processes, wait_until
+from jobserver_core.testing.contract import (
+    assert_each_raises,
+    assert_none_left,
+    raised_by,
+    threads_and_processes,
+    wait_until,
+)
 from jobserver_core.testing.metadata.access import StoreAccess, add, added
 from jobserver_core.testing.metadata.jobs import full_job
 from jobserver_core.testing.metadata.pins import pinned_and_removed
 from jobserver_core.testing.metadata.races import race, winner
-
-
-@attrs.frozen
-class _Records:
-    """One record of each kind, and every way to read it."""
-
-    binary: Binary
-    context: Context
-    job: Job
-    delivery: Delivery
-
-    def reads(self, store: MetadataStore) -> dict[str, Callable[[], object]]:
-        """Return the reading methods of a store, by name."""
-        return {
-            "binary": partial(store.binary, self.binary.name),
-            "binaries": store.binaries,
-            "binary_versions": partial(store.binary_versions, self.binary.name),
-            "context": partial(store.context, self.context.id),
-            "context_named": partial(store.context_named, self.context.name),
-            "contexts": partial(store.contexts, ContextQuery()),
-            "job": partial(store.job, self.job.id),
-            "job_with_key": partial(store.job_with_key, "key"),
-            "job_config": partial(store.job_config, self.job.id),
-            "job_result": partial(store.job_result, self.job.id),
-            "jobs": partial(store.jobs, JobQuery()),
-            "delivery": partial(store.delivery, self.delivery.id),
-            "deliveries_of": partial(store.deliveries_of, self.job.id),
-            "due_deliveries": partial(store.due_deliveries, now=at(9), limit=9),
-            "deliveries_in": partial(store.deliveries_in, DeliveryState.DELIVERED, limit=9),
-            "servers": store.servers,
-            "request": partial(store.request, "request"),
-            "requests_to": partial(store.requests_to, "server"),
-            "unreferenced": partial(store.unreferenced, [self.binary.digest]),
-        }
-
-    def read(self, store: MetadataStore) -> dict[str, object]:
-        """Return the results of all reading methods."""
-        return {name: call() for name, call in self.reads(store).items()}
+from jobserver_core.testing.metadata.returns import StoredRecords
 
 
 class PersistenceContract(StoreAccess):
@@ -148,7 +115,7 @@ class PersistenceContract(StoreAccess):
         binary, context = a_binary("b"), a_context("c")
         job = a_job(binary, context_id=context.id, idempotency_key="key")
         delivery = a_delivery(job)
-        records = _Records(binary, context, job, delivery)
+        records = StoredRecords(binary, context, job, delivery)
         running = attrs.evolve(job, state=JobState.RUNNING)
         ended = attrs.evolve(job, state=JobState.FINISHED, ended_at=at(1), has_result=True)
         sent = attrs.evolve(delivery, state=DeliveryState.DELIVERED, attempts=1)
@@ -198,7 +165,7 @@ class PersistenceContract(StoreAccess):
     def test_what_the_database_fails_at_is_a_storage_error(self, store: MetadataStore) -> None:
         binary, context, job = a_binary("b"), a_context("c"), a_job()
         store.add_job(job, config="{}")
-        records = _Records(binary, context, job, a_delivery(job))
+        records = StoredRecords(binary, context, job, a_delivery(job))
         calls: dict[str, Callable[[], object]] = {
             **records.reads(store),
             "add_binary": partial(store.add_binary, binary),
@@ -239,7 +206,7 @@ class PersistenceContract(StoreAccess):
             del calls["check"]
         with self.broken(store):
             raised = {name: raised_by(call) for name, call in calls.items()}
-        assert raised == dict.fromkeys(calls, StorageError)
+        assert_each_raises(StorageError, raised, "while the data is unusable")
         assert store.job(job.id) == job
         store.check()
 

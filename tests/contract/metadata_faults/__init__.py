@@ -11,6 +11,7 @@ from metadata_faults import (  # noqa: F401 - they define the subclasses
     pins,
     queued_jobs,
     removals,
+    returns,
     servers,
     values,
 )
