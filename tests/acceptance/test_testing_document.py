@@ -28,7 +28,9 @@ def passed(project: Path, *arguments: str) -> int:
     """Run pytest in a project, all of whose tests must pass; return how many there are."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=280, check=False)
-    [count] = re.findall(r"^(\d+) passed(?:, \d+ warnings?)? in", done.stdout, re.MULTILINE) or ["0"]
+    [count] = re.findall(
+        r"^(\d+) passed(?:, \d+ skipped)?(?:, \d+ warnings?)? in", done.stdout, re.MULTILINE
+    ) or ["0"]
     assert done.returncode == 0, done.stdout + done.stderr
     return int(count)
 

@@ -12,17 +12,17 @@ import threading
 import time
 from collections.abc import Iterator
 from email.utils import formatdate
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import attrs
 import httpx
 import pytest
 import trustme
 
 from jobserver_core.config.settings import CallbackSettings, Secret, Settings
 from jobserver_core.errors import InvalidCallbackUrl, InvalidSetting
-from jobserver_core.ports.transport import Transport
+from jobserver_core.ports.transport import Message, Transport
 from jobserver_core.testing.transport import message
 from jobserver_httpx import HttpxTransport, Signer
 from jobserver_net import AddressPolicy
@@ -34,7 +34,8 @@ PROMPT = 15.0
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 
 
-a_message = partial(message, headers={})
+def a_message(url: str, **changes: Any) -> Message:
+    return attrs.evolve(message(url), **{"headers": {}, **changes})
 
 
 @pytest.fixture
