@@ -43,7 +43,6 @@ def _fetching(
     """Fetch a URI, and check the types of what that gives."""
     block = fetcher.fetch(uri, progress=progress, cancellation=cancellation)
     with entered("fetch", block, Fetched) as fetched:
-        assert isinstance(fetched.path, Path), f"the path of a Fetched has to be a Path, not {fetched.path!r}"
         yield fetched
 
 

@@ -37,7 +37,7 @@ class ReturnsNamesInsteadOfBinaries(Fault):
 
 
 class ReturnsFalseFromItsCheck(Fault):
-    caught_by = CAUGHT_BY
+    caught_by = "test_a_store_in_working_order_passes_its_check"
 
     def check(self) -> Any:
         return False
