@@ -82,15 +82,20 @@ def started(data: Path, url: str | None) -> JobServer:
     return server
 
 
-def test_a_backup_of_a_running_server_restores_what_it_had(databases: Databases, tmp_path: Path) -> None:
-    back_up, restore = commands(databases.section)
-    variables = {
-        "DATA": str(tmp_path / "data"),
-        "BACKUP": str(tmp_path / "backup"),
-        "NEW_DATA": str(tmp_path / "new"),
+def variables_of(databases: Databases, directory: Path) -> dict[str, str]:
+    """Return the variables of the guide's commands."""
+    return {
+        "DATA": str(directory / "data"),
+        "BACKUP": str(directory / "backup"),
+        "NEW_DATA": str(directory / "new"),
         "DATABASE_URL": databases.url or "",
         "NEW_DATABASE_URL": databases.restored or "",
     }
+
+
+def test_a_backup_of_a_running_server_restores_what_it_had(databases: Databases, tmp_path: Path) -> None:
+    back_up, restore = commands(databases.section)
+    variables = variables_of(databases, tmp_path)
     with closing(started(tmp_path / "data", databases.url)) as server:
         upload(server)
         data_file = server.add_data_file("numbers", b"1,2,3")
@@ -119,3 +124,30 @@ def test_a_backup_of_a_running_server_restores_what_it_had(databases: Databases,
         with pytest.raises(JobNotFound):
             server.job(after.id)
         assert server.submit(a_request("w.Count", "input.string = e")).result(WAIT) == {"e": 1}
+
+
+def test_a_trial_without_the_id_of_the_server_reads_results_and_logs(
+    databases: Databases, tmp_path: Path
+) -> None:
+    back_up, restore = commands(databases.section)
+    variables = variables_of(databases, tmp_path)
+    with closing(started(tmp_path / "data", databases.url)) as server:
+        upload(server)
+        done = server.submit(a_request("w.Count", "input.string = a b a", context="warm"))
+        done.result(WAIT)
+        printing = server.submit(a_request("w.Sleep", context="warm"))
+        path = server._services.data_directory.job_log(printing.id)
+        wait_until(lambda: path.exists() and path.read_bytes() == b"sleeping\n", "the job has printed")
+        driver_log = server.context_log("warm").read_bytes()
+        context = server.context("warm").id
+        run(back_up, variables)
+    run(restore, variables)
+    (tmp_path / "new" / "server.id").unlink()
+    with closing(started(tmp_path / "new", databases.restored)) as server:
+        assert server.job_handle(done.id).result(WAIT) == {"a": 2, "b": 1}
+        # A shared database has the lease of the original server, which ends some seconds after the backup.
+        wait_until(
+            lambda: server.job(printing.id).state is JobState.ERROR, "the job of the original has ended"
+        )
+        with server.open_job_log(printing.id) as job_log, server.open_context_log(context) as context_log:
+            assert (job_log.read(), context_log.read()) == (b"sleeping\n", driver_log)

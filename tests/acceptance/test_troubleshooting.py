@@ -16,7 +16,11 @@ from jobserver_core.config.loading import setting_types
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = ROOT / "docs" / "howto" / "troubleshoot.md"
 PACKAGES = [ROOT / "jobserver_core", ROOT / "adapters", ROOT / "backends"]
-OF_OTHERS = {"ModuleNotFoundError", "Python in worker has different version"}
+OF_OTHERS = {
+    "ModuleNotFoundError",
+    "Python in worker has different version",
+    "The value … in the config … is invalid",
+}
 """Messages of Python and Spark."""
 
 
