@@ -131,10 +131,17 @@ def parse_permissions(text: str) -> frozenset[str]:
     words = text.replace(",", " ").split()
     if not words:
         raise ValueError("permissions must not be empty; expected for example jobs:read, or * for all")
-    for word in words:
-        if word not in _KNOWN:
-            raise ValueError(f"unknown permission {word!r}; expected one of {', '.join(_KNOWN)}")
+    if (problem := unknown_permission(words)) is not None:
+        raise ValueError(problem)
     return frozenset(words)
+
+
+def unknown_permission(permissions: Iterable[object]) -> str | None:
+    """Return which of the permissions is unknown, and the known ones; None if all are known."""
+    for permission in permissions:
+        if permission not in _KNOWN:
+            return f"unknown permission {permission!r}; expected one of {', '.join(_KNOWN)}"
+    return None
 
 
 SIGNED_IN = ""

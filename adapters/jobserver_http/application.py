@@ -29,6 +29,7 @@ from jobserver_http.authentication import (
     CredentialVerifier,
     Identity,
     authenticator_from_settings,
+    checked_authenticator,
 )
 from jobserver_http.bodies import BodyGuard, Disconnected
 from jobserver_http.calls import ApplicationState, Call
@@ -91,6 +92,8 @@ def create_app(
     check_kind("authenticator", authenticator, (Authenticator, type(None)), expected)
     if authenticator is None:
         authenticator = authenticator_from_settings(server.settings)
+    else:
+        authenticator = checked_authenticator(authenticator)
     guarded, selected = authenticator is not None, chosen(routes)
     state = ApplicationState(
         server=server,

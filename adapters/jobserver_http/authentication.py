@@ -17,17 +17,20 @@ import secrets
 import time
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from weakref import WeakValueDictionary
 
 import attrs
 
 from jobserver_core import plugins
 from jobserver_core.config.settings import Settings
-from jobserver_core.errors import InvalidSetting
+from jobserver_core.errors import BackendError, InvalidRequest, InvalidSetting, Unavailable
+from jobserver_core.models.arguments import check_kind
 from jobserver_core.ports import Backend
+from jobserver_core.ports.checked import PortRules, checked
+from jobserver_http.access import unknown_permission
 from jobserver_http.addresses import network_of
 from jobserver_http.errors import Rejected
 from jobserver_http.thread_pools import ThreadPool
@@ -64,17 +67,30 @@ class Credentials:
     secret: str = attrs.field(repr=False)
 
 
+def _check_string(_instance: object, attribute: attrs.Attribute[str], value: object) -> None:
+    check_kind(f"the {attribute.name} of an Identity", value, str, "a string")
+
+
+def _check_permissions(_instance: object, _attribute: object, value: object) -> None:
+    expected = 'a set of permissions, such as frozenset({"jobs:read"})'
+    check_kind("the permissions of an Identity", value, (frozenset, set), expected)
+    if (problem := unknown_permission(cast("frozenset[object]", value))) is not None:
+        raise InvalidRequest(message=f"the permissions of an Identity: {problem}")
+
+
 @attrs.frozen(kw_only=True)
 class Identity:
     """An authenticated caller and its permissions.
+
+    Other types than these, and unknown permissions, raise InvalidRequest.
 
     ``proof`` is the value that the credentials were checked against, such as a stored hash. When it changes,
     earlier checks are void.
     """
 
-    name: str
-    permissions: frozenset[str]
-    proof: str = attrs.field(default="", repr=False)
+    name: str = attrs.field(validator=_check_string)
+    permissions: frozenset[str] = attrs.field(validator=_check_permissions)
+    proof: str = attrs.field(default="", repr=False, validator=_check_string)
 
 
 class Authenticator(Backend):
@@ -111,6 +127,37 @@ class Authenticator(Backend):
             Unavailable: It cannot be checked at the moment. Requests get 503, and streams end.
         """
         return True
+
+
+class AuthenticatorFailed(Exception):
+    """An authenticator did what its port does not allow. To the caller this is an internal error."""
+
+
+_RULES = PortRules(
+    words="authenticator",
+    error=lambda message, _url: AuthenticatorFailed(message),
+    expected=(Unavailable,),
+)
+
+
+def checked_authenticator(authenticator: Authenticator) -> Authenticator:
+    """Return a stand-in for an authenticator, which checks every call (:mod:`~jobserver_core.ports.checked`).
+
+    Raises:
+        BackendError: Its challenges are not a tuple, or another collection, of strings that can be sent.
+    """
+    challenges: object = authenticator.challenges
+    valid = isinstance(challenges, Collection) and not isinstance(challenges, (str, bytes, Mapping))
+    if not valid or not challenges or not all(map(_can_be_sent, cast("Collection[object]", challenges))):
+        raise BackendError(
+            message=f"the authenticator {type(authenticator).__name__} must name its challenges, the values "
+            f"""of WWW-Authenticate: challenges = ('Basic realm="jobserver"',), not {challenges!r}"""
+        )
+    return checked(Authenticator, authenticator, _RULES)
+
+
+def _can_be_sent(challenge: object) -> bool:
+    return isinstance(challenge, str) and challenge.strip() != "" and challenge.isprintable()
 
 
 def parse_authorization(header: str) -> Credentials | None:
@@ -167,7 +214,7 @@ class CredentialVerifier:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        self._authenticator = authenticator
+        self._authenticator = checked_authenticator(authenticator)
         self._sleep = sleep
         self._threads = threads
         self._familiar_threads = ThreadPool(FAMILIAR_THREADS)
@@ -293,11 +340,14 @@ def authenticator_from_settings(settings: Settings) -> Authenticator | None:
     Raises:
         PluginNotFound: The authenticator is not installed.
         InvalidSetting: A credential file cannot be read, or is set although the backend is ``none``.
+        BackendError: Its challenges cannot be sent.
     """
     check_authentication(settings)
     if settings.auth.backend == "none":
         return None
-    return plugins.load(Authenticator, settings.auth.backend, settings, settings.data_dir)
+    return checked_authenticator(
+        plugins.load(Authenticator, settings.auth.backend, settings, settings.data_dir)
+    )
 
 
 def check_authentication(settings: Settings) -> None:

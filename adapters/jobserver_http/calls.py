@@ -20,7 +20,7 @@ from jobserver_core.running.fetching import Preparation
 from jobserver_core.running.waiting import Waiter
 from jobserver_core.server import JobServer
 from jobserver_http.access import Namespace
-from jobserver_http.authentication import Authenticator, Identity
+from jobserver_http.authentication import Authenticator, AuthenticatorFailed, Identity
 from jobserver_http.bodies import BodyGuard, Disconnected, decoded, read_body, refuse_form, stream_body
 from jobserver_http.errors import BodyTooLarge
 from jobserver_http.metrics import Metrics
@@ -138,7 +138,7 @@ class Call:
             return False
         try:
             return not authenticator.current(self.identity)
-        except Unavailable:
+        except (Unavailable, AuthenticatorFailed):
             return True  # a stream ends, and any other call is verified again
 
     async def recheck(self) -> None:

@@ -30,7 +30,7 @@ from jobserver_http.addresses import (
     listening_problem,
 )
 from jobserver_http.application import HttpApplication, create_app
-from jobserver_http.authentication import Authenticator, authenticator_from_settings
+from jobserver_http.authentication import Authenticator, authenticator_from_settings, checked_authenticator
 from jobserver_http.connections import (
     Connections,
     LimitedProtocol,
@@ -156,7 +156,8 @@ class ServerRun:
         check_kind("the server", server, JobServer, "a JobServer")
         self._server = server
         self._http: HttpSettings = server.settings.http
-        self._authenticator = authenticator or authenticator_from_settings(server.settings)
+        given = checked_authenticator(authenticator) if authenticator else None
+        self._authenticator = given or authenticator_from_settings(server.settings)
         self._on_listening = on_listening or (lambda _host, _port: None)
         self._on_draining = on_draining or (lambda: None)
         self._on_overdue = on_overdue

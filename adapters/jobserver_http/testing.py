@@ -113,6 +113,10 @@ class AuthenticatorContract(OptionsContract):
         assert not found.proof or found.proof not in repr(found), "the repr of the identity shows its proof"
 
     def test_the_challenge_names_the_scheme(self, authenticator: Authenticator) -> None:
+        challenges: object = authenticator.challenges
+        assert not isinstance(challenges, str), (
+            f"challenges has to be a tuple: challenges = ({challenges!r},), not {challenges!r}"
+        )
         schemes = {challenge.split()[0].lower() for challenge in authenticator.challenges}
         assert self.valid().scheme in schemes, (
             f"valid() has {self.valid().scheme} credentials, but the challenges name {schemes}"

@@ -139,7 +139,7 @@ class RaisesForTheUnknown(Simple):
 class AllowsEverything(Simple):
     def authenticate(self, credentials: Credentials) -> Identity | None:
         found = super().authenticate(credentials)
-        return found and attrs.evolve(found, permissions=frozenset({"*", "admin"}))
+        return found and attrs.evolve(found, permissions=frozenset({"*", "jobs"}))
 
 
 class NeverForgets(Simple):
@@ -150,7 +150,7 @@ class NeverForgets(Simple):
 class ShowsTheSecret(Simple):
     def authenticate(self, credentials: Credentials) -> Identity | None:
         found = super().authenticate(credentials)
-        return found and attrs.evolve(found, permissions=frozenset({credentials.secret}))
+        return found and attrs.evolve(found, name=credentials.secret)
 
 
 class ChallengesForAnotherScheme(Simple):

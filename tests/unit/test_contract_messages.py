@@ -241,6 +241,13 @@ class AcceptsEverything(Authenticator):
         return False
 
 
+class ReturnsATuple(AcceptsEverything):
+    challenges: Any = "Bearer"
+
+    def authenticate(self, credentials: Credentials) -> Any:
+        return "alice", {"*"}
+
+
 class AuthenticatorSuite(AuthenticatorContract):
     def valid(self) -> Credentials:
         return Credentials(scheme="basic", user="alice", secret="secret")
@@ -254,6 +261,12 @@ class AuthenticatorSuite(AuthenticatorContract):
 
 def test_failures_of_the_contract_of_authenticators_say_what_would_be_right() -> None:
     suite, authenticator = AuthenticatorSuite(), AcceptsEverything()
+    with pytest.raises(AssertionError, match=r"authenticate returned .* it has to return an Identity"):
+        suite.test_valid_credentials_identify_their_owner(ReturnsATuple())
+    with pytest.raises(
+        AssertionError, match="challenges has to be a tuple: challenges = \\('Bearer',\\), not"
+    ):
+        suite.test_the_challenge_names_the_scheme(ReturnsATuple())
     with pytest.raises(AssertionError, match="current has to be true while"):
         suite.test_valid_credentials_identify_their_owner(authenticator)
     with pytest.raises(AssertionError, match=r"the wrong secret .* was accepted"):
