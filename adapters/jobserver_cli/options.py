@@ -191,6 +191,14 @@ def context_settings_text(texts: list[str] | None) -> str:
     return text
 
 
+def has_context_settings(text: str) -> bool:
+    """Whether a job's configuration has settings for a context of its own."""
+    if "context-settings" not in text:
+        return False
+    spark = _parsed(text).get("spark")
+    return isinstance(spark, dict) and bool(spark.get("context-settings"))
+
+
 def _advice_for(texts: list[str]) -> str | None:
     """Return what was probably meant by texts that are not HOCON, or None."""
     if file := next(filter(os.path.isfile, texts), None):

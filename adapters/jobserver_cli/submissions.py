@@ -21,6 +21,7 @@ from jobserver_cli.options import (
     argument,
     config_text,
     duration_option,
+    has_context_settings,
     number_option,
 )
 from jobserver_cli.parameters import context_option
@@ -159,6 +160,7 @@ def submit(
             f"-s {shlex.quote(f'spark.proxy.user={proxy_user}')}",
         )
     config = config_text(data, strings)
+    _note_unused_settings(terminal, config, context)
 
     def check_context() -> None:
         if context is not None:
@@ -228,6 +230,7 @@ def run(
         jobserver run com.example.Words --jar target/words.jar -d @words.conf
     """
     config = config_text(data, strings)  # before anything changes on the server
+    _note_unused_settings(terminal, config, context)
     code = upload_code(client, terminal, cp, package or [], option="code")
     denied = _ensure_context(client, terminal, context, code) if context is not None else None
     try:
@@ -293,6 +296,13 @@ def _live_context(client: CommandClient, name: str) -> ContextFields | None:
     found = client.send("GET", f"/contexts/{quoted_segment(name)}", accept_errors=True)
     record: ContextFields | None = None if found.is_error else found.json()
     return record if record and record.get("endTime") == "Empty" else None
+
+
+def _note_unused_settings(terminal: Terminal, config: str, context: str | None) -> None:
+    """Warn of settings for a context of the job's own, which a job in a shared context does not get."""
+    if context is not None and has_context_settings(config):
+        why = f"the job runs in context {context}, which has its own"
+        terminal.note(f"warning: spark.context-settings has no effect: {why}", style="yellow")
 
 
 def _note_start(client: CommandClient, terminal: Terminal, context: str | None) -> None:

@@ -169,6 +169,19 @@ def test_set_needs_a_key(client: CommandLine) -> None:
     assert (done.code, "--set takes KEY=VALUE" in done.err) == (2, True)
 
 
+@pytest.mark.parametrize("command", ["submit", "run"])
+def test_settings_of_a_context_that_a_job_in_a_shared_one_does_not_get_cause_a_warning(
+    client: CommandLine, command: str
+) -> None:
+    data = "input.string = a, spark.context-settings.memory-per-node = 2g"
+    job = (command, "words.Count", "--cp", "words", "-d", data)
+    done = client(*job, "-c", "warm")
+    assert done.code == 0
+    assert "warning: spark.context-settings has no effect: the job runs in context warm" in done.err
+    assert "warning" not in client(*job).err
+    assert "warning" not in client(*job[:-1], "input.string = context-settings", "-c", "warm").err
+
+
 def test_submit_sync_prints_the_result_alone_on_stdout(client: CommandLine) -> None:
     done = client("submit", *COUNT, "--sync")
     assert (done.code, done.json) == (0, COUNTS)
