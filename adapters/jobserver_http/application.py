@@ -34,9 +34,10 @@ from jobserver_http.authentication import (
 from jobserver_http.bodies import BodyGuard, Disconnected
 from jobserver_http.calls import ApplicationState, Call
 from jobserver_http.errors import INTERNAL, REFUSALS, Rejected, StatusResponse, response_to
+from jobserver_http.old_java_client import is_old_java_client, with_stack_lines
 from jobserver_http.openapi import document
 from jobserver_http.parameters import parse_query, parsed
-from jobserver_http.responses import respond
+from jobserver_http.responses import ValueResponse, respond
 from jobserver_http.routes import chosen
 from jobserver_http.routing import Route
 
@@ -222,6 +223,8 @@ class _Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             response = await self._respond(scope)
+            if is_old_java_client(scope) and isinstance(response, ValueResponse):
+                response.encode_again(with_stack_lines(response.body))
             await response(scope, receive, send)
         except (Disconnected, ClientDisconnect):
             return

@@ -81,8 +81,10 @@ _CHARSETS = re.compile(
 """Python's names of the supported charsets. Codecs that are not charsets, such as punycode, are excluded."""
 
 
-def decoded(body: bytes, content_type: str | None) -> str:
+def decoded(body: bytes, content_type: str | None, *, fallback: str | None = None) -> str:
     """Decode a body with its declared charset, or as UTF-8.
+
+    ``fallback`` is the charset of a body that declares none and is not valid UTF-8.
 
     Raises:
         InvalidConfig: The body is not valid in the charset.
@@ -91,7 +93,8 @@ def decoded(body: bytes, content_type: str | None) -> str:
     refuse_form(content_type)
     headers = Headers()
     headers["Content-Type"] = content_type or ""
-    charset = headers.get_content_charset() or "utf-8"
+    declared = headers.get_content_charset()
+    charset = declared or "utf-8"
     name = ""
     if re.fullmatch(r"[\w.:+-]{1,40}", charset, re.ASCII):
         with suppress(LookupError):
@@ -102,6 +105,8 @@ def decoded(body: bytes, content_type: str | None) -> str:
     try:
         return body.decode(name)
     except UnicodeDecodeError as error:
+        if declared is None and fallback is not None:
+            return body.decode(fallback)
         raise InvalidConfig(message=f"byte {error.start + 1} of the body is not valid {charset}") from None
 
 

@@ -24,6 +24,7 @@ from jobserver_http.authentication import Authenticator, AuthenticatorFailed, Id
 from jobserver_http.bodies import BodyGuard, Disconnected, decoded, read_body, refuse_form, stream_body
 from jobserver_http.errors import BodyTooLarge
 from jobserver_http.metrics import Metrics
+from jobserver_http.old_java_client import FALLBACK_CHARSET, is_old_java_client
 from jobserver_http.schemas import Schema
 from jobserver_http.thread_pools import ThreadPools
 
@@ -174,7 +175,8 @@ class Call:
         limit = self.server.settings.limits.config_size
         body = await read_body(self.guard.receive, limit=limit, what=what)
         await self.recheck()
-        return decoded(body, self.header("content-type"))
+        fallback = FALLBACK_CHARSET if is_old_java_client(self.scope) else None
+        return decoded(body, self.header("content-type"), fallback=fallback)
 
     async def store_body(self, what: str, begin: Callable[[], ChunkedUpload[T]]) -> T:
         """Store the body with an upload while it arrives, completely or not at all.

@@ -51,6 +51,11 @@ page at `/docs`, where you can try calls.
 - A repeated parameter or an invalid value is refused with 400. An unknown parameter is ignored, as in
   the old server. `POST /contexts/<name>` refuses it: its parameters are settings of the context.
 - `HEAD` works like `GET` without the body.
+- The charset of a body is the one that its `Content-Type` declares, or UTF-8.
+- For the User-Agent `Apache-HttpClient/4.5 (…`, the HTTP library of the Java client
+  `com.bluebreezecf:spark-job-server-client:1.0.0`, `"stack"` is a list of lines, and a body without a
+  declared charset that is not valid UTF-8 is read as ISO 8859-1. Later releases, such as 4.5.14, get what
+  all others get.
 - With [separate contexts for each user](../howto/secure-the-server.md#separate-contexts-for-each-user),
   callers see only their own contexts and jobs: in lists, in events, and in errors.
 - Uploads and large results are streamed, never held in memory. A waiting synchronous call holds no thread.

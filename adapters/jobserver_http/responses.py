@@ -27,9 +27,20 @@ def raw_json_response(
     return Response(text, status, headers, media_type=JSON)
 
 
+class ValueResponse(Response):
+    """A response with a value, encoded as JSON. It may have error objects, but not the result of a job."""
+
+    media_type = JSON
+
+    def encode_again(self, value: object) -> None:
+        """Replace the value."""
+        self.body = encoded(value)
+        self.headers["content-length"] = str(len(self.body))
+
+
 def json_response(body: Json, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Return a response with a value, encoded as JSON."""
-    return raw_json_response(encoded(body), status, headers)
+    return ValueResponse(encoded(body), status, headers)
 
 
 def respond(response: StatusResponse) -> Response:

@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, cast
 
+import anyio
 import uvicorn
 
 from jobserver_core.config.settings import HttpSettings
@@ -201,6 +202,7 @@ class ServerRun:
 
     async def _run(self, listener: socket.socket, signals: bool) -> None:
         self._loop = asyncio.get_running_loop()
+        anyio.current_time()  # imports anyio's backend, which would fail later if no file descriptor is left
         self._loop.set_exception_handler(report_starvation)
         for number in SIGNALS if signals else ():
             self._loop.add_signal_handler(number, self._request_stop)

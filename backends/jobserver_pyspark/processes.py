@@ -17,6 +17,8 @@ MARKER = "JOBSERVER_CONTEXT"
 
 WORKER_POOL_VARIABLE = "JOBSERVER_CLASS_PATH"
 """The environment variable with the name of a worker pool: the Python workers of one class path."""
+MAX_DESCRIPTORS = 65536
+"""The soft limit of file descriptors of a context's Python processes, unless the hard limit is lower."""
 
 _PR_SET_PDEATHSIG = 1
 """The option of ``prctl`` for the signal that a process gets when its parent ends."""
@@ -26,7 +28,7 @@ _LINUX = sys.platform == "linux"
 _LIBC = ctypes.CDLL(None, use_errno=True) if _LINUX else None
 
 
-def limit_descriptors(most: int = 65536) -> None:
+def limit_descriptors(most: int = MAX_DESCRIPTORS) -> None:
     """Set this process' soft limit of file descriptors to the hard one, but not above ``most``.
 
     The server's own limit is as high as possible. Programs that a job starts may close every number below

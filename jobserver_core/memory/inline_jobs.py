@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from queue import SimpleQueue
 
+import attrs
+
 from jobserver_core.errors import TooLarge
 from jobserver_core.models.arguments import check_seconds
 from jobserver_core.models.dotted_keys import hint_for_lookup, hint_for_message
@@ -15,7 +17,7 @@ from jobserver_core.models.failures import ErrorInfo, FailureKind, message_of
 from jobserver_core.models.jobs import JobProgress
 from jobserver_core.models.json_values import Json, JsonMapping, JsonObject, loads
 from jobserver_core.ports import ContextEnd, ContextListener, ContextSpec, JobOutcome, JobSpec, ResultSink
-from jobserver_core.results import UnusableResult, await_value, opened
+from jobserver_core.results import RESULT_REFUSED, UnusableResult, await_value, opened
 from jobserver_core.shutdown import user_code
 
 JobFunction = Callable[["InlineJob"], Json]
@@ -247,9 +249,10 @@ class InlineRun:
             failure = next(kind for cls, kind in _FAILURES if isinstance(error, cls))
             hint = _hint(error, self._job.config)
             message = f"{error}; {hint}" if hint else None
-            return JobOutcome(
-                error=ErrorInfo.from_exception(error, message=message, stack=True), failure=failure
-            )
+            info = ErrorInfo.from_exception(error, message=message, stack=True)
+            if isinstance(error, UnusableResult):
+                info = attrs.evolve(info, error_class=RESULT_REFUSED)
+            return JobOutcome(error=info, failure=failure)
         return JobOutcome()
 
     def _call(self, function: JobFunction) -> None:

@@ -6,6 +6,6 @@ launcher, so that a result is the same in both. So it imports only the standard 
 
 from jobserver_core.results.awaiting import await_value
 from jobserver_core.results.encoding import MAX_DEPTH, encode, opened
-from jobserver_core.results.library_values import UnusableResult
+from jobserver_core.results.library_values import RESULT_REFUSED, UnusableResult
 
-__all__ = ["MAX_DEPTH", "UnusableResult", "await_value", "encode", "opened"]
+__all__ = ["MAX_DEPTH", "RESULT_REFUSED", "UnusableResult", "await_value", "encode", "opened"]

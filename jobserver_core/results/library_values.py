@@ -14,6 +14,10 @@ Simplify = Callable[[Any], Any]
 Key = Callable[[Any], str]
 
 
+RESULT_REFUSED = "ResultRefused"
+"""The class of the error of a job whose result was refused, in all launchers and languages."""
+
+
 class UnusableResult(Exception):
     """A result that has no JSON form; the message is for the job's author."""
 

@@ -237,7 +237,7 @@ def test_results_are_converted_as_for_clients(run_job: JobRunner) -> None:
     assert caught.value.failure is FailureKind.RESULT
     error = caught.value.error
     assert error.message.startswith(f"{__name__}.Job.run_job: the result is nested")
-    assert (error.error_class, error.stack) == ("", "")
+    assert (error.error_class, error.stack) == ("ResultRefused", "")
 
 
 def test_a_streamed_result_is_bytes(run_job: JobRunner) -> None:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from jobserver_core.results import RESULT_REFUSED
 from jobserver_pyspark import processes
 from jobserver_pyspark.host.class_paths import TaskClassPaths, WorkerPools
 from jobserver_pyspark.host.driver import Driver
@@ -164,7 +165,7 @@ class PythonJobs:
 
     def refuse(self, job_id: str, message: str) -> None:
         """End a job whose result the server does not accept."""
-        self._end_early(_failed(job_id, "result", message))
+        self._end_early(_failed(job_id, "result", message, error_class=RESULT_REFUSED))
 
     def _end_early(self, outcome: messages.JobEnded) -> None:
         job = self._jobs.get(outcome.job_id)
@@ -415,8 +416,10 @@ class PythonJobs:
         return self._spec.reuse and self._spec.context_type != "custom" and not job.fresh
 
 
-def _failed(job_id: str, kind: JobFailureKind, message: str, *, stack: str = "") -> messages.JobEnded:
-    error = bounded(ErrorDetails(message=message, stack=stack))
+def _failed(
+    job_id: str, kind: JobFailureKind, message: str, *, error_class: str = "", stack: str = ""
+) -> messages.JobEnded:
+    error = bounded(ErrorDetails(message=message, error_class=error_class, stack=stack))
     return messages.JobEnded(job_id=job_id, failure=kind, error=error)
 
 

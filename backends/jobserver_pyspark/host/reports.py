@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from jobserver_core.results import RESULT_REFUSED
 from jobserver_pyspark.protocol import messages
 from jobserver_pyspark.protocol.frames import CHUNK_SIZE, Channel, ChannelClosed
 from jobserver_pyspark.protocol.messages import ErrorDetails, HostSpec, HostToServer, JobReport, ServerToHost
@@ -126,7 +127,8 @@ class _KeptJob:
         """Return the end for a server that has got only what was kept."""
         if self._failure is None or ended.killed or ended.failure is not None:
             return ended
-        return messages.JobEnded(job_id=self._id, failure="result", error=ErrorDetails(message=self._failure))
+        error = ErrorDetails(message=self._failure, error_class=RESULT_REFUSED)
+        return messages.JobEnded(job_id=self._id, failure="result", error=error)
 
     def close(self) -> None:
         """Free the disk. Idempotent."""

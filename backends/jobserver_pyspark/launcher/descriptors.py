@@ -8,19 +8,23 @@ The server itself needs a few for each context, and one for each connection.
 from __future__ import annotations
 
 import errno
+import os
 import resource
 
 import attrs
 
 from jobserver_core.errors import LaunchError
 from jobserver_core.models.failures import ErrorInfo
+from jobserver_pyspark.processes import MAX_DESCRIPTORS
 
 MIN_DESCRIPTORS = 512
 """The minimum limit of each process of a context; with a lower one its JVM cannot start."""
 HOW_TO_RAISE = (
     "raise it to 65536 or so with `ulimit -Hn`, LimitNOFILE= of systemd, or `--ulimit nofile=` of Docker"
 )
-_SIGN = "Too many open files"
+_SIGN = os.strerror(errno.EMFILE)
+_SIGN_OF_THE_MACHINE = os.strerror(errno.ENFILE)
+_OF_THE_MACHINE = "the machine has no file descriptors left for any process: raise the sysctl fs.file-max"
 
 
 def check_descriptors() -> None:
@@ -45,18 +49,23 @@ def out_of_descriptors(error: OSError) -> str | None:
             f"the server has no file descriptor left: it may have {soft} open (RLIMIT_NOFILE, hard limit "
             f"{hard}), and needs some for each context and one for each connection; {HOW_TO_RAISE}"
         )
-    if error.errno == errno.ENFILE:
-        return "this machine has no file descriptors left for any process: raise the sysctl fs.file-max"
-    return None
+    return _OF_THE_MACHINE if error.errno == errno.ENFILE else None
 
 
 def with_descriptor_limit(error: ErrorInfo) -> ErrorInfo:
-    """Add the limit to the error of a context whose processes ran out of descriptors."""
-    if _SIGN not in error.message and _SIGN not in error.stack:
+    """Add the limit to the error of a context, or of a job in it, if a process ran out of descriptors."""
+    text = f"{error.message}\n{error.stack}"
+    if _SIGN not in text:
         return error
+    reason = _OF_THE_MACHINE if _SIGN_OF_THE_MACHINE in text else _limit_of_contexts()
+    return attrs.evolve(error, message=f"{error.message} ({reason})")
+
+
+def _limit_of_contexts() -> str:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return attrs.evolve(
-        error,
-        message=f"{error.message} (the context ran out of file descriptors: each of its processes may have "
-        f"{hard} open, RLIMIT_NOFILE; {HOW_TO_RAISE})",
+    start = "a process ran out of file descriptors: on the server's machine, "
+    if hard != resource.RLIM_INFINITY and hard <= MAX_DESCRIPTORS:
+        return f"{start}each process of a context may have {hard} open, RLIMIT_NOFILE; {HOW_TO_RAISE}"
+    return (
+        f"{start}each Python process of a context may have {MAX_DESCRIPTORS} open; a job may leave files open"
     )

@@ -13,6 +13,7 @@ from jobserver_core.models.binaries import BinaryType
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import JobProgress
 from jobserver_core.ports import ContextListener, ContextSpec, JobOutcome, JobSpec, ResultSink
+from jobserver_pyspark.launcher.descriptors import with_descriptor_limit
 from jobserver_pyspark.launcher.packages import PackageLease
 from jobserver_pyspark.protocol.converter import ProtocolError
 from jobserver_pyspark.protocol.messages import (
@@ -240,10 +241,12 @@ def _outcome(job: _HostedJob, end: JobEnded) -> JobOutcome:
         return JobOutcome(killed=True)
     if end.failure is not None:
         error = end.error or ErrorDetails(message="the job failed without an error")
-        return JobOutcome(error=reported_error(error), failure=FailureKind(end.failure))
+        told = with_descriptor_limit(reported_error(error))
+        return JobOutcome(error=told, failure=FailureKind(end.failure))
     if job.sink is None:
         message = "the job's process reported success without a result"
-        return JobOutcome(error=ErrorInfo(message=message), failure=FailureKind.RESULT)
+        error = ErrorInfo(message=message, error_class="LaunchError")
+        return JobOutcome(error=error, failure=FailureKind.RESULT)
     return JobOutcome()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 
 from jobserver_core import results
-from jobserver_core.results import UnusableResult
+from jobserver_core.results import RESULT_REFUSED, UnusableResult
 from jobserver_pyspark.protocol.messages import ErrorDetails, JobFailureKind
 
 _MAX_MESSAGE = 64 * 1024
@@ -34,7 +34,8 @@ class JobFailure(Exception):
     @classmethod
     def of_result(cls, job: object, error: UnusableResult) -> JobFailure:
         """Return the failure for an unusable result of a job's ``run_job``."""
-        return cls("result", f"{qualified_name(type(job))}.run_job: {error}")
+        message = f"{qualified_name(type(job))}.run_job: {error}"
+        return cls("result", message, error_class=RESULT_REFUSED)
 
     @classmethod
     def of(cls, kind: JobFailureKind, error: BaseException, *, message: str | None = None) -> JobFailure:

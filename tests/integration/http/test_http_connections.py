@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
-from http_site import JAR, Site, Start
+from http_site import Site, Start
 
 from conditions import wait_until
 from jobserver_http import connections
@@ -229,7 +229,8 @@ def test_forwarded_headers_from_untrusted_peers_are_ignored(
 
 PROGRAM = textwrap.dedent(
     """
-    import logging, resource, sys
+    import logging, os, resource, sys
+    from contextlib import suppress
     from serving import a_server
     from jobserver_core import Settings
     from jobserver_http import connections, serve
@@ -239,41 +240,51 @@ PROGRAM = textwrap.dedent(
     connections.SHARE = 1  # so that connections alone use up the descriptors
     logging.basicConfig(level=logging.INFO, filename=sys.argv[1])
     http = {"port": 0, "drain-timeout": "0 s", "max-connections": 1000}
-    serve(
-        a_server(settings=Settings.from_mapping({"jobserver": {"http": http}})),
-        on_listening=lambda host, port: print(f"http://{host}:{port}", flush=True),
-    )
+    taken = []
+
+
+    def announce(host, port):
+        if "one-left" in sys.argv:
+            with suppress(OSError):
+                while True:
+                    taken.append(os.open(os.devnull, os.O_RDONLY))
+            os.close(taken.pop())
+        print(f"http://{host}:{port}", flush=True)
+
+
+    serve(a_server(settings=Settings.from_mapping({"jobserver": {"http": http}})), on_listening=announce)
     """
 )
 
 
 @contextlib.contextmanager
-def starved(log: Path) -> Iterator[tuple[subprocess.Popen[str], httpx.URL, contextlib.ExitStack]]:
-    """A server without descriptors, its address, and the connections that have used them up.
-
-    It has ended after the block.
-    """
+def limited(log: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], httpx.URL]]:
+    """A server that may have few descriptors, and its address. It has ended after the block."""
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(log)],
+        [sys.executable, "-c", PROGRAM, str(log), *arguments],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(TESTS)},
     )
     try:
         assert process.stdout is not None
-        url = httpx.URL(process.stdout.readline().strip())
-        httpx.post(url.join("/binaries/first"), content=b"PK", headers=JAR)  # imports what uploads need
-        with contextlib.ExitStack() as stack:
-            for _ in range(150):
-                peer = stack.enter_context(socket.create_connection((url.host, url.port or 80), timeout=WAIT))
-                peer.sendall(UPLOAD)
-            wait_until(lambda: "cannot accept connections" in log.read_text(), log.read_text)
-            yield process, url, stack
+        yield process, httpx.URL(process.stdout.readline().strip())
     finally:
         process.terminate()
         process.wait(WAIT)
         assert process.stdout is not None
         process.stdout.close()
+
+
+@contextlib.contextmanager
+def starved(log: Path) -> Iterator[tuple[subprocess.Popen[str], httpx.URL, contextlib.ExitStack]]:
+    """A server without descriptors, its address, and the connections that have used them up."""
+    with limited(log) as (process, url), contextlib.ExitStack() as stack:
+        for _ in range(150):
+            peer = stack.enter_context(socket.create_connection((url.host, url.port or 80), timeout=WAIT))
+            peer.sendall(UPLOAD)
+        wait_until(lambda: "cannot accept connections" in log.read_text(), log.read_text)
+        yield process, url, stack
 
 
 UPLOAD = (
@@ -304,3 +315,9 @@ def test_a_server_that_stops_while_it_has_no_descriptors_logs_no_tracebacks(tmp_
         process.terminate()
         assert process.wait(WAIT) == 0
     assert "Traceback" not in log.read_text()
+
+
+def test_the_first_request_needs_no_descriptor_but_that_of_its_connection(tmp_path: Path) -> None:
+    with limited(tmp_path / "log", "one-left") as (_, url):
+        response = httpx.get(url.join("/jobs"), timeout=WAIT)
+        assert (response.status_code, response.json()) == (200, []), (tmp_path / "log").read_text()

@@ -140,7 +140,7 @@ def test_a_distributed_result_is_refused_with_advice(bench: Any, shapes_jar: Any
     outcome = bench.run("shapes.Results", shapes_jar, config={"what": what})
     assert outcome.failure == FailureKind.RESULT
     assert "collect() or take(n)" in outcome.error.message
-    assert (outcome.error.error_class, outcome.error.stack) == ("", "")
+    assert (outcome.error.error_class, outcome.error.stack) == ("ResultRefused", "")
 
 
 def test_a_result_that_is_nested_too_deeply_is_refused(bench: Any, shapes_jar: Any) -> None:

@@ -31,6 +31,8 @@ PROJECT = """\
   </dependencies>
 </project>
 """
+FAILED = "ERROR java.lang.IllegalArgumentException Foobar true"
+"""The error of a job as the client has it: state, class, message, and whether the stack is complete."""
 OUT_OF_REACH = re.compile(r".*(?:Could not transfer|UnknownHost|Connection refused|timed out).*")
 
 
@@ -92,8 +94,16 @@ def test_every_call_of_the_old_java_client_works(program: list[str], url: str, o
         'waited for={"x":2}',
         'of a file={"y":1}',
         'of a stream={"z":1}',
-        *["duration=true"] * 4,
-        "jobs=[FINISHED spark.jobserver.WordCountExample old-client]",
+        "accented=true",
+        f"failed={FAILED}",
+        f"failed of a file={FAILED}",
+        f"failed of a stream={FAILED}",
+        f"failed later={FAILED}",
+        "config of a failed one={}",
+        *["duration=true", f"failed in the list={FAILED}"] * 4,
+        *["duration=true"] * 5,
+        "jobs=[ERROR spark.jobserver.MyErrorJob old-client, "
+        "FINISHED spark.jobserver.WordCountExample old-client]",
         "unknown job=true",
         "unknown app=refused",
         "context deleted=true",

@@ -64,6 +64,7 @@ def test_a_result_that_cannot_be_serialized_fails_the_job(
     assert outcome.failure is failure
     assert outcome.error is not None
     assert text in outcome.error.message
+    assert (outcome.error.error_class == "ResultRefused") == (failure is FailureKind.RESULT)
 
 
 class _Measuring(ResultSink):

@@ -7,15 +7,20 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
 
-from jobserver_core.models.failures import ErrorInfo
-from jobserver_core.ports import ContextSpec
+from jobserver_core.disk_cache import DiskCache
+from jobserver_core.models.failures import ErrorInfo, FailureKind
+from jobserver_core.ports import ContextSpec, JobSpec
 from jobserver_core.testing.launcher import RecordingListener
 from jobserver_pyspark import PySparkLauncher
 from jobserver_pyspark.launcher.descriptors import out_of_descriptors, with_descriptor_limit
+from jobserver_pyspark.launcher.hosted_jobs import HostedJobs
+from jobserver_pyspark.launcher.packages import PackageLease
+from jobserver_pyspark.protocol.messages import ErrorDetails, JobEnded
 
 TESTS = Path(__file__).parents[2]
 
@@ -150,14 +155,56 @@ def test_errors_about_exhausted_descriptors_are_explained() -> None:
     assert out_of_descriptors(OSError(errno.ENOENT, "No such file")) is None
 
 
-def test_a_context_whose_jvm_ran_out_of_descriptors_says_how_to_raise_the_limit() -> None:
-    error = with_descriptor_limit(
-        ErrorInfo(message="Job aborted", stack="java.io.IOException: Too many open files")
+OF_A_TASK = "java.io.IOException: Too many open files"
+
+
+@pytest.mark.real
+def test_the_error_of_a_context_that_ran_out_of_descriptors_says_how_to_raise_the_limit() -> None:
+    program = f"""
+        from jobserver_core.models.failures import ErrorInfo
+        from jobserver_pyspark.launcher.descriptors import with_descriptor_limit
+        print(with_descriptor_limit(ErrorInfo(message="Job aborted", stack="{OF_A_TASK}")).message)
+    """
+    assert run(program, hard=1000).startswith(
+        "Job aborted (a process ran out of file descriptors: on the server's machine, each process of a "
+        "context may have 1000 open, RLIMIT_NOFILE; raise it to 65536 or so with `ulimit -Hn`, "
     )
-    assert error.message.startswith("Job aborted (the context ran out of file descriptors: ")
-    assert "--ulimit nofile=" in error.message
+
+
+def test_other_errors_of_contexts_are_not_changed() -> None:
     other = ErrorInfo(message="Job aborted")
     assert with_descriptor_limit(other) is other
+
+
+def test_an_error_of_a_machine_without_descriptors_names_the_limit_of_the_machine() -> None:
+    told = with_descriptor_limit(ErrorInfo(message="[Errno 23] Too many open files in system: 'x'")).message
+    assert "RLIMIT_NOFILE" not in told
+    assert told.endswith("raise the sysctl fs.file-max)")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ErrorDetails(
+            message="[Errno 24] Too many open files: 'x'", error_class="OSError", stack="in run_job"
+        ),
+        ErrorDetails(
+            message="Job aborted", error_class="java.lang.Exception", stack=f"Caused by: {OF_A_TASK}"
+        ),
+    ],
+)
+def test_the_error_of_a_job_that_ran_out_of_descriptors_names_the_limit(
+    tmp_path: Path, error: ErrorDetails
+) -> None:
+    spec = ContextSpec(id="c", name="c", log_path=tmp_path / "log", work_dir=tmp_path, data_dir=tmp_path)
+    listener, lease = RecordingListener(), PackageLease(DiskCache(tmp_path / "packages", limit=0))
+    jobs = HostedJobs(spec, listener, lease, send=lambda _message: None, listener_lock=threading.Lock())
+    jobs.submit(JobSpec(id="j", class_name="w.Job", class_path=(), config="{}", log_path=tmp_path / "log"))
+    jobs.handle(JobEnded(job_id="j", failure="raised", error=error))
+    outcome = listener.wait_for("job-ended", timeout=10)[2]
+    assert outcome.failure is FailureKind.RAISED
+    assert outcome.error.message.startswith(f"{error.message} (a process ran out of file descriptors: ")
+    assert (outcome.error.error_class, outcome.error.stack) == (error.error_class, error.stack)
 
 
 @pytest.mark.real

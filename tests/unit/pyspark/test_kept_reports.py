@@ -92,6 +92,7 @@ def result_failure(message: HostToServer) -> str:
     assert isinstance(message, JobEnded)
     assert message.failure == "result"
     assert message.error is not None
+    assert message.error.error_class == "ResultRefused"
     return message.error.message
 
 

@@ -64,12 +64,31 @@ public final class OldClient {
     say("of a file", client.startJob(config, job).getResult());
     InputStream stream = new ByteArrayInputStream("input.string = \"z\"".getBytes("UTF-8"));
     say("of a stream", client.startJob(stream, job).getResult());
+    String accented = "input.string = \"\u00e9t\u00e9\"";
+    say("accented", client.startJob(accented, job).getResult().equals("{\"\u00e9t\u00e9\":1}"));
+
+    job.put(ISparkJobServerClientConstants.PARAM_CLASS_PATH, "spark.jobserver.MyErrorJob");
+    say("failed", error(client.startJob("", job)));
+    say("failed of a file", error(client.startJob(config, job)));
+    say("failed of a stream", error(client.startJob(new ByteArrayInputStream(new byte[0]), job)));
+    job.remove(ISparkJobServerClientConstants.PARAM_SYNC);
+    id = (String) client.startJob("", job).getExtendAttributes().get("jobId");
+    later = client.getJobResult(id);
+    while (later.containsAsynStatus()) {
+      Thread.sleep(50);
+      later = client.getJobResult(id);
+    }
+    say("failed later", error(later));
+    say("config of a failed one", client.getConfig(id).getConfigs());
     Files.delete(config.toPath());
 
     TreeSet<String> jobs = new TreeSet<>();
     for (SparkJobInfo each : client.getJobs()) {
       jobs.add(each.getStatus() + " " + each.getClassPath() + " " + each.getContext());
       say("duration", each.getDuration().endsWith(" secs"));
+      if ("ERROR".equals(each.getStatus())) {
+        say("failed in the list", error(each));
+      }
     }
     say("jobs", jobs);
     // Its jobNotExists() never reads an answer 404, so the text of the answer has to do.
@@ -85,6 +104,19 @@ public final class OldClient {
     say("context deleted", client.deleteContext("old-client"));
     say("context deleted again", client.deleteContext("old-client"));
     say("contexts at last", client.getContexts());
+  }
+
+  private static String error(SparkJobResult job) {
+    return error(job.getStatus(), job.getErrorClass(), job.getMessage(), job.getStack());
+  }
+
+  private static String error(SparkJobInfo job) {
+    return error(job.getStatus(), job.getErrorClass(), job.getMessage(), job.getStack());
+  }
+
+  private static String error(String status, String name, String message, String[] stack) {
+    boolean complete = stack.length > 1 && stack[0].startsWith(name);
+    return status + " " + name + " " + message + " " + complete;
   }
 
   private static void say(String name, Object value) {

@@ -30,6 +30,9 @@ private[jobserver] final case class Outcome(
 private[jobserver] object Outcome {
   val mapper = new ObjectMapper()
 
+  /** `RESULT_REFUSED` of `jobserver_core.results`. */
+  val ResultRefused = "ResultRefused"
+
   /** The job has passed its own validation, and runs now. */
   val running: Outcome = Outcome("running")
   val killed: Outcome = Outcome("killed")
@@ -39,8 +42,8 @@ private[jobserver] object Outcome {
   def failed(failure: String, error: Throwable): Outcome = Outcome("failed", failure, ErrorDetails.of(error))
 
   /** The server's own reason: the exceptions of this package mean nothing to the job's author. */
-  def refused(failure: String, message: String, detail: String = ""): Outcome =
-    Outcome("failed", failure, ErrorDetails(message, "", detail))
+  def refused(failure: String, message: String, detail: String = "", errorClass: String = ""): Outcome =
+    Outcome("failed", failure, ErrorDetails(message, errorClass, detail))
 }
 
 /** An exception as data: message, Java class, Java stack; `ErrorDetails` of the protocol. */

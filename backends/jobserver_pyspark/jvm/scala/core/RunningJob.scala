@@ -181,7 +181,7 @@ private[jobserver] final class RunningJob(
       val writer = new ResultWriter(request.resultPath, request.maxResultBytes, () => cancelled)
       Outcome.finished(writer.write(() => box.getAndSet(null)))
     } catch {
-      case refused: ResultRefused => Outcome.refused("result", refused.getMessage)
+      case refused: ResultRefused => Outcome.refused("result", refused.getMessage, errorClass = Outcome.ResultRefused)
       case error: Throwable => report(error)
     }
 
