@@ -223,7 +223,7 @@ class _Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             response = await self._respond(scope)
-            if is_old_java_client(scope) and isinstance(response, ValueResponse):
+            if isinstance(response, ValueResponse) and is_old_java_client(scope):
                 response.encode_again(with_stack_lines(response.body))
             await response(scope, receive, send)
         except (Disconnected, ClientDisconnect):
