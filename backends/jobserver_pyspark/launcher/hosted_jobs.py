@@ -245,8 +245,8 @@ def _outcome(job: _HostedJob, end: JobEnded) -> JobOutcome:
         return JobOutcome(error=told, failure=FailureKind(end.failure))
     if job.sink is None:
         message = "the job's process reported success without a result"
-        error = ErrorInfo(message=message, error_class="LaunchError")
-        return JobOutcome(error=error, failure=FailureKind.RESULT)
+        missing = ErrorInfo(message=message, error_class="LaunchError")
+        return JobOutcome(error=missing, failure=FailureKind.RESULT)
     return JobOutcome()
 
 

@@ -201,7 +201,7 @@ def test_the_error_of_a_job_that_ran_out_of_descriptors_names_the_limit(
     jobs = HostedJobs(spec, listener, lease, send=lambda _message: None, listener_lock=threading.Lock())
     jobs.submit(JobSpec(id="j", class_name="w.Job", class_path=(), config="{}", log_path=tmp_path / "log"))
     jobs.handle(JobEnded(job_id="j", failure="raised", error=error))
-    outcome = listener.wait_for("job-ended", timeout=10)[2]
+    outcome = listener.wait_for("job_ended", "j", timeout=10)[2]
     assert outcome.failure is FailureKind.RAISED
     assert outcome.error.message.startswith(f"{error.message} (a process ran out of file descriptors: ")
     assert (outcome.error.error_class, outcome.error.stack) == (error.error_class, error.stack)
