@@ -23,6 +23,8 @@ from uuid import uuid4
 
 import pytest
 
+from jobserver_core.config.loading import describe
+from jobserver_core.config.settings import Settings
 from jobserver_core.errors import MalformedUrl
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.models.callbacks import Answer
@@ -459,6 +461,12 @@ class TestSignedTokenAuthenticator(AuthenticatorContract):
 
     def revoke(self, authenticator: Authenticator) -> None:
         self.made.revoked.add("alice")
+
+    def test_the_configuration_is_shown_without_the_key(self) -> None:
+        key = {"jobserver.auth.options.signing-key": "a key of many characters"}
+        shown = [one.value for one in describe(Settings.from_mapping(key, env={}))]
+        assert {"signing-key": "***"} in shown
+        assert "a key of many characters" not in str(shown)
 
     def test_an_expired_token_is_not_accepted(self, authenticator: Authenticator) -> None:
         token = self.made.token("alice", ["jobs:read"], 1)

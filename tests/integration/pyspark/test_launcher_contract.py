@@ -94,7 +94,8 @@ class TestPySparkLauncher(LauncherContract):
         return {"num-cpu-cores": 2, "spark": {"master": "local[*]"}}
 
     def failing_settings(self) -> tuple[dict[str, Any], str]:
-        return {"spark": {"master": "local[*]", "scheduler": {"mode": "by-lot"}}}, "by-lot"
+        settings = {"spark": {"master": "local[*]", "serializer": "no.such.Serializer"}}
+        return settings, "no.such.Serializer"
 
     def refused_settings(self) -> tuple[dict[str, Any], str]:
         return {"spark": {"master": "local[no-number]"}}, "spark.master"
