@@ -29,7 +29,8 @@ from jobserver_core.config.settings import Settings
 from jobserver_core.errors import BackendError, InvalidRequest, InvalidSetting, Unavailable
 from jobserver_core.models.arguments import check_kind
 from jobserver_core.ports import Backend
-from jobserver_core.ports.checked import PortRules, checked
+from jobserver_core.ports.checked import checked
+from jobserver_core.ports.faults import PortRules
 from jobserver_http.access import unknown_permission
 from jobserver_http.addresses import network_of
 from jobserver_http.errors import Rejected

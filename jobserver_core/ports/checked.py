@@ -17,16 +17,14 @@ An unexpected exception becomes the typed error of its port, such as StorageErro
 failure that the plug-in has reported itself: a change that could not be stored is retried. Its traceback is
 logged, at most once a minute for the same fault of the same plug-in. Neither shows secrets of a URL.
 
-Deliberately not handled: wrong values of the right type, and an error of the library that the port does not
-allow for a method. The contract suites find these.
+Deliberately not handled: wrong values of the right type, and an error of the library that only other methods
+of the port may raise. The contract suites find these.
 """
 
 from __future__ import annotations
 
 import inspect
 import io
-import logging
-import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -36,65 +34,18 @@ from typing import Any, BinaryIO, Generic, TypeVar, Union, cast, get_args, get_o
 
 import attrs
 
-from jobserver_core.errors import (
-    BackendError,
-    FetchError,
-    InvalidCallbackUrl,
-    JobServerError,
-    LaunchError,
-    StorageError,
-    TransportError,
-)
-from jobserver_core.models.failures import message_of
 from jobserver_core.plugins import Backend
 from jobserver_core.ports.blobs import BlobWriter
+from jobserver_core.ports.faults import RULES, Calling, Plugin, PortRules
 from jobserver_core.ports.launcher import ContextHandle
-from jobserver_core.repeats import Repeats
-from jobserver_core.uris import redacted, without_secrets
 
-__all__ = ["PortRules", "checked", "unchecked"]
-
-_log = logging.getLogger(__name__)
+__all__ = ["checked", "unchecked"]
 
 B = TypeVar("B", bound=Backend)
 T = TypeVar("T")
 
 _NOT_CALLS = ("kind", "check_options", "from_settings")
 """What belongs to the class of a backend, and is used before there is an object."""
-
-
-@attrs.frozen(kw_only=True)
-class PortRules:
-    """What the faults of the backends of one port become.
-
-    ``words`` say what such a backend is. ``error`` makes an error of a message and, if the call was about a
-    URL, of that URL without secrets. ``expected`` are the errors of the library that callers get unchanged;
-    all others are faults. ``has_urls``: the first argument of a call is a URL or has one as ``url``.
-    """
-
-    words: str
-    error: Callable[[str, str], Exception]
-    expected: tuple[type[JobServerError], ...] = (JobServerError,)
-    has_urls: bool = False
-
-
-def _fetch_error(message: str, url: str) -> Exception:
-    return FetchError(url=url, reason=message) if url else BackendError(message=message)
-
-
-_RULES = {
-    "metadata": PortRules(words="metadata store", error=lambda text, _url: StorageError(message=text)),
-    "blobs": PortRules(words="blob store", error=lambda text, _url: StorageError(message=text)),
-    "launcher": PortRules(words="launcher", error=lambda text, _url: LaunchError(message=text)),
-    "fetcher": PortRules(words="fetcher", error=_fetch_error, has_urls=True),
-    "transport": PortRules(
-        words="transport",
-        error=lambda text, _url: TransportError(message=text),
-        expected=(InvalidCallbackUrl,),
-        has_urls=True,
-    ),
-}
-"""By the ``kind`` of the port."""
 
 
 def checked(port: type[B], part: B, rules: PortRules | None = None) -> B:
@@ -104,87 +55,15 @@ def checked(port: type[B], part: B, rules: PortRules | None = None) -> B:
     """
     if isinstance(part, _StandIn):
         return part
-    rules = rules or _RULES[port.kind]
+    rules = rules or RULES[port.kind]
     name = type(part).__name__
-    plugin = _Plugin(f"the {rules.words} {name}", rules, Repeats(_log))
+    plugin = Plugin(f"the {rules.words} {name}", rules)
     return cast("B", _stand_in_class(port, name)(part, plugin))
 
 
 def unchecked(part: B) -> B:
     """Return the backend that a stand-in calls. Any other backend is returned as it is."""
     return cast("B", part._part) if isinstance(part, _StandIn) else part
-
-
-@attrs.frozen(eq=False)
-class _Plugin:
-    """A backend, as errors and the log name it."""
-
-    name: str
-    rules: PortRules
-    _repeats: Repeats
-
-    def raised(self, call: str, error: BaseException, arguments: Sequence[object] = ()) -> BaseException:
-        """Return what a call raises instead of an exception: the same one if it is expected."""
-        if isinstance(error, (*self.rules.expected, KeyboardInterrupt)):
-            return error
-        return self._fault(f"{call} of {self.name} raised {type(error).__name__}", error, arguments)
-
-    def returned(
-        self, call: str, value: object, expected: Expectation, arguments: Sequence[object]
-    ) -> Exception:
-        """Return the error that a call returned something else than its port promises."""
-        given = _described(value)
-        hint = ""
-        if inspect.iscoroutine(value):
-            value.close()  # otherwise Python warns about it
-            hint = "; declare it without async"
-        text = f"{call} of {self.name} returned {given} instead of {expected.words}{hint}"
-        return self._fault(text, None, arguments)
-
-    def _fault(self, text: str, error: BaseException | None, arguments: Sequence[object]) -> Exception:
-        url = self._url_of(arguments)
-        why = message_of(error) if error is not None else ""
-        message = f"{text}: {why}" if why else text
-        if url:
-            message = without_secrets(message, url)
-            stack = "".join(traceback.format_exception(error)) if error is not None else ""
-            self._repeats.error(text, "%s", f"{message}\n{without_secrets(stack, url)}".rstrip())
-        else:
-            self._repeats.error(text, "%s", message, exc_info=error)
-        fault = self.rules.error(message, redacted(url))
-        # Tracebacks of a chain end up in logs, so that one may not show what may be secret in a URL.
-        fault.__cause__ = None if url else error
-        fault.__suppress_context__ = True
-        return fault
-
-    def _url_of(self, arguments: Sequence[object]) -> str:
-        first = arguments[0] if self.rules.has_urls and arguments else ""
-        url = getattr(first, "url", first)
-        return url if isinstance(url, str) else ""
-
-
-class _Calling:
-    """Makes the faults of the block those of a plug-in, unless it is the exception that ``passes``."""
-
-    def __init__(
-        self,
-        plugin: _Plugin,
-        call: str,
-        arguments: Sequence[object] = (),
-        *,
-        passes: BaseException | None = None,
-    ) -> None:
-        self._plugin, self._call, self._arguments, self._passes = plugin, call, arguments, passes
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if error is None or error is self._passes:
-            return
-        raised = self._plugin.raised(self._call, error, self._arguments)
-        if raised is not error:
-            raise raised
 
 
 # -- what a method promises to return --------------------------------------------------------------------
@@ -200,7 +79,7 @@ class Expectation:
 
     words: str
     accepts: Callable[[object], bool]
-    wrap: Callable[[_Plugin, str, Any, Sequence[object]], object] | None = None
+    wrap: Callable[[Plugin, str, Any, Sequence[object]], object] | None = None
 
 
 def _expectation(hint: Any) -> Expectation:
@@ -219,13 +98,13 @@ def _instance(kind: type, wrap: Callable[..., object] | None = None) -> Expectat
 
 def _stand_in_of(
     kind: type, *, raises: bool = True
-) -> Callable[[_Plugin, str, Any, Sequence[object]], object]:
+) -> Callable[[Plugin, str, Any, Sequence[object]], object]:
     """Return what makes the stand-in for an object with methods that a call has returned.
 
     ``raises``: whether callers expect errors of the library from these methods.
     """
 
-    def stand_in(plugin: _Plugin, _call: str, value: object, _arguments: Sequence[object]) -> object:
+    def stand_in(plugin: Plugin, _call: str, value: object, _arguments: Sequence[object]) -> object:
         if not raises:
             plugin = attrs.evolve(plugin, rules=attrs.evolve(plugin.rules, expected=()))
         return _stand_in_class(kind, type(value).__name__)(value, plugin)
@@ -263,15 +142,6 @@ def _tuple(elements: list[Expectation]) -> Expectation:
     return Expectation(words=f"({', '.join(element.words for element in elements)})", accepts=check)
 
 
-def _described(value: object) -> str:
-    """Return the type of a value, with the types of its elements if it is a small part of many."""
-    kind = type(value).__name__
-    if isinstance(value, (list, tuple)) and value:
-        kinds = list(dict.fromkeys(type(element).__name__ for element in value[:100]))
-        return f"a {kind} of {' and '.join(kinds[:3])}"
-    return "a file in text mode" if isinstance(value, io.TextIOBase) else kind
-
-
 # -- objects that calls return ---------------------------------------------------------------------------
 
 
@@ -281,16 +151,16 @@ def _iterator(elements: list[Expectation]) -> Expectation:
     whole = Expectation(words=words, accepts=lambda value: isinstance(value, Iterable))
 
     def checked_values(
-        plugin: _Plugin, call: str, values: Iterable[object], arguments: Sequence[object]
+        plugin: Plugin, call: str, values: Iterable[object], arguments: Sequence[object]
     ) -> Iterator[object]:
         iterator, end = iter(values), object()
         while True:
-            with _Calling(plugin, call, arguments):
+            with Calling(plugin, call, arguments):
                 value = next(iterator, end)
             if value is end:
                 return
             if not element.accepts(value):
-                raise plugin.returned(call, [value], whole, arguments)
+                raise plugin.returned(call, [value], words, arguments)
             yield value
 
     return attrs.evolve(whole, wrap=checked_values)
@@ -300,23 +170,23 @@ def _iterator(elements: list[Expectation]) -> Expectation:
 class _Block(AbstractContextManager[T], Generic[T]):
     """A ``with`` block of a plug-in."""
 
-    _plugin: _Plugin
+    _plugin: Plugin
     _call: str
     _block: AbstractContextManager[T]
     _arguments: Sequence[object]
     _value: Expectation
 
     def __enter__(self) -> T:
-        with _Calling(self._plugin, self._call, self._arguments):
+        with Calling(self._plugin, self._call, self._arguments):
             value = self._block.__enter__()
         if not self._value.accepts(value):
-            raise self._plugin.returned(self._call, value, self._value, self._arguments)
+            raise self._plugin.returned(self._call, value, self._value.words, self._arguments)
         return value
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with _Calling(self._plugin, self._call, self._arguments, passes=error):
+        with Calling(self._plugin, self._call, self._arguments, passes=error):
             self._block.__exit__(kind, error, trace)
 
 
@@ -384,7 +254,7 @@ _GENERIC: dict[Any, Callable[[list[Expectation]], Expectation]] = {
 class _StandIn:
     """Makes each call of a port to a part of a plug-in, and checks it."""
 
-    def __init__(self, part: object, plugin: _Plugin) -> None:
+    def __init__(self, part: object, plugin: Plugin) -> None:
         self._part = part
         self._plugin = plugin
 
@@ -426,7 +296,7 @@ def _method(name: str, expected: Expectation) -> Callable[..., object]:
         except BaseException as error:  # noqa: BLE001 - nothing that a plug-in raises may pass unseen
             raise self._plugin.raised(name, error, arguments)  # noqa: B904 - it has its cause
         if not accepts(value):
-            raise self._plugin.returned(name, value, expected, arguments)
+            raise self._plugin.returned(name, value, expected.words, arguments)
         return value if wrap is None else wrap(self._plugin, name, value, arguments)
 
     call.__name__ = name
@@ -435,10 +305,10 @@ def _method(name: str, expected: Expectation) -> Callable[..., object]:
 
 def _property(name: str, expected: Expectation) -> property:
     def get(self: _StandIn) -> object:
-        with _Calling(self._plugin, name):
+        with Calling(self._plugin, name):
             value = getattr(self._part, name)
         if not expected.accepts(value):
-            raise self._plugin.returned(name, value, expected, ())
+            raise self._plugin.returned(name, value, expected.words)
         return value
 
     return property(get)

@@ -67,8 +67,9 @@ def returning(value: Any) -> Callable[..., Any]:
 # -- the end of a job -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("error", [KeyError("boom"), errors.Unavailable(message="boom")])
 def test_the_end_of_a_job_is_stored_later_if_the_store_raises_any_exception(
-    caplog: pytest.LogCaptureFixture,
+    error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Faulty(MemoryMetadataStore):
         faults = 3
@@ -76,7 +77,7 @@ def test_the_end_of_a_job_is_stored_later_if_the_store_raises_any_exception(
         def advance_job(self, job: Any, **rest: Any) -> None:
             if job.state.final and self.faults:
                 self.faults -= 1
-                raise KeyError("boom")
+                raise error
             super().advance_job(job, **rest)
 
     with a_server(metadata=Faulty()) as server:
@@ -84,7 +85,7 @@ def test_the_end_of_a_job_is_stored_later_if_the_store_raises_any_exception(
         job = server.submit(a_request("w.Echo", {"value": 5}))
         assert job.result(WAIT) == 5
         assert server.job(job.id).state is JobState.FINISHED
-    fault = "advance_job of the metadata store Faulty raised KeyError: 'boom'"
+    fault = f"advance_job of the metadata store Faulty raised {type(error).__name__}: {error}"
     (stack,) = [record for record in caplog.records if record.getMessage() == fault]
     assert stack.levelno == logging.ERROR
     assert "in advance_job" in caplog.text

@@ -1,0 +1,176 @@
+"""What the faults of plug-ins become: the typed error of their port, and an entry in the log.
+
+:mod:`~jobserver_core.ports.checked` finds the faults.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import logging
+import traceback
+from collections.abc import Callable, Sequence
+
+import attrs
+
+from jobserver_core.errors import (
+    BackendError,
+    BinaryInUse,
+    BinaryNotFound,
+    ContextExists,
+    ContextNotFound,
+    ContextStopping,
+    DuplicateId,
+    FetchError,
+    InvalidCallbackUrl,
+    InvalidRequest,
+    JobServerError,
+    LaunchError,
+    NoSlots,
+    SchemaTooNew,
+    ServerClosed,
+    StaleState,
+    StorageError,
+    TransportError,
+)
+from jobserver_core.models.failures import message_of
+from jobserver_core.repeats import Repeats
+from jobserver_core.uris import redacted, without_secrets
+
+__all__ = ["RULES", "Calling", "Plugin", "PortRules"]
+
+_log = logging.getLogger(__name__)
+
+
+@attrs.frozen(kw_only=True)
+class PortRules:
+    """What the faults of the backends of one port become.
+
+    ``words`` say what such a backend is. ``error`` makes an error of a message and, if the call was about a
+    URL, of that URL without secrets. ``expected`` are the errors of the library that callers get unchanged;
+    all others are faults. ``has_urls``: the first argument of a call is a URL or has one as ``url``.
+    """
+
+    words: str
+    error: Callable[[str, str], Exception]
+    expected: tuple[type[JobServerError], ...] = (JobServerError,)
+    has_urls: bool = False
+
+
+def _fetch_error(message: str, url: str) -> Exception:
+    return FetchError(url=url, reason=message) if url else BackendError(message=message)
+
+
+_METADATA_ERRORS = (
+    StorageError,
+    SchemaTooNew,
+    InvalidRequest,
+    BinaryNotFound,
+    ContextNotFound,
+    BinaryInUse,
+    ContextExists,
+    ContextStopping,
+    DuplicateId,
+    StaleState,
+    NoSlots,
+    ServerClosed,
+)
+"""What the methods of the metadata port raise. Any other error, as a failure of the store, is retried."""
+RULES = {
+    "metadata": PortRules(
+        words="metadata store",
+        error=lambda text, _url: StorageError(message=text),
+        expected=_METADATA_ERRORS,
+    ),
+    "blobs": PortRules(words="blob store", error=lambda text, _url: StorageError(message=text)),
+    "launcher": PortRules(words="launcher", error=lambda text, _url: LaunchError(message=text)),
+    "fetcher": PortRules(words="fetcher", error=_fetch_error, has_urls=True),
+    "transport": PortRules(
+        words="transport",
+        error=lambda text, _url: TransportError(message=text),
+        expected=(InvalidCallbackUrl,),
+        has_urls=True,
+    ),
+}
+"""By the ``kind`` of the port."""
+
+
+@attrs.frozen(eq=False)
+class Plugin:
+    """A backend, as errors and the log name it."""
+
+    name: str
+    rules: PortRules
+    _repeats: Repeats = attrs.field(factory=lambda: Repeats(_log))
+
+    def raised(self, call: str, error: BaseException, arguments: Sequence[object] = ()) -> BaseException:
+        """Return what a call raises instead of an exception: the same one if it is expected."""
+        if isinstance(error, (*self.rules.expected, KeyboardInterrupt)):
+            return error
+        return self._fault(f"{call} of {self.name} raised {type(error).__name__}", error, arguments)
+
+    def returned(
+        self, call: str, value: object, expected: str, arguments: Sequence[object] = ()
+    ) -> Exception:
+        """Return the error that a call returned something else than its port promises."""
+        given = _described(value)
+        hint = ""
+        if inspect.iscoroutine(value):
+            value.close()  # otherwise Python warns about it
+            hint = "; declare it without async"
+        text = f"{call} of {self.name} returned {given} instead of {expected}{hint}"
+        return self._fault(text, None, arguments)
+
+    def _fault(self, text: str, error: BaseException | None, arguments: Sequence[object]) -> Exception:
+        url = self._url_of(arguments)
+        why = message_of(error) if error is not None else ""
+        message = f"{text}: {why}" if why else text
+        if url:
+            message = without_secrets(message, url)
+            stack = "".join(traceback.format_exception(error)) if error is not None else ""
+            self._repeats.error(text, "%s", f"{message}\n{without_secrets(stack, url)}".rstrip())
+        else:
+            self._repeats.error(text, "%s", message, exc_info=error)
+        fault = self.rules.error(message, redacted(url))
+        # Tracebacks of a chain end up in logs, so that one may not show what may be secret in a URL.
+        fault.__cause__ = None if url else error
+        fault.__suppress_context__ = True
+        return fault
+
+    def _url_of(self, arguments: Sequence[object]) -> str:
+        first = arguments[0] if self.rules.has_urls and arguments else ""
+        url = getattr(first, "url", first)
+        return url if isinstance(url, str) else ""
+
+
+class Calling:
+    """Makes the faults of the block those of a plug-in, unless it is the exception that ``passes``."""
+
+    def __init__(
+        self,
+        plugin: Plugin,
+        call: str,
+        arguments: Sequence[object] = (),
+        *,
+        passes: BaseException | None = None,
+    ) -> None:
+        self._plugin, self._call, self._arguments, self._passes = plugin, call, arguments, passes
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is None or error is self._passes:
+            return
+        raised = self._plugin.raised(self._call, error, self._arguments)
+        if raised is not error:
+            raise raised
+
+
+def _described(value: object) -> str:
+    """Return the type of a value, with the types of its elements if it is a small part of many."""
+    kind = type(value).__name__
+    if isinstance(value, (list, tuple)) and value:
+        kinds = list(dict.fromkeys(type(element).__name__ for element in value[:100]))
+        return f"a {kind} of {' and '.join(kinds[:3])}"
+    return "a file in text mode" if isinstance(value, io.TextIOBase) else kind
