@@ -57,10 +57,13 @@ class MasterSuite:
     def test_two_versions_of_a_jvm_class_run_side_by_side(
         self, on_master: Context, releases: tuple[JobCode, JobCode]
     ) -> None:
-        for number in (1, 2, 1):
-            job = on_master.submit_jvm(releases[number - 1], "TellRelease")
+        # The tasks of other threads and of Python jobs have no session: executors must not keep their classes.
+        for number, config in ((1, {"thread": True}), (1, {}), (2, {}), (1, {})):
+            job = on_master.submit_jvm(releases[number - 1], "TellRelease", config)
             seen = on_master.end_of(job, timeout=200.0)
             assert seen.value == [f"release {number}"] * 2
+            counted = on_master.run("work.WordCount", {"input": {"string": "a"}})
+            assert counted.value == {"a": 1}
 
     def test_output_of_jobs_is_in_their_logs_and_their_progress_is_reported(
         self, on_master: Context, jar: JobCode

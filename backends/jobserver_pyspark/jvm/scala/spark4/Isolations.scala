@@ -1,11 +1,14 @@
 package org.apache.spark.sql.jobserver
 
 import java.nio.file.Paths
+import java.util.UUID
+import java.util.concurrent.ConcurrentHashMap
 
+import scala.collection.JavaConverters._
 import scala.collection.mutable
 
-import org.apache.spark.JobArtifactSet
-import org.apache.spark.scheduler.StrayTasks
+import org.apache.spark.{JobArtifactSet, JobArtifactState}
+import org.apache.spark.scheduler.TaskArtifacts
 import org.apache.spark.sql.SparkSession
 import org.apache.spark.sql.classic
 
@@ -20,6 +23,11 @@ private[jobserver] object Isolations {
  * A session per class path, with its jars as artifacts. The driver and the executors load them separately, so that one
  * context can have two versions of a class.
  *
+ * Tasks without a session are those of Python jobs, and of threads that do not carry their job's session. On an executor,
+ * every session's loader first asks the loader of such tasks, and no loader can forget a class. So their jars must not
+ * contain any of a session: one task would fix the version of a class for the whole executor. What needs classes of
+ * sessions gets a session on the executors that is made of theirs.
+ *
  * Sessions are kept for the next job with the same class path. If there are more than `maxSessions`, the least recently
  * used ones are closed, except while a job or a named object still needs their code.
  */
@@ -27,13 +35,13 @@ private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxS
   private val homes = mutable.LinkedHashMap[String, Home]()
   private val libraries = mutable.ListBuffer[JobJar]()
   private val localExecutor = LocalExecutor.of(root.sparkContext)
-  // Read by the threads that receive results, which must never wait until a session is created.
-  private val loaders = new java.util.concurrent.ConcurrentHashMap[String, ClassLoader]()
+  // Read by the threads that schedule tasks and receive results, which must never wait until a session is created.
+  private val known = new ConcurrentHashMap[String, Home]()
 
   private val contents = mutable.Map[String, Long]()
   @volatile private var ambiguous = false
 
-  StrayTasks.watch(root.sparkContext, Isolation.Property, () => ambiguous)
+  TaskArtifacts.choose(root.sparkContext, Isolation.Property, artifactsFor)
 
   override def addLibraries(jars: Seq[JobJar]): Unit = synchronized {
     libraries ++= jars
@@ -44,13 +52,13 @@ private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxS
     homes.values.foreach(_.stale = true)
   }
 
-  override def loaderOf(key: String): Option[ClassLoader] = Option(loaders.get(key))
+  override def loaderOf(key: String): Option[ClassLoader] = Option(known.get(key)).map(_.loader)
 
   override def enter(request: JobRequest): CodeHome = synchronized {
     val home = homes.remove(request.classPathKey).filterNot(_.stale)
       .getOrElse(new Home(request.classPathKey, request.jars))
     homes.put(request.classPathKey, home)
-    loaders.put(request.classPathKey, home.loader)
+    known.put(request.classPathKey, home)
     val state = home.own.artifactManager.state
     localExecutor.foreach(_.useForSession(state, home.loader, root.sparkContext.addedJars(state.uuid)))
     if (home.users == 0) SharedViews.replace(root, home.own)
@@ -69,21 +77,51 @@ private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxS
 
   private def discard(home: Home): Unit = {
     homes.get(home.key).filter(_ eq home).foreach(_ => homes.remove(home.key))
-    loaders.remove(home.key, home.loader)
+    known.remove(home.key, home)
     home.own.artifactManager.close()
   }
 
+  /**
+   * The artifacts of tasks without a session, or why they must not run.
+   *
+   * A thread `ofJob` may belong to a pool that another job has started, so nothing shows which class path it needs. It gets
+   * all of them, unless there have been two versions of a class. Tasks of Python jobs may read named objects of JVM jobs.
+   */
+  private def artifactsFor(ofJob: Boolean, given: JobArtifactSet): Either[String, JobArtifactSet] = {
+    val all = known.values.asScala.toList
+    val needed = if (ofJob) all else all.filter(home => NamedObjectTable.owns(home.key))
+    if (ofJob && ambiguous) Left(SessionIsolation.Stray)
+    else Right(withJarsOf(if (conflict(needed)) Nil else needed, given))
+  }
+
+  private def withJarsOf(needed: List[Home], given: JobArtifactSet): JobArtifactSet = {
+    val added = root.sparkContext.addedJars
+    val own = added.getOrElse("default", Nil).toMap
+    val jars = own ++ needed.flatMap(home => added.getOrElse(home.uuid, Nil))
+    val session = UUID.nameUUIDFromBytes(needed.map(_.uuid).sorted.mkString(" ").getBytes).toString
+    // A local executor shares the driver's classes, and needs no session of its own.
+    val state = if (needed.isEmpty || localExecutor.nonEmpty) None else Some(JobArtifactState(session, None))
+    new JobArtifactSet(state, jars, given.files, given.archives)
+  }
+
+  private def conflict(some: List[Home]): Boolean = some.sizeIs > 1 &&
+    some.flatMap(_.files).groupMap(_._1)(_._2).exists { case (name, sums) =>
+      sums.distinct.sizeIs > 1 && !SharedIsolation.provided(name)
+    }
+
   /** Records whether the class paths of this context have ever contained two versions of a file. */
-  private def note(jars: Seq[JobJar]): Unit = jars.flatMap(SharedIsolation.files).foreach { case (name, crc) =>
+  private def note(files: Seq[(String, Long)]): Unit = files.foreach { case (name, crc) =>
     if (contents.getOrElseUpdate(name, crc) != crc && !SharedIsolation.provided(name)) ambiguous = true
   }
 
   private final class Home(val key: String, jars: Seq[JobJar]) {
-    note(jars)
+    val files: Seq[(String, Long)] = jars.flatMap(SharedIsolation.files)
+    note(files)
     var users = 0
     var stale = false
     val own: classic.SparkSession = new JobSession(root, isolated = true)
     private val artifacts = own.artifactManager
+    val uuid: String = artifacts.state.uuid
     (libraries.toList ++ jars).map(jar => (jar.sha256, jar)).toMap.values.foreach { jar =>
       artifacts.addArtifact(Paths.get("jars", jar.sha256 + ".jar"), jar.path, None, deleteStagedFile = false)
     }
@@ -107,4 +145,10 @@ private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxS
       if (home.stale && home.users == 0) discard(home)
     }
   }
+}
+
+private object SessionIsolation {
+  val Stray: String = "This Spark job was started on a thread that does not carry its job's class path, and this " +
+    "context has several versions of one class: start it on the job's own thread, or use a context with " +
+    "jvm.isolation = shared"
 }

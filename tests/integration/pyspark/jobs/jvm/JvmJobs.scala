@@ -47,8 +47,10 @@ object Release {
 
 class TellRelease {
   def runJob(spark: SparkSession, config: JMap[String, Any]): Any = {
-    val seen = spark.sparkContext.parallelize(1 to 2, 2).map(_ => Release.name).collect().distinct
-    (Release.name +: seen).toSeq
+    val onExecutors = new java.util.concurrent.FutureTask[Seq[String]](
+      () => spark.sparkContext.parallelize(1 to 2, 2).map(_ => Release.name).collect().distinct.toSeq)
+    if (config.containsKey("thread")) new Thread(onExecutors).start() else onExecutors.run()
+    Release.name +: onExecutors.get()
   }
 }
 
