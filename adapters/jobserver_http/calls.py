@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TypeVar
+from urllib.parse import quote
 
 import attrs
 from starlette.types import Scope
@@ -163,6 +164,14 @@ class Call:
         """Return a header's value, or None. Repeated headers are joined with commas."""
         values = [value for key, value in self.scope["headers"] if key == name.lower().encode("ascii")]
         return b", ".join(values).decode("latin-1") if values else None
+
+    def url(self, *segments: str) -> str:
+        """Return the path of a resource, including the path at which the application is mounted.
+
+        Clients of the old server append it to the address of the server, so it is not relative.
+        """
+        root: str = self.scope.get("root_path", "")
+        return root.rstrip("/") + "".join(f"/{quote(segment, safe='')}" for segment in segments)
 
     async def text(self, what: str) -> str:
         """Read and decode a posted configuration.

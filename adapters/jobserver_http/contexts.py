@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from urllib.parse import quote
 
 from starlette.responses import Response
 
@@ -210,7 +209,7 @@ async def delete_context(call: Call) -> Response:
     try:
         await call.wait(waiter, timeout)
     except (ResultTimeout, ServerClosed):
-        return Response(status_code=202, headers={"Location": "./" + quote(call.path["name"], safe="")})
+        return Response(status_code=202, headers={"Location": call.url("contexts", call.path["name"])})
     return success("Context stopped")
 
 

@@ -64,7 +64,7 @@ def ok(response: httpx.Response, status: int, body: Any) -> None:
 def error(response: httpx.Response, status: int, text: str) -> None:
     """Check a response that is a failure in the contract's plain shape, with our members beside it."""
     body = response.json()
-    for extension in ("fields", "jobId"):
+    for extension in ("fields", "jobId", "detail"):
         body.pop(extension, None)
     assert re.fullmatch(r"[a-z_]+", body.pop("code"))
     assert (response.status_code, body) == (status, {"status": "ERROR", "result": text})

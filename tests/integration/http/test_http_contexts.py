@@ -121,7 +121,7 @@ def test_a_context_that_stops_slowly_is_reported_as_stopping(start: Start) -> No
     site.client.post("/contexts/etl")
     response = site.client.delete("/contexts/etl")
     assert (response.status_code, response.content) == (202, b"")
-    assert response.headers["location"] == "./etl"
+    assert response.headers["location"] == "/contexts/etl"
     assert site.client.get("/contexts/etl").json()["state"] == "STOPPING"
     error(site.submit("w.Count", context="etl"), 409, "Context stop in progress")
     launcher.listeners[0].context_ended(ContextEnd.STOPPED)
