@@ -57,13 +57,31 @@ class MasterSuite:
     def test_two_versions_of_a_jvm_class_run_side_by_side(
         self, on_master: Context, releases: tuple[JobCode, JobCode]
     ) -> None:
-        # The tasks of other threads and of Python jobs have no session: executors must not keep their classes.
+        # Tasks of other threads and of Python jobs have no session: executors must not keep their classes.
         for number, config in ((1, {"thread": True}), (1, {}), (2, {}), (1, {})):
             job = on_master.submit_jvm(releases[number - 1], "TellRelease", config)
             seen = on_master.end_of(job, timeout=200.0)
             assert seen.value == [f"release {number}"] * 2
             counted = on_master.run("work.WordCount", {"input": {"string": "a"}})
             assert counted.value == {"a": 1}
+
+    def test_python_jobs_read_named_objects_made_of_classes_of_a_jar(
+        self, on_master: Context, releases: tuple[JobCode, JobCode]
+    ) -> None:
+        for number in (1, 2):
+            share = on_master.submit_jvm(releases[number - 1], "ShareRelease", {"name": f"of {number}"})
+            assert on_master.end_of(share, timeout=200.0).value == "shared"
+            if number == 1:
+                read = on_master.run("results.ReadNamed", {"name": "of 1"})
+                assert read.value == ["release 1"] * 2
+            told = on_master.end_of(on_master.submit_jvm(releases[number - 1], "TellRelease"), timeout=200.0)
+            assert told.value == [f"release {number}"] * 2
+        # Both versions cannot be in one task, but other jobs go on.
+        counted = on_master.run("work.WordCount", {"input": {"string": "a"}})
+        assert counted.value == {"a": 1}
+        on_master.run("results.Forget", {"name": "of 1"})
+        assert on_master.run("results.ReadNamed", {"name": "of 2"}).value == ["release 2"] * 2
+        on_master.run("results.Forget", {"name": "of 2"})
 
     def test_output_of_jobs_is_in_their_logs_and_their_progress_is_reported(
         self, on_master: Context, jar: JobCode

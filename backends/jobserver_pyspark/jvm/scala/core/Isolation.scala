@@ -35,6 +35,9 @@ private[jobserver] object Isolation {
   /** The local property that carries a class path's key to the threads that receive its tasks' results. */
   val Property = "jobserver.classpath"
 
+  /** The local property of tasks that executors run for all class paths, and so without any. */
+  val ForAll = "jobserver.forAll"
+
   /** The local property that carries a job's id to the threads, streams and tasks that it starts. */
   val JobProperty = "jobserver.job"
 }

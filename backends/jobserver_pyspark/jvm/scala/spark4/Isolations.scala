@@ -25,8 +25,8 @@ private[jobserver] object Isolations {
  *
  * Tasks without a session are those of Python jobs, and of threads that do not carry their job's session. On an executor,
  * every session's loader first asks the loader of such tasks, and no loader can forget a class. So their jars must not
- * contain any of a session: one task would fix the version of a class for the whole executor. What needs classes of
- * sessions gets a session on the executors that is made of theirs.
+ * contain any of a session: one task would fix the version of a class for the whole executor. Tasks that may need classes
+ * of a session run in it, and those that may need several run in a session of their jars, which only executors know.
  *
  * Sessions are kept for the next job with the same class path. If there are more than `maxSessions`, the least recently
  * used ones are closed, except while a job or a named object still needs their code.
@@ -41,7 +41,7 @@ private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxS
   private val contents = mutable.Map[String, Long]()
   @volatile private var ambiguous = false
 
-  TaskArtifacts.choose(root.sparkContext, Isolation.Property, artifactsFor)
+  TaskArtifacts.choose(root.sparkContext, artifactsFor)
 
   override def addLibraries(jars: Seq[JobJar]): Unit = synchronized {
     libraries ++= jars
@@ -59,8 +59,7 @@ private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxS
       .getOrElse(new Home(request.classPathKey, request.jars))
     homes.put(request.classPathKey, home)
     known.put(request.classPathKey, home)
-    val state = home.own.artifactManager.state
-    localExecutor.foreach(_.useForSession(state, home.loader, root.sparkContext.addedJars(state.uuid)))
+    localExecutor.foreach(_.useForSession(home.state, home.loader, home.jars))
     if (home.users == 0) SharedViews.replace(root, home.own)
     home.users += 1
     evict()
@@ -84,24 +83,30 @@ private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxS
   /**
    * The artifacts of tasks without a session, or why they must not run.
    *
-   * A thread `ofJob` may belong to a pool that another job has started, so nothing shows which class path it needs. It gets
-   * all of them, unless there have been two versions of a class. Tasks of Python jobs may read named objects of JVM jobs.
+   * A thread that carries a class path may belong to a pool that another job has started, so nothing shows which one it
+   * needs. It gets all of them, unless there have been two versions of a class. Tasks of Python jobs may read named objects
+   * of JVM jobs.
    */
-  private def artifactsFor(ofJob: Boolean, given: JobArtifactSet): Either[String, JobArtifactSet] = {
-    val all = known.values.asScala.toList
-    val needed = if (ofJob) all else all.filter(home => NamedObjectTable.owns(home.key))
-    if (ofJob && ambiguous) Left(SessionIsolation.Stray)
-    else Right(withJarsOf(if (conflict(needed)) Nil else needed, given))
+  private def artifactsFor(has: String => Boolean, given: JobArtifactSet): Either[String, JobArtifactSet] = {
+    val all = known.values.asScala.toList.sortBy(_.key)
+    if (has(Isolation.ForAll)) Right(withJarsOf(Nil, given))
+    else if (has(Isolation.Property)) Either.cond(!ambiguous, withJarsOf(all, given), SessionIsolation.Stray)
+    else {
+      val needed = all.filter(home => NamedObjectTable.owns(home.key))
+      Right(withJarsOf(if (conflict(needed)) Nil else needed, given))
+    }
   }
 
   private def withJarsOf(needed: List[Home], given: JobArtifactSet): JobArtifactSet = {
-    val added = root.sparkContext.addedJars
-    val own = added.getOrElse("default", Nil).toMap
-    val jars = own ++ needed.flatMap(home => added.getOrElse(home.uuid, Nil))
-    val session = UUID.nameUUIDFromBytes(needed.map(_.uuid).sorted.mkString(" ").getBytes).toString
-    // A local executor shares the driver's classes, and needs no session of its own.
-    val state = if (needed.isEmpty || localExecutor.nonEmpty) None else Some(JobArtifactState(session, None))
-    new JobArtifactSet(state, jars, given.files, given.archives)
+    val jars = needed.map(_.jars).foldLeft(root.sparkContext.addedJars.getOrElse("default", Nil).toMap)(_ ++ _)
+    if (needed.sizeIs > 1 && needed != union.homes) union = new Union(needed)
+    val session = needed match {
+      case Nil => None
+      case Seq(home) => Some((home.state, home.loader))
+      case _ => Some((union.state, union.loader))
+    }
+    for (executor <- localExecutor; (state, loader) <- session) executor.useForSession(state, loader, jars)
+    new JobArtifactSet(session.map(_._1), jars, given.files, given.archives)
   }
 
   private def conflict(some: List[Home]): Boolean = some.sizeIs > 1 &&
@@ -114,20 +119,32 @@ private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxS
     if (contents.getOrElseUpdate(name, crc) != crc && !SharedIsolation.provided(name)) ambiguous = true
   }
 
-  private final class Home(val key: String, jars: Seq[JobJar]) {
-    val files: Seq[(String, Long)] = jars.flatMap(SharedIsolation.files)
+  /** The last session of several class paths, which only executors have. */
+  private var union = new Union(Nil) // only the scheduler's thread uses it
+
+  private final class Union(val homes: List[Home]) {
+    val state: JobArtifactState =
+      JobArtifactState(UUID.nameUUIDFromBytes(homes.map(_.state.uuid).mkString(" ").getBytes).toString, None)
+    lazy val loader: ClassLoader = homes.map(_.loader).reduceLeft(new FirstOf(_, _))
+  }
+
+  private final class Home(val key: String, given: Seq[JobJar]) {
+    val files: Seq[(String, Long)] = given.flatMap(SharedIsolation.files)
     note(files)
     var users = 0
     var stale = false
     val own: classic.SparkSession = new JobSession(root, isolated = true)
     private val artifacts = own.artifactManager
-    val uuid: String = artifacts.state.uuid
-    (libraries.toList ++ jars).map(jar => (jar.sha256, jar)).toMap.values.foreach { jar =>
+    val state: JobArtifactState = artifacts.state
+    (libraries.toList ++ given).map(jar => (jar.sha256, jar)).toMap.values.foreach { jar =>
       artifacts.addArtifact(Paths.get("jars", jar.sha256 + ".jar"), jar.path, None, deleteStagedFile = false)
     }
     // A session with its own jars no longer sees the context's jars, so they are added to it.
-    JobArtifactSet.withActiveJobArtifactState(artifacts.state)(contextJars.foreach(root.sparkContext.addJar))
+    JobArtifactSet.withActiveJobArtifactState(state)(contextJars.foreach(root.sparkContext.addJar))
     val loader: ClassLoader = artifacts.classloader
+
+    /** Its jars as executors know them: their URLs, with the times at which they were added. */
+    def jars: Map[String, Long] = root.sparkContext.addedJars.getOrElse(state.uuid, Nil).toMap
   }
 
   private final class Visit(home: Home) extends CodeHome {

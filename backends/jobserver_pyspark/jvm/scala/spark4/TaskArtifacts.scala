@@ -2,6 +2,8 @@ package org.apache.spark.scheduler
 
 import java.util.Properties
 
+import scala.util.control.NonFatal
+
 import org.apache.spark.{JobArtifactSet, SparkContext}
 
 /**
@@ -10,11 +12,11 @@ import org.apache.spark.{JobArtifactSet, SparkContext}
  * Spark gives them the jars of all sessions. It does so on the thread that submits a Spark job, and there is no API to change
  * it. So the artifacts are replaced in the tasks, before the scheduler can offer them to executors.
  *
- * @param property the local property that marks the threads of a JVM job, and everything that they start
- * @param artifactsFor whether the tasks are of a JVM job, and their artifacts, to the new ones, or why they must not run
+ * @param artifactsFor gets whether the tasks have a local property, and their artifacts. It returns others, or why they must
+ *   not run
  */
 private final class TaskArtifacts(
-    inner: SchedulableBuilder, property: String, artifactsFor: (Boolean, JobArtifactSet) => Either[String, JobArtifactSet])
+    inner: SchedulableBuilder, artifactsFor: (String => Boolean, JobArtifactSet) => Either[String, JobArtifactSet])
   extends SchedulableBuilder {
 
   override def rootPool: Pool = inner.rootPool
@@ -22,20 +24,25 @@ private final class TaskArtifacts(
 
   override def addTaskSetManager(manager: Schedulable, properties: Properties): Unit = {
     val refusal = manager match {
-      case tasks: TaskSetManager => choose(tasks, ofJob = properties != null && properties.getProperty(property) != null)
+      case tasks: TaskSetManager => choose(tasks, name => properties != null && properties.getProperty(name) != null)
       case _ => None
     }
     inner.addTaskSetManager(manager, properties)
     refusal.foreach { case (tasks, reason) => tasks.abort(reason) }
   }
 
-  private def choose(tasks: TaskSetManager, ofJob: Boolean): Option[(TaskSetManager, String)] =
-    tasks.tasks.map(_.artifacts).find(_.state.isEmpty).map(artifactsFor(ofJob, _)).flatMap {
+  /** Returns the tasks and why they must not run, if so. An exception here would end the whole Spark application. */
+  private def choose(tasks: TaskSetManager, has: String => Boolean): Option[(TaskSetManager, String)] = {
+    val chosen =
+      try tasks.tasks.map(_.artifacts).find(_.state.isEmpty).map(artifactsFor(has, _))
+      catch { case NonFatal(error) => Some(Left(s"the jars of this Spark job could not be determined: $error")) }
+    chosen.flatMap {
       case Right(artifacts) =>
         tasks.tasks.foreach(TaskArtifacts.field.set(_, artifacts))
         None
       case Left(reason) => Some((tasks, reason))
     }
+  }
 }
 
 private[spark] object TaskArtifacts {
@@ -48,9 +55,8 @@ private[spark] object TaskArtifacts {
   /** Chooses the artifacts of the scheduler's tasks, if the scheduler has any. */
   def choose(
       context: SparkContext,
-      property: String,
-      artifactsFor: (Boolean, JobArtifactSet) => Either[String, JobArtifactSet]): Unit = context.taskScheduler match {
-    case scheduler: TaskSchedulerImpl => JobTasks.wrapBuilder(scheduler)(new TaskArtifacts(_, property, artifactsFor))
+      artifactsFor: (String => Boolean, JobArtifactSet) => Either[String, JobArtifactSet]): Unit = context.taskScheduler match {
+    case scheduler: TaskSchedulerImpl => JobTasks.wrapBuilder(scheduler)(new TaskArtifacts(_, artifactsFor))
     case _ =>
   }
 }

@@ -54,6 +54,19 @@ class TellRelease {
   }
 }
 
+/** Stores an RDD that only classes of this jar can compute, as the named objects of the job API do. */
+class ShareRelease {
+  def runJob(spark: SparkSession, runtime: JMap[String, Any], config: JMap[String, Any]): Any = {
+    val entry = new java.util.HashMap[String, AnyRef]()
+    entry.put("kind", "rdd")
+    entry.put("value", spark.sparkContext.parallelize(1 to 2, 2).map(_ => Release.name).toJavaRDD())
+    val objects = runtime.get("namedObjects").asInstanceOf[AnyRef]
+    val update = objects.getClass.getMethods.find(_.getName == "update").get
+    update.invoke(objects, config.get("name").toString, () => entry)
+    "shared"
+  }
+}
+
 class Twice extends org.apache.spark.sql.api.java.UDF1[Long, Long] {
   override def call(number: Long): Long = number * 2
 }
