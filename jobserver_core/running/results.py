@@ -64,6 +64,7 @@ class ResultReader:
 
     _closed = False
     _begun = False
+    _launcher = ""
 
     def __init__(self, result: JobResult, blobs: BlobStore, *, launcher: str = "") -> None:
         self._launcher = launcher
