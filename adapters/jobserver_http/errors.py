@@ -12,6 +12,7 @@ from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job
 from jobserver_core.models.json_values import Json, JsonMapping, JsonObject
 from jobserver_core.models.serialization import unstructure
+from jobserver_core.ports.faults import for_strangers
 from jobserver_http.access import Namespace
 from jobserver_http.wire import error_object, exception_object
 
@@ -271,11 +272,13 @@ def response_to(
 ) -> StatusResponse:
     """Return the response to an error of an operation (the name of its route).
 
-    For each class of the error's MRO, rules of the operation take precedence over general rules.
+    For each class of the error's MRO, rules of the operation take precedence over general rules. What a
+    plug-in has raised unexpectedly is only named: the log has its words.
 
     Raises:
         TypeError: It is not an error of the library.
     """
+    error = for_strangers(error)
     if isinstance(error, Rejected):
         return StatusResponse(
             status=error.status,

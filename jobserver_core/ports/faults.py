@@ -37,9 +37,11 @@ from jobserver_core.models.failures import message_of
 from jobserver_core.repeats import Repeats
 from jobserver_core.uris import redacted, without_secrets
 
-__all__ = ["RULES", "Calling", "Plugin", "PortRules"]
+__all__ = ["RULES", "Calling", "Plugin", "PortRules", "for_strangers"]
 
 _log = logging.getLogger(__name__)
+
+_FOR_STRANGERS = "_for_strangers"
 
 
 @attrs.frozen(kw_only=True)
@@ -135,12 +137,23 @@ class Plugin:
         # Tracebacks of a chain end up in logs, so that one may not show what may be secret in a URL.
         fault.__cause__ = None if url else error
         fault.__suppress_context__ = True
+        if error is not None:
+            fault.__dict__[_FOR_STRANGERS] = self.rules.error(text, redacted(url))
         return fault
 
     def _url_of(self, arguments: Sequence[object]) -> str:
         first = arguments[0] if self.rules.has_urls and arguments else ""
         url = getattr(first, "url", first)
         return url if isinstance(url, str) else ""
+
+
+def for_strangers(error: Exception) -> Exception:
+    """Return an error without the words of an unexpected exception of a plug-in, which may be anything.
+
+    Those who embed the server and those who read its log see them. Any other error is returned as it is.
+    """
+    stranger: Exception = error.__dict__.get(_FOR_STRANGERS, error)
+    return stranger
 
 
 class Calling:

@@ -13,7 +13,7 @@ import pytest
 from http_site import JAR, TIME, WHEEL, Site, Start, error, error_object, ok
 
 from conditions import WAIT, wait_until
-from jobserver_core import SparePool
+from jobserver_core import JobServer, SparePool
 from jobserver_core.memory import MemoryMetadataStore
 from jobserver_http.routes import ROUTES
 from serving import ScriptedLauncher, archive, packaged
@@ -502,7 +502,7 @@ def test_head_returns_the_headers_of_get(site: Site) -> None:
         assert head.content == b""
 
 
-def test_a_defect_of_the_server_is_a_plain_500_and_the_log_has_all_of_it(
+def test_a_defect_of_a_plug_in_is_named_and_only_the_log_has_all_of_it(
     start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
     from jobserver_core.memory import MemoryMetadataStore
@@ -512,6 +512,21 @@ def test_a_defect_of_the_server_is_a_plain_500_and_the_log_has_all_of_it(
             raise ZeroDivisionError("secret detail")
 
     site = start(metadata=Defective())
+    response = site.client.get("/binaries/words/versions")
+    fault = "binary_versions of the metadata store Defective raised ZeroDivisionError"
+    assert (response.status_code, response.json()["result"]["message"]) == (500, fault)
+    assert "secret detail" not in response.text
+    assert f"{fault}: secret detail" in caplog.text
+
+
+def test_a_defect_of_the_server_is_a_plain_500_and_the_log_has_all_of_it(
+    start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def defective(*_arguments: object) -> Any:
+        raise ZeroDivisionError("secret detail")
+
+    site = start()
+    monkeypatch.setattr(JobServer, "binary_versions", defective)
     response = site.client.get("/binaries/words/versions")
     assert response.status_code == 500
     assert "secret detail" not in response.text
