@@ -27,7 +27,7 @@ JVM_VARIABLE = "_PYSPARK_DRIVER_CONN_INFO_PATH"
 
 _SERVER_CLASS = "org.apache.spark.api.python.Py4JServer"
 _POLL = 0.003
-"""Seconds between two looks for the address of the JVM's gateway, for which the whole start waits."""
+"""Seconds between two checks for the address of the JVM's gateway, for which the whole start waits."""
 _LOG_SIZE = 32 * 1024
 """Bytes at the end of the log in which the JVM's last error is searched."""
 _ERROR_LINE = re.compile(
@@ -286,7 +286,7 @@ class Driver:
                     query.stop()
 
     def calls(self, tag: str) -> list[JavaObject]:
-        """Return the threads of the JVM in which calls of a runner still run, or wait for the next one."""
+        """Return the threads of the JVM that serve a runner: in a call, or waiting for the next one."""
         return self._threads.calls(tag)
 
     def stop_streaming(self, tag: str) -> None:

@@ -1,9 +1,19 @@
-"""Threads of the context's JVM, and which runner they work for.
+"""The threads of the context's JVM in which calls of a runner run.
 
-The thread that serves a connection of a runner inherits the local property :data:`OWNER` from the thread that
-started the runner's gateway server, and passes it on to the threads that it starts. So does every thread of a
-pool that Spark makes on the way, although that serves all jobs. So a thread counts as a call of a runner only
-if it also serves a connection, which shows at the bottom of its stack.
+A runner calls the JVM over connections to its own gateway server. A thread of the JVM serves each of them.
+After a kill, the host has to know whether such a call still runs. Java has no API for this, but three facts
+together show it:
+
+- *Whose thread it is.* It has inherited the local property :data:`OWNER` from the thread that started the
+  runner's gateway server.
+- *What it does.* Every thread that a call starts inherits the property too, including those of Spark's
+  pools, which then serve all jobs. So only a thread that serves a connection counts, which the bottom of its
+  stack shows.
+- *Whether it is in a call.* When the server is shut down, its connections are closed. A thread that waits for
+  the next call ends then, so those that are left are in a call.
+
+Deliberately not handled: threads that a call has started, because they may belong to one of these pools.
+Their Spark jobs carry the tag of the runner, and are cancelled.
 """
 
 from __future__ import annotations
@@ -14,10 +24,10 @@ from typing import Any
 from jobserver_pyspark.java_objects import JavaGateway, JavaObject
 
 OWNER = "jobserver.job"
-"""The local property with the tag of the job that starts a Spark job; JVM jobs set it as well."""
+"""The local property that says who starts a Spark job: the tag of a runner, or the ID of a JVM job."""
 
 _DEFAULT_NAME = re.compile(r"Thread-\d+")
-"""The names of threads that have been given none, as py4j's. They save a look at most other threads."""
+"""The names that Java gives to threads without one, such as py4j's. Few others need a look at their stack."""
 _CONNECTIONS = ("py4j.ClientServerConnection", "py4j.GatewayConnection")
 
 
@@ -29,7 +39,7 @@ class JvmThreads:
         self._properties = properties
 
     def owner(self, thread: JavaObject) -> str | None:
-        """Return the tag that another thread carries; Java's public methods read only a thread's own."""
+        """Return the :data:`OWNER` of another thread. Public methods of Java read only that of the caller."""
         values = self._invoke("java.lang.InheritableThreadLocal", "getMap", self._properties, thread)
         entry = values and self._invoke(
             "java.lang.ThreadLocal$ThreadLocalMap", "getEntry", values, self._properties
@@ -42,7 +52,10 @@ class JvmThreads:
         return None if found is None else str(found)
 
     def calls(self, tag: str) -> list[JavaObject]:
-        """Return the threads that serve connections of the runner with this tag."""
+        """Return the threads that serve connections of the runner with this tag.
+
+        Once its gateway server is shut down, these are the threads in a call.
+        """
         stacks = self._gateway.jvm.java.lang.Thread.getAllStackTraces()
         return [
             thread

@@ -37,13 +37,16 @@ from jobserver_pyspark.protocol.frames import ChannelClosed
 from jobserver_pyspark.protocol.messages import ErrorDetails, HostSpec, JobFailureKind, JobReport
 
 _ATTEMPTS = 3
-"""How many runners a job gets that ended before they accepted it: a spare may have died unnoticed."""
+"""How many runners may end before one accepts the job: a spare may have died unnoticed."""
 _CORES_TIMEOUT = 8.0
 """Seconds to wait until the tasks of a killed job have freed their cores."""
 _CALLS_WARNING = 30.0
-"""Seconds after the kill of a job until the context's log says that its calls in the JVM go on."""
+"""Seconds after the kill of a job before the server's log warns that its calls in the JVM go on."""
 _LATE_CALLS_TIMEOUT = 600.0
-"""Seconds in which calls of an ended runner may still start Spark jobs: a query is planned before it runs."""
+"""Seconds after the end of a runner in which Spark jobs that its calls start are found and cancelled.
+
+A call may plan a query for minutes before it runs it.
+"""
 _RESTORE_TIMEOUT = 30.0
 """Seconds that a runner has to restore its state after a job."""
 
@@ -195,7 +198,10 @@ class PythonJobs:
         }
 
     def cancel_late(self) -> None:
-        """Cancel Spark jobs that calls of ended runners have started in the JVM since their job's end."""
+        """Cancel the Spark jobs that calls in the JVM have started since the end of their runner.
+
+        A job that failed does not wait for its calls, as a killed one does.
+        """
         limit = time.monotonic() - _LATE_CALLS_TIMEOUT
         with self._lock:
             self._ended = {tag: at for tag, at in self._ended.items() if at > limit}
@@ -231,7 +237,7 @@ class PythonJobs:
             if job.clean:
                 self._pump.drain(runner.output)
             else:
-                self._end(job, runner)
+                self._end_runner(job, runner)
             self._worker_pools.end(job.worker_pool)
             job.worker_pool = None
             job.attempts += 1
@@ -249,18 +255,18 @@ class PythonJobs:
             self.runners.discard(runner)
         else:
             if job.clean:  # so the process still runs
-                self._end(job, runner)
-            with self._cleaning(job):
+                self._end_runner(job, runner)
+            with self._warning_of_errors(job):
                 self._driver.cancel(runner.tag)  # Spark jobs that reached the JVM after the process ended
                 runner.detach()
 
     def _recycle(self, job: _PythonJob, runner: RunnerProcess) -> None:
         """Keep a runner for the next job of its class path if it is fit for it."""
         reason: str | None = "its process ended"
-        with self._cleaning(job):
+        with self._warning_of_errors(job):
             if job.used_spark:
                 self._driver.cancel(runner.tag)  # before its next job's Spark jobs carry the same tag
-                self._abandon(job.id)
+                self._abandon_named_objects(job.id)
             reason = runner.wait_until_restored(_RESTORE_TIMEOUT)
         runner.output.write = runner.idle_write
         if reason is None:
@@ -341,24 +347,27 @@ class PythonJobs:
             case _:
                 raise ProtocolError(f"the job's process sent {type(message).__name__} out of turn")
 
-    def _end(self, job: _PythonJob, runner: RunnerProcess) -> None:
-        """End the process, its descendants and its Spark jobs; wait until its cores are free."""
+    def _end_runner(self, job: _PythonJob, runner: RunnerProcess) -> None:
+        """End the process, its descendants and its Spark jobs; wait until its cores are free.
+
+        If the job was killed, this also waits for its calls in the JVM, for as long as they last.
+        """
         runner.kill()
         if job.finished:  # while the process ends
-            with self._cleaning(job):
-                self._release(job, runner)
+            with self._warning_of_errors(job):
+                self._end_spark_jobs(job, runner)
         runner.exited.wait(EXIT_TIMEOUT)
-        with self._cleaning(job):
+        with self._warning_of_errors(job):
             if not job.finished:
                 with self._lock:
                     self._ended[runner.tag] = time.monotonic()
-                runner.detach()  # first: a call that is still starting something in the JVM is interrupted
+                runner.detach()  # first, so that interrupted calls in the JVM start nothing else
                 if job.killed:
                     self._end_calls(job, runner)
             self._driver.stop_queries(runner.tag)
             self._driver.stop_streaming(runner.tag)
             if not job.finished:
-                self._release(job, runner)
+                self._end_spark_jobs(job, runner)
         others = [other.begun for other in list(self._jobs.values()) if other is not job]
         end_orphans(job.begun, others, of_tasks=True)
         runner.close(self._pump)
@@ -366,14 +375,14 @@ class PythonJobs:
     def _end_calls(self, job: _PythonJob, runner: RunnerProcess) -> None:
         """Interrupt the calls of a killed job in the JVM, and wait until none of them runs any more.
 
-        A call may plan a query for minutes and ignore interrupts. If the job were reported as killed, the
-        tasks of the query would start after that. So the job stays RUNNING, as a JVM job does. Only the
-        context can end what ignores interrupts for ever.
+        A call may ignore interrupts while it plans a query for minutes. If the job were already reported as
+        killed, the tasks of the query would start after that. So the job stays RUNNING, like a JVM job with
+        such code. A call that never returns ends only with the context.
         """
         begun, pause, warned = time.monotonic(), 0.01, False
         while (calls := self._driver.calls(runner.tag)) and not self._closing:
             for thread in calls:
-                thread.interrupt()  # again, since the code may have cleared the first one
+                thread.interrupt()  # in each round, because code may ignore an interrupt and then wait again
             self._driver.cancel(runner.tag)
             if time.monotonic() - begun > _CALLS_WARNING and not warned:
                 warned = True
@@ -384,7 +393,7 @@ class PythonJobs:
             time.sleep(pause)
             pause = min(pause * 2, 1.0)
 
-    def _release(self, job: _PythonJob, runner: RunnerProcess) -> None:
+    def _end_spark_jobs(self, job: _PythonJob, runner: RunnerProcess) -> None:
         """Cancel what the job left in Spark, and wake waiters for its unfinished named objects.
 
         If it did not finish, wait until none of its tasks holds a core.
@@ -394,17 +403,17 @@ class PythonJobs:
         deadline = time.monotonic() + _CORES_TIMEOUT
         while self._board.busy(stages) and time.monotonic() < deadline:
             time.sleep(0.02)
-        self._abandon(job.id)
+        self._abandon_named_objects(job.id)
 
     @contextlib.contextmanager
-    def _cleaning(self, job: _PythonJob) -> Iterator[None]:
+    def _warning_of_errors(self, job: _PythonJob) -> Iterator[None]:
         """Report errors inside the block, and continue."""
         try:
             yield
         except Exception as error:  # noqa: BLE001 - the JVM may fail in many ways
             self._warn(f"after job {job.id}: {describe(error)}")
 
-    def _abandon(self, job_id: str) -> None:
+    def _abandon_named_objects(self, job_id: str) -> None:
         """Wake waiters for named objects that the job will not create."""
         creators = self._properties.get("jobserver.namedObjects.creators")
         if creators is not None and not creators.isEmpty():
