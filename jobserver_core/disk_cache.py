@@ -55,9 +55,9 @@ _MAX_AGE = 30 * 24 * 3600.0
 _PART_SECONDS = 60.0
 """Seconds for which a new part is spared, because its maker may not have locked it yet."""
 _POLL_SECONDS = 0.01
-"""Between two attempts to lock a file: the kernel cannot wait for a lock with a timeout."""
+"""The pause between two attempts to lock a file: the kernel cannot wait for a lock with a timeout."""
 _TIDY_SECONDS = 3600.0
-"""Between two searches for old entries, each of which reads the whole cache."""
+"""The pause between two searches for old entries, each of which reads the whole cache."""
 _READ = os.O_RDONLY | os.O_CLOEXEC
 
 

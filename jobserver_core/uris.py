@@ -181,7 +181,7 @@ MAX_URL = 8192
 """The longest callback URL that is accepted, in characters."""
 
 _MAX_RECEIVER = 255
-"""Characters of a receiver without a host, which indexes and logs repeat."""
+"""The most characters of a receiver without a host, which indexes and logs repeat."""
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 

@@ -61,7 +61,7 @@ GIB = 1024**3
 SCARCE_DISK = 2 * GIB
 SCARCE_MEMORY = 2 * GIB
 THREADS_PER_CORE = 2
-"""How many threads of a local master for each core are not worth a warning."""
+"""How many threads of a local master per core cause no warning."""
 _MASTER_TIMEOUT = 5.0
 """How many seconds a standalone master has to accept a connection."""
 _LISTENING = "0A"
@@ -69,7 +69,7 @@ _LISTENING = "0A"
 
 
 _OWN_LAUNCHERS = ("memory", "pyspark")
-"""The launchers of this distribution. Why one cannot be created is what other checks find."""
+"""The launchers of this distribution. If one cannot be created, other checks find the reason."""
 
 
 class Verdict(str, Enum):
@@ -114,7 +114,7 @@ def _sentence(text: str) -> str:
 
 
 def _finding(name: str, check: Callable[[], str]) -> Finding:
-    """Return what a check finds: it returns what is good, or raises a problem. What it logs is a warning."""
+    """Run a check, which returns a good finding or raises a problem. What it logs becomes a warning."""
     with _collected_warnings() as logged:
         try:
             text = check()
@@ -338,7 +338,7 @@ def _master(url: str) -> str:
 
 
 def _storage(settings: Settings) -> list[tuple[type[Backend], str, JsonMapping]]:
-    """Return the backends that are only created by a start, with their options."""
+    """Return the backends that only the start of a server creates, with their options."""
     return [
         (MetadataStore, settings.metadata.backend, settings.metadata.options),
         (BlobStore, settings.blobs.backend, settings.blobs.options),
@@ -410,7 +410,7 @@ def _options(settings: Settings) -> str:
 
 
 def _require(port: type[Backend], name: str) -> None:
-    """Name a backend that cannot be used as why something is not checked. ``_backends`` has the advice."""
+    """Warn that something is not checked if this backend cannot be used. ``_backends`` has the advice."""
     unusable = (PluginNotFound, PluginFailed)
     with _advising(_OTHERS_FIRST, *unusable, about="they are not checked: ", verdict=Verdict.WARNING):
         plugins.find(port, name)
@@ -620,7 +620,7 @@ _SMALLER = (
 
 
 def _excesses(settings: Settings, memory: int, cores: int) -> Iterator[str]:
-    """Yield what contexts on this machine may ask for, and it does not have.
+    """Yield what contexts may ask of this machine that it does not have.
 
     A few more threads than cores are common: tasks that wait for disks and networks use none.
     """

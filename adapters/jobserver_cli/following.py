@@ -26,7 +26,7 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 TAKEOVER_TIMEOUT = 60.0
 """For how many seconds a command that follows tries again while another server takes over what it follows."""
 START_PAUSE = REFUSAL_DELAY
-"""Seconds between two looks at a context that is being started. The first is not before that either."""
+"""Seconds between two checks of a context that is being started, and before the first one."""
 LOG_TIMEOUT = 10.0
 """How many seconds to wait for the rest of the log after a job has ended."""
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.\-]+")
 MAX_STEM = 100
-"""Characters of a file's name in that of its binary, which may have 255 with the digits of the hash."""
+"""The most characters of a file's name in the name of its binary: with the hash, that may have 255."""
 MAX_NAMED = 5
 """How many files of a directory an error names."""
 HASH_DIGITS = 12

@@ -137,7 +137,7 @@ def parse_permissions(text: str) -> frozenset[str]:
 
 
 def unknown_permission(permissions: Iterable[object]) -> str | None:
-    """Return which of the permissions is unknown, and the known ones; None if all are known."""
+    """Return a message that names an unknown permission and all known ones, or None."""
     for permission in permissions:
         if permission not in _KNOWN:
             return f"unknown permission {permission!r}; expected one of {', '.join(_KNOWN)}"
@@ -145,7 +145,7 @@ def unknown_permission(permissions: Iterable[object]) -> str | None:
 
 
 SIGNED_IN = ""
-"""What a route wants that every caller with valid credentials may call."""
+"""The permission of a route that every caller with valid credentials may use."""
 
 
 def single_permissions(held: Iterable[str]) -> list[str]:

@@ -135,7 +135,7 @@ class AuthenticatorFailed(Exception):
 
 
 _RULES = PortRules(
-    words="authenticator",
+    description="authenticator",
     error=lambda message, _url: AuthenticatorFailed(message),
     expected=(Unavailable,),
 )

@@ -14,7 +14,7 @@ from jobserver_http.errors import Rejected
 from jobserver_http.schemas import Schema
 
 MAX_PARAMETERS = 500
-"""The number of query parameters, which is far above that of all settings of a context."""
+"""The most query parameters of a request: far more than a context has settings."""
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _LOST_PLUS = re.compile(r" (?=[0-9]{2}:?[0-9]{2}$)")
 

@@ -50,7 +50,9 @@ class Body:
 
 @attrs.frozen(kw_only=True)
 class Route:
-    """A call of the API. Without a ``permission``, it needs no authentication; with an empty one, only that.
+    """A call of the API.
+
+    An empty ``permission`` means that any valid credentials will do, None that none are needed.
 
     ``open_query`` means that any other query parameter is a setting. ``extension`` marks routes that the old
     server did not have.

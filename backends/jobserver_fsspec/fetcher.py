@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _FRUITLESS_ATTEMPTS = 3
 """Attempts in a row without data after which a source counts as unreachable."""
 _ATTEMPTS = 20
-"""Attempts of one fetch even if each brings data, for a source that always breaks off."""
+"""The most attempts of one fetch, even if each brings data: a source may break off every time."""
 _FIRST_PAUSE = 0.1
 """Seconds before the second attempt; each fruitless one doubles the pause."""
 _RECENT = 1024

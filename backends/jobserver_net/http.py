@@ -27,7 +27,7 @@ from jobserver_net.connections import IDLE_SECONDS, Connector
 from jobserver_net.deadlines import Deadline, Expired
 
 MAX_REDIRECTS = 5
-"""The number of redirects to follow: package indexes and object stores need two or three."""
+"""The most redirects to follow: package indexes and object stores need two or three."""
 _PORTS = {"http": 80, "https": 443}
 _FAILURES = (OSError, httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException)
 _REDIRECTS = (301, 302, HTTPStatus.SEE_OTHER, 307, 308)

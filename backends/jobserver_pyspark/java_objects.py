@@ -1,7 +1,7 @@
 """The types of py4j's objects, which py4j does not declare.
 
-Only the JVM knows what a Java object has. So to type checkers it has every attribute, of any type. But an
-object of Python, such as PySpark's session, is none.
+Only the JVM knows which attributes a Java object has. So to type checkers, it has every attribute, of any
+type. A Python object, such as PySpark's session, is not accepted as one.
 """
 
 from __future__ import annotations

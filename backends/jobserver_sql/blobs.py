@@ -11,7 +11,7 @@ from jobserver_sql.servers import after, passed
 from jobserver_sql.tables import binaries, blob_pins, blob_removals, job_holds, job_results, servers
 
 _CHUNK = 1000
-"""Values in one statement: SQLite and PostgreSQL allow more than 30,000 parameters."""
+"""The most values in one statement: SQLite and PostgreSQL allow more than 30,000 parameters."""
 _LOCK = 0x6A6F6262  # "jobb": the key of the advisory lock
 _PIN = text(
     "INSERT INTO blob_pins (id, server_id, digest) VALUES (:id, :server_id, :digest) "

@@ -21,7 +21,7 @@ E = TypeVar("E", bound=Enum)
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
 _SHORT = 4096
-"""Characters of a text whose model is kept and shared: settings and class paths repeat, and are short."""
+"""The most characters of a text whose model is cached: settings and class paths are short, and repeat."""
 _UNSTORABLE = re.compile("[\0\x1a\ud800-\udfff]")
 _ESCAPE = re.compile("\x1a([0-9a-f]{4})")
 

@@ -49,7 +49,7 @@ P = ParamSpec("P")
 _NO_DRIVER = "PostgreSQL needs psycopg: pip install 'jobserver-core[postgresql]'"
 _POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
 _ATTEMPTS = 3
-"""How often a refused write is tried whose reason has disappeared: once more is nearly always enough."""
+"""How often a write is tried if the reason for its refusal has gone: twice is nearly always enough."""
 _WAIT = "jobserver_wait"
 """Marks a SQLite connection that is about to write, with the seconds that it may wait for other processes."""
 

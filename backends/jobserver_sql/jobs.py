@@ -119,7 +119,7 @@ result = Statement[JobResult](
 
 _FILTERS = ("context_id", "context_name", "class_name", "since", "until")
 _CHUNK = 1000
-"""IDs in one statement: SQLite and PostgreSQL allow more than 30,000 parameters."""
+"""The most IDs in one statement: SQLite and PostgreSQL allow more than 30,000 parameters."""
 
 
 # -- writing ---------------------------------------------------------------------------------------

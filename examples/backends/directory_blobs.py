@@ -37,7 +37,7 @@ class DirectoryBlobStore(BlobStore):
 
     @classmethod
     def check_options(cls, settings: Settings) -> None:
-        """Refuse options that do not exist, and a path that is none."""
+        """Refuse unknown options, and a path of the wrong type."""
         for key in settings.blobs.options.keys() - {"path"}:
             raise InvalidSetting(
                 key=f"jobserver.blobs.options.{key}", message="is not an option; expected path"

@@ -35,7 +35,7 @@ class SignedTokenAuthenticator(Authenticator):
 
     @classmethod
     def check_options(cls, settings: Settings) -> None:
-        """Refuse options that do not exist, and keys that are too short."""
+        """Refuse unknown options, and keys that are too short."""
         options = settings.auth.options
         if unknown := set(options) - {"signing-key", "revoked"}:
             key = f"jobserver.auth.options.{min(unknown)}"

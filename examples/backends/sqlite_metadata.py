@@ -178,7 +178,7 @@ class SqliteMetadataStore(MetadataStore):
 
     @classmethod
     def check_options(cls, settings: Settings) -> None:
-        """Refuse options that do not exist, and a path that is none."""
+        """Refuse unknown options, and a path of the wrong type."""
         for key in settings.metadata.options.keys() - {"path"}:
             message = "is not an option; expected path"
             raise InvalidSetting(key=f"jobserver.metadata.options.{key}", message=message)

@@ -29,11 +29,11 @@ MAX_MEMBERS = 250_000
 """The most members that an archive may have; the largest assembled jars have about half of that."""
 
 _MAX_DIRECTORY = 64 * 1024**2
-"""Bytes of the list of members, which is read into memory: 268 for each allowed one."""
+"""The most bytes of the list of members, which is read into memory: 268 for each member."""
 _MAX_RATIO = 200
 """How many times larger than its archive the content may be; a ZIP bomb reaches a thousand."""
 _RATIO_FLOOR = 16 * 1024**2
-"""Bytes that any archive may unpack to, since a small one may consist of zeros."""
+"""Bytes that any archive may unpack to, whatever the ratio: a small one may consist of zeros."""
 _STALE_SECONDS = 24 * 3600
 """A day, in which any unpacking ends or fails."""
 _CHUNK = 1024 * 1024

@@ -18,7 +18,7 @@ STREAM_RESULT = "<Stream result>"
 """The placeholder of a result that is not in the callback, as in the old server."""
 
 _MIN_ERROR_SIZE = 16 * 1024
-"""Bytes that the body of a failed job may have under any limit: without the message, it would say nothing."""
+"""Bytes that the body of a failed job may always have: without the message, it would be useless."""
 _WORST_ESCAPE = 12
 """A character outside the basic plane is twelve bytes of JSON text."""
 

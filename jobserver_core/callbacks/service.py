@@ -43,7 +43,7 @@ _NO_TRANSPORT = (
     "httpx for URLs"
 )
 _MAX_ERROR = 500
-"""Characters of the last error of a delivery, in which a receiver may write anything."""
+"""The most characters of a delivery's last error that are kept: a receiver may send anything."""
 _RECOVERY_PAGE = 100
 """The number of deliveries to read at a time, each with its URL."""
 _SLOW_PART = 0.1

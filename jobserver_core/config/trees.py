@@ -14,7 +14,7 @@ Path = tuple[str, ...]
 _MOST_SETTINGS, _LONGEST_NAME, _MOST_PARTS = 10_000, 1000, 100
 """Limits of a tree of settings. All dotted paths below a long key repeat it, and each dot is a level."""
 _SHOWN = 40
-"""Characters of a key in an error; the key may be as long as the request."""
+"""The most characters of a key that an error shows; the key may be as long as the request."""
 
 
 def flatten(tree: JsonMapping, prefix: str = "") -> JsonObject:

@@ -20,7 +20,7 @@ from jobserver_core.models.validation import aware, check_binary_name, non_negat
 __all__ = ["Binary", "BinaryType", "ClassPathEntry", "DataFile", "ResolvedEntry", "parse_class_path"]
 
 _MAX_SHOWN = 255
-"""Characters of a wrong name in an error; no name is longer."""
+"""The most characters of a wrong name that an error shows; no valid name is longer."""
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):(.*)", re.DOTALL)
 
 

@@ -319,7 +319,7 @@ class JobPage:
 
 
 _MAX_CURSOR = 4096
-"""Characters of a cursor, many times those that this server writes: no more are decoded."""
+"""The most characters of a cursor that is decoded, many times as many as this server writes."""
 
 
 def encode_cursor(last: Job) -> str:

@@ -48,7 +48,7 @@ def sha256(_instance: object, attribute: Attribute, value: str) -> None:
 
 
 _MAX_NAME = 255
-"""Characters of a name, which may become that of a file: Linux allows 255 bytes."""
+"""The most characters of a name, which may become that of a file: Linux allows 255 bytes."""
 _PLAIN = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.\-~ +@]*[A-Za-z0-9_.\-~+@])?")
 _CONTEXT = re.compile(r"[A-Za-z][A-Za-z0-9_.\-~+@$]*")
 _PREFIX = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-~+@]*")

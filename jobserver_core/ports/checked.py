@@ -45,19 +45,20 @@ B = TypeVar("B", bound=Backend)
 T = TypeVar("T")
 
 _NOT_CALLS = ("kind", "check_options", "from_settings")
-"""What belongs to the class of a backend, and is used before there is an object."""
+"""The members of a backend's class, which are used before it has an instance."""
 
 
 def checked(port: type[B], part: B, rules: PortRules | None = None) -> B:
     """Return a stand-in for a backend, which checks every call. A stand-in is returned as it is.
 
-    Attributes that the port does not have are those of the backend. The class has the name of the backend's.
+    The stand-in's class has the name of the backend's class. Attributes that the port lacks are those of the
+    backend.
     """
     if isinstance(part, _StandIn):
         return part
     rules = rules or RULES[port.kind]
     name = type(part).__name__
-    plugin = Plugin(f"the {rules.words} {name}", rules)
+    plugin = Plugin(f"the {rules.description} {name}", rules)
     return cast("B", _stand_in_class(port, name)(part, plugin))
 
 
@@ -73,11 +74,11 @@ def unchecked(part: B) -> B:
 class Expectation:
     """What a method promises to return, made from its annotation.
 
-    ``words`` name it, ``accepts`` says whether a value is that, and ``wrap``, if there is one, makes a
-    stand-in for the value from the plug-in, the name and the arguments of the call.
+    ``description`` is for error messages. ``accepts`` returns whether a value is as promised. ``wrap``, if
+    there is one, makes a stand-in for the value, given the plug-in, the name of the call and its arguments.
     """
 
-    words: str
+    description: str
     accepts: Callable[[object], bool]
     wrap: Callable[[Plugin, str, Any, Sequence[object]], object] | None = None
 
@@ -93,13 +94,13 @@ def _expectation(hint: Any) -> Expectation:
 
 
 def _instance(kind: type, wrap: Callable[..., object] | None = None) -> Expectation:
-    return Expectation(words=kind.__name__, accepts=lambda value: isinstance(value, kind), wrap=wrap)
+    return Expectation(description=kind.__name__, accepts=lambda value: isinstance(value, kind), wrap=wrap)
 
 
 def _stand_in_of(
     kind: type, *, raises: bool = True
 ) -> Callable[[Plugin, str, Any, Sequence[object]], object]:
-    """Return what makes the stand-in for an object with methods that a call has returned.
+    """Return a function that makes a stand-in for an object with methods, which a call has returned.
 
     ``raises``: whether callers expect errors of the library from these methods.
     """
@@ -112,13 +113,13 @@ def _stand_in_of(
     return stand_in
 
 
-_NONE = Expectation(words="None", accepts=lambda value: value is None)
+_NONE = Expectation(description="None", accepts=lambda value: value is None)
 
 
 def _one_of(options: list[Expectation]) -> Expectation:
     first, second = (option.accepts for option in options)  # each method promises at most two
     return Expectation(
-        words=" or ".join(option.words for option in options),
+        description=" or ".join(option.description for option in options),
         accepts=lambda value: first(value) or second(value),
     )
 
@@ -130,7 +131,7 @@ def _several(kind: type, elements: list[Expectation]) -> Expectation:
         is_kind = isinstance(values, kind) and not isinstance(values, (str, bytes))
         return is_kind and all(accepts(value) for value in cast("Sequence[object]", values))
 
-    return Expectation(words=f"a {kind.__name__.lower()} of {elements[0].words}", accepts=check)
+    return Expectation(description=f"a {kind.__name__.lower()} of {elements[0].description}", accepts=check)
 
 
 def _tuple(elements: list[Expectation]) -> Expectation:
@@ -139,7 +140,9 @@ def _tuple(elements: list[Expectation]) -> Expectation:
             return False
         return all(element.accepts(value) for element, value in zip(elements, values, strict=True))
 
-    return Expectation(words=f"({', '.join(element.words for element in elements)})", accepts=check)
+    return Expectation(
+        description=f"({', '.join(element.description for element in elements)})", accepts=check
+    )
 
 
 # -- objects that calls return ---------------------------------------------------------------------------
@@ -147,8 +150,8 @@ def _tuple(elements: list[Expectation]) -> Expectation:
 
 def _iterator(elements: list[Expectation]) -> Expectation:
     (element,) = elements
-    words = f"an iterator of {element.words}"
-    whole = Expectation(words=words, accepts=lambda value: isinstance(value, Iterable))
+    description = f"an iterator of {element.description}"
+    whole = Expectation(description=description, accepts=lambda value: isinstance(value, Iterable))
 
     def checked_values(
         plugin: Plugin, call: str, values: Iterable[object], arguments: Sequence[object]
@@ -160,7 +163,7 @@ def _iterator(elements: list[Expectation]) -> Expectation:
             if value is end:
                 return
             if not element.accepts(value):
-                raise plugin.returned(call, [value], words, arguments)
+                raise plugin.returned(call, [value], description, arguments)
             yield value
 
     return attrs.evolve(whole, wrap=checked_values)
@@ -180,7 +183,7 @@ class _Block(AbstractContextManager[T], Generic[T]):
         with Calling(self._plugin, self._call, self._arguments):
             value = self._block.__enter__()
         if not self._value.accepts(value):
-            raise self._plugin.returned(self._call, value, self._value.words, self._arguments)
+            raise self._plugin.returned(self._call, value, self._value.description, self._arguments)
         return value
 
     def __exit__(
@@ -192,14 +195,14 @@ class _Block(AbstractContextManager[T], Generic[T]):
 
 def _block(values: list[Expectation]) -> Expectation:
     return Expectation(
-        words=f"a with block for {values[0].words}",
+        description=f"a with block for {values[0].description}",
         accepts=lambda block: hasattr(type(block), "__enter__") and hasattr(type(block), "__exit__"),
         wrap=lambda plugin, call, block, arguments: _Block(plugin, call, block, arguments, values[0]),
     )
 
 
 class _BinaryFile(ABC):
-    """What is used of an open file."""
+    """The methods of an open file that the core uses."""
 
     @abstractmethod
     def read(self, size: int = -1) -> bytes: ...
@@ -221,19 +224,19 @@ class _BinaryFile(ABC):
 
 
 _FILE = Expectation(
-    words="a file in binary mode",
+    description="a file in binary mode",
     accepts=lambda value: hasattr(value, "read") and not isinstance(value, io.TextIOBase),
     wrap=_stand_in_of(_BinaryFile),
 )
 
 
 _KNOWN: dict[Any, Expectation] = {
-    # Any other object is ignored, but what is never awaited has not been done.
+    # Other values are ignored, but a coroutine that is never awaited has done nothing.
     NoneType: Expectation(
-        words="None", accepts=lambda value: value is None or not inspect.isawaitable(value)
+        description="None", accepts=lambda value: value is None or not inspect.isawaitable(value)
     ),
     int: Expectation(
-        words="int", accepts=lambda value: isinstance(value, int) and not isinstance(value, bool)
+        description="int", accepts=lambda value: isinstance(value, int) and not isinstance(value, bool)
     ),
     BinaryIO: _FILE,
     BlobWriter: _instance(BlobWriter, _stand_in_of(BlobWriter)),
@@ -252,7 +255,7 @@ _GENERIC: dict[Any, Callable[[list[Expectation]], Expectation]] = {
 
 
 class _StandIn:
-    """Makes each call of a port to a part of a plug-in, and checks it."""
+    """Forwards each call of a port to an object of a plug-in, and checks it."""
 
     def __init__(self, part: object, plugin: Plugin) -> None:
         self._part = part
@@ -284,7 +287,7 @@ def _members(port: type) -> tuple[tuple[str, object], ...]:
     return tuple(found.items())
 
 
-_ANYTHING = Expectation(words="anything", accepts=lambda _value: True)
+_ANYTHING = Expectation(description="anything", accepts=lambda _value: True)
 
 
 def _method(name: str, expected: Expectation) -> Callable[..., object]:
@@ -296,7 +299,7 @@ def _method(name: str, expected: Expectation) -> Callable[..., object]:
         except BaseException as error:  # noqa: BLE001 - nothing that a plug-in raises may pass unseen
             raise self._plugin.raised(name, error, arguments)  # noqa: B904 - it has its cause
         if not accepts(value):
-            raise self._plugin.returned(name, value, expected.words, arguments)
+            raise self._plugin.returned(name, value, expected.description, arguments)
         return value if wrap is None else wrap(self._plugin, name, value, arguments)
 
     call.__name__ = name
@@ -308,7 +311,7 @@ def _property(name: str, expected: Expectation) -> property:
         with Calling(self._plugin, name):
             value = getattr(self._part, name)
         if not expected.accepts(value):
-            raise self._plugin.returned(name, value, expected.words)
+            raise self._plugin.returned(name, value, expected.description)
         return value
 
     return property(get)

@@ -1,4 +1,4 @@
-"""What the faults of plug-ins become: the typed error of their port, and an entry in the log.
+"""Turns each fault of a plug-in into the typed error of its port, and logs it.
 
 :mod:`~jobserver_core.ports.checked` finds the faults.
 """
@@ -46,14 +46,15 @@ _FOR_STRANGERS = "_for_strangers"
 
 @attrs.frozen(kw_only=True)
 class PortRules:
-    """What the faults of the backends of one port become.
+    """How faults of the backends of one port are reported.
 
-    ``words`` say what such a backend is. ``error`` makes an error of a message and, if the call was about a
-    URL, of that URL without secrets. ``expected`` are the errors of the library that callers get unchanged;
-    all others are faults. ``has_urls``: the first argument of a call is a URL or has one as ``url``.
+    ``description`` says what such a backend is, as in "blob store". ``error`` makes the error from a message
+    and, if the call was about a URL, that URL without secrets. ``expected`` has the errors of the library
+    that callers get unchanged; all others are faults. With ``has_urls``, the first argument of a call is a
+    URL, or has one as ``url``.
     """
 
-    words: str
+    description: str
     error: Callable[[str, str], Exception]
     expected: tuple[type[JobServerError], ...] = (JobServerError,)
     has_urls: bool = False
@@ -77,24 +78,24 @@ _METADATA_ERRORS = (
     NoSlots,
     ServerClosed,
 )
-"""What the methods of the metadata port raise. Any other error, as a failure of the store, is retried."""
+"""The errors of the metadata port. Any other error counts as a failure of the store: it is tried again."""
 RULES = {
     "metadata": PortRules(
-        words="metadata store",
+        description="metadata store",
         error=lambda text, _url: StorageError(message=text),
         expected=_METADATA_ERRORS,
     ),
-    "blobs": PortRules(words="blob store", error=lambda text, _url: StorageError(message=text)),
-    "launcher": PortRules(words="launcher", error=lambda text, _url: LaunchError(message=text)),
-    "fetcher": PortRules(words="fetcher", error=_fetch_error, has_urls=True),
+    "blobs": PortRules(description="blob store", error=lambda text, _url: StorageError(message=text)),
+    "launcher": PortRules(description="launcher", error=lambda text, _url: LaunchError(message=text)),
+    "fetcher": PortRules(description="fetcher", error=_fetch_error, has_urls=True),
     "transport": PortRules(
-        words="transport",
+        description="transport",
         error=lambda text, _url: TransportError(message=text),
         expected=(InvalidCallbackUrl,),
         has_urls=True,
     ),
 }
-"""By the ``kind`` of the port."""
+"""The rules of each port, by its ``kind``."""
 
 
 @attrs.frozen(eq=False)
@@ -106,7 +107,7 @@ class Plugin:
     _repeats: Repeats = attrs.field(factory=lambda: Repeats(_log))
 
     def raised(self, call: str, error: BaseException, arguments: Sequence[object] = ()) -> BaseException:
-        """Return what a call raises instead of an exception: the same one if it is expected."""
+        """Return the exception to raise in place of that of a call: the same one if it is expected."""
         if isinstance(error, (*self.rules.expected, KeyboardInterrupt)):
             return error
         return self._fault(f"{call} of {self.name} raised {type(error).__name__}", error, arguments)
@@ -114,7 +115,7 @@ class Plugin:
     def returned(
         self, call: str, value: object, expected: str, arguments: Sequence[object] = ()
     ) -> Exception:
-        """Return the error that a call returned something else than its port promises."""
+        """Return the error for a call that returned something that its port does not promise."""
         given = _described(value)
         hint = ""
         if inspect.iscoroutine(value):
@@ -134,7 +135,7 @@ class Plugin:
         else:
             self._repeats.error(text, "%s", message, exc_info=error)
         fault = self.rules.error(message, redacted(url))
-        # Tracebacks of a chain end up in logs, so that one may not show what may be secret in a URL.
+        # A chained traceback ends up in logs, and could show secrets of the URL.
         fault.__cause__ = None if url else error
         fault.__suppress_context__ = True
         if error is not None:
@@ -157,7 +158,7 @@ def for_strangers(error: Exception) -> Exception:
 
 
 class Calling:
-    """Makes the faults of the block those of a plug-in, unless it is the exception that ``passes``."""
+    """Treats what its block raises as raised by a plug-in, except for the exception ``passes``."""
 
     def __init__(
         self,
@@ -181,7 +182,7 @@ class Calling:
 
 
 def _described(value: object) -> str:
-    """Return the type of a value, with the types of its elements if it is a small part of many."""
+    """Return the type of a value; for a list or tuple also the types of its first elements."""
     kind = type(value).__name__
     if isinstance(value, (list, tuple)) and value:
         kinds = list(dict.fromkeys(type(element).__name__ for element in value[:100]))

@@ -20,7 +20,7 @@ from jobserver_core.results.library_values import UnusableResult
 from jobserver_core.results.plain_values import MARK, WrittenNumber, check_keys, key, not_finite, simplified
 
 MAX_DEPTH = 200
-"""Nested lists and objects of a result: conversion recurses, and so do many readers of JSON."""
+"""How deep lists and objects of a result may be nested: conversion recurses, and so do many JSON parsers."""
 _BUDGET = 2000
 """The number of values, and of kilobytes of text, to convert in memory before a value is streamed."""
 _CHUNK = 256 * 1024

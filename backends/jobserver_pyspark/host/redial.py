@@ -24,7 +24,7 @@ _CONNECT_TIMEOUT = 5.0
 _REPLY_TIMEOUT = 10.0
 """Seconds for each reply of the next server, which is busy with its own start."""
 _PAUSE = 0.1
-"""Seconds between two looks at the file with the address of the next server."""
+"""Seconds between two checks of the file with the address of the next server."""
 
 
 def open_channel(address: tuple[str, int], timeout: float) -> ServerChannel:

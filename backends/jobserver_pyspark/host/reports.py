@@ -20,7 +20,7 @@ ServerChannel = Channel[HostToServer, ServerToHost]
 _LOSS_TIMEOUT = 30.0
 """Seconds that a job's failure waits for the end of a context that is ending."""
 _MAX_WARNING = 2000
-"""Characters of a warning; the rest is cut off."""
+"""The most characters of a warning; the rest is cut off."""
 _MEMORY = 64 * 1024
 """The number of bytes of a result that are kept in memory; a larger one is kept in a file."""
 
@@ -59,7 +59,7 @@ class _KeptJob:
             self._channel.send(*kept)
 
     def _keep_report(self, message: JobReport) -> JobReport:
-        """Keep a report, and return it as it is sent. The type checker finds a kind without a case."""
+        """Keep a report, and return what is sent for it. For a kind without a case, mypy misses a return."""
         match message:
             case messages.JobRunning():
                 self._running = message

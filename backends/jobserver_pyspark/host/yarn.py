@@ -34,7 +34,7 @@ _CLIENT_LOGGER = "org.apache.spark.deploy.yarn.Client"
 _STATUS_TIMEOUT = 5.0
 """Seconds for YARN's reply: the status is only shown, and nothing must wait long for it."""
 _POLL = 0.2
-"""Seconds between two questions to YARN whether the application has ended."""
+"""Seconds between two checks whether YARN has ended the application."""
 
 
 def log_states(jvm: JavaObject) -> None:

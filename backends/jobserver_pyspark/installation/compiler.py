@@ -26,7 +26,7 @@ from jobserver_pyspark.installation.spark import SparkInstall, default_cache_dir
 
 SOURCES = Path(__file__).parent.parent / "jvm" / "scala"
 _MAX_OUTPUT = 4000
-"""Characters of the compiler's output in an error; the last ones have the summary."""
+"""The most characters of the compiler's output that an error shows: the last ones, with the summary."""
 COMPILE_TIMEOUT = 300.0
 """Seconds; a compilation takes about five on two idle cores."""
 

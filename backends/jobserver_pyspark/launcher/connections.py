@@ -32,7 +32,7 @@ _PAUSE = 0.2
 _POLL = 0.1
 """Seconds of :func:`arrived`."""
 _MAX_HELLO = 4096
-"""Bytes of the largest message before a host is recognized."""
+"""The most bytes of a message from a host that has not proved who it is."""
 _OUTDATED_SERVER = "the package was replaced while the server was running, so restart the server"
 _OUTDATED_HOST = "the package was upgraded, so this server cannot take the context over"
 HostChannel = Channel[ServerToHost, HostToServer]

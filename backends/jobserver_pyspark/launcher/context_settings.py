@@ -67,9 +67,9 @@ _KEYS = (
 )
 _PREFIXES = ("spark.", "passthrough.", "hadoop.", "launcher.", "streaming.")
 _MAX_PRELOADED = 100
-"""The number of modules in ``python.preload``, each of which delays the start of a context."""
+"""The most modules in ``python.preload``, each of which delays the start of a context."""
 _MAX_MODULE_NAME = 128
-"""Characters of a module's name in ``python.preload``, which errors repeat."""
+"""The most characters of a module's name in ``python.preload``, which errors repeat."""
 _LOCAL = re.compile(r"local(?:\[.*\])?")
 _LOOPBACK = re.compile(
     r"spark://(?:127\.[0-9.]+|localhost|\[::1\])(?::\d+)?(?:,(?:127\.[0-9.]+|localhost|\[::1\])(?::\d+)?)*"

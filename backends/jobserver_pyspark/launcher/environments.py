@@ -33,7 +33,7 @@ from jobserver_core.errors import InvalidSetting, LaunchError, StorageError, Too
 ENDINGS = (".tar.gz", ".tgz", ".tar")
 """The ends of the names of archives that both Spark and the launcher unpack."""
 MAX_MEMBERS = 1_000_000
-"""How many files an environment may have; large ones have some hundred thousand."""
+"""How many files an environment may have; large ones have a few hundred thousand."""
 MAX_SIZE = 64 * 1024**3
 """How many bytes an environment may have when it is unpacked."""
 LEAST_FREE = 2**30

@@ -37,7 +37,7 @@ _PREFIX = "k8s://"
 _SELECTOR = "spark-app-selector"
 _LABEL = "spark.kubernetes.executor.label.jobserver"
 _MAX_LABEL = 63
-"""Characters of a label's value: the limit of Kubernetes."""
+"""The most characters of a label's value, as Kubernetes requires."""
 _FILES = re.compile(r"spark\.kubernetes\..*File")
 
 TEMPLATE_FILE = "spark.kubernetes.executor.podTemplateFile"

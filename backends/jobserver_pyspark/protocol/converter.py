@@ -38,7 +38,7 @@ Payload = bytes | memoryview
 """The type of a field that is sent as the payload of a frame; it is received as ``bytes``."""
 
 _MAX_SHOWN = 80
-"""Characters of a wrong value in an error; the value may be a whole configuration."""
+"""The most characters of a wrong value that an error shows; it may be a whole configuration."""
 
 
 class ProtocolError(Exception):

@@ -12,11 +12,11 @@ from jobserver_core.results import RESULT_REFUSED, UnusableResult
 from jobserver_pyspark.protocol.messages import ErrorDetails, JobFailureKind
 
 _MAX_MESSAGE = 64 * 1024
-"""Characters of a message: some of Spark's repeat a whole query plan."""
+"""The most characters of a message: some of Spark's contain a whole query plan."""
 _MAX_ERROR_CLASS = 1024
-"""Characters of the name of an exception's class; a job may generate its classes."""
+"""The most characters of the name of an exception's class; a job may generate its classes."""
 _MAX_STACK = 256 * 1024
-"""Characters of a stack; with the message, it has to fit into the header of a frame."""
+"""The most characters of a stack; with the message, it has to fit into the header of a frame."""
 _OWN = tuple(
     f"{path}{os.sep}" for path in (Path(__file__).parents[1] / "runner", *map(Path, results.__path__))
 )

@@ -25,11 +25,11 @@ _MAX_PARTS = 1024
 CHUNK_SIZE = 256 * 1024
 """The maximum number of bytes of a result in one frame."""
 MAX_HEADER = 2 * 1024 * 1024
-"""Bytes of a message without its payload. Several times what an error with its stack has."""
+"""The most bytes of a message without its payload: several times those of an error with its stack."""
 MAX_PAYLOAD = 64 * 1024 * 1024
-"""Bytes of a payload, and so the largest configuration of a job."""
+"""The most bytes of a payload, and so of a job's configuration."""
 MAX_PACKET = 64 * 1024
-"""Bytes of a message between host and zygote, which has no frame: their socket keeps messages apart."""
+"""The most bytes of a message between host and zygote. It has no frame: their socket keeps messages apart."""
 
 _Sent = TypeVar("_Sent", bound=ProtocolMessage)
 _Received = TypeVar("_Received", bound=ProtocolMessage)

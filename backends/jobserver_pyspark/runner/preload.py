@@ -27,7 +27,7 @@ from jobserver_pyspark.protocol.failures import describe
 _SETTLE_TIMEOUT = 1.0
 """Seconds for threads and processes that an import has started to end by themselves."""
 _MAX_PROBLEM = 4096
-"""Characters of a problem, which has to fit into a packet of the zygote."""
+"""The most characters of a problem, which has to fit into a packet of the zygote."""
 _PAUSE = 0.01
 """Seconds between two checks for what an import leaves running."""
 

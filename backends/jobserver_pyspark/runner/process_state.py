@@ -35,7 +35,7 @@ from jobserver_pyspark.runner.interpreter_state import CAPTURES
 MAX_JOBS = 1000
 """The maximum number of jobs of one process."""
 MAX_GROWTH = 512 * 1024 * 1024
-"""Bytes of resident memory that a process may have gained since its first job."""
+"""The most bytes of resident memory that a process may have gained since its first job."""
 MAX_DESCRIPTORS = 64
 """Descriptors that may be open beyond those of the start: files that garbage still holds."""
 _PAGE = resource.getpagesize()

@@ -30,13 +30,13 @@ from jobserver_core.models.json_values import Json, JsonMapping, JsonObject, Wri
 __all__ = ["parse_file", "parse_untrusted", "read_untrusted"]
 
 _TRUSTED_SIZE = 64 * 1024 * 1024
-"""Bytes that a configuration file may resolve to; its text is the operator's own."""
+"""The most bytes that a configuration file may resolve to: many, because the operator wrote it."""
 _TRUSTED_DEPTH = 100
-"""Nested blocks of a configuration file, which Python's stack allows."""
+"""How deep blocks of a configuration file may be nested; Python's stack allows this much."""
 _MAX_INCLUDES = 20
 """How deep files may include each other; nobody reads a longer chain."""
 _MAX_STEPS = 300_000
-"""Steps to resolve any text: 0.6 seconds, at two microseconds each."""
+"""The most steps to resolve any text: 0.6 seconds, at two microseconds each."""
 _CONTAINERS = (dict, list)
 _FREE_STEPS, _STEPS_PER_LETTER = 20_000, 30
 """The maximum number of steps to resolve a text: few for a short one, so that it needs no queue."""

@@ -31,7 +31,7 @@ ITEMS_PER_STEP = 8
 _COPY = 3
 """Steps to copy a small container, in several calls; CPython allocates memory for each if they are deep."""
 _LONGEST_MESSAGE = 300
-"""Characters of a message, which may repeat a key or a path of the text."""
+"""The most characters of a message, which may repeat a key or a path of the text."""
 
 
 @attrs.frozen

@@ -57,7 +57,7 @@ _DEEP_STACK = (
     "shorten the chain, or append to a list with +="
 )
 _MAX_CHAIN = 100
-"""How deep substitutions may refer to each other, which Python's stack allows."""
+"""How deep substitutions may refer to each other; Python's stack allows this much."""
 _SHORT_RUN = 20
 """Definitions of one key that are resolved by recursion, as in the reference."""
 _Found = Node | Absent

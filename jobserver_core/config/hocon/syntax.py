@@ -46,9 +46,9 @@ _APPEND_IN_LIST = (
 _JSON = json.JSONDecoder(strict=False)
 _KEYWORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
 MAX_NUMBER_LENGTH = 1000
-"""Characters of a number: Python needs quadratic time to parse an integer."""
+"""The most characters of a number: Python needs quadratic time to parse an integer."""
 _MAX_VALUES = 100_000
-"""The number of values of a text, each of which takes hundreds of bytes of memory."""
+"""The most values in a text, each of which takes hundreds of bytes of memory."""
 _DEEP = 25
 """Values count once more per this many nested blocks, because CPython allocates memory for deep calls."""
 

@@ -27,9 +27,9 @@ from jobserver_core.testing.builders import a_binary, a_context, a_delivery, a_j
 from jobserver_core.testing.metadata.access import StoreAccess, add, added, present
 
 WRITERS = 8
-"""Threads of a race: more than the cores of many machines, so that some are interrupted."""
+"""How many threads race: more than many machines have cores, so that some are interrupted."""
 ROUNDS = 10
-"""How often a race is repeated, because few rounds meet the moment that matters."""
+"""How often a race is repeated, because few rounds hit the critical moment."""
 DEADLINE = 60.0
 """Seconds for a race, which takes milliseconds unless a call waits forever."""
 
