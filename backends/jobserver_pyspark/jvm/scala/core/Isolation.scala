@@ -2,8 +2,8 @@ package org.apache.spark.sql.jobserver
 
 import org.apache.spark.sql.SparkSession
 
-/** The environment for the code of one class path, while a job of it runs. */
-trait CodeHome {
+/** What a job needs of the code of its class path. While the job holds it, that code stays loaded. */
+trait CodeLease {
   def session: SparkSession
   def loader: ClassLoader
 
@@ -11,16 +11,16 @@ trait CodeHome {
   def within[T](body: => T): T
 
   /** Must be called when the job has ended. */
-  def leave(): Unit
+  def release(): Unit
 
   /** Reloads the code for the next job, because state that it keeps between jobs, such as thread pools, is broken. */
-  def retire(): Unit = ()
+  def reloadNextTime(): Unit = ()
 }
 
 /** Isolates the code of different class paths in one context. */
 trait Isolation {
-  /** The environment of a job's class path. The job must `leave` it. */
-  def enter(request: JobRequest): CodeHome
+  /** Leases the code of a job's class path, and loads it if necessary. The job must release it. */
+  def lease(request: JobRequest): CodeLease
 
   /** Jars that all class paths see: the runner's own, and the job API's. */
   def addLibraries(jars: Seq[JobJar]): Unit
@@ -32,11 +32,11 @@ trait Isolation {
 }
 
 private[jobserver] object Isolation {
-  /** The local property that carries a class path's key to the threads that receive its tasks' results. */
-  val Property = "jobserver.classpath"
+  /** The local property that carries a class path's key to its tasks, and so to the threads that receive their results. */
+  val ClassPathProperty = "jobserver.classpath"
 
-  /** The local property of tasks that executors run for all class paths, and so without any. */
-  val ForAll = "jobserver.forAll"
+  /** The local property of tasks that prepare an executor for all class paths, and so need the jars of none. */
+  val AllClassPathsProperty = "jobserver.forAll"
 
   /** The local property that carries a job's id to the threads, streams and tasks that it starts. */
   val JobProperty = "jobserver.job"

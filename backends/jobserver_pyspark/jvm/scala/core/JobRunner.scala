@@ -30,7 +30,7 @@ final class JobRunner(root: SparkSession, isolationMode: String, maxSessions: In
   JobListeners.watch(context, () => JobThreads.current.map(_.jobId))
   JobOutput.install()
   addContextJars()
-  JobResultGetter.install(context, Isolation.Property, isolation.loaderOf)
+  JobResultGetter.install(context, Isolation.ClassPathProperty, isolation.loaderOf)
   serializers.prepareDriver()
 
   /** Jars for every class path: the runner's own, for the executors. */

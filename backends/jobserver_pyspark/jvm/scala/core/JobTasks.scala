@@ -19,7 +19,7 @@ private[spark] final class JobTasks(context: SparkContext, property: String) {
   private val killed = JobTasks.recentIds()
 
   context.taskScheduler match {
-    case scheduler: TaskSchedulerImpl => JobTasks.wrapBuilder(scheduler)(new Gate(_))
+    case scheduler: TaskSchedulerImpl => JobTasks.wrapBuilder(scheduler)(new KilledJobRejection(_))
     case _ =>
   }
 
@@ -49,7 +49,8 @@ private[spark] final class JobTasks(context: SparkContext, property: String) {
   private def ownerOf(properties: Properties): Option[String] =
     Option(properties).flatMap(p => Option(p.getProperty(property)))
 
-  private final class Gate(inner: SchedulableBuilder) extends SchedulableBuilder {
+  /** Aborts task sets of killed jobs as soon as they are submitted. */
+  private final class KilledJobRejection(inner: SchedulableBuilder) extends SchedulableBuilder {
     override def rootPool: Pool = inner.rootPool
     override def buildPools(): Unit = inner.buildPools()
     override def addTaskSetManager(manager: Schedulable, properties: Properties): Unit = {
@@ -72,7 +73,7 @@ private[spark] object JobTasks {
       override def removeEldestEntry(eldest: JMap.Entry[String, java.lang.Boolean]): Boolean = size > Remembered
     }))
 
-  /** Wraps the scheduler's own builder of task pools. */
+  /** Wraps the scheduler's own builder of task pools, which gets every set of tasks before any of them can run. */
   def wrapBuilder(scheduler: TaskSchedulerImpl)(wrap: SchedulableBuilder => SchedulableBuilder): Unit = {
     val field = classOf[TaskSchedulerImpl].getDeclaredField("schedulableBuilder")
     field.setAccessible(true)

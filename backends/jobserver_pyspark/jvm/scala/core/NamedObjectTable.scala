@@ -103,7 +103,7 @@ private[jobserver] object NamedObjectTable {
     SerDeUtil.pythonToJava(entry.get("value").asInstanceOf[JavaRDD[Array[Byte]]], batched = true)
 
   /** Whether objects that a class path created still exist, so that its code is still needed. */
-  def owns(classPathKey: String): Boolean =
+  def hasObjectsOf(classPathKey: String): Boolean =
     table.values.asScala.exists(entry => made(entry) && classPathKey == entry.get().get("classPath"))
 
   private def made(entry: CompletableFuture[JMap[String, AnyRef]]): Boolean =

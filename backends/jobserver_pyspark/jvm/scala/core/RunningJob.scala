@@ -122,8 +122,8 @@ private[jobserver] final class RunningJob(
   private def admitted(): Outcome = labelled {
     // Before the job's jars are added, and outside its session: all class paths see what executors load now.
     serializers.prepareExecutors()
-    val home = try Right(isolation.enter(request)) catch { case error: Throwable => Left(error) }
-    home.fold(Outcome.failed("loading", _), within)
+    val code = try Right(isolation.lease(request)) catch { case error: Throwable => Left(error) }
+    code.fold(Outcome.failed("loading", _), within)
   }
 
   /** Tags everything that `body` starts in Spark with the job's ID. */
@@ -139,25 +139,25 @@ private[jobserver] final class RunningJob(
     }
   }
 
-  private def within(home: CodeHome): Outcome =
-    try home.within {
-      SparkSession.setActiveSession(home.session)
-      spark.setLocalProperty(Isolation.Property, request.classPathKey)
-      try attempt(home)
+  private def within(code: CodeLease): Outcome =
+    try code.within {
+      SparkSession.setActiveSession(code.session)
+      spark.setLocalProperty(Isolation.ClassPathProperty, request.classPathKey)
+      try attempt(code)
       finally {
         SparkSession.clearActiveSession()
-        spark.setLocalProperty(Isolation.Property, null)
+        spark.setLocalProperty(Isolation.ClassPathProperty, null)
       }
-    } finally home.leave()
+    } finally code.release()
 
-  private def attempt(home: CodeHome): Outcome =
+  private def attempt(code: CodeLease): Outcome =
     try {
       val context = new JobContext(
-        request.jobId, request.contextType, home.session, request.config, request.contextConfig,
+        request.jobId, request.contextType, code.session, request.config, request.contextConfig,
         new NamedObjectTable(request.jobId, request.classPathKey), request.dataDir,
         request.streaming.path("batch_interval").asLong(1000L))
       jobContext = Some(context)
-      val job = new JobLoader(home.loader, oldApi).load(request.mainClass, context)
+      val job = new JobLoader(code.loader, oldApi).load(request.mainClass, context)
       val data = job.validate()
       if (cancelled) Outcome.killed
       else {
@@ -171,7 +171,7 @@ private[jobserver] final class RunningJob(
       case error: LoadingFailed => Outcome.failed("loading", error.getCause)
       case refusal: ValidationRefused => Outcome.failed("validation", refusal.shown)
       case error: Throwable => report(error)
-    } finally endRemains(home)
+    } finally endRemains(code)
 
   private def run(job: RunnableJob, data: Any): Outcome =
     try {
@@ -191,7 +191,7 @@ private[jobserver] final class RunningJob(
   }
 
   /** Waits until nothing is left that must end with the job; see [[JobRemains]]. */
-  private def endRemains(home: CodeHome): Unit = {
+  private def endRemains(code: CodeLease): Unit = {
     windUp()
     if (gracefully) handedStreaming.map(stopping).foreach { stopper =>
       while (stopper.isAlive && !cancelled) pause(20L)
@@ -201,7 +201,7 @@ private[jobserver] final class RunningJob(
     do {
       killed = cancelled
       var wait = 5L
-      while (endOnce(home, killed)) {
+      while (endOnce(code, killed)) {
         pause(wait)
         wait = math.min(wait * 3 / 2, 2000L)
       }
@@ -214,7 +214,7 @@ private[jobserver] final class RunningJob(
     outcomeDecided
   }
 
-  private def endOnce(home: CodeHome, killed: Boolean): Boolean = {
+  private def endOnce(code: CodeLease, killed: Boolean): Boolean = {
     val streams = left(jobContext.exists(context => remains.endStreams(context.session)))
     // Try each of them, even if a previous one failed.
     if (!killed) streams
@@ -222,8 +222,8 @@ private[jobserver] final class RunningJob(
       streams,
       left(remains.endTasks()),
       left(processes.end(neighbours.map(_.processes))),
-      left(endThreads(home)),
-      left(remains.endListeners(ownCode(home)))).contains(true)
+      left(endThreads(code)),
+      left(remains.endListeners(ownCode(code)))).contains(true)
   }
 
   /** If the check fails, assume that something is left. */
@@ -233,17 +233,17 @@ private[jobserver] final class RunningJob(
       !spark.isStopped
   }
 
-  private def endThreads(home: CodeHome): Boolean = {
-    val found = remains.endThreads(ownCode(home))
-    if (found) home.retire()
+  private def endThreads(code: CodeLease): Boolean = {
+    val found = remains.endThreads(ownCode(code))
+    if (found) code.reloadNextTime()
     found
   }
 
-  private def ownCode(home: CodeHome): OwnCode = {
+  private def ownCode(code: CodeLease): OwnCode = {
     val others = neighbours.map { other =>
       if (other.request.classPathKey == request.classPathKey) classNames else other.classNames
     }
-    new OwnCode(home.loader, classNames, name => others.exists(_(name)))
+    new OwnCode(code.loader, classNames, name => others.exists(_(name)))
   }
 
   private def pause(ms: Long): Unit = try Thread.sleep(ms) catch { case _: InterruptedException => }

@@ -47,9 +47,9 @@ private[jobserver] final class Serializers(context: SparkContext) {
     val fresh = executors.filterNot { case (id, _) => prepared.contains(id) }
     if (fresh.nonEmpty) {
       val places = fresh.map { case (id, host) => (id, Seq(s"executor_${host}_$id")) }
-      context.setLocalProperty(Isolation.ForAll, "true")
+      context.setLocalProperty(Isolation.AllClassPathsProperty, "true")
       try context.makeRDD(places).map(Serializers.prepareHere).collect().foreach(prepared.add)
-      finally context.setLocalProperty(Isolation.ForAll, null)
+      finally context.setLocalProperty(Isolation.AllClassPathsProperty, null)
     }
   }
 

@@ -29,17 +29,17 @@ private[jobserver] final class SharedIsolation(root: Session) extends Isolation 
 
   override def close(): Unit = ()
 
-  override def enter(request: JobRequest): CodeHome = {
+  override def lease(request: JobRequest): CodeLease = {
     request.jars.foreach(add)
     localExecutor.foreach(_.useForAll(shared, Map.empty))
     synchronized {
       if (users == 0) SharedViews.replace(root, own)
       users += 1
-      new Visit
+      new Lease
     }
   }
 
-  private final class Visit extends CodeHome {
+  private final class Lease extends CodeLease {
     private val views = SharedViews.of(own)
 
     override def session: SparkSession = own
@@ -50,7 +50,7 @@ private[jobserver] final class SharedIsolation(root: Session) extends Isolation 
       thread.setContextClassLoader(shared)
       try body finally thread.setContextClassLoader(before)
     }
-    override def leave(): Unit = SharedIsolation.this.synchronized {
+    override def release(): Unit = SharedIsolation.this.synchronized {
       SharedViews.publish(own, views, root)
       users -= 1
     }

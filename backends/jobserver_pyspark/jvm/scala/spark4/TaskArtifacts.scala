@@ -7,13 +7,13 @@ import scala.util.control.NonFatal
 import org.apache.spark.{JobArtifactSet, SparkContext}
 
 /**
- * Chooses the artifacts of tasks without a session.
+ * Replaces the artifacts (jars, files and archives) of tasks without a session.
  *
- * Spark gives them the jars of all sessions. It does so on the thread that submits a Spark job, and there is no API to change
- * it. So the artifacts are replaced in the tasks, before the scheduler can offer them to executors.
+ * Spark gives such tasks the jars of all sessions. It does so on the thread that submits a Spark job, and there is no API to
+ * change that. So the artifacts are replaced in the tasks, before the scheduler can offer them to executors.
  *
- * @param artifactsFor gets whether the tasks have a local property, and their artifacts. It returns others, or why they must
- *   not run
+ * @param artifactsFor takes a function that tells whether the tasks have a local property of a given name, and the artifacts
+ *   that Spark gave them. Returns the artifacts to use instead, or the reason why the tasks must not run
  */
 private final class TaskArtifacts(
     inner: SchedulableBuilder, artifactsFor: (String => Boolean, JobArtifactSet) => Either[String, JobArtifactSet])
@@ -24,15 +24,19 @@ private final class TaskArtifacts(
 
   override def addTaskSetManager(manager: Schedulable, properties: Properties): Unit = {
     val refusal = manager match {
-      case tasks: TaskSetManager => choose(tasks, name => properties != null && properties.getProperty(name) != null)
+      case tasks: TaskSetManager =>
+        replaceArtifacts(tasks, name => properties != null && properties.getProperty(name) != null)
       case _ => None
     }
     inner.addTaskSetManager(manager, properties)
     refusal.foreach { case (tasks, reason) => tasks.abort(reason) }
   }
 
-  /** Returns the tasks and why they must not run, if so. An exception here would end the whole Spark application. */
-  private def choose(tasks: TaskSetManager, has: String => Boolean): Option[(TaskSetManager, String)] = {
+  /**
+   * Replaces the artifacts of tasks, or returns the tasks with the reason why they must not run. An exception here would end
+   * the whole Spark application.
+   */
+  private def replaceArtifacts(tasks: TaskSetManager, has: String => Boolean): Option[(TaskSetManager, String)] = {
     val chosen =
       try tasks.tasks.map(_.artifacts).find(_.state.isEmpty).map(artifactsFor(has, _))
       catch { case NonFatal(error) => Some(Left(s"the jars of this Spark job could not be determined: $error")) }
@@ -52,8 +56,8 @@ private[spark] object TaskArtifacts {
     found
   }
 
-  /** Chooses the artifacts of the scheduler's tasks, if the scheduler has any. */
-  def choose(
+  /** Has the scheduler replace the artifacts of its tasks, if it is Spark's own and not that of a plug-in. */
+  def install(
       context: SparkContext,
       artifactsFor: (String => Boolean, JobArtifactSet) => Either[String, JobArtifactSet]): Unit = context.taskScheduler match {
     case scheduler: TaskSchedulerImpl => JobTasks.wrapBuilder(scheduler)(new TaskArtifacts(_, artifactsFor))
