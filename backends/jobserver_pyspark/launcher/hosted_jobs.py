@@ -241,8 +241,8 @@ def _outcome(job: _HostedJob, end: JobEnded) -> JobOutcome:
         return JobOutcome(killed=True)
     if end.failure is not None:
         error = end.error or ErrorDetails(message="the job failed without an error")
-        told = with_descriptor_limit(reported_error(error))
-        return JobOutcome(error=told, failure=FailureKind(end.failure))
+        info = with_descriptor_limit(reported_error(error))
+        return JobOutcome(error=info, failure=FailureKind(end.failure))
     if job.sink is None:
         message = "the job's process reported success without a result"
         missing = ErrorInfo(message=message, error_class="LaunchError")

@@ -24,7 +24,7 @@ private[jobserver] final class RunningJob(
   private val threads = new JobThreads(request.jobId, new JobLog(request.logPath, request.maxLogBytes))
   private val remains = new JobRemains(request.jobId, spark, tasks, threads)
   private val processes = new JobProcesses(threads)
-  private lazy val classNames = request.jars.flatMap(SharedIsolation.files).map(_._1)
+  private lazy val classNames = request.jars.flatMap(JarFiles.of).map(_._1)
     .filter(_.endsWith(".class")).map(_.stripSuffix(".class").replace('/', '.')).toSet
   private val thread = new Thread(threads, () => main(), s"job-${request.jobId}")
   private val interruption = new Object

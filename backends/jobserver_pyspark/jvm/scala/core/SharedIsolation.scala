@@ -1,8 +1,5 @@
 package org.apache.spark.sql.jobserver
 
-import java.util.zip.ZipFile
-
-import scala.collection.JavaConverters._
 import scala.collection.mutable
 
 import org.apache.spark.sql.SparkSession
@@ -61,9 +58,9 @@ private[jobserver] final class SharedIsolation(root: Session) extends Isolation 
 
   private def add(jar: JobJar): Unit = synchronized {
     if (!added.contains(jar.sha256)) {
-      val files = SharedIsolation.files(jar)
+      val files = JarFiles.of(jar)
       files.foreach { case (name, crc) =>
-        contents.get(name).filter(_._1 != crc && !SharedIsolation.provided(name)).foreach { case (_, other) =>
+        contents.get(name).filter(_._1 != crc && !JarFiles.provided(name)).foreach { case (_, other) =>
           throw new ClassPathConflict(
             s"${jar.path.getFileName} holds another version of $name than $other, which this context loaded before; " +
               "this context cannot hold two versions of one class: use a new context for the new version")
@@ -77,21 +74,4 @@ private[jobserver] final class SharedIsolation(root: Session) extends Isolation 
       added += jar.sha256
     }
   }
-}
-
-private object SharedIsolation {
-  /** The relevant files of a jar, with their checksums. */
-  def files(jar: JobJar): Seq[(String, Long)] = {
-    val zip = new ZipFile(jar.path.toFile)
-    try zip.entries.asScala
-      .filterNot(entry => entry.isDirectory || harmless(entry.getName))
-      .map(entry => (entry.getName, entry.getCrc)).toList
-    finally zip.close()
-  }
-
-  /** Whether all class paths see the same file with this name, regardless of the copies in their jars. */
-  def provided(name: String): Boolean = getClass.getClassLoader.getResource(name) != null
-
-  private def harmless(name: String): Boolean =
-    name.startsWith("META-INF/") || name == "module-info.class" || name.matches("(?i)(LICEN[SC]E|NOTICE|README|rootdoc).*")
 }

@@ -113,12 +113,12 @@ private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxS
   /** Whether two of these class paths have different versions of a file. */
   private def conflict(some: List[ClassPathSession]): Boolean = some.sizeIs > 1 &&
     some.flatMap(_.files).groupMap(_._1)(_._2).exists { case (name, versions) =>
-      versions.distinct.sizeIs > 1 && !SharedIsolation.provided(name)
+      versions.distinct.sizeIs > 1 && !JarFiles.provided(name)
     }
 
   /** Notes the versions of a class path's files. */
   private def noteVersions(files: Seq[(String, Long)]): Unit = files.foreach { case (name, crc) =>
-    if (checksums.getOrElseUpdate(name, crc) != crc && !SharedIsolation.provided(name)) ambiguous = true
+    if (checksums.getOrElseUpdate(name, crc) != crc && !JarFiles.provided(name)) ambiguous = true
   }
 
   // The last union that tasks needed. Only the thread that submits tasks uses it.
@@ -133,7 +133,7 @@ private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxS
 
   /** The session of one class path, with the number of running jobs that lease it (`users`). No job gets a `stale` one. */
   private final class ClassPathSession(val key: String, given: Seq[JobJar]) {
-    val files: Seq[(String, Long)] = given.flatMap(SharedIsolation.files)
+    val files: Seq[(String, Long)] = given.flatMap(JarFiles.of)
     noteVersions(files)
     var users = 0
     var stale = false
