@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 import attrs
 
-from jobserver_core.errors import JobServerError
+from jobserver_core.errors import JobServerError, LaunchError
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import JobProgress
@@ -244,9 +244,8 @@ def _outcome(job: _HostedJob, end: JobEnded) -> JobOutcome:
         info = with_descriptor_limit(reported_error(error))
         return JobOutcome(error=info, failure=FailureKind(end.failure))
     if job.sink is None:
-        message = "the job's process reported success without a result"
-        missing = ErrorInfo(message=message, error_class="LaunchError")
-        return JobOutcome(error=missing, failure=FailureKind.RESULT)
+        missing = LaunchError(message="the job's process reported success without a result")
+        return JobOutcome(error=ErrorInfo.from_exception(missing), failure=FailureKind.RESULT)
     return JobOutcome()
 
 
