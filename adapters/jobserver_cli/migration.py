@@ -50,7 +50,8 @@ def report(terminal: Terminal, file: Path) -> None:
             _print(terminal, attrs.evolve(one, explanation=f"as {same} above") if repeated else one)
         counts = Counter(one.outcome for one in found)
         listed = ", ".join(f"{counts[outcome]} {outcome.value}" for outcome in Outcome if counts[outcome])
-        terminal.note(f"{len(found)} keys{f': {listed}' if listed else ''}")
+        keys = "1 key" if len(found) == 1 else f"{len(found)} keys"
+        terminal.note(f"{keys}: {listed}" if listed else keys)
     refused = [one.key for one in found if one.outcome.refused]
     if refused:
         raise CommandFailed(f"a server refuses this file: {', '.join(refused)}", ExitCode.USAGE)

@@ -92,6 +92,9 @@ def test_an_action_that_a_user_may_not_take_is_not_offered(guarded: Site, opened
     assert page.get_by_role("button", name="Delete").count() == 0
     page.go_back()
     section(page, "Upload").wait_for()
+    page.goto(guarded.page("contexts/warm"))
+    page.get_by_text("missing permission contexts:read").wait_for()
+    page.get_by_text("Loading").wait_for(state="hidden")
     page.get_by_role("button", name="Sign out").click()
     sign_in(page, "admin")
     page.goto(guarded.page(f"jobs/{job_id}"))

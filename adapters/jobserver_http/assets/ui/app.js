@@ -35,6 +35,7 @@ function makePage() {
   const heading = element("h1", { tabindex: -1 });
   const message = element("div");
   live.hidden = true;
+  document.getElementById("announcements").textContent = "";
   main.replaceChildren(heading, message, root);
   return {
     root,

@@ -17,7 +17,7 @@ export function context(page, name) {
   let shown = "";
   let last = "";
 
-  const load = () => page.load(async () => {
+  const show = async () => {
     const record = await json(["contexts", name], { signal: page.signal });
     if (record.state !== last) page.announce(`Context is ${record.state}`);
     last = record.state;
@@ -28,8 +28,9 @@ export function context(page, name) {
       parts.settings.replaceChildren(section("Settings", settings(record.settings ?? {})));
       parts.log.replaceChildren(showLog(page, ["contexts", name, "logs"], "Log", record.endTime === "Empty"));
     }
-    await list();
-  }, [`There is no context with the name ${name}`, address(), "Overview"]);
+  };
+  // The jobs are another call, which a user may be allowed without the first.
+  const load = () => page.load(() => show().finally(list), [`There is no context with the name ${name}`, address(), "Overview"]);
   const refresh = throttled(load, page.signal);
   subscribe((event, data) => {
     const mine = event === "context" ? data.name === name : data.context === name;
