@@ -609,7 +609,8 @@ def _memory(settings: Settings) -> str:
         raise _Problem(text, advice, Verdict.WARNING)
     with suppress(JobServerError):  # of the settings, which another check reports
         if problems := list(_excesses(settings, total, cores)):
-            raise _Problem("; ".join([text, *problems]), _SMALLER, Verdict.WARNING)
+            verdict = Verdict.BAD if any(refused for _, refused in problems) else Verdict.WARNING
+            raise _Problem("; ".join([text, *(problem for problem, _ in problems)]), _SMALLER, verdict)
     return text
 
 
@@ -619,14 +620,14 @@ _SMALLER = (
 )
 
 
-def _excesses(settings: Settings, memory: int, cores: int) -> Iterator[str]:
-    """Yield what contexts may ask of this machine that it does not have.
+def _excesses(settings: Settings, memory: int, cores: int) -> Iterator[tuple[str, bool]]:
+    """Yield what contexts may ask of this machine that it does not have, and whether no context can start.
 
     A few more threads than cores are common: tasks that wait for disks and networks use none.
     """
     most = settings.contexts.max_memory
     if settings.spark.master.startswith("local") and most is not None and most > memory:
-        yield f"jobserver.contexts.max-memory allows {amount_of('memory', most)}"
+        yield f"jobserver.contexts.max-memory allows {amount_of('memory', most)}", False
     with _loading_launcher(settings) as launcher:
         common = _asked_here(settings, {}, launcher)
         configured = {
@@ -635,12 +636,12 @@ def _excesses(settings: Settings, memory: int, cores: int) -> Iterator[str]:
     different = {f"context {name}": asked for name, asked in configured.items() if asked != common}
     for name, asked in {"every context": common, **different}.items():
         if asked.memory is not None and asked.memory > memory:
-            yield f"{name} asks for {amount_of('memory', asked.memory)}"
+            yield f"{name} asks for {amount_of('memory', asked.memory)}", asked is common
         if asked.cores is not None and asked.cores > THREADS_PER_CORE * cores:
-            yield f"{name} asks for {amount_of('cores', asked.cores)}"
+            yield f"{name} asks for {amount_of('cores', asked.cores)}", False
     sizes = [asked.memory or 0 for asked in configured.values()]
     if sum(sizes) > memory >= max(sizes):
-        yield f"the configured contexts together ask for {amount_of('memory', sum(sizes))}"
+        yield f"the configured contexts together ask for {amount_of('memory', sum(sizes))}", False
 
 
 def _asked_here(settings: Settings, own: JsonMapping, launcher: Launcher) -> Resources:

@@ -159,7 +159,7 @@ def state_shown(record: JobFields) -> str:
     state = str(record.get("status", ""))
     if record.get("killRequested"):
         return f"{state}, kill requested"
-    return f"{state}, waiting for a slot" if record.get("waiting") else state
+    return f"{WAITING} for a slot" if record.get("waiting") else state
 
 
 def progress_shown(record: JobFields) -> str | None:

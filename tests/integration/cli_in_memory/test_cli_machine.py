@@ -737,7 +737,6 @@ def test_doctor_warns_of_little_memory(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("spark.context-settings.memory-per-node = 200g", "every context asks for 200 GiB of memory"),
         ("spark.context-settings.num-cpu-cores = 5", "every context asks for 5 cores"),
         ("spark.contexts.big.memory-per-node = 200g", "context big asks for 200 GiB of memory"),
         ("spark.contexts.big.num-cpu-cores = 64", "context big asks for 64 cores"),
@@ -757,6 +756,17 @@ def test_doctor_warns_of_settings_that_are_too_large_for_this_machine(
     assert done.code == 0
     assert f"! Memory: 8.0 GiB in this machine, 2 cores; {problem}\n" in done.out
     assert "  → Contexts with a local master run on this machine: lower the cores" in done.out
+
+
+def test_doctor_refuses_a_heap_with_which_no_context_starts(
+    jobserver: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diagnosis, "usable_memory", lambda: 8 * diagnosis.GIB)
+    file = config_file(tmp_path, "spark.context-settings.memory-per-node = 200g")
+    done = jobserver("doctor", "--config", file, "--data-dir", tmp_path / "data")
+    assert done.code == 7
+    assert "✗ Memory: 8.0 GiB in this machine" in done.out
+    assert "every context asks for 200 GiB of memory" in done.out
 
 
 @pytest.mark.parametrize(
