@@ -265,5 +265,6 @@ def check_ignored(key: str, value: Json) -> None:
     if server and inside(value, f"{server}.ssl-encryption") not in _OFF:
         raise InvalidSetting(
             key=f"{key}.{server}.ssl-encryption",
-            message="is not supported; remove it, and set jobserver.http.tls-certificate and tls-key",
+            message="is not supported; remove it, and set jobserver.http.tls-certificate and tls-key "
+            "to PEM files; keytool and openssl make them of a keystore",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import tempfile
 import time
@@ -80,6 +81,7 @@ def _put(blobs: BlobStore, chunks: Iterable[bytes]) -> Blob:
 def _opened(blobs: BlobStore, digest: str) -> BinaryIO:
     file = blobs.open(digest)
     assert callable(getattr(file, "read", None)), f"open returned {file!r}; it has to return a binary file"
+    assert not isinstance(file, io.TextIOBase), "open returned a file in text mode; it has to be binary"
     return file
 
 

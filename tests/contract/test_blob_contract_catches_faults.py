@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO, ClassVar, cast
 
 import pytest
 import test_blobs
@@ -150,6 +150,14 @@ class PutKeepsWhatCameBeforeAnError(Faulty):
             finally:
                 blob = writer.commit()
             return blob
+
+
+class OpensInTextMode(Faulty):
+    caught_by = "test_an_empty_blob_is_a_blob"
+
+    def open(self, digest: str) -> BinaryIO:
+        with super().open(digest) as file:
+            return cast("BinaryIO", io.TextIOWrapper(io.BytesIO(file.read()), encoding="latin-1"))
 
 
 class DoesNotRenewTheTime(Faulty):

@@ -877,7 +877,7 @@ akka.http.server.ssl-encryption = on
     assert line.endswith("; its other keys (1) have no effect")
     assert [line for line in done.out.splitlines() if "akka" in line] == [
         "✗ akka.http.server.ssl-encryption: is not supported; remove it, and set "
-        "jobserver.http.tls-certificate and tls-key"
+        "jobserver.http.tls-certificate and tls-key to PEM files; keytool and openssl make them of a keystore"
     ]
 
 

@@ -94,27 +94,20 @@ private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxS
       Either.cond(!ambiguous, withJarsOf(all, given), SessionIsolation.StrayThread)
     else {
       val needed = all.filter(session => NamedObjectTable.hasObjectsOf(session.key))
-      Right(withJarsOf(if (conflict(needed)) Nil else needed, given))
+      Right(withJarsOf(if (unionOf(needed).conflicts) Nil else needed, given))
     }
   }
 
   private def withJarsOf(needed: List[ClassPathSession], given: JobArtifactSet): JobArtifactSet = {
     val jars = needed.map(_.jars).foldLeft(root.sparkContext.addedJars.getOrElse("default", Nil).toMap)(_ ++ _)
-    if (needed.sizeIs > 1 && needed != union.sessions) union = new Union(needed)
     val session = needed match {
       case Nil => None
       case Seq(session) => Some((session.state, session.loader))
-      case _ => Some((union.state, union.loader))
+      case _ => Some((unionOf(needed).state, unionOf(needed).loader))
     }
     for (executor <- localExecutor; (state, loader) <- session) executor.useForSession(state, loader, jars)
     new JobArtifactSet(session.map(_._1), jars, given.files, given.archives)
   }
-
-  /** Whether two of these class paths have different versions of a file. */
-  private def conflict(some: List[ClassPathSession]): Boolean = some.sizeIs > 1 &&
-    some.flatMap(_.files).groupMap(_._1)(_._2).exists { case (name, versions) =>
-      versions.distinct.sizeIs > 1 && !JarFiles.provided(name)
-    }
 
   /** Notes the versions of a class path's files. */
   private def noteVersions(files: Seq[(String, Long)]): Unit = files.foreach { case (name, crc) =>
@@ -124,11 +117,22 @@ private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxS
   // The last union that tasks needed. Only the thread that submits tasks uses it.
   private var union = new Union(Nil)
 
+  private def unionOf(needed: List[ClassPathSession]): Union = {
+    if (needed != union.sessions) union = new Union(needed)
+    union
+  }
+
   /** A session of several class paths. Only executors have it: Spark's driver does not know its UUID. */
   private final class Union(val sessions: List[ClassPathSession]) {
     val state: JobArtifactState =
       JobArtifactState(UUID.nameUUIDFromBytes(sessions.map(_.state.uuid).mkString(" ").getBytes).toString, None)
     lazy val loader: ClassLoader = sessions.map(_.loader).reduceLeft(new FirstOf(_, _))
+
+    /** Whether two of the class paths have different versions of a file. */
+    lazy val conflicts: Boolean = sessions.sizeIs > 1 &&
+      sessions.flatMap(_.files).groupMap(_._1)(_._2).exists { case (name, versions) =>
+        versions.distinct.sizeIs > 1 && !JarFiles.provided(name)
+      }
   }
 
   /** The session of one class path, with the number of running jobs that lease it (`users`). No job gets a `stale` one. */
