@@ -281,12 +281,16 @@ class PySparkLauncher(Launcher):
         server's first context.
         """
         installation, java = self._find_installation(sys.executable), find_java()
-        JvmToolchain(
+        toolchain = JvmToolchain(
             spark=SparkInstall.of(installation.package / "jars"),
             java=str(java.program),
             cache_dir=self._options.cache_dir,
             libraries=LibrarySource.from_conf(spark_defaults(installation), self._options.jvm_libraries),
-        ).prepare()
+        )
+        try:
+            toolchain.prepare()
+        except OSError as error:
+            raise LaunchError(message=f"cannot compile the JVM side: {error}") from error
         if not self._options.class_data_sharing:
             return
         data = ClassData(installation, java, self._options.cache_dir)

@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import attrs
 import pytest
@@ -21,12 +22,13 @@ ROOT = Path(__file__).parents[3]
 
 
 def _run(context: Context, code: JobCode, name: str, config: str) -> tuple[bytes, str]:
+    job_id = str(uuid4())
     job = JobSpec(
-        id=f"example-{name}",
+        id=job_id,
         class_name=name,
         class_path=(code,),
         config=config,
-        log_path=context.spec.log_path.with_name(f"example-{name}.log"),
+        log_path=context.spec.log_path.with_name(f"job-{job_id}.log"),
     )
     context.handle.submit(attrs.evolve(job))
     result = context.end_of(job)
