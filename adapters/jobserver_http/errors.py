@@ -12,7 +12,7 @@ from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job
 from jobserver_core.models.json_values import Json, JsonMapping, JsonObject
 from jobserver_core.models.serialization import unstructure
-from jobserver_core.ports.faults import for_strangers
+from jobserver_core.ports.faults import for_remote_callers
 from jobserver_http.access import Namespace
 from jobserver_http.wire import error_object, exception_object
 
@@ -278,7 +278,7 @@ def response_to(
     Raises:
         TypeError: It is not an error of the library.
     """
-    error = for_strangers(error)
+    error = for_remote_callers(error)
     if isinstance(error, Rejected):
         return StatusResponse(
             status=error.status,

@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 _repeats = Repeats(_log)
 
 _NO_TRANSPORT = (
-    "the server has no transport for callbacks; whoever runs it can set jobserver.callbacks.transports, or "
+    "the server has no transport for callbacks; its operator can set jobserver.callbacks.transports, or "
     "pass JobServer(transports=[…]) in Python: CallableTransport for functions, HttpxTransport of the extra "
     "httpx for URLs"
 )

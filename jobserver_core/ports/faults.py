@@ -37,11 +37,11 @@ from jobserver_core.models.failures import message_of
 from jobserver_core.repeats import Repeats
 from jobserver_core.uris import redacted, without_secrets
 
-__all__ = ["RULES", "Calling", "Plugin", "PortRules", "for_strangers"]
+__all__ = ["RULES", "Calling", "Plugin", "PortRules", "for_remote_callers"]
 
 _log = logging.getLogger(__name__)
 
-_FOR_STRANGERS = "_for_strangers"
+_FOR_REMOTE_CALLERS = "_for_remote_callers"
 
 
 @attrs.frozen(kw_only=True)
@@ -139,7 +139,7 @@ class Plugin:
         fault.__cause__ = None if url else error
         fault.__suppress_context__ = True
         if error is not None:
-            fault.__dict__[_FOR_STRANGERS] = self.rules.error(text, redacted(url))
+            fault.__dict__[_FOR_REMOTE_CALLERS] = self.rules.error(text, redacted(url))
         return fault
 
     def _url_of(self, arguments: Sequence[object]) -> str:
@@ -148,13 +148,13 @@ class Plugin:
         return url if isinstance(url, str) else ""
 
 
-def for_strangers(error: Exception) -> Exception:
+def for_remote_callers(error: Exception) -> Exception:
     """Return an error without the words of an unexpected exception of a plug-in, which may be anything.
 
     Those who embed the server and those who read its log see them. Any other error is returned as it is.
     """
-    stranger: Exception = error.__dict__.get(_FOR_STRANGERS, error)
-    return stranger
+    shown: Exception = error.__dict__.get(_FOR_REMOTE_CALLERS, error)
+    return shown
 
 
 class Calling:

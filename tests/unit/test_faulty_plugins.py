@@ -288,7 +288,7 @@ def _checked(part: Any) -> Any:
 
 
 class FaultyWriter(BlobWriter):
-    """Raises or returns whatever it is told to."""
+    """Raises the error, or returns the value, that a test has set."""
 
     digest: Any = "0" * 64
 

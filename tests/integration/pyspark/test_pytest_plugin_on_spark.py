@@ -200,7 +200,7 @@ class Importing:
 
 @pytest.fixture
 def importing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A job that imports what it is told, beside a module and the wheel of a module that it may import."""
+    """A job that imports the module that its configuration names: from a file beside it, or from a wheel."""
     (tmp_path / "importing_job.py").write_text(IMPORTING)
     (tmp_path / "beside_job.py").write_text("VALUE = 'beside'\n")
     source = tmp_path / "source" / "in_a_wheel.py"

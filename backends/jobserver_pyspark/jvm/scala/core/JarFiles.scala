@@ -4,7 +4,7 @@ import java.util.zip.ZipFile
 
 import scala.collection.JavaConverters._
 
-/** The files in jars of jobs, by which versions of a class are told apart. */
+/** Lists the files in the jars of jobs. Their checksums show whether two jars have different versions of a class. */
 private[jobserver] object JarFiles {
   /** The files of a jar that matter, with their checksums. */
   def of(jar: JobJar): Seq[(String, Long)] = {
