@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import attrs
 
+from conditions import wait_until
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.models.jobs import JobProgress
 from jobserver_core.ports import ContextHandle, ContextSpec, JobCode, JobOutcome, JobSpec
@@ -99,19 +100,17 @@ class Context:
     def run(self, name: str, config: Any = None, *, code: JobCode | None = None) -> Result:
         return self.end_of(self.submit(name, config, code=code))
 
-    def progress_of_stages(self) -> list[JobProgress]:
-        """Run a job of two stages until it was seen in the middle, and return the progress of that job.
-
-        The host asks Spark once a second. On a busy machine, its first question, for which the JVM loads
-        classes, can take as long as the job.
-        """
-        for _ in range(5):
-            job = self.run("work.Stages")
-            assert job.value == 6
-            progress = self.listener.progress[job.id]
-            if any(0 < each.tasks_done < each.tasks_total for each in progress):
-                return progress
-        raise AssertionError("no job was seen in the middle")
+    def progress_of_stages(self, gate: Path) -> list[JobProgress]:
+        """Hold a job of two stages in its second one until that was reported; return the job's progress."""
+        job = self.submit("gated.Shuffles", {"gate": str(gate)})
+        wait_until(
+            lambda: any(each.stages_done == 1 for each in self.listener.progress.get(job.id, ())),
+            "the second stage is reported",
+            timeout=120.0,
+        )
+        gate.touch()
+        assert self.end_of(job).value == 4
+        return self.listener.progress[job.id]
 
     def running(self, name: str, config: Any = None) -> JobSpec:
         job = self.submit(name, config)

@@ -84,13 +84,13 @@ class MasterSuite:
         on_master.run("results.Forget", {"name": "of 2"})
 
     def test_output_of_jobs_is_in_their_logs_and_their_progress_is_reported(
-        self, on_master: Context, jar: JobCode
+        self, on_master: Context, jar: JobCode, tmp_path: Path
     ) -> None:
         counted = on_master.end_of(on_master.submit_jvm(jar, "Count", {"rows": 7}), timeout=200.0)
         assert counted.value == 7
         assert "counting in the JVM" in counted.log
         assert "said on stdout" in on_master.run("work.Talk").log
-        assert on_master.progress_of_stages()[-1].stages_total == 2
+        assert on_master.progress_of_stages(tmp_path / "gate")[-1].stages_total == 2
 
     def test_a_kill_ends_running_tasks(self, on_master: Context, jar: JobCode) -> None:
         for job in (

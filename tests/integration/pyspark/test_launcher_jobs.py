@@ -214,8 +214,8 @@ def test_a_log_does_not_grow_over_its_limit_and_keeps_its_end(context: Context) 
     assert "bytes of earlier output were dropped" in result.log.splitlines()[0]
 
 
-def test_progress_of_a_running_job_is_reported(context: Context) -> None:
-    told = context.progress_of_stages()
+def test_progress_of_a_running_job_is_reported(context: Context, tmp_path: Path) -> None:
+    told = context.progress_of_stages(tmp_path / "gate")
     assert all(p.tasks_done <= p.tasks_total and p.stages_done <= p.stages_total for p in told)
     assert [p.tasks_done for p in told] == sorted(p.tasks_done for p in told)
     assert told[-1].stages_total == 2
