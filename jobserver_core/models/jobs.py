@@ -254,10 +254,12 @@ class QueueLimits:
         free = slots + self.places - waiting
         if free > (max(0, waiting_of_user - max(0, slots)) if user else 0):
             return
-        reason = f"the queue is full ({waiting} jobs wait)"
+        limit = f"jobserver.jobs.max-queued-jobs = {self.places}"
+        reason = f"the queue is full ({waiting} waiting, {limit})"
         if free > 0:
             reason = (
-                f"user {user} already has one user's share of the queue, and the rest is reserved for others"
+                f"user {user} already has one user's share of the queue ({waiting_of_user} waiting, "
+                f"{limit}), and the rest is reserved for others"
             )
         raise NoSlots(context=context, running=running, reason=reason)
 

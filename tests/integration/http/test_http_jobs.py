@@ -149,6 +149,7 @@ def test_more_jobs_than_slots_are_refused_when_nothing_may_wait(start: Start) ->
     site.client.post("/contexts/etl")
     site.sleeping(context="etl")
     response = site.submit("w.Count", context="etl")
+    reason = "the queue is full (0 waiting, jobserver.jobs.max-queued-jobs = 0)"
     ok(
         response,
         503,
@@ -156,8 +157,12 @@ def test_more_jobs_than_slots_are_refused_when_nothing_may_wait(start: Start) ->
             "status": "NO SLOTS AVAILABLE",
             "result": "Too many running jobs (1) for job context 'etl'",
             "code": "no_slots",
-            "detail": "the queue is full (0 jobs wait)",
-            "fields": {"context": "etl", "running": 1, "reason": "the queue is full (0 jobs wait)"},
+            "detail": reason,
+            "fields": {
+                "context": "etl",
+                "running": 1,
+                "reason": reason,
+            },
         },
     )
 

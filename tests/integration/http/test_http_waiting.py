@@ -114,7 +114,7 @@ def test_a_server_that_sheds_load_says_so_and_stays_ready(start: Start) -> None:
     assert site.client.get("/readyz").json() == {"status": "SUCCESS"}
     refused = site.submit("w.Echo", context="etl")
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
-    assert refused.json()["detail"] == "the queue is full (1 jobs wait)"
+    assert refused.json()["detail"] == "the queue is full (1 waiting, jobserver.jobs.max-queued-jobs = 1)"
     ready = site.client.get("/readyz")
     assert ready.status_code == 200
     assert ready.json()["result"].startswith("shedding load")

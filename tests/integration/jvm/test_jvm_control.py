@@ -59,14 +59,19 @@ def test_jobs_above_the_slots_wait_and_more_are_refused(caller: Caller, context:
     waiting = send().json()
     assert waiting["waiting"] is True
     refused = send()
+    reason = "the queue is full (1 waiting, jobserver.jobs.max-queued-jobs = 1)"
     assert (refused.status_code, refused.json()) == (
         503,
         {
             "status": "NO SLOTS AVAILABLE",
             "result": f"Too many running jobs (2) for job context '{context}'",
             "code": "no_slots",
-            "detail": "the queue is full (1 jobs wait)",
-            "fields": {"context": context, "running": 2, "reason": "the queue is full (1 jobs wait)"},
+            "detail": reason,
+            "fields": {
+                "context": context,
+                "running": 2,
+                "reason": reason,
+            },
         },
     )
     assert caller.record(waiting["jobId"])["status"] == "STARTED"
