@@ -52,6 +52,8 @@ _CONTEXT_SETTINGS = "spark.context-settings."
 """Where the settings of a context are in ``--data``."""
 _PAIR = re.compile(r'\s*([\w.-]+)\s*[=:]\s*([^\s{\["].*?)\s*')
 """Matches one line with a key and a value that is not in quotes, nor begins an object or a list."""
+_NEXT_PAIR = re.compile(r",(?=\s*[\w.-]+\s*=)")
+"""Matches the comma between two pairs."""
 
 ConfigTexts = Annotated[
     list[str] | None,
@@ -186,7 +188,8 @@ def context_settings_text(texts: list[str] | None) -> str:
     lost = [key for key, value in keys.items() if value != {} and not f"{key}.".startswith(_CONTEXT_SETTINGS)]
     if lost:
         message = f"--data has settings outside of spark.context-settings: {', '.join(lost)}"
-        advice = f"Set one with --set KEY=VALUE, or write: -d 'spark.context-settings {{ {lost[0]} = … }}'"
+        members = ", ".join(f"{key} = …" for key in lost)
+        advice = f"Set each with --set KEY=VALUE, or write: -d 'spark.context-settings {{ {members} }}'"
         raise CommandFailed(message, ExitCode.USAGE, advice)
     return text
 
@@ -204,9 +207,11 @@ def _advice_for(texts: list[str]) -> str | None:
     if file := next(filter(os.path.isfile, texts), None):
         return f"Did you mean -d {shlex.quote(f'@{file}')}?"
     for text in texts:
-        if (pair := _PAIR.fullmatch(text)) and not _is_hocon(text):
-            given = f"{pair[1].removeprefix(_CONTEXT_SETTINGS)}={pair[2]}"
-            return f"To set a string as it is, use: --set {shlex.quote(given)}"
+        pairs = [pair for part in _NEXT_PAIR.split(text) if (pair := _PAIR.fullmatch(part))]
+        if pairs and not _is_hocon(text):
+            given = [f"{pair[1].removeprefix(_CONTEXT_SETTINGS)}={pair[2]}" for pair in pairs]
+            what = "a string as it is" if len(given) == 1 else "strings as they are"
+            return f"To set {what}, use: {' '.join(f'--set {shlex.quote(one)}' for one in given)}"
     return None
 
 

@@ -189,7 +189,8 @@ def test_create_refuses_settings_that_the_context_would_not_get(
     done = client("context", "create", "etl", "-d", block)
     assert (done.code, done.out) == (2, "")
     assert f"--data has settings outside of spark.context-settings: {lost}\n" in done.err
-    assert f"-d 'spark.context-settings {{ {lost.partition(',')[0]} = … }}'" in done.err
+    members = ", ".join(f"{key} = …" for key in lost.split(", "))
+    assert f"-d 'spark.context-settings {{ {members} }}'" in done.err
     assert [context.name for context in server.contexts()] == ["warm"]
 
 

@@ -270,6 +270,7 @@ def test_unknown_names_exit_with_4_and_suggest_similar_ones(
         ),
         (("words.Count", "--cp", "words", "-d", "q = select a, b"), "use: --set 'q=select a, b'"),
         (("words.Count", "--cp", "words", "-d", "x = 1", "-d", "q = a:b"), "use: --set q=a:b"),
+        (("words.Count", "--cp", "words", "-d", "q=a:b,n=2"), "use: --set q=a:b --set n=2"),
         (("words.Count", "--cp", "words", "-d", "include classpath(x)"), "invalid --data: "),
         (("words.Count", "--cp", "gopher://x/y"), "Malformed URL"),
         (("words.Count", "--cp", "a b:c"), "'a b:c'"),
