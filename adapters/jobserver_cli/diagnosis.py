@@ -297,10 +297,19 @@ def pyspark_finding() -> Finding:
 
 def _pyspark() -> str:
     advice = "pip install 'jobserver-core[pyspark]'"
-    with _advising(advice, LaunchError), _advising(advice, ImportError, about="cannot search for it: "):
-        from jobserver_pyspark.installation.spark import find_installation  # noqa: PLC0415 - the extra may be missing
-
+    with _advising(advice, ImportError, about="cannot search for it: "):
+        from jobserver_pyspark.installation.spark import InterpreterFailed, find_installation  # noqa: PLC0415 - the extra may be missing
+    try:
         found = find_installation(sys.executable)
+    except InterpreterFailed as error:
+        remedy = (
+            "Let this user execute it and search its directories (chmod)" if error.forbidden else "Repair it"
+        )
+        raise _Problem(
+            str(error), f"{remedy}, or create the environment with another interpreter."
+        ) from error
+    except LaunchError as error:
+        raise _Problem(str(error), advice) from error
     return f"{found.version} ({found.package})"
 
 

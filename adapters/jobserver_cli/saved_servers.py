@@ -27,8 +27,16 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _FIELDS = ("server", "user", "password", "token", "ca_file")
 
 
-def _path() -> Path:
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "jobserver" / "servers.json"
+_ELSEWHERE = (
+    "To save them elsewhere, set XDG_CONFIG_HOME to a directory that you can write to. Without saved "
+    "servers, use JOBSERVER_URL, and JOBSERVER_USER or JOBSERVER_TOKEN."
+)
+
+
+def _path() -> Path | None:
+    """Return the file, or None if this user has no home directory."""
+    root = Path(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"))
+    return root / "jobserver" / "servers.json" if root.is_absolute() else None
 
 
 def addresses() -> dict[str, str]:
@@ -123,6 +131,8 @@ def remove(name: str) -> None:
 
 def _read() -> JsonObject:
     path = _path()
+    if path is None:
+        return {}
     try:
         with path.open(encoding="utf-8") as file:
             if os.fstat(file.fileno()).st_mode & 0o077:
@@ -144,6 +154,9 @@ def _read() -> JsonObject:
 def _write(saved: JsonObject) -> Path:
     """Replace the file at once; it is never readable by others, not even for a moment."""
     path = _path()
+    if path is None:
+        message = "cannot save servers: there is no home directory"
+        raise CommandFailed(message, ExitCode.NOT_READY, _ELSEWHERE)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".servers-")  # has the mode 0600
@@ -159,7 +172,6 @@ def _write(saved: JsonObject) -> Path:
         raise CommandFailed(
             f"cannot write the saved servers to {path}: {error.strerror or error}",
             ExitCode.NOT_READY,
-            "To save them elsewhere, set XDG_CONFIG_HOME to a directory that you can write to. Without saved "
-            "servers, use JOBSERVER_URL, and JOBSERVER_USER or JOBSERVER_TOKEN.",
+            _ELSEWHERE,
         ) from error
     return path

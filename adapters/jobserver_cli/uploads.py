@@ -149,7 +149,7 @@ def _check_uri(option: str, entry: str) -> None:
 
 
 def _code_file(option: str, entry: str) -> Path:
-    file = Path(entry).expanduser()
+    file = Path(os.path.expanduser(entry))
     if file.is_dir():
         message = f"{option} {entry}: is a directory, expected a code file"
         raise CommandFailed(message, ExitCode.USAGE, advice_instead_of(entry))
@@ -169,7 +169,7 @@ def _code_file(option: str, entry: str) -> Path:
 
 def advice_instead_of(directory: str) -> str:
     """Return what to give instead of a directory: a code file in it or its ``dist``, or how to build one."""
-    path = Path(directory).expanduser()
+    path = Path(os.path.expanduser(directory))
     project = _project_of(path)
     for parent in (path, path / "dist", *([project / "dist"] if project else [])):
         found = sorted(file for file in parent.glob("*") if kind_of(file) and file.is_file())

@@ -24,7 +24,7 @@ from pathlib import Path
 from jobserver_core.errors import JobServerError, LaunchError
 from jobserver_pyspark.installation.driver_jvm import JVM_OPTIONS
 from jobserver_pyspark.installation.java import Java, utf8_locale
-from jobserver_pyspark.installation.spark import Installation
+from jobserver_pyspark.installation.spark import Installation, writing_to_cache
 
 _log = logging.getLogger(__name__)
 _QUIET = ("-Xlog:cds=off", "-Xlog:cds+dynamic=off")
@@ -78,11 +78,13 @@ class ClassData:
         gracefully, or raises an error. Setting ``give_up`` ends the JVM that this method starts itself.
 
         Raises:
-            LaunchError: There is no archive after the training.
+            LaunchError: There is no archive after the training, or this user cannot write to the cache.
             SubprocessError: The archive of Java's own classes could not be created.
         """
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self.path.with_suffix(".lock").open("w") as lock:
+        with writing_to_cache(self._directory.parent):
+            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            opened = self.path.with_suffix(".lock").open("w")
+        with opened as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except OSError:

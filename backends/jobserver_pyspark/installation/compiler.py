@@ -22,7 +22,7 @@ from jobserver_pyspark.installation.libraries import (
     kept_libraries,
     resolve_libraries,
 )
-from jobserver_pyspark.installation.spark import SparkInstall, default_cache_dir
+from jobserver_pyspark.installation.spark import SparkInstall, default_cache_dir, writing_to_cache
 
 SOURCES = Path(__file__).parent.parent / "jvm" / "scala"
 _MAX_OUTPUT = 4000
@@ -97,7 +97,7 @@ class JvmToolchain:
             digest.update(bytes.fromhex(jar_digest(jar)))
         directory = self._home() / f"classes-{digest.hexdigest()[:16]}"
         if not directory.is_dir():
-            with _made_at_once(directory) as made:
+            with writing_to_cache(self.cache_dir), _made_at_once(directory) as made:
                 for jar in jars:
                     with zipfile.ZipFile(jar) as archive:
                         archive.extractall(made)
@@ -131,7 +131,11 @@ class JvmToolchain:
         jar = self._jar(name, sources, class_path)
         if not jar.is_file():
             self.on_build()
-            with _made_at_once(jar.parent) as built, tempfile.TemporaryDirectory() as classes:
+            with (
+                writing_to_cache(self.cache_dir),
+                _made_at_once(jar.parent) as built,
+                tempfile.TemporaryDirectory() as classes,
+            ):
                 self._compile(sources, Path(classes), class_path)
                 _archive(Path(classes), built / jar.name)
         return jar

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -20,7 +21,7 @@ import attrs
 
 from jobserver_core.errors import LaunchError
 from jobserver_pyspark.installation.java import run_java
-from jobserver_pyspark.installation.spark import SparkInstall
+from jobserver_pyspark.installation.spark import SparkInstall, writing_to_cache
 
 _CONFIG_VERSION = "1.4.3"
 _CONFIG_DIGEST = "8ada4c185ce72416712d63e0b5afdc5f009c0cdf405e5f26efecdf156aa5dfb6"
@@ -31,6 +32,8 @@ _SCALACTIC_DIGESTS = {
 }
 """By the version of Scala. Like the other digest, these are of the jars on Maven Central."""
 _KEPT = "libraries"
+_IVY = re.compile(r"FileNotFoundException: (/.+?)/(?:cache|jars)/\S+ \((.+)\)")
+"""Matches what Ivy, which resolves packages for Spark, says if it cannot write below its directory."""
 
 
 class LibrariesUnavailable(LaunchError):
@@ -119,7 +122,8 @@ def resolve_libraries(
         return there
     libraries = _libraries(spark.scala)
     found = _resolve(source, java, spark, runner, libraries)
-    return tuple(_keep(library, found, cache / _KEPT) for library in libraries)
+    with writing_to_cache(cache):
+        return tuple(_keep(library, found, cache / _KEPT) for library in libraries)
 
 
 def kept_libraries(source: LibrarySource, spark: SparkInstall, cache: Path) -> tuple[Path, ...] | None:
@@ -164,6 +168,11 @@ def _resolve(
     except (OSError, subprocess.TimeoutExpired) as error:
         raise LibrariesUnavailable(message=f"{advice} ({error})") from error
     found = [Path(line) for line in done.stdout.splitlines() if line.endswith(".jar")]
+    if done.returncode != 0 and (unusable := _IVY.search(done.stderr)):
+        raise LibrariesUnavailable(
+            message=f"Ivy cannot write to its directory {unusable[1]} ({unusable[2]}): set spark.jars.ivy in "
+            "spark-defaults.conf to a directory that this user can write to"
+        )
     if done.returncode != 0 or len(found) != len(coordinates):
         raise LibrariesUnavailable(message=f"{advice} ({_reason(done.stderr)})")
     return found

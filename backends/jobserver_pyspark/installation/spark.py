@@ -11,12 +11,13 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
 
-from jobserver_core.errors import LaunchError
+from jobserver_core.errors import InvalidSetting, LaunchError
 from jobserver_pyspark.installation.environment import allowed_environment
 
 _ASK = """
@@ -59,6 +60,13 @@ _COMPILED_AGAINST = (
     *("scala-compiler-", "scala-library-", "scala-reflect-", "spark-catalyst_", "spark-common-utils_"),
     *("spark-core_", "spark-hive_", "spark-sql-api_", "spark-sql_", "spark-streaming_"),
 )
+
+
+class InterpreterFailed(LaunchError):
+    """A Python interpreter does not run; ``forbidden`` says whether this user may not execute it."""
+
+    message: str
+    forbidden: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -116,6 +124,7 @@ def find_installation(python: str, variables: tuple[str, ...] = ()) -> Installat
     Raises:
         LaunchError: A requirement is missing.
     """
+    failed = f"the Python interpreter {python!r} does not run"
     try:
         done = subprocess.run(  # noqa: S603 - the configuration of contexts chooses the interpreter
             [python, "-c", _ASK],
@@ -127,11 +136,17 @@ def find_installation(python: str, variables: tuple[str, ...] = ()) -> Installat
             cwd="/",
             env=None if python == sys.executable else allowed_environment(variables),
         )
+    except PermissionError:
+        message = f"this user may not execute the Python interpreter {python!r}"
+        raise InterpreterFailed(message=message, forbidden=True) from None
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise LaunchError(message=f"the Python interpreter {python!r} does not run: {error}") from None
+        raise InterpreterFailed(message=f"{failed}: {getattr(error, 'strerror', None) or error}") from None
     if done.returncode != 0:
-        raise LaunchError(message=f"the Python interpreter {python!r} does not run: {done.stderr[-1000:]}")
-    origin, version, python_version = json.loads(done.stdout)
+        raise InterpreterFailed(message=f"{failed}: {done.stderr[-1000:]}")
+    try:
+        origin, version, python_version = json.loads(done.stdout)
+    except ValueError:
+        raise InterpreterFailed(message=f"{python!r} does not answer as a Python interpreter does") from None
     if tuple(python_version) < (3, 10):
         found = ".".join(map(str, python_version))
         raise LaunchError(message=f"{python!r} is Python {found}; contexts need 3.10 or newer")
@@ -162,7 +177,30 @@ def spark_home_view(installation: Installation, cache: Path, *, python: bool = F
 def default_cache_dir() -> Path:
     """Return the user's cache directory for job servers, as the XDG base directory specification says."""
     root = os.environ.get("XDG_CACHE_HOME", "")
-    return Path(root if os.path.isabs(root) else os.path.expanduser("~/.cache"), "jobserver")
+    directory = Path(root if os.path.isabs(root) else os.path.expanduser("~/.cache"), "jobserver")
+    if not directory.is_absolute():
+        message = "must be set, or XDG_CACHE_HOME, because there is no home directory"
+        raise InvalidSetting(key="jobserver.launcher.options.cache-dir", message=message)
+    return directory
+
+
+@contextmanager
+def writing_to_cache(cache: Path) -> Iterator[None]:
+    """Name the cache directory, and how to choose another, in errors of the file system about what is in it.
+
+    Raises:
+        LaunchError: This user cannot write there.
+    """
+    try:
+        yield
+    except OSError as error:
+        place = Path(str(error.filename))
+        if cache not in (place, *place.parents) and place not in cache.parents:
+            raise
+        raise LaunchError(
+            message=f"cannot write to the cache directory {cache}: {error.strerror}; set XDG_CACHE_HOME, or "
+            "jobserver.launcher.options.cache-dir, to a directory that this user can write to"
+        ) from error
 
 
 def python_view(packages: Iterable[str], cache: Path) -> Path:
@@ -183,14 +221,19 @@ def _view(cache: Path, entries: list[Path]) -> Path:
     name = hashlib.sha256("\n".join(map(str, entries)).encode()).hexdigest()[:16]
     view = cache / "views" / name
     if not view.is_dir():
-        view.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=view.parent, prefix=f".{name}."))
-        for entry in entries:
-            (temporary / entry.name).symlink_to(entry)
-        try:
-            temporary.rename(view)
-        except OSError:  # another thread or process was first
-            for link in temporary.iterdir():
-                link.unlink()
-            temporary.rmdir()
+        with writing_to_cache(cache):
+            _link(view, entries)
     return view
+
+
+def _link(view: Path, entries: list[Path]) -> None:
+    view.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=view.parent, prefix=f".{view.name}."))
+    for entry in entries:
+        (temporary / entry.name).symlink_to(entry)
+    try:
+        temporary.rename(view)
+    except OSError:  # another thread or process was first
+        for link in temporary.iterdir():
+            link.unlink()
+        temporary.rmdir()

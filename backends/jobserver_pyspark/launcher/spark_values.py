@@ -103,10 +103,10 @@ def check_values(conf: Mapping[str, str], *, master: str) -> None:
 
 
 def check_programs(conf: Mapping[str, str], *, master: str, python: str | None) -> None:
-    """Check that the interpreters of a context exist on this machine.
+    """Check that the interpreters of a context exist on this machine, and can be executed.
 
     Raises:
-        InvalidSetting: One is missing.
+        InvalidSetting: One is missing, or may not be executed.
     """
     programs = {"python.executable": python}
     if master.startswith("local"):
@@ -114,7 +114,23 @@ def check_programs(conf: Mapping[str, str], *, master: str, python: str | None) 
     for key, program in programs.items():
         found = program is None or packed_python(key, program, conf) or shutil.which(program)
         if not found:
-            raise InvalidSetting(key=key, message=f"program {program!r} does not exist")
+            raise InvalidSetting(key=key, message=_why_missing(str(program)))
+
+
+def _why_missing(program: str) -> str:
+    """Return why a program cannot be executed."""
+    try:
+        directory = os.path.isdir(program) or not os.stat(program)
+    except PermissionError:
+        directory = False
+    except OSError:
+        return f"program {program!r} does not exist"
+    if directory:
+        return f"expected a program, got the directory {program!r}"
+    return (
+        f"the user of the server may not execute {program!r}: let it execute the file and search its "
+        "directories (chmod), or choose another program"
+    )
 
 
 def check_python_paths(paths: Iterable[str]) -> None:

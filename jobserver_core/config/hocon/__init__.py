@@ -293,7 +293,7 @@ def _read(path: Path) -> str:
 def _include(statement: Include, collected: _Collected, chain: tuple[Path, ...]) -> Object | None:
     if statement.kind not in (None, "file"):
         raise statement.error(f"include {statement.kind}(…) is not supported; include a file")
-    path = chain[-1].parent / Path(statement.name).expanduser()
+    path = chain[-1].parent / os.path.expanduser(statement.name)
     candidates = [path] if path.suffix in _SUFFIXES else [Path(f"{path}{suffix}") for suffix in _SUFFIXES]
     found = [candidate for candidate in candidates if candidate.is_file()]
     if not found:

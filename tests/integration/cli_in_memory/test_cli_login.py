@@ -61,6 +61,21 @@ def test_a_file_of_servers_that_cannot_be_written_is_named_with_how_to_use_anoth
     assert "set XDG_CONFIG_HOME to a directory that you can write to" in done.err
 
 
+def test_without_a_home_directory_no_server_is_saved_and_the_variable_for_another_is_named(
+    jobserver: CommandLine, guarded: str
+) -> None:
+    jobserver.environment.delenv("XDG_CONFIG_HOME")
+    jobserver.environment.setenv("HOME", "no-home")
+    done = jobserver("login", "prod", "--server", guarded, "--token", TOKEN)
+    assert (done.code, done.out) == (ExitCode.NOT_READY, "")
+    assert "there is no home directory" in done.err
+    assert "set XDG_CONFIG_HOME to a directory" in done.err
+    done = jobserver("logout", "prod")
+    assert (done.code, done.err) == (ExitCode.REFUSED, "✗ server 'prod' is not saved; saved servers: none\n")
+    done = jobserver("submit", "words.Count", "--cp", "~nobody-has-this-name/words.jar", "--server", guarded)
+    assert "~nobody-has-this-name/words.jar: file not found" in done.err
+
+
 def test_missing_credentials_lead_to_the_saved_servers(jobserver: CommandLine, guarded: str) -> None:
     assert "saved server" not in jobserver("jobs", "--server", guarded).err
     assert jobserver("login", "ci", "--server", guarded, "--token", TOKEN).code == 0

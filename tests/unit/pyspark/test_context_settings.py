@@ -45,6 +45,14 @@ def test_cores_are_threads_of_a_local_master_and_cores_of_a_cluster(
     assert "spark.master" not in found.conf
 
 
+def test_an_interpreter_that_may_not_be_executed_is_told_from_a_missing_one(tmp_path: Path) -> None:
+    (tmp_path / "python").touch(mode=0o600)
+    with pytest.raises(InvalidSetting, match=r"may not execute '.*/python': .*\(chmod\), or choose another"):
+        read({"python.executable": str(tmp_path / "python")})
+    with pytest.raises(InvalidSetting, match="expected a program, got the directory"):
+        read({"spark.pyspark.python": str(tmp_path)})
+
+
 def test_memory_is_the_executors_and_in_local_mode_the_drivers_too() -> None:
     assert read({"memory-per-node": "2 G"}).conf == {
         "spark.executor.memory": "2g",

@@ -5,12 +5,24 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from jobserver_core.errors import LaunchError
-from jobserver_pyspark.installation.spark import Installation, find_installation
+from jobserver_core.errors import InvalidSetting, LaunchError
+from jobserver_pyspark.installation.class_data import ClassData
+from jobserver_pyspark.installation.compiler import JvmToolchain
+from jobserver_pyspark.installation.java import Java
+from jobserver_pyspark.installation.libraries import LibrarySource, resolve_libraries
+from jobserver_pyspark.installation.spark import (
+    Installation,
+    InterpreterFailed,
+    SparkInstall,
+    default_cache_dir,
+    find_installation,
+    python_view,
+)
 from jobserver_pyspark.launcher.launcher import PySparkLauncher
 from jobserver_pyspark.launcher.options import LauncherOptions
 
@@ -100,3 +112,78 @@ def test_the_servers_own_interpreter_finds_a_pyspark_on_its_path(
         assert find_installation(sys.executable).package == package
     finally:
         find_installation.cache_clear()
+
+
+def test_an_interpreter_that_may_not_be_executed_is_told_from_one_that_fails(interpreter: Path) -> None:
+    interpreter.chmod(0o600)
+    with pytest.raises(InterpreterFailed, match="this user may not execute") as caught:
+        find_installation(str(interpreter))
+    assert caught.value.forbidden
+    interpreter.chmod(0o700)
+    interpreter.write_text("#!/bin/sh\necho hello\n")
+    with pytest.raises(InterpreterFailed, match="does not answer as a Python interpreter does") as caught:
+        find_installation(str(interpreter))
+    assert not caught.value.forbidden
+
+
+# -- the cache directory ---------------------------------------------------------------------------
+
+
+def _view(cache: Path) -> None:
+    python_view(["jobserver_core"], cache)
+
+
+def _class_data(cache: Path) -> None:
+    installation = Installation(python=sys.executable, package=cache.parent, version="4.1.0")
+    java = Java(program=Path("java"), version=17, identity="17")
+    ClassData(installation, java, cache).make(lambda _options: None)
+
+
+def _toolchain(cache: Path) -> JvmToolchain:
+    spark = SparkInstall(jars=cache.parent.parent, version="4.1.0", scala="2.13")
+    return JvmToolchain(spark=spark, java="/bin/false", cache_dir=cache)
+
+
+def _compile(cache: Path) -> None:
+    _toolchain(cache).runner_jar()
+
+
+def _unpack(cache: Path) -> None:
+    _toolchain(cache).unpack([])
+
+
+@pytest.mark.parametrize("use", [_view, _class_data, _compile, _unpack])
+def test_a_cache_directory_that_cannot_be_written_is_named_with_how_to_use_another(
+    use: Callable[[Path], None], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    cache = tmp_path / "file" / "jobserver"
+    with pytest.raises(LaunchError) as caught:
+        use(cache)
+    assert str(caught.value) == (
+        f"cannot write to the cache directory {cache}: Not a directory; set XDG_CACHE_HOME, or "
+        "jobserver.launcher.options.cache-dir, to a directory that this user can write to"
+    )
+
+
+def test_without_a_home_directory_the_cache_must_be_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", "no-home")
+    with pytest.raises(InvalidSetting, match=r"cache-dir.*must be set, or XDG_CACHE_HOME"):
+        default_cache_dir()
+
+
+def test_a_directory_of_ivy_that_cannot_be_written_is_not_called_an_unreachable_repository(
+    tmp_path: Path,
+) -> None:
+    java = tmp_path / "java"
+    report = "/home/ann/.ivy2.5.2/cache/resolved-org.apache.spark-1.0.xml (Permission denied)"
+    java.write_text(f"#!/bin/sh\necho 'Exception: java.io.FileNotFoundException: {report}' >&2\nexit 1\n")
+    java.chmod(0o700)
+    spark = SparkInstall(jars=tmp_path, version="4.1.0", scala="2.13")
+    with pytest.raises(LaunchError) as caught:
+        resolve_libraries(LibrarySource(), str(java), spark, tmp_path / "runner.jar", tmp_path / "cache")
+    assert str(caught.value) == (
+        "Ivy cannot write to its directory /home/ann/.ivy2.5.2 (Permission denied): set spark.jars.ivy in "
+        "spark-defaults.conf to a directory that this user can write to"
+    )
