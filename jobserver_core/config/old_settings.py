@@ -205,25 +205,41 @@ def inside(tree: Json, path: str) -> Json:
 _CONNECTIONS = {
     "idle-timeout": "set jobserver.http.idle-timeout",
     "request-timeout": "set jobserver.jobs.sync-timeout, which limits how long a request waits for its job",
+    "max-connections": "set jobserver.http.max-connections",
+    "keystore": "set jobserver.http.tls-certificate and tls-key",
+    "keystorePW": "give jobserver.http.tls-key a key without a password",
 }
-"""What to set instead of a limit of the connections of Akka or Spray."""
+"""What to set instead of a setting of the HTTP server of Akka or Spray."""
+_SECRET = ".keystorePW"  # noqa: S105 - the name of a key
+"""The end of a key whose value is not shown."""
+_LOG_LEVEL = "start the server with --log-level"
+_NAMED = 5
+"""How many keys of a section without effect are named."""
 
 
 def _connections(why: str, section: str, value: Json) -> NoEffect:
-    """Return what becomes of each limit of connections that a section of Akka or Spray sets."""
-    found = flatten(value, f"{section}.") if isinstance(value, Mapping) else {}
-    known = {
-        key: instead
-        for key in found
-        if key.startswith((f"{section}.can.server.", f"{section}.http.server."))
-        and (instead := _CONNECTIONS.get(key.rpartition(".")[2]))
-    }
+    """Return what becomes of each key that a section of Akka or Spray sets."""
+    found = flatten(value, f"{section}.") if isinstance(value, Mapping) else {section: value}
+    known = {key: instead for key in found if (instead := _instead_of(section, key))}
+    rest = [key for key in found if key not in known and key not in ALIASES]
+    named = ", ".join(rest[:_NAMED]) + (f" and {len(rest) - _NAMED} more" if len(rest) > _NAMED else "")
+    lost = f"{named} {'has' if len(rest) == 1 else 'have'} no effect" if rest else ""
     if not known:
-        return IGNORED[section]
-    parts = [f"for {key} = {found[key]}, {instead}" for key, instead in known.items()]
-    if rest := len(found.keys() - known.keys() - ALIASES.keys()):
-        parts.append(f"its other keys ({rest}) have no effect")
-    return NoEffect(why, "; ".join(parts))
+        return NoEffect("; ".join(filter(None, [why, lost])))
+    parts = [
+        f"for {key}{'' if key.endswith(_SECRET) else f' = {found[key]}'}, {instead}"
+        for key, instead in known.items()
+    ]
+    return NoEffect(why, "; ".join([*parts, *filter(None, [lost])]))
+
+
+def _instead_of(section: str, key: str) -> str | None:
+    """Return what to set instead of a key of Akka or Spray, or None if nothing needs to replace it."""
+    if key in (f"{section}.loglevel", f"{section}.stdout-loglevel"):
+        return _LOG_LEVEL
+    if key.startswith((f"{section}.can.server.", f"{section}.http.server.")):
+        return _CONNECTIONS.get(key.rpartition(".")[2])
+    return None
 
 
 def no_effect(key: str, value: Json) -> NoEffect:

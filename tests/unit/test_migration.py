@@ -177,7 +177,37 @@ def test_a_group_without_effect_is_named_only_if_it_has_such_keys(
 ) -> None:
     found = migrated(tmp_path, text)
     assert set(found) == {"akka.http.server.parsing.max-content-length"} | without_effect
-    assert outcomes(found, Outcome.GONE) == without_effect
+    assert outcomes(found, Outcome.IGNORED) == without_effect
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome", "explanation"),
+    [
+        (
+            "akka.remote.netty.tcp { hostname = a, port = 1 }",
+            Outcome.IGNORED,
+            "akka.remote.netty.tcp.hostname, akka.remote.netty.tcp.port have no effect",
+        ),
+        (
+            "akka { a = 1, b = 1, c = 1, d = 1, e = 1, f = 1, g = 1 }",
+            Outcome.IGNORED,
+            "akka.a, akka.b, akka.c, akka.d, akka.e and 2 more have no effect",
+        ),
+        (
+            "akka { loglevel = DEBUG, http.server { keystore = k.jks, keystorePW = hidden, x = 1 } }",
+            Outcome.GONE,
+            "for akka.loglevel = DEBUG, start the server with --log-level; for akka.http.server.keystore = "
+            "k.jks, set jobserver.http.tls-certificate and tls-key; for akka.http.server.keystorePW, give "
+            "jobserver.http.tls-key a key without a password; akka.http.server.x has no effect",
+        ),
+        ("akka = 1", Outcome.IGNORED, "akka has no effect"),
+    ],
+)
+def test_each_key_of_akka_is_named_with_what_becomes_of_it(
+    tmp_path: Path, text: str, outcome: Outcome, explanation: str
+) -> None:
+    found = migrated(tmp_path, text)["akka"]
+    assert (found.outcome, found.explanation) == (outcome, f"there is no Akka here; {explanation}")
 
 
 def test_the_keys_of_a_file_of_version_0_6(tmp_path: Path) -> None:
@@ -194,7 +224,7 @@ def test_the_keys_of_a_file_of_version_0_6(tmp_path: Path) -> None:
     assert outcomes(found, Outcome.GONE) == {"spray"}
     assert found["spray"].explanation == (
         "there is no Akka here; for spray.can.server.idle-timeout = 60 s, set jobserver.http.idle-timeout; "
-        "its other keys (1) have no effect"
+        "spray.can.server.ssl-encryption has no effect"
     )
     assert outcomes(found, Outcome.IGNORED) >= {"deploy"}
 

@@ -119,6 +119,17 @@ def test_doctor_says_how_to_get_a_transport_that_is_missing_and_if_none_is_confi
     assert (finding.verdict, finding.text) == (Verdict.GOOD, "no transports are configured")
 
 
+def test_doctor_says_that_this_user_may_not_execute_the_interpreter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "python").touch(mode=0o600)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    finding = found(settings(tmp_path, jobserver__launcher__backend="pyspark"))["PySpark"]
+    assert finding.verdict is Verdict.BAD
+    assert finding.text.startswith("this user may not execute the Python interpreter")
+    assert (finding.advice or "").startswith("Let this user execute it and search its directories (chmod), ")
+
+
 def test_doctor_tries_to_connect_to_a_standalone_master(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as master:
         address = f"127.0.0.1:{master.getsockname()[1]}"
@@ -874,7 +885,9 @@ akka.http.server.ssl-encryption = on
     [line] = [line for line in done.out.splitlines() if line.startswith("! spray: gone: ")]
     assert "for spray.can.server.idle-timeout = 90 s, set jobserver.http.idle-timeout; " in line
     assert "for spray.can.server.request-timeout = 40 s, set jobserver.jobs.sync-timeout" in line
-    assert line.endswith("; its other keys (1) have no effect")
+    assert line.endswith(
+        "; for spray.can.server.keystore = k.jks, set jobserver.http.tls-certificate and tls-key"
+    )
     assert [line for line in done.out.splitlines() if "akka" in line] == [
         "✗ akka.http.server.ssl-encryption: is not supported; remove it, and set "
         "jobserver.http.tls-certificate and tls-key to PEM files; keytool and openssl make them of a keystore"
