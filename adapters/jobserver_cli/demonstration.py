@@ -17,7 +17,7 @@ from jobserver_cli.diagnosis import Verdict, java_finding, pyspark_finding
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.following import follow_job
 from jobserver_cli.interruption import interrupt_delayed, run_on_thread, signals_ignored, sigterm_as_interrupt
-from jobserver_cli.records import error_text
+from jobserver_cli.records import error_text, seconds_shown
 from jobserver_cli.server_process import LogLevel, configure_logging, front_end
 from jobserver_cli.terminal import Terminal
 from jobserver_core.config.loading import load_settings
@@ -98,7 +98,8 @@ class Demonstration:
         with self._terminal.status("starting a Spark context (takes a minute or two the first time)"):
             started = time.monotonic()
             client.call("POST", f"/contexts/{CONTEXT}", timeout=None)
-        self._terminal.report_done(f"the context {CONTEXT} is ready after {time.monotonic() - started:.1f} s")
+        took = seconds_shown(time.monotonic() - started)
+        self._terminal.report_done(f"the context {CONTEXT} is ready after {took}")
         self._run_and_follow(client)
         self._run_again(client)
 
@@ -113,7 +114,7 @@ class Demonstration:
         if record.get("status") != "FINISHED":
             message = f"the job ended with {record.get('status')}: {error_text(record.get('result'))}"
             raise CommandFailed(message, ExitCode.JOB_FAILED)
-        self._terminal.report_done(f"the job finished after {time.monotonic() - started:.1f} s")
+        self._terminal.report_done(f"the job finished after {seconds_shown(time.monotonic() - started)}")
         result = client.get(f"/jobs/{job['jobId']}")["result"]
         self._terminal.line(json.dumps(result, sort_keys=True))
 
@@ -122,7 +123,7 @@ class Demonstration:
         params = {**self._params(), "sync": "true", "timeout": "60"}
         client.call("POST", "/jobs", params=params, content=CONFIG.encode())
         seconds = time.monotonic() - started
-        self._terminal.report_done(f"the same job again, in the warm context: {seconds:.2f} s")
+        self._terminal.report_done(f"the same job again, in the warm context: {seconds_shown(seconds)}")
 
     def _stay(self, url: str) -> None:
         query = f"appName={APP}&classPath={self._class_name}&context={CONTEXT}&sync=true"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -118,25 +119,37 @@ def job_duration(record: JobFields, now: datetime | None = None) -> str:
         submitted = datetime.fromisoformat(str(record.get("startTime")).replace("Z", "+00:00")).astimezone()
     except ValueError:
         return ""
-    elapsed = (now or datetime.now(timezone.utc)) - submitted
-    return _seconds_shown(max(0, int(elapsed.total_seconds())))
+    elapsed = int(((now or datetime.now(timezone.utc)) - submitted).total_seconds())
+    return seconds_shown(elapsed) if elapsed >= 1 else "0 s"
 
 
 def duration_shown(text: object) -> str:
     """Format a duration compactly."""
     words = str(text or "")
     try:
-        return _seconds_shown(float(words.removesuffix(" secs")))
+        return seconds_shown(float(words.removesuffix(" secs")))
     except ValueError:
         return words
 
 
-def _seconds_shown(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.3g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h {minutes}m" if hours else f"{minutes}m {rest}s"
+_UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+
+
+def seconds_shown(seconds: float) -> str:
+    """Format a duration by the rule of the web UI (``format.js``): two units, and never more than has passed.
+
+    Below ten seconds, it is rounded instead.
+    """
+    if seconds < 0.001:
+        return "< 1 ms"
+    if seconds < 1:
+        return f"{min(999, math.floor(seconds * 1000 + 0.5))} ms"
+    if seconds < 60:
+        return f"{math.floor(seconds * 100 + 0.5) / 100 if seconds < 10 else math.floor(seconds):g} s"
+    at = next(index for index, (_, size) in enumerate(_UNITS) if seconds >= size)
+    (unit, size), (next_unit, next_size) = _UNITS[at : at + 2]
+    rest = int(seconds % size // next_size)
+    return f"{int(seconds // size)} {unit}{f' {rest} {next_unit}' if rest else ''}"
 
 
 def class_shown(name: object, *, wide: bool) -> str:

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from command_line import HOSTILE, LONG, CommandLine, wheel
 from conditions import wait_until
+from durations import DURATIONS
 from jobserver_cli.client import refusal
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.records import (
@@ -243,11 +244,7 @@ def test_an_invalid_time_is_shown_unchanged(text: object, shown: str) -> None:
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("0.045 secs", "0.045 s"),
-        ("6.341 secs", "6.34 s"),
-        ("99.9 secs", "99.9 s"),
-        ("125.4 secs", "2m 5s"),
-        ("7325.0 secs", "2h 2m"),
+        *((f"{seconds} secs", shown) for seconds, shown in DURATIONS.items()),
         ("soon", "soon"),
         (None, ""),
     ],

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from ui_site import Open, Site, section
 
+from durations import DURATIONS
 from jobserver_http.credential_files import hash_token
 
 UNREACHABLE = re.compile(r"The server has not been reachable since \d.*; trying again")
 RECONNECT = "document.dispatchEvent(new Event('visibilitychange'))"
 LINES = "(node) => node.getClientRects().length"
+DURATIONS_SHOWN = "async (all) => all.map((await import('./ui/format.js')).duration)"
 WORKER = "".join(
     f'  File "/opt/venv/lib/python3.11/site-packages/pyspark/worker.py", line {n}, in main\n    process()\n'
     for n in range(30)
@@ -207,6 +209,12 @@ def test_a_context_that_is_stopping_can_only_be_killed(site: Site, opened: Open)
     page.get_by_text("is stopping already").wait_for()
     assert page.get_by_role("button", name="Stop").count() == 0
     assert section(page, "Summary").get_by_text("1g", exact=True).count() == 1  # there are no executors
+
+
+def test_durations_are_shown_by_the_rule_of_the_command_line(site: Site, opened: Open) -> None:
+    page = opened(site.page())
+    shown = page.evaluate(DURATIONS_SHOWN, list(DURATIONS))
+    assert dict(zip(DURATIONS, shown, strict=True)) == DURATIONS
 
 
 def test_the_rules_for_errors_are_those_of_the_command_line() -> None:

@@ -10,16 +10,15 @@ export function setServerTime(date) {
   skew = Math.abs(server - Date.now()) > 2000 ? server - Date.now() : 0; // the header has whole seconds
 }
 
-const PLURALS = [["d", 86400], ["h", 3600], ["min", 60]];
+const UNITS = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
 
-/** Seconds as "2 h 5 min", "3 min 20 s", "4.2 s" or "30 ms". */
+/** Seconds as "2 h 5 min", "3 min 20 s", "4.2 s" or "30 ms", by the rule of the command line (`records.py`). */
 export function duration(seconds) {
   if (seconds < 0.001) return "< 1 ms";
-  if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
-  if (seconds < 60) return `${seconds < 10 ? Number(seconds.toFixed(2)) : Math.floor(seconds)} s`;
-  const at = PLURALS.findIndex(([, size]) => seconds >= size);
-  const [unit, size] = PLURALS[at];
-  const [nextUnit, nextSize] = PLURALS[at + 1] ?? ["s", 1];
+  if (seconds < 1) return `${Math.min(999, Math.floor(seconds * 1000 + 0.5))} ms`;
+  if (seconds < 60) return `${seconds < 10 ? Math.floor(seconds * 100 + 0.5) / 100 : Math.floor(seconds)} s`;
+  const at = UNITS.findIndex(([, size]) => seconds >= size);
+  const [[unit, size], [nextUnit, nextSize]] = UNITS.slice(at, at + 2);
   const rest = Math.floor((seconds % size) / nextSize);
   return `${Math.floor(seconds / size)} ${unit}${rest ? ` ${rest} ${nextUnit}` : ""}`;
 }
