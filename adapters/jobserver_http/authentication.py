@@ -17,7 +17,7 @@ import secrets
 import time
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
 from weakref import WeakValueDictionary
@@ -27,7 +27,7 @@ import attrs
 from jobserver_core import plugins
 from jobserver_core.config.settings import Settings
 from jobserver_core.errors import BackendError, InvalidRequest, InvalidSetting, Unavailable
-from jobserver_core.models.arguments import check_kind
+from jobserver_core.models.arguments import are_strings, check_kind
 from jobserver_core.ports import Backend
 from jobserver_core.ports.checked import checked
 from jobserver_core.ports.faults import PortRules
@@ -147,9 +147,8 @@ def checked_authenticator(authenticator: Authenticator) -> Authenticator:
     Raises:
         BackendError: Its challenges are not a tuple, or another collection, of strings that can be sent.
     """
-    challenges: object = authenticator.challenges
-    valid = isinstance(challenges, Collection) and not isinstance(challenges, (str, bytes, Mapping))
-    if not valid or not challenges or not all(map(_can_be_sent, cast("Collection[object]", challenges))):
+    challenges = authenticator.challenges
+    if not challenges or not are_strings(challenges) or not all(map(_can_be_sent, challenges)):
         raise BackendError(
             message=f"the authenticator {type(authenticator).__name__} must name its challenges, the values "
             f"""of WWW-Authenticate: challenges = ('Basic realm="jobserver"',), not {challenges!r}"""
@@ -157,8 +156,8 @@ def checked_authenticator(authenticator: Authenticator) -> Authenticator:
     return checked(Authenticator, authenticator, _RULES)
 
 
-def _can_be_sent(challenge: object) -> bool:
-    return isinstance(challenge, str) and challenge.strip() != "" and challenge.isprintable()
+def _can_be_sent(challenge: str) -> bool:
+    return challenge.strip() != "" and challenge.isprintable()
 
 
 def parse_authorization(header: str) -> Credentials | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from jobserver_core.config.setting_types import setting_key
 from jobserver_core.errors import InvalidSetting, TransportError
+from jobserver_core.models.arguments import are_strings
 from jobserver_core.ports.transport import Transport
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def check_options(callbacks: CallbackSettings, transports: Sequence[Transport]) 
         InvalidSetting: Names the most similar option, or setting of callbacks.
         TransportError: The options of a transport are not a list of names.
     """
-    known = [_options_of(type(transport)) for transport in transports]
+    known = [options_of(type(transport)) for transport in transports]
     if not known or None in known:
         return
     names = {name for options in known for name in options or ()}
@@ -38,22 +39,21 @@ def check_options(callbacks: CallbackSettings, transports: Sequence[Transport]) 
             )
 
 
-def _options_of(transport: type[Transport]) -> Collection[str] | None:
+def options_of(transport: type[Transport]) -> Collection[str] | None:
     """Return the options that a transport names itself, or None.
 
     A subclass may read more than the class it extends, so what it inherits says nothing about it.
+
+    Raises:
+        TransportError: They are not a list of names.
     """
-    options: object = transport.__dict__.get("options")
-    if options is None:
-        return None
-    if isinstance(options, Collection) and not isinstance(options, (str, bytes, Mapping)):
-        names = [name for name in options if isinstance(name, str)]
-        if len(names) == len(options):
-            return names
-    raise TransportError(
-        message=f"the transport {transport.__name__} must name its options as a tuple: "
-        f"options = ('topic',), or () if it has none, not {options!r}"
-    )
+    options: Collection[str] | None = transport.__dict__.get("options")
+    if options is not None and not are_strings(options):
+        raise TransportError(
+            message=f"the transport {transport.__name__} must name its options as a tuple: "
+            f"options = ('topic',), or () if it has none, not {options!r}"
+        )
+    return options
 
 
 def _nearest(key: str, callbacks: CallbackSettings, options: set[str]) -> str | None:

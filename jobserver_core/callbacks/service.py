@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import attrs
 
 from jobserver_core.callbacks.dispatcher import STORAGE_PAUSE, Dispatcher
 from jobserver_core.callbacks.lanes import ReceiverStatus
+from jobserver_core.callbacks.options import options_of
 from jobserver_core.callbacks.payloads import make_payload
 from jobserver_core.errors import (
     BlobNotFound,
@@ -21,10 +22,12 @@ from jobserver_core.errors import (
     TransportError,
 )
 from jobserver_core.events import DeliveryChanged, Event
+from jobserver_core.models.arguments import are_strings
 from jobserver_core.models.callbacks import Answer, Delivery
 from jobserver_core.models.jobs import Job
 from jobserver_core.models.lifecycle import DELIVERIES, DeliveryEvent, DeliveryState
 from jobserver_core.ports.blobs import BlobStore
+from jobserver_core.ports.checked import unchecked
 from jobserver_core.ports.clock import Clock, Ids
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.ports.transport import Message, Transport
@@ -66,9 +69,8 @@ def retry_delay(attempts: int, answer: Answer, settings: CallbackSettings) -> fl
 
 
 def _check_schemes(transport: Transport) -> None:
-    schemes: object = transport.schemes
-    valid = isinstance(schemes, Collection) and not isinstance(schemes, (str, bytes, Mapping)) and schemes
-    if not valid or not all(isinstance(scheme, str) and scheme == scheme.lower() for scheme in valid):
+    schemes = transport.schemes
+    if not schemes or not are_strings(schemes) or any(scheme != scheme.lower() for scheme in schemes):
         raise TransportError(
             message=f"the transport {type(transport).__name__} must name its URL schemes, in lower case: "
             f"schemes = ('queue',), not {schemes!r}"
@@ -79,11 +81,14 @@ def transports_by_scheme(transports: Sequence[Transport]) -> dict[str, Transport
     """Return the transport of each URL scheme.
 
     Raises:
-        TransportError: Two transports serve the same scheme, or one does not name its schemes.
+        TransportError: Two transports serve the same scheme, or one does not name its schemes, or names its
+            options in another form than a list.
     """
     found: dict[str, Transport] = {}
     for transport in transports:
-        _check_schemes(transport)
+        part = unchecked(transport)
+        _check_schemes(part)
+        options_of(type(part))
         for scheme in transport.schemes:
             if scheme in found:
                 raise TransportError(

@@ -57,6 +57,15 @@ def check_several(what: str, values: object, kind: type, expected: str) -> None:
             raise InvalidRequest(message=f"{what} must be {whole}, but one is {_given(value)}")
 
 
+def are_strings(values: object) -> bool:
+    """Whether a value is a list, or another collection, of strings. One string is not, nor is a mapping."""
+    try:
+        check_several("", values, str, "")
+    except InvalidRequest:
+        return False
+    return True
+
+
 def _given(value: object) -> str:
     return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 

@@ -17,6 +17,9 @@ An unexpected exception becomes the typed error of its port, such as StorageErro
 failure that the plug-in has reported itself: a change that could not be stored is retried. Its traceback is
 logged, at most once a minute for the same fault of the same plug-in. Neither shows secrets of a URL.
 
+Attributes that a port declares, such as ``shared``, are checked as well. A method that promises None must
+return nothing else: ``return "no cores"`` may be meant as a refusal, which would be taken for a success.
+
 Deliberately not handled: wrong values of the right type, and an error of the library that only other methods
 of the port may raise. The contract suites find these.
 """
@@ -26,17 +29,28 @@ from __future__ import annotations
 import inspect
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from functools import lru_cache, partial
-from types import NoneType, TracebackType, UnionType
-from typing import Any, BinaryIO, Generic, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from types import TracebackType, UnionType
+from typing import (
+    Any,
+    BinaryIO,
+    ClassVar,
+    Generic,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import attrs
 
 from jobserver_core.plugins import Backend
 from jobserver_core.ports.blobs import BlobWriter
-from jobserver_core.ports.faults import RULES, Calling, Plugin, PortRules
+from jobserver_core.ports.faults import RULES, Calling, Plugin, PortRules, name_of
 from jobserver_core.ports.launcher import ContextHandle
 
 __all__ = ["checked", "unchecked"]
@@ -67,39 +81,78 @@ def unchecked(part: B) -> B:
     return cast("B", part._part) if isinstance(part, _StandIn) else part
 
 
-# -- what a method promises to return --------------------------------------------------------------------
+# -- what a call promises to return ----------------------------------------------------------------------
+
+Wrap = Callable[[Plugin, str, Any, Sequence[object]], object]
+"""Makes a stand-in for a value, given the plug-in, the name of the call, the value, and the arguments."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen
 class Expectation:
-    """What a method promises to return, made from its annotation.
+    """What a call promises to return, made from its annotation.
 
-    ``description`` is for error messages. ``accepts`` returns whether a value is as promised. ``wrap``, if
-    there is one, makes a stand-in for the value, given the plug-in, the name of the call and its arguments.
+    ``description`` is for error messages. ``accepts`` returns whether a value is as promised.
     """
 
     description: str
-    accepts: Callable[[object], bool]
-    wrap: Callable[[Plugin, str, Any, Sequence[object]], object] | None = None
+    accepts: Callable[[Any], bool]
+    wrap: Wrap | None = None
+
+    def checked(self, plugin: Plugin, call: str, value: object, arguments: Sequence[object] = ()) -> Any:
+        """Return what a call has returned, or the stand-in for it; raise the error if it is wrong."""
+        if not self.accepts(value):
+            raise plugin.returned(call, value, self.description, arguments)
+        return value if self.wrap is None else self.wrap(plugin, call, value, arguments)
 
 
 def _expectation(hint: Any) -> Expectation:
+    """Return what an annotation promises. It must be one of the few forms that the ports use."""
     origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        options = [_expectation(one) for one in arguments if one is not NoneType]
-        return _one_of([*options, _NONE] if NoneType in arguments else options)
-    if origin is not None:
-        return _GENERIC[origin]([_expectation(one) for one in arguments])
-    return _KNOWN.get(hint) or _instance(hint)
+    if origin is None:
+        return _KNOWN.get(hint) or _instance(hint)
+    if Ellipsis in arguments:
+        return _several((Sequence, Set), _expectation(arguments[0]), "a tuple")
+    return _GENERIC[origin](*map(_expectation, arguments))
 
 
-def _instance(kind: type, wrap: Callable[..., object] | None = None) -> Expectation:
-    return Expectation(description=kind.__name__, accepts=lambda value: isinstance(value, kind), wrap=wrap)
+def _instance(kind: type, wrap: Wrap | None = None) -> Expectation:
+    return Expectation(name_of(kind), lambda value: isinstance(value, kind), wrap)
 
 
-def _stand_in_of(
-    kind: type, *, raises: bool = True
-) -> Callable[[Plugin, str, Any, Sequence[object]], object]:
+def _either(first: Expectation, second: Expectation) -> Expectation:
+    accepted, also_accepted = first.accepts, second.accepts
+    return Expectation(
+        f"{first.description} or {second.description}",
+        lambda value: accepted(value) or also_accepted(value),
+    )
+
+
+def _several(kind: type | tuple[type, ...], element: Expectation, words: str) -> Expectation:
+    accepts = element.accepts
+
+    def check(values: Any) -> bool:
+        is_kind = isinstance(values, kind) and not isinstance(values, (str, bytes))
+        return is_kind and all(map(accepts, values))
+
+    return Expectation(f"{words} of {element.description}", check)
+
+
+def _pair(first: Expectation, second: Expectation) -> Expectation:
+    return Expectation(
+        f"({first.description}, {second.description})",
+        lambda value: (
+            isinstance(value, tuple)
+            and len(value) == 2
+            and first.accepts(value[0])
+            and second.accepts(value[1])
+        ),
+    )
+
+
+# -- objects that calls return ---------------------------------------------------------------------------
+
+
+def _stand_in_of(kind: type, *, raises: bool = True) -> Wrap:
     """Return a function that makes a stand-in for an object with methods, which a call has returned.
 
     ``raises``: whether callers expect errors of the library from these methods.
@@ -113,45 +166,8 @@ def _stand_in_of(
     return stand_in
 
 
-_NONE = Expectation(description="None", accepts=lambda value: value is None)
-
-
-def _one_of(options: list[Expectation]) -> Expectation:
-    first, second = (option.accepts for option in options)  # each method promises at most two
-    return Expectation(
-        description=" or ".join(option.description for option in options),
-        accepts=lambda value: first(value) or second(value),
-    )
-
-
-def _several(kind: type, elements: list[Expectation]) -> Expectation:
-    accepts = elements[0].accepts
-
-    def check(values: object) -> bool:
-        is_kind = isinstance(values, kind) and not isinstance(values, (str, bytes))
-        return is_kind and all(accepts(value) for value in cast("Sequence[object]", values))
-
-    return Expectation(description=f"a {kind.__name__.lower()} of {elements[0].description}", accepts=check)
-
-
-def _tuple(elements: list[Expectation]) -> Expectation:
-    def check(values: object) -> bool:
-        if not isinstance(values, tuple) or len(values) != len(elements):
-            return False
-        return all(element.accepts(value) for element, value in zip(elements, values, strict=True))
-
-    return Expectation(
-        description=f"({', '.join(element.description for element in elements)})", accepts=check
-    )
-
-
-# -- objects that calls return ---------------------------------------------------------------------------
-
-
-def _iterator(elements: list[Expectation]) -> Expectation:
-    (element,) = elements
+def _iterator(element: Expectation) -> Expectation:
     description = f"an iterator of {element.description}"
-    whole = Expectation(description=description, accepts=lambda value: isinstance(value, Iterable))
 
     def checked_values(
         plugin: Plugin, call: str, values: Iterable[object], arguments: Sequence[object]
@@ -166,7 +182,10 @@ def _iterator(elements: list[Expectation]) -> Expectation:
                 raise plugin.returned(call, [value], description, arguments)
             yield value
 
-    return attrs.evolve(whole, wrap=checked_values)
+    def accepts(values: object) -> bool:
+        return isinstance(values, Iterable) and not isinstance(values, (str, bytes, Mapping))
+
+    return Expectation(description, accepts, checked_values)
 
 
 @attrs.frozen(eq=False)
@@ -182,9 +201,7 @@ class _Block(AbstractContextManager[T], Generic[T]):
     def __enter__(self) -> T:
         with Calling(self._plugin, self._call, self._arguments):
             value = self._block.__enter__()
-        if not self._value.accepts(value):
-            raise self._plugin.returned(self._call, value, self._value.description, self._arguments)
-        return value
+        return cast("T", self._value.checked(self._plugin, self._call, value, self._arguments))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -193,11 +210,11 @@ class _Block(AbstractContextManager[T], Generic[T]):
             self._block.__exit__(kind, error, trace)
 
 
-def _block(values: list[Expectation]) -> Expectation:
+def _block(value: Expectation) -> Expectation:
     return Expectation(
-        description=f"a with block for {values[0].description}",
-        accepts=lambda block: hasattr(type(block), "__enter__") and hasattr(type(block), "__exit__"),
-        wrap=lambda plugin, call, block, arguments: _Block(plugin, call, block, arguments, values[0]),
+        f"a with block for {value.description}",
+        lambda block: hasattr(type(block), "__enter__") and hasattr(type(block), "__exit__"),
+        lambda plugin, call, block, arguments: _Block(plugin, call, block, arguments, value),
     )
 
 
@@ -223,29 +240,23 @@ class _BinaryFile(ABC):
         self.close()
 
 
-_FILE = Expectation(
-    description="a file in binary mode",
-    accepts=lambda value: hasattr(value, "read") and not isinstance(value, io.TextIOBase),
-    wrap=_stand_in_of(_BinaryFile),
-)
-
-
 _KNOWN: dict[Any, Expectation] = {
-    # Other values are ignored, but a coroutine that is never awaited has done nothing.
-    NoneType: Expectation(
-        description="None", accepts=lambda value: value is None or not inspect.isawaitable(value)
+    int: Expectation("int", lambda value: isinstance(value, int) and not isinstance(value, bool)),
+    BinaryIO: Expectation(
+        "a file in binary mode",
+        lambda value: hasattr(value, "read") and not isinstance(value, io.TextIOBase),
+        _stand_in_of(_BinaryFile),
     ),
-    int: Expectation(
-        description="int", accepts=lambda value: isinstance(value, int) and not isinstance(value, bool)
-    ),
-    BinaryIO: _FILE,
     BlobWriter: _instance(BlobWriter, _stand_in_of(BlobWriter)),
     ContextHandle: _instance(ContextHandle, _stand_in_of(ContextHandle, raises=False)),
 }
-_GENERIC: dict[Any, Callable[[list[Expectation]], Expectation]] = {
-    list: partial(_several, list),
-    Sequence: partial(_several, Sequence),
-    tuple: _tuple,
+_GENERIC: dict[Any, Callable[..., Expectation]] = {
+    ClassVar: lambda declared: declared,
+    Union: _either,
+    UnionType: _either,
+    list: partial(_several, list, words="a list"),
+    Sequence: partial(_several, Sequence, words="a sequence"),
+    tuple: _pair,
     Iterator: _iterator,
     AbstractContextManager: _block,
 }
@@ -268,11 +279,11 @@ class _StandIn:
 @lru_cache(maxsize=100)
 def _stand_in_class(port: type, name: str) -> type[_StandIn]:
     """Return the class of stand-ins for the objects of a class with this name."""
-    return cast("type[_StandIn]", type(port)(name, (_StandIn, port), dict(_members(port))))
+    return cast("type[_StandIn]", type(port)(name, (_StandIn, port), _members(port)))
 
 
 @lru_cache(maxsize=100)
-def _members(port: type) -> tuple[tuple[str, object], ...]:
+def _members(port: type) -> dict[str, object]:
     found: dict[str, object] = {}
     for name in dir(port):
         if name.startswith("_") or name in _NOT_CALLS:
@@ -283,15 +294,12 @@ def _members(port: type) -> tuple[tuple[str, object], ...]:
         elif isinstance(member, property):
             found[name] = _property(name, _expectation(get_type_hints(member.fget)["return"]))
         else:
-            found[name] = _property(name, _ANYTHING)
-    return tuple(found.items())
-
-
-_ANYTHING = Expectation(description="anything", accepts=lambda _value: True)
+            found[name] = _property(name, _expectation(get_type_hints(port)[name]))
+    return found
 
 
 def _method(name: str, expected: Expectation) -> Callable[..., object]:
-    accepts, wrap = expected.accepts, expected.wrap
+    accepts, wrap = expected.accepts, expected.wrap  # many calls are short, so this does without checked()
 
     def call(self: _StandIn, *arguments: Any, **named: Any) -> object:
         try:
@@ -310,8 +318,6 @@ def _property(name: str, expected: Expectation) -> property:
     def get(self: _StandIn) -> object:
         with Calling(self._plugin, name):
             value = getattr(self._part, name)
-        if not expected.accepts(value):
-            raise self._plugin.returned(name, value, expected.description)
-        return value
+        return expected.checked(self._plugin, name, value)
 
     return property(get)

@@ -10,6 +10,7 @@ import io
 import logging
 import traceback
 from collections.abc import Callable, Sequence
+from types import NoneType
 
 import attrs
 
@@ -37,7 +38,7 @@ from jobserver_core.models.failures import message_of
 from jobserver_core.repeats import Repeats
 from jobserver_core.uris import redacted, without_secrets
 
-__all__ = ["RULES", "Calling", "Plugin", "PortRules", "for_remote_callers"]
+__all__ = ["RULES", "Calling", "Plugin", "PortRules", "for_remote_callers", "name_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -121,6 +122,8 @@ class Plugin:
         if inspect.iscoroutine(value):
             value.close()  # otherwise Python warns about it
             hint = "; declare it without async"
+        elif expected == "None":
+            hint = "; if that means a failure, raise an error instead"
         text = f"{call} of {self.name} returned {given} instead of {expected}{hint}"
         return self._fault(text, None, arguments)
 
@@ -181,10 +184,15 @@ class Calling:
             raise raised
 
 
+def name_of(kind: type) -> str:
+    """Return the name of a type, as messages show it."""
+    return "None" if kind is NoneType else kind.__name__
+
+
 def _described(value: object) -> str:
     """Return the type of a value; for a list or tuple also the types of its first elements."""
-    kind = type(value).__name__
+    kind = name_of(type(value))
     if isinstance(value, (list, tuple)) and value:
-        kinds = list(dict.fromkeys(type(element).__name__ for element in value[:100]))
+        kinds = list(dict.fromkeys(name_of(type(element)) for element in value[:100]))
         return f"a {kind} of {' and '.join(kinds[:3])}"
     return "a file in text mode" if isinstance(value, io.TextIOBase) else kind

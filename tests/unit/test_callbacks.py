@@ -417,7 +417,7 @@ def _cancelled() -> Answer:
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
-        (lambda: None, "send of the transport AnyAnswer returned NoneType instead of Answer"),
+        (lambda: None, "send of the transport AnyAnswer returned None instead of Answer"),
         (lambda: 200, "send of the transport AnyAnswer returned int instead of Answer"),
         (lambda: Answer, "send of the transport AnyAnswer returned type instead of Answer"),
         (

@@ -179,7 +179,7 @@ async def _never_awaited() -> None:
             "contexts",
             None,
             lambda store: store.contexts(ContextQuery()),
-            "contexts of the metadata store Faulty returned NoneType instead of a list of Context",
+            "contexts of the metadata store Faulty returned None instead of a list of Context",
         ),
         (
             MemoryMetadataStore(),
@@ -200,7 +200,7 @@ async def _never_awaited() -> None:
             "drain_server",
             None,
             lambda store: store.drain_server("id"),
-            "drain_server of the metadata store Faulty returned NoneType instead of bool",
+            "drain_server of the metadata store Faulty returned None instead of bool",
         ),
         (
             MemoryBlobStore(),
@@ -437,7 +437,7 @@ def test_the_handle_of_a_context_is_checked() -> None:
         handle.kill()
     with pytest.raises(errors.LaunchError, match="stop of the launcher Faulty raised InvalidRequest: no"):
         handle.stop(1)
-    with pytest.raises(errors.LaunchError, match="preparing of the launcher Faulty returned NoneType"):
+    with pytest.raises(errors.LaunchError, match="preparing of the launcher Faulty returned None"):
         _ = handle.preparing
 
 

@@ -456,5 +456,5 @@ def test_a_start_that_returns_no_handle_fails() -> None:
         with pytest.raises(LaunchError) as failed:
             server.create_context("other").result(timeout=10)
         assert str(failed.value) == (
-            "start_context of the launcher Forgetful returned NoneType instead of ContextHandle"
+            "start_context of the launcher Forgetful returned None instead of ContextHandle"
         )

@@ -6,6 +6,7 @@ import json
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -287,12 +288,13 @@ class Wordy(MemoryTransport):
 
 def test_options_that_are_no_tuple_of_names_are_refused_in_words(tmp_path: Path) -> None:
     chosen = settings(tmp_path, transports=("logging",), transport_options={"line": 1})
-    with pytest.raises(errors.TransportError) as caught:
-        JobServer.from_settings(chosen, transports=[Wordy()])
-    assert str(caught.value) == (
-        "the transport Wordy must name its options as a tuple: options = ('topic',), or () if it has none, "
-        "not 'line'"
-    )
+    for create in (partial(JobServer.from_settings, chosen), JobServer.in_memory):
+        with pytest.raises(errors.TransportError) as caught:
+            create(transports=[Wordy()])
+        assert str(caught.value) == (
+            "the transport Wordy must name its options as a tuple: options = ('topic',), or () if it has "
+            "none, not 'line'"
+        )
 
 
 def test_options_are_accepted_if_a_transport_has_them_or_does_not_say(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_a_blob_store_that_returns_no_writer_is_named() -> None:
 
     with a_server(blobs=Forgetful()) as server, pytest.raises(errors.StorageError) as failed:
         server.upload("words", "wheel", archive())
-    fault = "create of the blob store Forgetful returned NoneType instead of BlobWriter"
+    fault = "create of the blob store Forgetful returned None instead of BlobWriter"
     assert str(failed.value) == fault
 
 

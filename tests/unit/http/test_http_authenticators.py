@@ -89,7 +89,7 @@ def test_a_check_of_an_identity_that_returns_something_else_is_an_internal_error
 ) -> None:
     assert answer(Returning(ALICE)).status_code == 200
     assert answer(Returning(ALICE, still=None), calls=2).status_code == 500
-    assert "current of the authenticator Returning returned NoneType instead of bool" in caplog.text
+    assert "current of the authenticator Returning returned None instead of bool" in caplog.text
 
 
 def test_an_authenticator_whose_source_does_not_respond_is_unavailable() -> None:
