@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -123,18 +124,14 @@ class HostProcess:
         return int(self._process.returncode)
 
     def leave(self) -> None:
-        """Leave the host to the next server."""
-        _LEFT.append(self._process)
+        """Leave the host to the next server. If this process lives longer, it still has to reap the host."""
         self._close_input()
+        threading.Thread(target=self._process.wait, name="host left", daemon=True).start()
 
     def _close_input(self) -> None:
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it ended before it had read its input
             self._process.stdin.close()
-
-
-_LEFT: list[subprocess.Popen[bytes]] = []
-"""Hosts left to the next server. If this process lives longer, it has to reap them when they end."""
 
 
 class SurvivingHost:
@@ -145,7 +142,6 @@ class SurvivingHost:
 
     @property
     def alive(self) -> bool:
-        _LEFT[:] = [process for process in _LEFT if process.poll() is None]
         return self._record.alive
 
     def kill(self) -> None:

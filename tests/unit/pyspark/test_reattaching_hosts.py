@@ -351,10 +351,12 @@ def test_neither_the_end_of_a_context_nor_a_start_waits_until_its_files_are_remo
     wait_until(lambda: not list((world.folder / "pyspark" / "contexts").iterdir()))
 
 
-def test_a_host_without_a_next_server_ends_by_itself(world: World) -> None:
+def test_a_host_without_a_next_server_ends_by_itself_and_is_no_zombie(world: World) -> None:
     world.start(reattach_timeout=0.2)
+    (record,) = world.launchers[-1]._leftovers.all()
     world.launchers[-1].detach()
     wait_until(lambda: not world.spec.work_dir.exists())
+    wait_until(lambda: not Path(f"/proc/{record.pid}").exists(), "this process has reaped it")
     launcher = world.launcher()
     wait_until(lambda: not launcher.survivors())
     launcher.sweep()
