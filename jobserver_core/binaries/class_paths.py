@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 
 import attrs
 
@@ -15,6 +16,7 @@ from jobserver_core.models.arguments import chunks_of
 from jobserver_core.models.binaries import Binary, BinaryType, ClassPathEntry, ResolvedEntry
 from jobserver_core.models.jobs import JobRequest
 from jobserver_core.ports import Blob, BlobStore, Fetched, JobCode, MetadataStore
+from jobserver_core.ports.faults import release
 from jobserver_core.uris import Uri
 
 _VERSION = re.compile(r"(?P<name>.+)@(?P<digits>[0-9a-f]{8,64})")
@@ -90,13 +92,19 @@ class ClassPaths:
         """Return the entries as files on this machine, which stay until the stack is closed."""
         return tuple(
             JobCode(
-                path=until.enter_context(self._blobs.local_path(entry.digest)),
+                path=self._local(entry.digest, until),
                 type=entry.type,
                 digest=entry.digest,
                 source=entry.source,
             )
             for entry in entries
         )
+
+    def _local(self, digest: str, until: ExitStack) -> Path:
+        lease = ExitStack()
+        path = lease.enter_context(self._blobs.local_path(digest))
+        until.callback(release, f"the file of blob {digest}", lease.close)
+        return path
 
     def _named(self, name: str) -> ResolvedEntry:
         # A name may contain @ as well. It has precedence, so that it keeps its meaning.

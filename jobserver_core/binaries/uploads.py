@@ -18,6 +18,7 @@ from jobserver_core.models.arguments import chunks_of
 from jobserver_core.models.binaries import Binary, BinaryType
 from jobserver_core.models.validation import check_binary_name
 from jobserver_core.ports import BlobStore, BlobWriter, Clock, Ids, MetadataStore
+from jobserver_core.ports.faults import release
 
 __all__ = ["BinaryService", "ChunkedUpload", "Upload"]
 
@@ -94,7 +95,7 @@ class Upload(ChunkedUpload[Binary]):
 
     def discard(self) -> None:
         """Discard the written bytes. Idempotent; does nothing after :meth:`finish`."""
-        self._writer.discard()
+        release("a part of an upload", self._writer.discard)
 
 
 @attrs.frozen(kw_only=True, eq=False)

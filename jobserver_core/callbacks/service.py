@@ -17,6 +17,7 @@ from jobserver_core.errors import (
     BlobNotFound,
     InvalidCallbackUrl,
     JobNotFound,
+    JobServerError,
     StaleState,
     StorageError,
     TransportError,
@@ -29,6 +30,7 @@ from jobserver_core.models.lifecycle import DELIVERIES, DeliveryEvent, DeliveryS
 from jobserver_core.ports.blobs import BlobStore
 from jobserver_core.ports.checked import unchecked
 from jobserver_core.ports.clock import Clock, Ids
+from jobserver_core.ports.faults import for_remote_callers
 from jobserver_core.ports.metadata import MetadataStore
 from jobserver_core.ports.transport import Message, Transport
 from jobserver_core.repeats import Repeats
@@ -290,8 +292,8 @@ class CallbackService:
             return Answer(error=f"no transport is configured for {scheme}: URLs")
         try:
             return transport.send(message, timeout=self._settings.timeout)
-        except TransportError as error:
-            return Answer(error=str(error))
+        except JobServerError as error:
+            return Answer(error=str(for_remote_callers(error)))
 
     # -- its outcome -------------------------------------------------------------------------------
 
@@ -317,7 +319,7 @@ class CallbackService:
     def _not_readable(self, delivery: Delivery, error: BaseException) -> None:
         """Abandon a delivery whose job or result is gone; retry after other failures, as the same attempt."""
         now = self._clock.now()
-        reason = f"the result cannot be read: {error}"[:_MAX_ERROR]
+        reason = f"the result cannot be read: {for_remote_callers(error)}"[:_MAX_ERROR]
         if isinstance(error, (BlobNotFound, JobNotFound)):
             lost = {"ended_at": now, "last_error": reason}
             self._persist(

@@ -13,6 +13,7 @@ import attrs
 
 from jobserver_core.models.validation import byte_count, sha256
 from jobserver_core.plugins import Backend
+from jobserver_core.ports.faults import release
 
 
 @attrs.frozen(kw_only=True)
@@ -63,7 +64,7 @@ class BlobWriter(ABC):
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        self.discard()
+        release("a part of a blob", self.discard)
 
 
 class BlobStore(Backend):

@@ -11,6 +11,7 @@ import logging
 import traceback
 from collections.abc import Callable, Sequence
 from types import NoneType
+from typing import TypeVar
 
 import attrs
 
@@ -18,6 +19,7 @@ from jobserver_core.errors import (
     BackendError,
     BinaryInUse,
     BinaryNotFound,
+    BlobNotFound,
     ContextExists,
     ContextNotFound,
     ContextStopping,
@@ -38,9 +40,11 @@ from jobserver_core.models.failures import message_of
 from jobserver_core.repeats import Repeats
 from jobserver_core.uris import redacted, without_secrets
 
-__all__ = ["RULES", "Calling", "Plugin", "PortRules", "for_remote_callers", "name_of"]
+__all__ = ["RULES", "Calling", "Plugin", "PortRules", "for_remote_callers", "name_of", "release"]
 
 _log = logging.getLogger(__name__)
+
+E = TypeVar("E", bound=BaseException)
 
 _FOR_REMOTE_CALLERS = "_for_remote_callers"
 
@@ -86,7 +90,11 @@ RULES = {
         error=lambda text, _url: StorageError(message=text),
         expected=_METADATA_ERRORS,
     ),
-    "blobs": PortRules(description="blob store", error=lambda text, _url: StorageError(message=text)),
+    "blobs": PortRules(
+        description="blob store",
+        error=lambda text, _url: StorageError(message=text),
+        expected=(StorageError, BlobNotFound),
+    ),
     "launcher": PortRules(description="launcher", error=lambda text, _url: LaunchError(message=text)),
     "fetcher": PortRules(description="fetcher", error=_fetch_error, has_urls=True),
     "transport": PortRules(
@@ -151,13 +159,21 @@ class Plugin:
         return url if isinstance(url, str) else ""
 
 
-def for_remote_callers(error: Exception) -> Exception:
+def for_remote_callers(error: E) -> E:
     """Return an error without the words of an unexpected exception of a plug-in, which may be anything.
 
     Those who embed the server and those who read its log see them. Any other error is returned as it is.
     """
-    shown: Exception = error.__dict__.get(_FOR_REMOTE_CALLERS, error)
+    shown: E = error.__dict__.get(_FOR_REMOTE_CALLERS, error)
     return shown
+
+
+def release(what: str, call: Callable[[], object]) -> None:
+    """Have a plug-in release what is no longer needed. An error is only logged: nothing depends on it."""
+    try:
+        call()
+    except JobServerError as error:
+        _log.warning("%s could not be released: %s", what, error)
 
 
 class Calling:

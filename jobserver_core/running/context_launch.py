@@ -101,7 +101,7 @@ class ContextLaunch:
     @property
     def preparing(self) -> str:
         """What the launcher still does before the context can start, or ""."""
-        with self._logging():
+        with suppress(LaunchError):  # it is polled; its stand-in logs an error once a minute
             return self._handle.preparing if self._handle is not None else ""
         return ""
 

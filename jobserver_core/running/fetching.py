@@ -29,6 +29,7 @@ import attrs
 
 from jobserver_core.errors import Conflict, FetchError, JobServerError, ServerClosed
 from jobserver_core.ports import Cancellation, Clock, Fetched, Fetcher
+from jobserver_core.ports.faults import release
 from jobserver_core.running.user_thread import CallBack, call_here
 from jobserver_core.running.waiting import Promise, Waiter
 from jobserver_core.shutdown import Admission
@@ -124,7 +125,7 @@ class FetchedFiles(Mapping[str, Fetched]):
         self.cancel(FetchError(url=", ".join(self.missing), reason="it is no longer needed"))
         with self._lock:  # no more files arrive: either all are here, or cancel() has closed this
             leases = self._leases.pop_all()
-        leases.close()
+        release("fetched files", leases.close)
 
     def _deliver(self, uri: str, fetched: Fetched, lease: ExitStack) -> None:
         """Take ownership of a file and its lease, unless the file is no longer needed."""

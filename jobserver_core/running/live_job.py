@@ -8,14 +8,7 @@ from typing import Any
 
 import attrs
 
-from jobserver_core.errors import (
-    InvalidRequest,
-    JobInterrupted,
-    JobPostponed,
-    LaunchError,
-    StorageError,
-    TooLarge,
-)
+from jobserver_core.errors import JobInterrupted, JobPostponed, JobServerError, StorageError, TooLarge
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job, JobProgress, JobResult
@@ -178,7 +171,7 @@ class LiveJob:
             result = self._writer.finish() if self._writer else None
         except TooLarge as error:
             return FinalOutcome.failed(FailureKind.RESULT, ErrorInfo.from_exception(error))
-        except (StorageError, LaunchError, InvalidRequest, UnicodeDecodeError) as error:
+        except (JobServerError, UnicodeDecodeError) as error:
             if isinstance(error, StorageError) and self._may_finish_again():
                 raise
             info = ErrorInfo.from_exception(error, message=f"the result could not be stored: {error}")

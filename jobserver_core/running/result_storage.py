@@ -12,6 +12,7 @@ from jobserver_core.binaries.pins import BlobPins
 from jobserver_core.errors import InvalidRequest, JobServerError, LaunchError, StorageError, TooLarge
 from jobserver_core.models.jobs import JobResult, ResultKind
 from jobserver_core.ports import Blob, BlobStore, BlobWriter, ResultSink
+from jobserver_core.ports.faults import release
 from jobserver_core.running.results import ResultReader
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class ResultWriter(ResultSink):
         if self._writer is None and self._size > max(self._inline_limit, BUFFER):
             self._writer = self._blobs.create()
             if self._discarded:  # just now, by another thread that saw no writer
-                self._writer.discard()
+                release("a part of a result", self._writer.discard)
                 return
             self._writer.write(bytes(self._buffer))
             self._buffer.clear()
@@ -94,12 +95,12 @@ class ResultWriter(ResultSink):
         self._pinned.close()
         self._buffer.clear()
         if self._writer is not None:
-            self._writer.discard()
+            release("a part of a result", self._writer.discard)
 
     def _refuse(self, error: JobServerError) -> JobServerError:
         """Discard the result, and return the error, which the launcher may swallow."""
-        self.discard()
         self._refused = error
+        self.discard()
         return error
 
     def _store(self) -> JobResult:

@@ -410,6 +410,10 @@ class AnyAnswer(Transport):
         return answer
 
 
+def _refused() -> Answer:
+    raise InvalidCallbackUrl(url="https://h", reason="no")
+
+
 def _cancelled() -> Answer:
     raise asyncio.CancelledError
 
@@ -422,11 +426,11 @@ def _cancelled() -> Answer:
         (lambda: Answer, "send of the transport AnyAnswer returned type instead of Answer"),
         (
             lambda: Answer(error=OSError("x")),  # type: ignore[arg-type]
-            "send of the transport AnyAnswer raised InvalidRequest: "
-            "the error of an Answer must be a string, not OSError",
+            "send of the transport AnyAnswer raised InvalidRequest",
         ),
+        (_refused, "callback URL 'https://h' is not allowed: no"),
         (_cancelled, "send of the transport AnyAnswer raised CancelledError"),
-        (lambda: sys.exit(3), "send of the transport AnyAnswer raised SystemExit: 3"),
+        (lambda: sys.exit(3), "send of the transport AnyAnswer raised SystemExit"),
     ],
 )
 def test_a_malformed_answer_is_a_failed_attempt(answer: Callable[[], Any], error: str) -> None:
@@ -513,9 +517,10 @@ def test_a_transport_that_raises_is_a_failed_attempt(caplog: pytest.LogCaptureFi
         delivery = world.end_job("https://user:geheim@receiver.example/?token=geheim")
         world.settle()
         waiting = world.stored(delivery)
-        error = "send of the transport Rude raised RuntimeError: cannot reach https://***@receiver.example/?…"
-        assert (waiting.state, waiting.last_error) == (PENDING, error)
-    assert f"{error}\nTraceback (most recent call last)" in caplog.text
+        error = "send of the transport Rude raised RuntimeError"
+        assert (waiting.state, waiting.last_error) == (PENDING, error)  # remote callers see it
+    words = "cannot reach https://***@receiver.example/?…"
+    assert f"{error}: {words}\nTraceback (most recent call last)" in caplog.text
     assert "in send" in caplog.text
     assert "geheim" not in caplog.text
 

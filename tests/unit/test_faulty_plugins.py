@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from conditions import wait_until
-from jobserver_core import JobServer, JobState, errors
+from jobserver_core import ContextState, JobRequest, JobServer, JobState, errors
 from jobserver_core.memory import (
     InlineLauncher,
     MemoryBlobStore,
@@ -90,6 +91,75 @@ def test_the_end_of_a_job_is_stored_later_if_the_store_raises_any_exception(
     assert stack.levelno == logging.ERROR
     assert "in advance_job" in caplog.text
     assert f"cannot store a change, retrying until it is stored: {fault}" in caplog.text
+
+
+LARGE = {"value": "x" * 3 * 1024**2}
+"""The configuration of a job whose result is too large for memory, so a blob store gets it in parts."""
+
+
+@pytest.mark.parametrize("error", [errors.BlobNotFound(digest="0" * 64), errors.Unavailable(message="busy")])
+def test_a_job_whose_result_cannot_be_stored_ends_whatever_the_store_raises(error: Exception) -> None:
+    blobs = FaultyBlobs(commit=raising(error))
+    with a_server(blobs=blobs) as server:
+        upload(server)
+        blobs.broken = True
+        job = server.submit(a_request("w.Echo", LARGE))
+        with pytest.raises(errors.JobFailed, match="the result could not be stored"):
+            job.result(WAIT)
+        assert server.job(job.id).state is JobState.ERROR
+
+
+def test_a_job_ends_with_its_context_although_nothing_can_be_released(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    blobs = FaultyBlobs(discard=raising(errors.StorageError(message="the disk is on fire")))
+    with a_server(blobs=blobs, fetcher=UnreleasedFiles({"https://h/a.zip": archive()})) as server:
+        server.create_context("warm").result(WAIT)
+        blobs.broken = True
+        job = server.submit(
+            JobRequest(class_name="w.Echo", class_path="https://h/a.zip", context="warm", config=LARGE)
+        )
+        assert job.finished.result(WAIT).state is JobState.FINISHED
+        assert server.stop_context("warm").result(WAIT).state is ContextState.FINISHED
+    for what in ("a part of a result", "the file of blob", "fetched files"):
+        assert re.search(f"{what}.* could not be released", caplog.text)
+
+
+def test_an_upload_is_accepted_although_its_writer_cannot_be_released() -> None:
+    blobs = FaultyBlobs(discard=raising(KeyError("boom")))
+    with a_server(blobs=blobs) as server:
+        blobs.broken = True
+        assert server.upload("words", BinaryType.EGG, archive()) == server.binary("words")
+
+
+class UnreleasedFiles(MemoryFetcher):
+    """Raises an exception when a file is no longer needed."""
+
+    @contextmanager
+    def fetch(self, uri: str, **options: Any) -> Iterator[Fetched]:
+        with super().fetch(uri, **options) as fetched:
+            yield fetched
+        raise KeyError("boom")
+
+
+class FaultyBlobs(MemoryBlobStore):
+    """Replaces calls of the writers by others, and does not release a file, while it is ``broken``."""
+
+    def __init__(self, **calls: Callable[..., Any]) -> None:
+        super().__init__()
+        self.broken = False
+        self.calls = calls
+
+    def create(self) -> BlobWriter:
+        writer = super().create()
+        return replaced(writer, **self.calls) if self.broken else writer
+
+    @contextmanager
+    def local_path(self, digest: str) -> Iterator[Path]:
+        with super().local_path(digest) as path:
+            yield path
+        if self.broken:
+            raise KeyError("boom")
 
 
 # -- what calls raise ------------------------------------------------------------------------------------
@@ -439,6 +509,23 @@ def test_the_handle_of_a_context_is_checked() -> None:
         handle.stop(1)
     with pytest.raises(errors.LaunchError, match="preparing of the launcher Faulty returned None"):
         _ = handle.preparing
+
+
+def test_a_handle_that_cannot_say_what_it_prepares_is_not_logged_at_each_look(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Faulty(InlineLauncher):
+        def start_context(self, *arguments: Any) -> ContextHandle:
+            handle: ContextHandle = replaced(
+                super().start_context(*arguments), preparing=property(raising(KeyError("boom")))
+            )
+            return handle
+
+    with a_server(launcher=Faulty(FUNCTIONS)) as server:
+        context = server.create_context("warm").result(WAIT)
+        for _ in range(5):
+            assert server.context_loads()[context.id].preparing == ""
+    assert len([one for one in caplog.records if "preparing of the launcher" in one.getMessage()]) == 1
 
 
 # -- stand-ins -------------------------------------------------------------------------------------------
