@@ -181,8 +181,9 @@ def all_done(waiters: Iterable[Waiter[object]]) -> Waiter[None]:
 
 
 def never_ready(context: Context) -> ContextFailed:
-    """Return the error of a context that has ended before jobs could run in it."""
-    error = context.error or ErrorInfo(message=f"context {context.name} ended before it was ready")
+    """Return the error of a context that has ended, and that nobody here has seen ready."""
+    message = f"context {context.name} was not known to be ready when it ended as {context.state.value}"
+    error = context.error or ErrorInfo(message=message)
     return ContextFailed(name=context.name, error=error)
 
 

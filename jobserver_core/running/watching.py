@@ -94,7 +94,7 @@ class Watch(Generic[R]):
         if record is None:
             waiting.fail(self._not_found(record_id))
         elif record.state.final:
-            if isinstance(record, Context):  # if it had been ready, that would have been seen
+            if isinstance(record, Context):  # it was ready between two scans at most
                 waiting.started.fail(never_ready(record))
             waiting.started.keep(record)
             waiting.finished.keep(record)

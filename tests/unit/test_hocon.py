@@ -405,6 +405,7 @@ ERRORS = [
     ("{ a = 1 } b", 1, 11, "expected nothing after the closing '}'"),
     ("[1, 2]", 1, 1, "must be an object, not a list"),
     ("q = select a, b from t", 1, 23, "the comma before the key ended a value: put a value with commas in"),
+    ('{"a": 1, "b" 2}', 1, 15, "after the key, found '}' (line"),
     ("just words", 1, 11, "after the key, found the end of the text"),
     ('a = "x', 1, 5, "does not end on its line"),
     ('a = "x\ny"', 1, 5, "does not end on its line"),

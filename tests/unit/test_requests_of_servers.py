@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
 
+import attrs
 import pytest
 
 from conditions import wait_until
 from jobserver_core import (
     Context,
+    ContextFailed,
+    ContextNotFound,
     ContextState,
     Job,
     JobNotFound,
@@ -27,10 +30,23 @@ from jobserver_core.ports import ContextEnd
 from jobserver_core.running import requests
 from jobserver_core.running.notices import POLL, Worker
 from jobserver_core.running.watching import Watch
-from jobserver_core.testing.builders import a_job
+from jobserver_core.testing.builders import a_context, a_job
 from jobserver_core.testing.clock import ManualClock
 from serving import WAIT, a_request, upload
 from several_servers import ONE_SLOT, Member
+
+
+def test_a_context_that_ended_between_two_looks_is_not_said_to_have_never_been_ready() -> None:
+    store = MemoryMetadataStore()
+    started = a_context("warm")
+    store.add_context(started)
+    watch = Watch(store.context, lambda _id: ContextNotFound(name="warm"))
+    waiter = watch.watch(started).started.waiter
+    ended = attrs.evolve(started, state=ContextState.FINISHED, ended_at=started.started_at)
+    store.advance_context(ended, expected=ContextState.STARTED)
+    watch.scan(None)
+    with pytest.raises(ContextFailed, match="was not known to be ready when it ended as FINISHED"):
+        waiter.result(0)
 
 
 def job_watch(store: MemoryMetadataStore) -> Watch[Job]:

@@ -204,7 +204,7 @@ class Parser:
             line_end = self._text.find("\n", key, self._at)
             self._at = self._at if line_end < 0 else line_end
             message = f"expected '=', ':', '+=' or '{{' after the key, found {self._shown()}"
-            if self._text[:key].rstrip(" \t").endswith(","):
+            if self._text[key] != '"' and self._text[:key].rstrip(" \t").endswith(","):
                 message += (
                     "; the comma before the key ended a value: put a value with commas in double quotes"
                 )
