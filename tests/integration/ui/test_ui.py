@@ -52,8 +52,8 @@ INJECTIONS = {
 BROKEN_STATES = """() => [...document.querySelectorAll(".state")]
   .filter((node) => node.offsetHeight > 2.5 * parseFloat(getComputedStyle(node).fontSize))
   .map((node) => node.outerHTML)"""
-CUT_OFF = """() => [...document.querySelectorAll("[role=region].scroller")]
-  .filter((node) => node.scrollWidth > node.clientWidth).map((node) => node.ariaLabel)"""
+CUT_OFF = """() => [...document.querySelectorAll(".scroller")]
+  .filter((node) => node.scrollWidth > node.clientWidth).map((node) => node.innerText)"""
 UNNAMED = """() => [...document.querySelectorAll("input, select")]
   .filter((node) => !node.labels.length && !node.ariaLabel).map((node) => node.outerHTML)"""
 

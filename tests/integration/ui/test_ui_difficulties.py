@@ -97,6 +97,10 @@ def test_an_action_that_a_user_may_not_take_is_not_offered(guarded: Site, opened
     page.goto(guarded.page("contexts/warm"))
     page.get_by_text("missing permission contexts:read").wait_for()
     page.get_by_text("Loading").wait_for(state="hidden")
+    page.goto(guarded.page("jobs"))
+    page.get_by_role("alert").get_by_text("missing permission jobs:read").wait_for()
+    assert page.locator("main").inner_text().split("\n")[0] == "Jobs"
+    assert page.get_by_role("search").count() == page.get_by_role("main").get_by_role("button").count() == 0
     page.get_by_role("button", name="Sign out").click()
     sign_in(page, "admin")
     page.goto(guarded.page(f"jobs/{job_id}"))
@@ -173,6 +177,10 @@ def test_waiting_jobs_are_called_so_and_can_be_listed(site: Site, opened: Open) 
     rows = section(page, "Matching jobs, newest first").get_by_role("row", name="WAITING")
     rows.get_by_role("link", name=ids[-1][:8]).wait_for()
     assert page.locator("tbody tr").count() == 1
+    page.get_by_label("State").select_option("STARTED or WAITING")  # the state of the server has both
+    page.get_by_role("button", name="Filter").click()
+    section(page, "Matching jobs, newest first").get_by_role("row", name="WAITING").wait_for()
+    assert page.url.endswith("status=STARTED")
 
 
 def test_a_file_that_is_no_package_is_told_before_it_is_uploaded(site: Site, opened: Open) -> None:

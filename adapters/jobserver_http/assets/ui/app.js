@@ -2,7 +2,7 @@
 import { authorization, clear, learnPermissions, send, setBasic, setBearer, watchServer } from "./api.js";
 import { binaries, binary } from "./binaries.js";
 import { context } from "./context.js";
-import { alert, bdi, element } from "./dom.js";
+import { alert, announce, bdi, element, say, showError } from "./dom.js";
 import { connect, disconnect, publishConnected } from "./events.js";
 import { minute, tick } from "./format.js";
 import { field, onSubmit } from "./forms.js";
@@ -35,15 +35,12 @@ function makePage() {
   const heading = element("h1", { tabindex: -1 });
   const message = element("div");
   live.hidden = true;
-  document.getElementById("announcements").textContent = "";
+  announce("");
   main.replaceChildren(heading, message, root);
   return {
     root,
     signal,
-    /** Tell screen readers what has happened. */
-    announce(text) {
-      document.getElementById("announcements").textContent = text;
-    },
+    announce,
     title(text, ...more) {
       document.title = `${text} – Job server`;
       heading.replaceChildren(bdi(text), ...more);
@@ -87,7 +84,7 @@ function makePage() {
         place.replaceChildren();
         return true;
       } catch (error) {
-        if (!this.failed(error)) place.replaceChildren(alert(error));
+        if (!this.failed(error)) showError(place, error);
         return false;
       }
     },
@@ -186,7 +183,7 @@ watchServer(async (since) => {
 });
 
 function receive() {
-  if (!document.hidden) connect((text) => { live.textContent = text; }, signIn);
+  if (!document.hidden) connect((text) => say(live, text), signIn);
 }
 
 signOut.addEventListener("click", () => {

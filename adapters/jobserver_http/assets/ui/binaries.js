@@ -1,6 +1,6 @@
 // Binaries: the list with uploads, and the page of one binary.
 import { json, may, send, upload } from "./api.js";
-import { address, alert, bdi, button, element, grid, nameLink, refill, section } from "./dom.js";
+import { address, alert, announce, bdi, button, element, grid, nameLink, refill, section } from "./dom.js";
 import { subscribe, throttled } from "./events.js";
 import { bytes, moment } from "./format.js";
 import { choice, confirm, field, onSubmit } from "./forms.js";
@@ -45,7 +45,11 @@ function loadNowAndAfterInterruptions(page, load) {
 /** A place to drop files on, and a form for each file. */
 function uploads(page, uploaded) {
   const pending = element("div");
-  const add = (files) => pending.append(...[...files].map((file) => uploadForm(page, file, uploaded)));
+  const remove = (form) => {
+    form.remove();
+    input.focus();
+  };
+  const add = (files) => pending.append(...[...files].map((file) => uploadForm(page, file, uploaded, remove)));
   const { input, root } = field("Drop jars, eggs or wheels here, or choose files", { type: "file", multiple: true, accept: ".jar,.egg,.whl" });
   input.addEventListener("change", () => {
     add(input.files);
@@ -67,7 +71,7 @@ export function binaryName(file) {
   return file.replace(/\.(jar|egg|whl)$/i, "").replace(/[-_]v?\d.*$/, "") || file;
 }
 
-function uploadForm(page, file, uploaded) {
+function uploadForm(page, file, uploaded, remove) {
   const kind = TYPES.find(([, , extension]) => file.name.toLowerCase().endsWith(extension));
   const doubt = { message: "By its name, this is no jar, egg or wheel (.jar, .egg, .whl). If it is one, choose its type." };
   const name = field("Name", { value: binaryName(file.name), required: true, autocomplete: "off" });
@@ -77,12 +81,15 @@ function uploadForm(page, file, uploaded) {
   const form = element("form", { "aria-label": `Upload ${file.name}` },
     element("p", {}, bdi(file.name), ` (${bytes(file.size)})`),
     element("div", { class: "bar" }, name.root, type.root, element("button", {}, "Upload"),
-      button("Remove", () => form.remove()), bar), message);
+      button("Remove", () => remove(form)), bar), message);
   onSubmit(form, async () => {
     bar.hidden = false;
+    message.replaceChildren();
     bar.hidden = !await page.attempt(message, async () => {
       await upload(name.input.value, type.input.value, file, (part) => { bar.value = part; });
-      form.replaceWith(element("p", { role: "status" }, "Uploaded ", bdi(name.input.value), "."));
+      form.before(element("p", {}, "Uploaded ", bdi(name.input.value), "."));
+      remove(form);
+      page.announce(`Uploaded ${name.input.value}`);
       await uploaded();
     });
   });
@@ -94,7 +101,7 @@ export function binary(page, name) {
   const load = () => page.load(async () => {
     const versions = await json(["binaries", name, "versions"], { signal: page.signal });
     const remove = may("binaries:delete") ? button("Delete", () => askToDelete(page, name, versions), { class: "danger" }) : null;
-    const shown = grid(["Uploaded", "Package", "Type", "Size", "SHA-256", "In use by"], versions.map(cells));
+    const shown = grid("Versions", ["Uploaded", "Package", "Type", "Size", "SHA-256", "In use by"], versions.map(cells));
     refill(page.root, section("Versions", shown, remove && element("div", { class: "actions" }, remove)));
   }, [`There is no binary with the name ${name}`, address("binaries"), "All binaries"]);
   loadNowAndAfterInterruptions(page, load);
@@ -123,7 +130,7 @@ function askToDelete(page, name, versions) {
     verb: "Delete the binary",
     action: async () => {
       await send(["binaries", name], { method: "DELETE" });
-      page.announce("The binary was deleted");
+      window.addEventListener("hashchange", () => announce("The binary was deleted"), { once: true }); // on its page
       location.hash = "#/binaries";
     },
   });

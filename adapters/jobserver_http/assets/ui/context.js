@@ -2,7 +2,7 @@
 import { json, may, send } from "./api.js";
 import { address, bdi, button, element, externalLink, facts, grid, nothing, refill, section } from "./dom.js";
 import { subscribe, throttled } from "./events.js";
-import { elapsed, moment } from "./format.js";
+import { elapsed, moment, stateName } from "./format.js";
 import { confirm } from "./forms.js";
 import { errorSection } from "./job.js";
 import { showLog } from "./log.js";
@@ -19,8 +19,8 @@ export function context(page, name) {
 
   const show = async () => {
     const record = await json(["contexts", name], { signal: page.signal });
-    if (record.state !== last) page.announce(`Context is ${record.state}`);
-    last = record.state;
+    if (stateName(record) !== last) page.announce(`Context is ${stateName(record)}`);
+    last = stateName(record);
     refill(parts.summary, summary(page, record));
     parts.error.replaceChildren(...(record.error ? [errorSection(record.error)] : []));
     if (record.id !== shown) {
@@ -101,5 +101,5 @@ function settings(values) {
   const rows = Object.entries(values).sort(([one], [other]) => (one < other ? -1 : 1));
   if (rows.length === 0) return nothing("None");
   const mono = (value) => element("bdi", { class: "mono" }, typeof value === "string" ? value : JSON.stringify(value));
-  return grid(["Setting", "Value"], rows.map((cells) => cells.map(mono)));
+  return grid("Settings", ["Setting", "Value"], rows.map((cells) => cells.map(mono)));
 }

@@ -62,12 +62,39 @@ export function section(title, ...children) {
   return element("section", { "aria-labelledby": id }, element("h2", { id }, title), ...children);
 }
 
-/** Replace the children of an element. If one of its links or buttons has the focus, the new one gets it. */
+/**
+ * Replace the children of an element. If one of its links or buttons has the focus, the new one gets it, or the
+ * page's heading if there is none.
+ */
 export function refill(container, ...children) {
   const controls = () => [...container.querySelectorAll("a, button")];
   const focused = controls().indexOf(document.activeElement);
   container.replaceChildren(...children);
-  controls()[focused]?.focus();
+  if (focused >= 0) controls()[focused]?.focus();
+  catchFocus(focused >= 0);
+}
+
+/** If the focus `had` been on something that is gone, give it to `successor`, or else to the page's heading. */
+export function catchFocus(had, successor) {
+  const now = document.activeElement;
+  if (!had || (now !== document.body && now.checkVisibility() && !now.disabled)) return;
+  const next = successor?.isConnected && successor.checkVisibility() ? successor : document.querySelector("main h1");
+  next.focus({ preventScroll: true });
+}
+
+/** Change the text of an element unless it is the same, which screen readers would announce again. */
+export function say(place, text) {
+  if (place.textContent !== text) place.textContent = text;
+}
+
+/** Show an error in `place`, unless it is there already. */
+export function showError(place, error) {
+  if (place.textContent !== error.message) place.replaceChildren(alert(error));
+}
+
+/** A text of several lines, which can be scrolled with the keyboard. */
+export function preformatted(label, text, attributes = {}) {
+  return element("pre", { tabindex: 0, role: "group", "aria-label": label, ...attributes }, text);
 }
 
 /** A list of names and values; pairs without a value are left out. */
@@ -77,11 +104,13 @@ export function facts(pairs) {
     shown.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))));
 }
 
-/** A small table that does not change. */
-export function grid(titles, rows) {
-  return element("div", { class: "scroller" }, element("table", {},
+/** A small table that does not change. On small screens, the cells of one with many columns are below each other. */
+export function grid(label, titles, rows) {
+  const many = titles.length > 4;
+  const cell = (shown, at) => element(at ? "td" : "th", { class: "name", scope: at ? null : "row", "data-title": many && titles[at] }, shown);
+  return element("div", { class: "scroller" }, element("table", { "aria-label": label, class: many && "stacked" },
     element("thead", {}, element("tr", {}, titles.map((title) => element("th", { scope: "col" }, title)))),
-    element("tbody", {}, rows.map((cells) => element("tr", {}, cells.map((cell) => element("td", { class: "name" }, cell)))))));
+    element("tbody", {}, rows.map((cells) => element("tr", {}, cells.map(cell))))));
 }
 
 export function button(text, action, attributes = {}) {
@@ -91,6 +120,11 @@ export function button(text, action, attributes = {}) {
 /** What stands where there is nothing. */
 export function nothing(text) {
   return element("p", { class: "empty" }, text);
+}
+
+/** Tell screen readers what has happened. */
+export function announce(text) {
+  document.getElementById("announcements").textContent = text;
 }
 
 /** An error as a message that screen readers announce. */

@@ -75,6 +75,11 @@ export function bytes(count) {
 /** What is shown for a job or context that has not begun, in place of STARTED or RESTARTING. */
 export const WAITING = "WAITING";
 
+/** The state of a job or context as it is shown. */
+export function stateName(record) {
+  return record.waiting ? WAITING : record.status ?? record.state;
+}
+
 /** A state with its colour. Its text alone says everything. */
 export function state(value) {
   return element("span", { class: `state state-${value.toLowerCase().replace(/[^a-z]/g, "")}` }, value);
@@ -82,7 +87,7 @@ export function state(value) {
 
 /** The state of a job, which is WAITING if it waits for a slot or a context, and whether it is being killed. */
 export function jobState(record) {
-  return element("span", {}, state(record.waiting ? WAITING : record.status), record.killRequested ? " being killed" : "");
+  return element("span", {}, state(stateName(record)), record.killRequested ? " being killed" : "");
 }
 
 /** A job's progress in tasks, or null if there is none to show. */

@@ -1,5 +1,5 @@
 // Labelled form fields, and questions before something cannot be undone.
-import { alert, button, element } from "./dom.js";
+import { alert, button, catchFocus, element } from "./dom.js";
 
 let count = 0;
 
@@ -26,11 +26,13 @@ export function onSubmit(form, action) {
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const buttons = form.querySelectorAll("button");
+    const held = document.activeElement;
     for (const button of buttons) button.disabled = true;
     try {
       await action();
     } finally {
       for (const button of buttons) button.disabled = false;
+      if (held.isConnected) catchFocus(true, held);
     }
   });
 }
@@ -44,8 +46,8 @@ export function confirm({ title, text, verb, option, action }) {
   const checkbox = element("input", { type: "checkbox", id: "dialog-option" });
   const cancel = button("Cancel", () => dialog.close());
   const perform = button(verb, run, { class: "danger" });
-  const dialog = element("dialog", { "aria-labelledby": "dialog-title" },
-    element("h2", { id: "dialog-title" }, title), element("p", {}, text),
+  const dialog = element("dialog", { "aria-labelledby": "dialog-title", "aria-describedby": "dialog-text" },
+    element("h2", { id: "dialog-title" }, title), element("p", { id: "dialog-text" }, text),
     option ? element("p", {}, checkbox, " ", element("label", { for: "dialog-option" }, option)) : null,
     message, element("div", { class: "actions" }, perform, cancel));
 
@@ -59,10 +61,15 @@ export function confirm({ title, text, verb, option, action }) {
       message.replaceChildren(alert(error));
       perform.disabled = false;
       perform.textContent = verb;
+      perform.focus();
     }
   }
 
-  dialog.addEventListener("close", () => dialog.remove());
+  // The page may have been refreshed below the dialog: then what opened it is gone.
+  dialog.addEventListener("close", () => {
+    dialog.remove();
+    catchFocus(true);
+  });
   document.body.append(dialog);
   dialog.showModal();
   cancel.focus();

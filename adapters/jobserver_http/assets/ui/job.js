@@ -1,10 +1,10 @@
 // The page of one job.
 import { json, may } from "./api.js";
-import { address, alert, bdi, breakable, button, element, facts, grid, nothing, refill, section } from "./dom.js";
+import { address, alert, bdi, breakable, button, element, facts, grid, nothing, preformatted, refill, section } from "./dom.js";
 import { decisiveLine, folded, foldedStack } from "./errors.js";
 import { subscribe, throttled } from "./events.js";
 import { confirm } from "./forms.js";
-import { bytes, duration, jobDuration, jobState, moment, progress, state } from "./format.js";
+import { bytes, duration, jobDuration, jobState, moment, progress, state, stateName } from "./format.js";
 import { tree } from "./jsontree.js";
 import { showLog } from "./log.js";
 import { showResult } from "./result.js";
@@ -21,9 +21,9 @@ export function job(page, id) {
 
   const load = () => page.load(async () => {
     const record = await json(["jobs", id], { query: { result: false }, signal: page.signal });
-    if (record.status !== last) page.announce(`Job is ${record.status}`);
+    if (stateName(record) !== last) page.announce(`Job is ${stateName(record)}`);
     if (last === "") showOnce(page, parts, record);
-    last = record.status;
+    last = stateName(record);
     refill(parts.summary, summary(page, record));
     refill(parts.callbacks, ...callbacks(record));
     if (FINAL.includes(record.status) && !ended) {
@@ -99,7 +99,7 @@ export function errorSection(error) {
   const message = `${error.errorClass ? `${error.errorClass}: ` : ""}${error.message.trim()}${reason}`;
   const stack = reason ? "" : error.stack ?? "";
   const [text, frames] = [folded(message), foldedStack(error.message, stack)];
-  const pre = (shown, label, more = "") => element("pre", { tabindex: 0, "aria-label": label, class: `whole ${more}` }, shown);
+  const pre = (shown, label, more = "") => preformatted(label, shown, { class: `whole ${more}` });
   const line = text.includes("\n") ? decisiveLine(message) : text;
   const more = text.startsWith(line) ? text.slice(line.length + 1) : text;
   const whole = stack.includes(error.message.trim()) ? stack : `${message}\n${stack}`;
@@ -113,7 +113,7 @@ export function errorSection(error) {
 function classPath(entries) {
   if (entries.length === 0) return nothing("Empty");
   const name = ({ source, id }) => (id ? element("a", { href: address("binaries", source) }, bdi(source)) : bdi(source));
-  return grid(["Source", "Type", "Size", "SHA-256"], entries.map((entry) =>
+  return grid("Class path", ["Source", "Type", "Size", "SHA-256"], entries.map((entry) =>
     [name(entry), entry["binary-type"], bytes(entry.size), element("code", { title: entry.digest }, entry.digest.slice(0, 12))]));
 }
 
@@ -123,5 +123,5 @@ function callbacks(record) {
     state(delivery.state), delivery.attempts, delivery.endedAt ? moment(delivery.endedAt) : "–",
     delivery.state === "PENDING" ? moment(delivery.dueAt) : "–", delivery.lastStatus ?? "–", bdi(delivery.lastError ?? "–"),
   ]);
-  return [section("Callback", grid(["State", "Attempts", "Ended", "Next attempt", "Last status", "Last error"], rows))];
+  return [section("Callback", grid("Callback", ["State", "Attempts", "Ended", "Next attempt", "Last status", "Last error"], rows))];
 }

@@ -1,6 +1,6 @@
 // The list of all jobs, a page at a time.
 import { json, send } from "./api.js";
-import { alert, button, element, section } from "./dom.js";
+import { button, catchFocus, element, say, section, showError } from "./dom.js";
 import { subscribe, throttled } from "./events.js";
 import { WAITING } from "./format.js";
 import { choice, field, onSubmit } from "./forms.js";
@@ -9,6 +9,10 @@ import { jobTable } from "./tables.js";
 const LIMIT = 50;
 const MAX_WAITING = 1000;
 const FILTERS = ["status", "context", "classPath"];
+const STATES = [
+  ["", "Any"], [WAITING], ["STARTED", "STARTED or WAITING"], ["RUNNING"], ["RESTARTING", "RESTARTING or WAITING"],
+  ["FINISHED"], ["ERROR"], ["KILLED"],
+];
 
 export function jobs(page, query) {
   page.title("Jobs");
@@ -22,9 +26,11 @@ export function jobs(page, query) {
   const newest = button("Newest", () => go(() => cursors.splice(1)));
   const newer = button("Newer", () => cursors.length > 1 && go(() => cursors.pop()));
   const older = button("Older", () => next && go(() => cursors.push(next)));
+  const turns = [newest, newer, older];
   const where = element("span", { role: "status", class: "empty" });
-  page.root.append(filters(query), section(`${filtered ? "Matching" : "All"} jobs, newest first`, message, list.root,
-    element("div", { class: "actions" }, newest, newer, older, where)));
+  const content = [filters(query), section(`${filtered ? "Matching" : "All"} jobs, newest first`, message, list.root,
+    element("div", { class: "actions" }, newest, newer, older, where))];
+  page.root.append(...content);
 
   async function load() {
     const cursor = cursors.at(-1);
@@ -36,15 +42,21 @@ export function jobs(page, query) {
       next = following;
       list.update(rows);
       message.replaceChildren();
+      if (!content[0].isConnected) page.root.replaceChildren(...content);
     } catch (error) {
       if (outdated()) return;
+      if (error.status === 403) {
+        showError(page.root, error);
+        return page.live(false);
+      }
       list.stopWaiting();
-      if (!page.failed(error)) message.replaceChildren(alert(error));
+      if (!page.failed(error)) showError(message, error);
     }
     page.live(cursors.length === 1);
     newest.disabled = newer.disabled = cursors.length === 1;
     older.disabled = !next;
-    where.textContent = `Page ${cursors.length}`;
+    catchFocus(turns.includes(document.activeElement), turns.find(({ disabled }) => !disabled));
+    say(where, `Page ${cursors.length}`);
   }
   function go(turn) {
     turn();
@@ -73,7 +85,7 @@ async function waiting(given, signal) {
 }
 
 function filters(query) {
-  const status = choice("State", [["", "Any"], [WAITING], ["STARTED"], ["RUNNING"], ["RESTARTING"], ["FINISHED"], ["ERROR"], ["KILLED"]], query.get("status") ?? "");
+  const status = choice("State", STATES, query.get("status") ?? "");
   const context = field("Context", { value: query.get("context") ?? "", autocomplete: "off" });
   const classPath = field("Class", { value: query.get("classPath") ?? "", autocomplete: "off" });
   const form = element("form", { class: "bar", role: "search", "aria-label": "Filter jobs" },

@@ -1,5 +1,5 @@
 // Parses JSON without losing digits, and shows it as a tree or a table.
-import { bdi, button, element } from "./dom.js";
+import { bdi, button, catchFocus, element } from "./dom.js";
 import { plural } from "./format.js";
 
 const PAGE = 200;
@@ -49,8 +49,8 @@ export function dataTable(rows, label) {
   const kind = (value) => (isObject(value) || String(text(value ?? null)).length <= SHORT ? "short" : "name");
   const body = element("tbody");
   const head = columns.map((column) => element("th", { scope: "col" }, bdi(named ? column : column + 1)));
-  const frame = element("div", { class: "scroller data", role: "region", "aria-label": label, tabindex: 0 },
-    element("table", {}, element("thead", {}, element("tr", {}, head)), body));
+  const frame = element("div", { class: "scroller data", role: "group", "aria-label": label, tabindex: 0 },
+    element("table", { "aria-label": label }, element("thead", {}, element("tr", {}, head)), body));
   return growing(rows, body, (row) =>
     element("tr", {}, columns.map((column) => element("td", { class: kind(row[column]) }, cell(row, column)))), frame);
 }
@@ -64,6 +64,7 @@ function growing(items, container, show, frame = container) {
     container.append(...items.slice(shown, shown + PAGE).map(show));
     shown = Math.min(items.length, shown + PAGE);
     more.hidden = shown === items.length;
+    catchFocus(document.activeElement === more, frame);
     count.textContent = shown === items.length ? plural(shown, "item") : `${shown} of ${plural(items.length, "item")}`;
   }
   add();
@@ -91,7 +92,7 @@ function branch(label, value, depth) {
   const details = element("details", {}, element("summary", {}, label, element("span", { class: "key" }, size)));
   const build = () => {
     if (details.childElementCount > 1) return;
-    details.append(growing(entries, element("ul"), ([key, item]) => element("li", {}, entry(key, item, depth + 1))));
+    details.append(growing(entries, element("ul", { tabindex: -1 }), ([key, item]) => element("li", {}, entry(key, item, depth + 1))));
   };
   details.addEventListener("toggle", build);
   if (depth === 0 || (depth < DEPTH && entries.length <= SMALL)) {

@@ -1,6 +1,6 @@
 // A log, followed while it grows.
 import { download, send } from "./api.js";
-import { alert, button, element, section, visible } from "./dom.js";
+import { alert, button, element, say, section, visible } from "./dom.js";
 import { subscribe } from "./events.js";
 
 const TAIL = 256 * 1024;
@@ -51,7 +51,7 @@ export function showLog(page, segments, name, live) {
     const mine = reading = new AbortController();
     page.signal.addEventListener("abort", () => mine.abort(), { signal: mine.signal });
     let any = false;
-    status.textContent = live ? "Following …" : "";
+    say(status, live ? "Following …" : "");
     message.replaceChildren();
     try {
       for await (const text of read(segments, live, mine.signal)) {

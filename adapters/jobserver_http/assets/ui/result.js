@@ -1,6 +1,6 @@
 // A job's result: a table or a tree if it is JSON of reasonable size, a download in any case.
 import { download, send } from "./api.js";
-import { alert, button, element, nothing, section } from "./dom.js";
+import { alert, button, element, nothing, preformatted, section } from "./dom.js";
 import { bytes } from "./format.js";
 import { dataTable, isTable, parse, tree } from "./jsontree.js";
 
@@ -34,7 +34,7 @@ export async function showResult(page, id) {
 function render(body, actions, text) {
   const views = [
     ...structured(text),
-    ["JSON", () => element("pre", { tabindex: 0, "aria-label": "Result as JSON" }, shortened(text))],
+    ["JSON", () => preformatted("Result as JSON", shortened(text))],
   ];
   const buttons = views.map(([name, view]) => button(name, () => choose(name, view), { "aria-pressed": "false" }));
   function choose(name, view) {

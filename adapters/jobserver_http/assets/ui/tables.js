@@ -1,7 +1,7 @@
 // Tables of jobs and contexts. Rows are updated in place, so that live updates keep focus, selection and scrolling.
-import { address, bdi, breakable, element, nameLink } from "./dom.js";
+import { address, bdi, breakable, catchFocus, element, nameLink } from "./dom.js";
 import { decisiveLine } from "./errors.js";
-import { elapsed, jobDuration, jobState, moment, progress, state, WAITING } from "./format.js";
+import { elapsed, jobDuration, jobState, moment, progress, state, stateName } from "./format.js";
 
 /**
  * A table. Each column has a `title`, `show(row)`, and perhaps a `class`. `key(row)` identifies a row, and
@@ -12,11 +12,12 @@ export function table({ label, columns, key, empty }) {
   const head = columns.map(({ title, class: name }) => element("th", { scope: "col", class: name }, title));
   const body = element("tbody");
   const none = element("p", { class: "empty" }, "Loading …");
-  const scroller = element("div", { class: "scroller", role: "region", "aria-label": label, tabindex: 0, hidden: true },
-    element("table", {}, element("thead", {}, element("tr", {}, head)), body));
+  const scroller = element("div", { class: "scroller", role: "group", "aria-label": label, tabindex: 0, hidden: true },
+    element("table", { "aria-label": label }, element("thead", {}, element("tr", {}, head)), body));
   let shown = new Map();
 
   function update(rows) {
+    const held = scroller.contains(document.activeElement) ? document.activeElement : null;
     const next = new Map();
     for (const row of rows) {
       const id = key(row);
@@ -32,6 +33,7 @@ export function table({ label, columns, key, empty }) {
     scroller.hidden = rows.length === 0;
     none.hidden = rows.length > 0;
     none.textContent = empty;
+    queueMicrotask(() => catchFocus(held !== null, held?.isConnected ? held : scroller)); // after those of rows
   }
 
   function stopWaiting() {
@@ -88,7 +90,7 @@ export function memory({ settings = {} }) {
 }
 
 export function contextState(context) {
-  return element("span", {}, state(context.waiting ? WAITING : context.state));
+  return element("span", {}, state(stateName(context)));
 }
 
 export function contextTable() {
