@@ -175,7 +175,11 @@ def _notes_about(error: JobServerError, packages: Collection[str]) -> Iterator[s
         yield f"The traceback of the job:\n{error.error.stack.rstrip()}"
     if missing := _MISSING_MODULE.search(str(error)):
         module = missing[1].partition(".")[0]
-        spec = importlib.util.find_spec(module)
+        try:
+            spec = importlib.util.find_spec(module)
+        except ValueError:  # it has no spec, unlike all that is imported
+            yield f"{module} was made by this test and has no file, so no job can import it"
+            return
         if spec is None:
             lacking = f"{module} is not installed for this test, nor in a package of the job"
             yield f"{lacking}: install it, or pass its wheel, as in run(…, packages=[Path('{module}.whl')])"

@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from datetime import date
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -468,6 +469,20 @@ def test_a_job_that_fails_on_a_server_shows_its_own_traceback_and_the_source_of_
         assert (f"{Path(__file__).name}" in caught.exconly()) == (end == "fails")
         assert ('raise KeyError("b")' in caught.exconly()) == (end == "fails")
         assert caught.exconly().count("KeyError: 'b'") == (2 if end == "fails" else 0)
+
+
+def test_a_job_that_misses_a_module_which_only_the_test_has_made_still_fails_with_its_own_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run(_job: InlineJob) -> None:
+        raise ModuleNotFoundError("No module named 'rates'")
+
+    monkeypatch.setitem(sys.modules, "rates", ModuleType("rates"))
+    launcher = InlineLauncher({f"{Words.__module__}.{Words.__qualname__}": run})
+    with SparkJobServer.in_memory(launcher=launcher) as server:
+        with pytest.raises(JobFailed) as caught:
+            server.run(Words)
+        assert "rates was made by this test and has no file, so no job can import it" in caught.exconly()
 
 
 def test_contexts_on_spark_have_minutes_to_start_on_a_busy_machine(
