@@ -5,8 +5,12 @@ nothing, but the server a file descriptor, and without free descriptors it can n
 open its own files. So there is a limit in total, and one for each client network.
 
 At a limit, the connection that has been idle the longest is closed to make room. HTTP clients handle this, so
-idle connections never keep other clients out. Only if every connection is in use is a request refused, with
-503, on a small reserve of connections beyond the limit. Beyond the reserve, connections are dropped at once.
+idle connections never keep other clients out. A new connection is not idle: in a burst, its request may be
+waiting in the socket, and closing it would reset the connection. Only if every connection is in use is a
+request refused, with 503. Refused connections do not count under the limits. A reserve of them waits for the
+request, so that the client, which may still be sending, reads the response. Beyond the reserve, the response
+is sent at once, what has arrived of the request is discarded, and the connection is closed. A client that is
+still sending then may find its connection reset.
 
 Loopback and trusted proxies are exempt from the limit per network, because many clients can be behind them.
 
@@ -17,8 +21,10 @@ attempt, up to the length of the backlog. Here, these reports become one log lin
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
+import os
 import resource
 from collections.abc import Mapping
 from typing import Any, cast
@@ -40,8 +46,12 @@ HEAD_TIMEOUT = 20.0
 """Seconds from the first byte of a request to the end of its head."""
 UNREAD_TIMEOUT = 60.0
 """Seconds for which a client may stop reading while more of the response is waiting to be sent."""
-RESERVE = 64
-"""Connections beyond the limit on which requests are refused with 503."""
+FIRST_REQUEST_TIMEOUT = 1.0
+"""Seconds for which a new connection is in use although nothing of its first request has been read."""
+RESERVE = 128
+"""Refused connections that wait for their requests. A burst is accepted in parts, which are smaller."""
+_DISCARDED = 256 * 1024
+"""How many bytes of a request are discarded at most when a connection is closed at once."""
 TOO_MANY = "too_many_connections"
 _REFUSAL = StatusResponse(
     status=503,
@@ -64,12 +74,12 @@ class Connections:
     idle_timeout: float = 60.0
     proxies: tuple[str, ...] = ()
     _open: dict[LimitedProtocol, str] = attrs.field(factory=dict, init=False)
+    _refused: set[LimitedProtocol] = attrs.field(factory=set, init=False)
 
     def admit(self, connection: LimitedProtocol, address: str) -> bool:
         """Count a new connection. At a limit, close an idle one to make room.
 
-        Returns False if every connection is in use. The new one is counted anyway, because it stays open
-        until its request is refused.
+        Returns False if every connection is in use. The new one is then not counted.
         """
         network = network_of(address)
         room = True
@@ -77,22 +87,26 @@ class Connections:
             same = [connection for connection, other in self._open.items() if other == network]
             room = self._room(same, self.per_network)
         room = room and self._room(list(self._open), self.total)
-        self._open[connection] = network
+        if room:
+            self._open[connection] = network
         return room
+
+    def reserve(self, connection: LimitedProtocol) -> bool:
+        """Let a refused connection wait for its request; return False if too many do already."""
+        if len(self._refused) >= RESERVE:
+            return False
+        self._refused.add(connection)
+        return True
 
     def remove(self, connection: LimitedProtocol) -> None:
         """Stop counting a connection. Idempotent."""
         self._open.pop(connection, None)
-
-    @property
-    def overfull(self) -> bool:
-        """Whether the reserve for refusals is exhausted."""
-        return len(self._open) > self.total + RESERVE
+        self._refused.discard(connection)
 
     def _room(self, connections: list[LimitedProtocol], limit: int) -> bool:
         if len(connections) < limit:
             return True
-        idle = [connection for connection in connections if not connection.busy]
+        idle = [connection for connection in connections if connection.idle]
         if len(connections) - len(idle) >= limit:
             return False
         oldest = min(idle, key=lambda connection: connection.idle_since)
@@ -110,6 +124,7 @@ class LimitedProtocol(H11Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
         self._in_head = False
+        self._silent = True
         self.idle_since = self.loop.time()
         """When the last request ended, in the loop's time."""
 
@@ -118,12 +133,18 @@ class LimitedProtocol(H11Protocol):
         """Whether a request is being answered."""
         return self.cycle is not None and not self.cycle.response_complete
 
+    @property
+    def idle(self) -> bool:
+        """Whether no request is being answered, and none is expected at any moment."""
+        fresh = self._silent and self.loop.time() < self.idle_since + FIRST_REQUEST_TIMEOUT
+        return not (self.busy or fresh)
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Count the connection and wait for the first request."""
         super().connection_made(cast("asyncio.Transport", transport))
         admitted = self._shared.admit(self, self.client[0] if self.client else "")
-        if self._shared.overfull:
-            self.transport.abort()
+        if not admitted and not self._shared.reserve(self):
+            self._refuse_at_once()
             return
         if not admitted:
             self.app = _refuse
@@ -131,6 +152,7 @@ class LimitedProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Process received bytes. Between requests, they start the head of the next one."""
+        self._silent = False
         super().data_received(data)
         if self.busy:
             self._stop_waiting()
@@ -161,6 +183,13 @@ class LimitedProtocol(H11Protocol):
         self._stop_unread()
         super().connection_lost(exc)
 
+    def _refuse_at_once(self) -> None:
+        """Send the response, and close the connection without unread input, which would reset it."""
+        self.transport.write(_refusal())
+        with contextlib.suppress(OSError):  # nothing has arrived, or the client is gone
+            os.read(self.transport.get_extra_info("socket").fileno(), _DISCARDED)
+        self.transport.abort()
+
     def _wait(self, seconds: float) -> None:
         self._stop_waiting()
         self._timer = self.loop.call_later(seconds, self._time_out)
@@ -185,6 +214,13 @@ class LimitedProtocol(H11Protocol):
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
     guard = BodyGuard(scope, receive, send)
     await respond(_REFUSAL)(scope, guard.receive, guard.send)
+
+
+def _refusal() -> bytes:
+    """Return the refusal as it is sent, to a client whose request was not read."""
+    response = respond(_REFUSAL)
+    lines = [b"HTTP/1.1 503 Service Unavailable", *(b"%s: %s" % header for header in response.raw_headers)]
+    return b"\r\n".join([*lines, b"", bytes(response.body)])
 
 
 OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})

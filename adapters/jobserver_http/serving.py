@@ -56,8 +56,11 @@ MAX_HEAD_SIZE = 64 * 1024
 """The maximum size of a request head in bytes."""
 BACKLOG = 2048
 """How many connections the operating system queues until they are accepted."""
-ACCEPT_BATCH = 64
-"""How many connections are accepted at once; also how often asyncio retries without free descriptors."""
+ACCEPT_BATCH = 16
+"""How many connections are accepted at once; also how often asyncio retries without free descriptors.
+
+The next ones are accepted before these are served, so a burst has several times as many that wait.
+"""
 
 
 def serve(

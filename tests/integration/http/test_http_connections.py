@@ -145,7 +145,7 @@ def test_a_flood_of_connections_does_not_lock_out_other_clients(start: Start, pe
     site = start({"http": {"max-connections": 20}})
     for _ in range(100):
         peers(site).socket.sendall(GET[:9])
-    assert peers(site).get().endswith(OK)
+    wait_until(lambda: peers(site).get().endswith(OK), "a request is served")  # 503 while the flood is read
 
 
 def test_a_request_beyond_connections_that_are_all_in_use_is_503(start: Start, peers: Any) -> None:
@@ -161,9 +161,49 @@ def test_a_request_beyond_connections_that_are_all_in_use_is_503(start: Start, p
     assert b"retry-after: 5" in response.lower()
     assert b'"code":"too_many_connections"' in response
     assert refused.closed()
-    for _ in range(connections.RESERVE + 1):
-        last = peers(site)
-    assert last.get() == b""
+
+
+BURST = 300
+POST = (
+    b"POST /jobs?cp=w&mainClass=w.Count HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\n"
+    + b" " * 5000
+)
+
+
+def burst(site: Site, peers: Any, request: bytes) -> list[bytes]:
+    """The responses to a request on many connections that are open at once; empty after a reset."""
+    burst = [peers(site) for _ in range(BURST)]
+    for peer in burst:
+        peer.socket.sendall(request)
+    return [peer.received() for peer in burst]
+
+
+@pytest.mark.parametrize("request_bytes", [GET, POST], ids=["GET", "POST"])
+def test_every_request_of_a_burst_beyond_the_limit_is_503(
+    start: Start, peers: Any, request_bytes: bytes
+) -> None:
+    site = start({"http": {"max-connections": 20}})
+    site.client.close()
+    for _ in range(20):
+        busy = peers(site)
+        busy.socket.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b"200 OK" in busy.socket.recv(65536)
+    for response in burst(site, peers, request_bytes):
+        assert response.startswith(b"HTTP/1.1 503 ")
+        assert b'"code":"too_many_connections"' in response
+        assert b"retry-after: 5" in response.lower()
+        assert b"connection: close" in response.lower()
+
+
+def test_no_request_of_a_burst_is_reset_to_make_room_for_another(
+    start: Start, peers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "FIRST_REQUEST_TIMEOUT", WAIT)
+    site = start({"http": {"max-connections": 20}})
+    site.client.close()
+    statuses = [response[9:12] for response in burst(site, peers, GET)]
+    assert set(statuses) == {b"200", b"503"}
+    assert statuses.count(b"200") >= 20
 
 
 class Connection(connections.LimitedProtocol):
@@ -172,6 +212,7 @@ class Connection(connections.LimitedProtocol):
     def __init__(self, *, busy: bool = False, since: float = 0.0) -> None:
         self.idle_since = since
         self.is_busy = busy
+        self._silent = False
         self.closed = False
         self.transport = self  # type: ignore[assignment]
 
