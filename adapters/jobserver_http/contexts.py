@@ -154,8 +154,8 @@ def _details(call: Call, contexts: Iterable[Context]) -> list[JsonObject]:
         Parameter("memory-per-node", "memory of each executor, such as 512m"),
         Parameter(
             "context-factory",
-            "the context type: the kind of session that jobs get. With a class name of your own, "
-            "such as com.example.Mine, each Python job builds its context in build_context",
+            "the context type: the kind of session that jobs get. With custom, or a class of your own in a "
+            "jar of the context's class path, each Python job builds its context in build_context",
         ),
         Parameter("spark.proxy.user", "the user to impersonate"),
     ),

@@ -119,7 +119,7 @@ class SparkJob(ABC):
         """Run the job with the data from ``validate``, and return the result."""
 
     def build_context(self, gateway: Any, jvmContext: Any, sparkConf: Any) -> Any:  # noqa: N803 - the old names
-        """Return the context for the job's methods. Override it for a custom context factory.
+        """Return the context for the job's methods. Override it for ``context-factory = custom``.
 
         ``gateway`` is Py4J's gateway, ``jvmContext`` is the JavaSparkContext, and ``sparkConf`` is its
         SparkConf. Returning None, as here, means that the job does not support such contexts.

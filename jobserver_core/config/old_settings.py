@@ -167,8 +167,8 @@ _NO_EFFECT_IN_SPARK = {
 }
 """Settings of Spark, by their first letters, that Spark itself no longer reads."""
 _OWN_FACTORY = NoEffect(
-    "context factories of your own are not loaded",
-    "JVM jobs get a context of one of the types here, and Python jobs what their build_context returns",
+    "factories of your own are not called, and the context starts only if a jar of its cp has the class",
+    "for Python jobs with build_context, set custom, which needs no jar; JVM jobs get a session there",
 )
 
 

@@ -310,7 +310,7 @@ def test_a_fake_can_be_the_context(run_job: JobRunner) -> None:
 
 def test_a_type_of_context_that_cannot_be_made_here_is_named(run_job: JobRunner) -> None:
     with pytest.raises(JobFailed, match=r"provides no custom context; pass one: run_job\(…, context=…\)"):
-        run_job(Words, {"text": "a"}, context_settings={"context-factory": "com.example.Mine"})
+        run_job(Words, {"text": "a"}, context_settings={"context-factory": "custom"})
 
 
 def test_named_objects_are_shared_and_as_strict_as_on_a_server(run_job: JobRunner) -> None:

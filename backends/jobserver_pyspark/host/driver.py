@@ -154,6 +154,22 @@ class Driver:
         port, length = struct.unpack(">ii", data[:8])
         return port, data[8 : 8 + length].decode()
 
+    def check_factory(self) -> None:
+        """Check that the class of the user's own context factory is on the class path of the driver.
+
+        The class is not loaded: it may extend a class of another job server.
+
+        Raises:
+            ContextFailure: There is no such class.
+        """
+        factory = self._spec.factory
+        if factory is None:
+            return
+        loader = self.jvm.java.lang.Thread.currentThread().getContextClassLoader()
+        if loader.getResource(f"{factory.name.replace('.', '/')}.class") is None:
+            error = factory.missing
+            raise ContextFailure(error.message, error_class=error.error_class, stack=error.stack)
+
     def start_spark(self) -> None:
         """Create the Spark application.
 

@@ -204,6 +204,7 @@ class Host:
         try:
             self._driver.connect()
             threading.Thread(target=self._watch_jvm, name="JVM watch", daemon=True).start()
+            self._driver.check_factory()
             self._driver.start_spark()
             board = ProgressBoard(self._driver.jvm, self._driver.context, self._reports)
             jobs = PythonJobs(

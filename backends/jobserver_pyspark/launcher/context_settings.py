@@ -23,7 +23,8 @@ from jobserver_pyspark.launcher.spark_values import (
     parse_count,
     parse_memory,
 )
-from jobserver_pyspark.protocol.messages import ContextType
+from jobserver_pyspark.protocol.failures import details_of
+from jobserver_pyspark.protocol.messages import ContextType, FactoryClass
 
 CONTEXT_TYPES: dict[str, ContextType] = {
     "DefaultSparkContextFactory": "spark",
@@ -43,7 +44,10 @@ CONTEXT_TYPES: dict[str, ContextType] = {
     "StreamingContextFactory": "streaming",
     "JavaStreamingContextFactory": "streaming",
 }
-"""The context types, by the last part of the factory's name; all other factories are custom."""
+"""The context types, by the last part of the name of a factory of the old server."""
+
+CUSTOM: ContextType = "custom"
+"""The context type, and its name as a setting, for which Python jobs build their context themselves."""
 
 PREPARED = frozenset(
     {"spark.jars.packages", "spark.jars", "spark.files", "spark.archives", "spark.submit.pyFiles"}
@@ -52,6 +56,7 @@ PREPARED = frozenset(
 
 LOOPBACK = "127.0.0.1"
 
+_FACTORY = "context-factory"
 _CORES = "num-cpu-cores"
 _MEMORY = "memory-per-node"
 _DRIVER_MEMORY = "spark.driver.memory"
@@ -81,16 +86,18 @@ class ContextSettings:
     """A context's settings, translated for Spark.
 
     ``conf`` is for the SparkConf, ``hadoop`` for the Hadoop configuration. ``context_type`` is the type of
-    the jobs' context; ``any``, without a factory, lets each job choose. ``hive`` says whether its tables are
-    Hive's. ``jvm_isolation`` is how versions of JVM code are isolated (``session``, ``shared``), None for
-    the default. ``preload`` are the modules that are imported before any job runs. ``cores`` is the number of
-    cores that the context asks for, None for any. ``hadoop_conf_dir`` is the directory of the cluster's
-    Hadoop configuration, if the context has one of its own, and ``pod_template`` the pod in YAML or JSON from
-    which those of its executors are made.
+    the jobs' context; ``any``, without a factory, lets each job choose. ``factory`` is a class of the user's
+    own, which the driver must have. ``hive`` says whether its tables are Hive's. ``jvm_isolation`` is how
+    versions of JVM code are isolated (``session``, ``shared``), None for the default. ``preload`` are the
+    modules that are imported before any job runs. ``cores`` is the number of cores that the context asks for,
+    None for any. ``hadoop_conf_dir`` is the directory of the cluster's Hadoop configuration, if the context
+    has one of its own, and ``pod_template`` the pod in YAML or JSON from which those of its executors are
+    made.
     """
 
     master: str
     context_type: ContextType
+    factory: FactoryClass | None = None
     conf: dict[str, str] = attrs.field(factory=dict, hash=False)
     hadoop: dict[str, str] = attrs.field(factory=dict, hash=False)
     proxy_user: str | None = None
@@ -167,10 +174,11 @@ def read_settings(settings: JsonMapping, *, default_master: str, accepted: bool 
         if hadoop_conf_dir and master != "yarn" and not hadoop_conf_dir.is_dir():  # on YARN, more is checked
             message = f"directory '{hadoop_conf_dir}' does not exist on the server's machine"
             raise InvalidSetting(key="hadoop-conf-dir", message=message)
-    context_type = _context_type_of(flat.get("context-factory", ""))
+    context_type, factory = _context_type_of(flat.get(_FACTORY, ""))
     return ContextSettings(
         master=master,
         context_type=context_type,
+        factory=factory,
         hive=context_type == "hive"
         or (context_type in ("session", "any") and flat.get(_SESSION_HIVE) == "true"),
         conf=conf,
@@ -244,23 +252,39 @@ _SESSION_HIVE = "spark.session.hive.enabled"
 """The old server's setting for sessions. It was on by default there, which costs seconds at each start."""
 
 
-def _context_type_of(factory: str) -> ContextType:
-    name = factory.rpartition(".")[2]
+_OLD_FACTORIES = "spark.jobserver."
+"""The beginning of the old server's names, which can be left out."""
+
+
+def _context_type_of(factory: str) -> tuple[ContextType, FactoryClass | None]:
+    """Return the type of a context, and the class that must exist if it is one of the user's own.
+
+    Raises:
+        UnknownContextFactory: It is no type, and not the name of a class that might exist.
+    """
     if not factory:
-        return "any"
-    if name in CONTEXT_TYPES:
-        return CONTEXT_TYPES[name]
-    names = {known.lower(): known for known in CONTEXT_TYPES}
-    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
-    is_class = all(part.replace("$", "_").isidentifier() for part in factory.split("."))
-    ours = "." not in factory or factory.startswith("spark.jobserver.")
-    if not is_class or ours or difflib.get_close_matches(name.lower(), near, n=1, cutoff=0.95):
-        message = f"unknown context factory {factory!r}"
-        if not near:
-            message += f"; expected one of {', '.join(CONTEXT_TYPES)}"
-        nearest = names[near[0]] if near else None
-        raise UnknownContextFactory(key="context-factory", message=message, nearest=nearest)
-    return "custom"
+        return "any", None
+    if factory == CUSTOM:
+        return CUSTOM, None
+    name = factory.rpartition(".")[2]
+    own = "." in factory and not factory.startswith(_OLD_FACTORIES)
+    if not own and name in CONTEXT_TYPES:
+        return CONTEXT_TYPES[name], None
+    names = {known.lower(): known for known in (*CONTEXT_TYPES, CUSTOM)}
+    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.95 if own else 0.6)
+    nearest = names[near[0]] if near else None
+    if own and all(part.replace("$", "_").isidentifier() for part in factory.split(".")):
+        message = (
+            f"class {factory} is in no jar of the context's class path (cp, dependent-jar-uris); "
+            f"for a context that Python jobs build in build_context, use {CUSTOM}"
+        )
+        missing = details_of(UnknownContextFactory(key=_FACTORY, message=message, nearest=nearest))
+        return CUSTOM, FactoryClass(name=factory, missing=missing)
+    message = f"unknown context factory {factory!r}"
+    if not near:
+        known = ", ".join((*CONTEXT_TYPES, CUSTOM))
+        message += f"; expected one of {known}, or a class in a jar of the context's class path"
+    raise UnknownContextFactory(key=_FACTORY, message=message, nearest=nearest)
 
 
 def _check_streaming(flat: Mapping[str, str]) -> None:

@@ -129,6 +129,7 @@ def make_plan(
             hive=settings.hive,
             session=settings.context_type not in ("spark", "custom"),
             context_type=settings.context_type,
+            factory=settings.factory,
             jvm_isolation=settings.jvm_isolation,
             jars=tuple(_jars(spec)),
             cluster=not settings.local,

@@ -63,7 +63,7 @@ from typing import Literal, TypeAlias
 
 from jobserver_pyspark.protocol.converter import Payload, ProtocolMessage
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 """The version of this module's messages; server and host must have the same one."""
 
 JOB_CLASSES = "job-classes"
@@ -139,6 +139,14 @@ class Reattachment:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FactoryClass:
+    """A context factory of the user's own: the name of its class, and the error if there is no such class."""
+
+    name: str
+    missing: ErrorDetails
+
+
+@dataclass(frozen=True, kw_only=True)
 class HostSpec:
     """The spec of a context for its host: everything that is known before it starts.
 
@@ -147,8 +155,9 @@ class HostSpec:
     ``jars`` are those of the context's class path. ``cluster`` says whether executors are other processes
     than the driver. ``settings`` are the context's as JSON text, so that jobs can read numbers as they were
     written. The zygote imports the modules ``preload``. ``api_path`` is the directory of the job API, for
-    executors. Limits are in bytes; a ``result_limit`` of 0 is none. With ``reuse``, runners serve several
-    jobs. Without ``reattachment``, the context ends with its server.
+    executors. The class of ``factory`` has to be on the driver's class path. Limits are in bytes; a
+    ``result_limit`` of 0 is none. With ``reuse``, runners serve several jobs. Without ``reattachment``, the
+    context ends with its server.
     """
 
     marker: str
@@ -159,6 +168,7 @@ class HostSpec:
     hive: bool
     session: bool
     context_type: ContextType
+    factory: FactoryClass | None
     jvm_isolation: str | None
     jars: tuple[Path, ...]
     cluster: bool

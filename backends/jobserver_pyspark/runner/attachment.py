@@ -143,8 +143,8 @@ class Attachment:
             if made is not None:
                 return made
             message = (
-                f"build_context of {type(job).__qualname__} returned None; the context-factory here "
-                "is not one of the types of the server, so each Python job must return its own context there"
+                f"build_context of {type(job).__qualname__} returned None; the context-factory here is "
+                "custom, or a class of the user's own, so each Python job must return its own context there"
             )
             raise JobFailure("wrong-type", message)
         raise JobFailure("wrong-type", f"a Python job cannot run in a {context_type} context")

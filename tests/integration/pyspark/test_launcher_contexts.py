@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -97,15 +98,43 @@ def test_a_session_context_has_tables_of_hive_where_the_old_setting_asks_for_the
     context.wait_end()
 
 
-def test_a_custom_factory_asks_the_job(start: Start) -> None:
-    context = start({"context-factory": "com.example.MyFactory"}, name="of-my-own").wait_ready()
+def test_jobs_build_their_context_where_the_factory_is_custom(start: Start) -> None:
+    context = start({"context-factory": "custom"}, name="of-my-own").wait_ready()
     assert context.run("work.Custom").value == "of-my-own"
     built = context.run("work.CustomClass").value
     assert built == ["Counting", importlib.metadata.version("pyspark"), 3, 4]
     assert context.run("work.Custom").value == "of-my-own"
     refused = context.run("work.Tell").outcome.error
     assert refused is not None
-    assert "returned None; the context-factory here is not one of" in refused.message
+    assert "returned None; the context-factory here is custom, or a class" in refused.message
+    context.handle.kill()
+    context.wait_end()
+
+
+def test_a_factory_of_the_users_own_is_custom_if_a_jar_of_the_context_has_its_class(
+    start: Start, jar: JobCode
+) -> None:
+    settings = {"context-factory": "launcherjobs.Count"}
+    context = start(settings, name="of-a-jar", class_path=(jar,)).wait_ready()
+    assert context.run("work.Custom").value == "of-a-jar"
+    context.handle.kill()
+    context.wait_end()
+    missing = start({"context-factory": "launcherjobs.Lost"}, class_path=(jar,))
+    end, error = missing.wait_end()
+    assert end is ContextEnd.FAILED
+    assert error.error_class == "jobserver_core.errors.UnknownContextFactory"
+    assert "setting 'context-factory': class launcherjobs.Lost is in no jar of" in error.message
+    assert _processes_of(missing.spec.id) == []
+    assert not missing.spec.work_dir.exists()
+
+
+def test_the_class_of_a_factory_may_be_in_a_jar_of_spark_and_is_not_loaded(
+    start: Start, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(tmp_path / "factory.jar", "w") as archive:
+        archive.writestr("com/acme/Outer$Factory.class", b"of another job server")
+    settings = {"context-factory": "com.acme.Outer$Factory", "spark.jars": str(tmp_path / "factory.jar")}
+    context = start(settings).wait_ready()
     context.handle.kill()
     context.wait_end()
 

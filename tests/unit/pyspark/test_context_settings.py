@@ -124,12 +124,39 @@ def test_too_many_modules_to_import_are_refused() -> None:
         ("spark.jobserver.python.PythonSparkContextFactory", "spark"),
         ("spark.jobserver.python.PythonSessionContextFactory", "session"),
         ("spark.jobserver.python.PythonHiveContextFactory", "hive"),
+        ("custom", "custom"),
         ("com.example.Mine", "custom"),
+        ("com.example.SessionContextFactory", "custom"),
         ("com.example.Outer$Mine", "custom"),
     ],
 )
 def test_a_factory_names_a_context_type(factory: str | None, context_type: str) -> None:
-    assert read({"context-factory": factory} if factory else {}).context_type == context_type
+    found = read({"context-factory": factory} if factory else {})
+    assert found.context_type == context_type
+    assert (found.factory.name if found.factory else None) == (
+        factory if factory and factory.startswith("com.example.") else None
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("Mine", "use custom"),
+        ("MyContextFactory", "use custom"),
+        ("SesionContextFactory", "use custom; did you mean 'SessionContextFactory'?"),
+        ("SessionContextFactory", "use custom; did you mean 'SessionContextFactory'?"),
+    ],
+)
+def test_the_error_for_a_missing_factory_of_the_users_own_says_what_would_be_right(
+    name: str, hint: str
+) -> None:
+    factory = read({"context-factory": f"com.example.{name}"}).factory
+    assert factory is not None
+    assert factory.missing.message == (
+        f"setting 'context-factory': class com.example.{name} is in no jar of the context's class path "
+        f"(cp, dependent-jar-uris); for a context that Python jobs build in build_context, {hint}"
+    )
+    assert factory.missing.error_class == "jobserver_core.errors.UnknownContextFactory"
 
 
 def test_the_page_about_jvm_jobs_lists_every_factory_in_the_row_of_its_type() -> None:
@@ -149,8 +176,9 @@ def test_the_page_about_jvm_jobs_lists_every_factory_in_the_row_of_its_type() ->
     [
         ("spark.jobserver.context.SesionContextFactory", "did you mean 'SessionContextFactory'"),
         ("spark.jobserver.context.SqlContextFactory", "did you mean 'SQLContextFactory'"),
-        ("com.example.SesionContextFactory", "did you mean 'SessionContextFactory'"),
-        ("nonsense", "expected one of DefaultSparkContextFactory, "),
+        ("Custom", "did you mean 'custom'"),
+        ("nonsense", "expected one of DefaultSparkContextFactory, .*, custom, or a class in a jar"),
+        ("spark.jobserver.custom", "did you mean 'custom'"),
         ("spark.jobserver.Nonsense", "expected one of DefaultSparkContextFactory, "),
         ("spark.jobserver.context.", "expected one of DefaultSparkContextFactory, "),
         ("com.example.", "expected one of DefaultSparkContextFactory, "),

@@ -241,7 +241,7 @@ def test_messages_between_server_and_host_change_only_together_with_the_version(
         for kind, message_class in sorted(direction.kinds.items())
     ]
     digest = hashlib.sha256(repr(wire).encode()).hexdigest()[:16]
-    assert (messages.PROTOCOL_VERSION, digest) == (5, "583f384594381156"), (
+    assert (messages.PROTOCOL_VERSION, digest) == (6, "f0a6df5a7dd0e337"), (
         "a message between server and host has changed: raise PROTOCOL_VERSION, and write the new pair here"
     )
 
