@@ -13,7 +13,7 @@ from jobserver_core.config.units import lacks_unit, parse_duration
 from jobserver_core.errors import InvalidName, InvalidSetting, MalformedUrl
 from jobserver_core.models.binaries import ClassPathEntry, parse_class_path
 from jobserver_core.models.jobs import MAX_SECONDS
-from jobserver_core.models.json_values import Json, JsonMapping, JsonObject
+from jobserver_core.models.json_values import Json, JsonMapping, JsonObject, dumps
 from jobserver_core.models.validation import check_context_name
 from jobserver_core.ports import Launcher
 
@@ -87,11 +87,15 @@ def settings_class_path(settings: JsonMapping) -> tuple[ClassPathEntry, ...]:
     """Return the entries of ``dependent-jar-uris``, then of ``cp``: lists or comma-separated strings."""
     entries: list[ClassPathEntry] = []
     for key in _CLASS_PATH_KEYS:
-        value = settings.get(key) or ""
-        if not isinstance(value, (str, list)):
-            raise InvalidSetting(key=key, message=f"takes a list or a comma-separated string, got {value!r}")
+        value = "" if settings.get(key) is None else settings[key]
+        items = value if isinstance(value, list) else [value] if isinstance(value, str) else [None]
+        if any(isinstance(item, bool) or not isinstance(item, (str, int, float)) for item in items):
+            message = (
+                f"takes a list of strings, or one string with commas, got {dumps(value, allow_nan=True)}"
+            )
+            raise InvalidSetting(key=key, message=message)
         try:
-            entries += parse_class_path(value if isinstance(value, str) else [str(item) for item in value])
+            entries += parse_class_path(value if isinstance(value, str) else list(map(str, items)))
         except (InvalidName, MalformedUrl) as error:
             raise InvalidSetting(key=key, message=str(error)) from error
     return tuple(entries)

@@ -267,7 +267,16 @@ def test_settings_that_can_never_work_are_refused_without_waiting(scene: Scene) 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"wrong": True}, {"stop-context-on-job-error": "perhaps"}, {"cp": {"a": 1}}, {"dependent-jar-uris": 5}],
+    [
+        {"wrong": True},
+        {"stop-context-on-job-error": "perhaps"},
+        {"cp": {"a": 1}},
+        {"cp": {}},
+        {"cp": False},
+        {"cp": [None]},
+        {"dependent-jar-uris": 5},
+        {"dependent-jar-uris": [["a"]]},
+    ],
 )
 def test_settings_that_can_never_work_leave_no_record_and_fetch_nothing(
     scene: Scene, settings: dict[str, Any]

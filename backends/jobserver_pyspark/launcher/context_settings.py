@@ -6,14 +6,13 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import attrs
 
 from jobserver_core.config.old_settings import IGNORED_IN_CONTEXTS
 from jobserver_core.config.settings import CONTEXT_KEYS
 from jobserver_core.errors import InvalidSetting, UnknownContextFactory, amount_of
-from jobserver_core.models.json_values import JsonMapping
+from jobserver_core.models.json_values import Json, JsonMapping
 from jobserver_pyspark.launcher.spark_values import (
     check_files,
     check_programs,
@@ -69,8 +68,12 @@ _KEYS = (
     "jvm.isolation",
     "hadoop-conf-dir",
     "pod-template",
+    "streaming.batch_interval",
+    "streaming.stopGracefully",
 )
-_PREFIXES = ("spark.", "passthrough.", "hadoop.", "launcher.", "streaming.")
+_PREFIXES = ("spark.", "passthrough.", "hadoop.", "launcher.")
+_LISTS = frozenset({"dependent-jar-uris", "cp", "python.paths", "python.preload"})
+"""The keys of ``_KEYS`` that take lists; all others take one value."""
 _MAX_PRELOADED = 100
 """The most modules in ``python.preload``, each of which delays the start of a context."""
 _MAX_MODULE_NAME = 128
@@ -154,6 +157,19 @@ def read_settings(settings: JsonMapping, *, default_master: str, accepted: bool 
     """
     flat = flattened(settings)
     _check_keys(flat)
+    _check_shapes(settings)
+    try:
+        return _read(settings, flat, default_master, accepted)
+    except InvalidSetting as error:
+        given = _key_of(error.key, flat)
+        if given == error.key:
+            raise
+        raise type(error)(**{**error.fields, "key": given}) from None
+
+
+def _read(
+    settings: JsonMapping, flat: Mapping[str, str], default_master: str, accepted: bool
+) -> ContextSettings:
     conf = spark_settings(settings)
     cores = parse_count(_CORES, flat[_CORES]) if _CORES in flat else None
     master = conf.pop("spark.master", default_master)
@@ -168,6 +184,7 @@ def read_settings(settings: JsonMapping, *, default_master: str, accepted: bool 
     if not accepted:
         check_programs(conf, master=master, python=flat.get("python.executable"))
         check_python_paths(python_paths)
+        _check_user(flat.get(_PROXY_USER, ""))
         check_files(conf)
         _check_streaming(flat)
         _choice(flat, _SESSION_HIVE, "true", "false")
@@ -207,7 +224,8 @@ def check_heap(conf: Mapping[str, str], memory: int, given: Mapping[str, str]) -
     text = conf.get(_DRIVER_MEMORY)
     if text is None or parse_memory(_DRIVER_MEMORY, text) <= memory:
         return
-    key = _DRIVER_MEMORY if _DRIVER_MEMORY in given or _MEMORY not in given else _MEMORY
+    key = _key_of(_DRIVER_MEMORY, given)
+    key = key if key in given or _MEMORY not in given else _MEMORY
     message = (
         f"the driver runs on the server's machine, which has {amount_of('memory', memory)}, got {text!r}"
     )
@@ -221,6 +239,30 @@ def spark_settings(tree: JsonMapping) -> dict[str, str]:
     for prefix in ("passthrough.", "launcher."):
         conf.update({k[len(prefix) :]: v for k, v in flat.items() if k.startswith(prefix)})
     return conf
+
+
+def _key_of(key: str, given: Mapping[str, str]) -> str:
+    """Return the key from which :func:`spark_settings` takes the value of a key of the SparkConf."""
+    return next(
+        (f"{prefix}{key}" for prefix in ("launcher.", "passthrough.") if f"{prefix}{key}" in given), key
+    )
+
+
+def _check_shapes(settings: JsonMapping) -> None:
+    """Check that settings of contexts that take one value have one.
+
+    Raises:
+        InvalidSetting: It is a list or an object; the items of a list would become one string, and an empty
+            object would be ignored.
+    """
+    for key, value in _values(settings):
+        is_list = isinstance(value, (list, tuple))
+        if key in _ONE_VALUE and (is_list or isinstance(value, Mapping)):
+            raise InvalidSetting(
+                key=key, message=f"takes one value, got {'a list' if is_list else 'an object'}"
+            )
+        if key in _LISTS and isinstance(value, Mapping):
+            raise InvalidSetting(key=key, message="takes a list or a comma-separated string, got an object")
 
 
 def _check_keys(keys: Iterable[str]) -> None:
@@ -250,6 +292,7 @@ def _check_keys(keys: Iterable[str]) -> None:
 _PROXY_USER = "spark.proxy.user"
 _SESSION_HIVE = "spark.session.hive.enabled"
 """The old server's setting for sessions. It was on by default there, which costs seconds at each start."""
+_ONE_VALUE = frozenset({*_KEYS, _PROXY_USER, _SESSION_HIVE}) - _LISTS
 
 
 _OLD_FACTORIES = "spark.jobserver."
@@ -285,6 +328,16 @@ def _context_type_of(factory: str) -> tuple[ContextType, FactoryClass | None]:
         known = ", ".join((*CONTEXT_TYPES, CUSTOM))
         message += f"; expected one of {known}, or a class in a jar of the context's class path"
     raise UnknownContextFactory(key=_FACTORY, message=message, nearest=nearest)
+
+
+def _check_user(name: str) -> None:
+    """Check the user of ``spark.proxy.user``.
+
+    Raises:
+        InvalidSetting: It has spaces around it or characters that cannot be printed.
+    """
+    if name != name.strip() or not name.isprintable():
+        raise InvalidSetting(key=_PROXY_USER, message=f"takes the name of a user, got {name!r}")
 
 
 def _check_streaming(flat: Mapping[str, str]) -> None:
@@ -335,21 +388,23 @@ def _modules(key: str, value: str) -> tuple[str, ...]:
 
 def flattened(tree: JsonMapping) -> dict[str, str]:
     """Return the leaves of a tree by their dotted paths, as Spark reads them, without nulls."""
-    return dict(_leaves(tree))
+    leaves = ((key, value) for key, value in _values(tree) if value is not None and value != {})
+    return {key: _text(value) for key, value in leaves}
 
 
-def _leaves(tree: JsonMapping, prefix: str = "") -> Iterator[tuple[str, str]]:
+def _values(tree: JsonMapping, prefix: str = "") -> Iterator[tuple[str, Json]]:
+    """Yield all values of a tree by their dotted paths; of its objects, only empty ones."""
     for key, value in tree.items():
         path = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{path}.")
-        elif isinstance(value, (list, tuple)):
-            yield path, ",".join(_text(item) for item in value)
-        elif value is not None:
-            yield path, _text(value)
+        if isinstance(value, Mapping) and value:
+            yield from _values(value, f"{path}.")
+        else:
+            yield path, value
 
 
-def _text(value: Any) -> str:
+def _text(value: Json) -> str:
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(_text, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

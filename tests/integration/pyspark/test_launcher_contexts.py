@@ -146,7 +146,7 @@ def test_the_class_of_a_factory_may_be_in_a_jar_of_spark_and_is_not_loaded(
         ({"num-cpu-cores": 0}, "num-cpu-cores"),
         ({"memory-per-node": "much"}, "memory-per-node"),
         ({"spark": {"executor": {"memory": "lots"}}}, "spark.executor.memory"),
-        ({"launcher": {"spark": {"driver": {"memory": "-1g"}}}}, "spark.driver.memory"),
+        ({"launcher": {"spark": {"driver": {"memory": "-1g"}}}}, "launcher.spark.driver.memory"),
     ],
 )
 def test_settings_that_can_never_work_are_refused_at_once(
