@@ -145,8 +145,7 @@ class LiveJob:
         return self._writer is not None
 
     def open_result(self, *, stream: bool) -> ResultWriter:
-        """Return the sink for the job's result, replacing any earlier one."""
-        self._discard_result()
+        """Return the sink for the job's result. Call this once for each run of the job."""
         self._writer = self._results.writer(stream=stream)
         return self._writer
 
