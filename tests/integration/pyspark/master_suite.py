@@ -65,6 +65,17 @@ class MasterSuite:
             counted = on_master.run("work.WordCount", {"input": {"string": "a"}})
             assert counted.value == {"a": 1}
 
+    def test_packages_reach_python_jobs_while_there_are_named_objects_made_of_classes_of_a_jar(
+        self, on_master: Context, releases: tuple[JobCode, JobCode], rates: Wheel
+    ) -> None:
+        assert see(on_master, rates("5.0", "of 5.0"))["values"] == ["of 5.0"] * 3  # executors are ready
+        share = on_master.submit_jvm(releases[0], "ShareRelease", {"name": "of 1"})
+        assert on_master.end_of(share, timeout=200.0).value == "shared"
+        try:
+            assert see(on_master, rates("6.0", "of 6.0"))["values"] == ["of 6.0"] * 3
+        finally:
+            on_master.run("results.Forget", {"name": "of 1"})
+
     def test_python_jobs_read_named_objects_made_of_classes_of_a_jar(
         self, on_master: Context, releases: tuple[JobCode, JobCode]
     ) -> None:

@@ -103,8 +103,14 @@ private[jobserver] object NamedObjectTable {
     SerDeUtil.pythonToJava(entry.get("value").asInstanceOf[JavaRDD[Array[Byte]]], batched = true)
 
   /** Whether objects that a class path created still exist, so that its code is still needed. */
-  def hasObjectsOf(classPathKey: String): Boolean =
-    table.values.asScala.exists(entry => made(entry) && classPathKey == entry.get().get("classPath"))
+  def hasObjectsOf(classPathKey: String): Boolean = entriesOf(classPathKey).nonEmpty
+
+  /** The IDs of the RDDs among these objects, as Python jobs get them. */
+  def rddsOf(classPathKey: String): Iterator[Int] =
+    entriesOf(classPathKey).map(_.get("value")).collect { case rdd: JavaRDD[_] => rdd.id }
+
+  private def entriesOf(classPathKey: String): Iterator[JMap[String, AnyRef]] =
+    table.values.asScala.iterator.filter(made).map(_.get()).filter(entry => classPathKey == entry.get("classPath"))
 
   private def made(entry: CompletableFuture[JMap[String, AnyRef]]): Boolean =
     entry.isDone && !entry.isCompletedExceptionally

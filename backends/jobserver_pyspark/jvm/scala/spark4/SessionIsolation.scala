@@ -8,6 +8,8 @@ import scala.collection.JavaConverters._
 import scala.collection.mutable
 
 import org.apache.spark.{JobArtifactSet, JobArtifactState}
+import org.apache.spark.api.python.PythonRDD
+import org.apache.spark.rdd.RDD
 import org.apache.spark.scheduler.TaskArtifacts
 import org.apache.spark.sql.SparkSession
 import org.apache.spark.sql.classic
@@ -86,14 +88,22 @@ private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxS
    * A thread that carries a class path but no session may belong to a pool that another job has started, so nothing shows
    * which class path it needs. Its tasks get all of them, unless there have ever been two versions of a class. Tasks of
    * Python jobs may read named objects of JVM jobs, so they get the class paths of these, unless two of them conflict.
+   *
+   * An executor unpacks the packages of Python jobs for each session anew, but Python functions of RDDs import only from those
+   * for tasks without a session. So tasks with such functions get one only if they read a named RDD.
    */
-  private def artifactsFor(hasProperty: String => Boolean, given: JobArtifactSet): Either[String, JobArtifactSet] = {
+  private def artifactsFor(
+      hasProperty: String => Boolean, rdd: RDD[_], given: JobArtifactSet): Either[String, JobArtifactSet] = {
     val all = newest.values.asScala.toList.sortBy(_.key)
     if (hasProperty(Isolation.AllClassPathsProperty)) Right(withJarsOf(Nil, given))
     else if (hasProperty(Isolation.ClassPathProperty))
       Either.cond(!ambiguous, withJarsOf(all, given), SessionIsolation.StrayThread)
     else {
-      val needed = all.filter(session => NamedObjectTable.hasObjectsOf(session.key))
+      val shared = all.filter(session => NamedObjectTable.hasObjectsOf(session.key))
+      val read = if (shared.isEmpty) Nil else Lineage.of(rdd)
+      val needed =
+        if (!read.exists(_.isInstanceOf[PythonRDD])) shared
+        else shared.filter(session => NamedObjectTable.rddsOf(session.key).exists(read.map(_.id).toSet))
       Right(withJarsOf(if (unionOf(needed).conflicts) Nil else needed, given))
     }
   }
@@ -170,6 +180,19 @@ private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxS
       leased.users -= 1
       if (leased.stale && leased.users == 0) discard(leased)
     }
+  }
+}
+
+private object Lineage {
+  /** An RDD, and all from which it is computed. */
+  def of(rdd: RDD[_]): Seq[RDD[_]] = {
+    val found = mutable.LinkedHashMap[Int, RDD[_]]()
+    val open = mutable.Stack[RDD[_]](rdd)
+    while (open.nonEmpty) {
+      val next = open.pop()
+      if (found.put(next.id, next).isEmpty) open.pushAll(next.dependencies.map(_.rdd))
+    }
+    found.values.toSeq
   }
 }
 
