@@ -12,15 +12,22 @@ export function setServerTime(date) {
 
 const UNITS = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
 
-/** Seconds as "2 h 5 min", "3 min 20 s", "4.2 s" or "30 ms", by the rule of the command line (`records.py`). */
+/**
+ * Seconds as "2 h 5 min", "3 min 20 s", "4.2 s" or "30 ms", by the rule of the command line (`records.py`). Lines are
+ * not broken between a number and its unit.
+ */
 export function duration(seconds) {
-  if (seconds < 0.001) return "< 1 ms";
-  if (seconds < 1) return `${Math.min(999, Math.floor(seconds * 1000 + 0.5))} ms`;
-  if (seconds < 60) return `${seconds < 10 ? Math.floor(seconds * 100 + 0.5) / 100 : Math.floor(seconds)} s`;
+  if (seconds < 0.001) return "<\u00a01\u00a0ms";
+  if (seconds < 1) return amount(Math.min(999, Math.floor(seconds * 1000 + 0.5)), "ms");
+  if (seconds < 60) return amount(seconds < 10 ? Math.floor(seconds * 100 + 0.5) / 100 : Math.floor(seconds), "s");
   const at = UNITS.findIndex(([, size]) => seconds >= size);
   const [[unit, size], [nextUnit, nextSize]] = UNITS.slice(at, at + 2);
   const rest = Math.floor((seconds % size) / nextSize);
-  return `${Math.floor(seconds / size)} ${unit}${rest ? ` ${rest} ${nextUnit}` : ""}`;
+  return amount(Math.floor(seconds / size), unit) + (rest ? ` ${amount(rest, nextUnit)}` : "");
+}
+
+function amount(number, unit) {
+  return `${number}\u00a0${unit}`;
 }
 
 /** A job record's duration, or for a job that has not ended, the time since its submission. */
@@ -38,7 +45,7 @@ export function elapsed(time) {
 
 function update(shown) {
   const seconds = Math.floor((Date.now() + skew - Date.parse(shown.dataset.since)) / 1000);
-  const text = seconds < 1 ? "0 s" : duration(seconds);
+  const text = seconds < 1 ? amount(0, "s") : duration(seconds);
   if (shown.textContent !== text) shown.textContent = text;
 }
 
