@@ -28,6 +28,8 @@ OPERATION_TIMEOUT = 3600.0
 Python environment has to be unpacked."""
 _IN_A_HEADER = re.compile("[!-~]([ -~]*[!-~])?")
 
+_NO_PEM = "it contains no certificates in PEM format"
+
 
 @attrs.frozen(kw_only=True)
 class ConnectionOptions:
@@ -142,8 +144,9 @@ class ConnectionOptions:
             return True if tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         try:
             return ssl.create_default_context(cafile=str(self.ca_file))
-        except (OSError, ssl.SSLError) as error:
-            message = f"cannot read certificate authorities from {self.ca_file}: {error}"
+        except OSError as error:
+            reason = _NO_PEM if isinstance(error, ssl.SSLError) else error.strerror or str(error)
+            message = f"cannot read certificate authorities from {self.ca_file}: {reason}"
             raise InvalidRequest(message=message) from error
 
 

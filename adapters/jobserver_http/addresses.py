@@ -88,17 +88,20 @@ def check_certificate(http: HttpSettings) -> None:
     """Check that the server can use its certificate and key, if it has them.
 
     Raises:
-        InvalidSetting: One cannot be read, they do not match, or the key is encrypted.
+        InvalidSetting: One cannot be read or is not in PEM, they do not match, or the key is encrypted.
     """
     certificate, key = http.tls_certificate, http.tls_key
     if certificate is None or key is None:
         return
     for name, file in (("certificate", certificate), ("key", key)):
         try:
-            file.open("rb").close()
+            content = file.read_bytes()
         except OSError as error:
             message = f"cannot read {file}: {error.strerror}"
             raise InvalidSetting(key=f"jobserver.http.tls-{name}", message=message) from None
+        if b"-----BEGIN " not in content:
+            message = f"{file} is no PEM file; keytool and openssl make one of a keystore"
+            raise InvalidSetting(key=f"jobserver.http.tls-{name}", message=message)
 
     def refuse() -> str:
         message = f"{key} is encrypted; write it without a pass phrase: openssl pkey -in {key} -out FILE"

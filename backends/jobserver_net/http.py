@@ -185,8 +185,9 @@ def tls_context(ca_file: Path | None = None, *, key: str = "", trust_env: bool =
         return ssl.create_default_context(cafile=file or None, capath=directory or None)
     try:
         return ssl.create_default_context(cafile=str(ca_file))
-    except (OSError, ssl.SSLError) as error:
-        reason = error.strerror or "it contains no certificates in PEM format"
+    except OSError as error:
+        no_certificates = isinstance(error, ssl.SSLError) or not error.strerror
+        reason = "it contains no certificates in PEM format" if no_certificates else error.strerror
         raise InvalidSetting(key=key, message=f"cannot use {ca_file}: {reason}") from error
 
 

@@ -316,6 +316,14 @@ def test_a_ca_file_that_cannot_be_read_is_a_mistake_of_the_command_line(jobserve
     assert "Check --server, --user, --token and --ca-file, or JOBSERVER_URL" in done.err
 
 
+def test_a_ca_file_in_another_format_leads_to_pem(jobserver: CommandLine, tmp_path: Path) -> None:
+    store = tmp_path / "truststore.jks"
+    store.write_bytes(b"\xfe\xed\xfe\xed")
+    done = jobserver("jobs", "--server", "https://127.0.0.1:9", "--ca-file", store)
+    assert done.code == 2
+    assert f"from {store}: it contains no certificates in PEM format\n" in done.err
+
+
 def test_credentials_that_cannot_be_sent_are_named_and_not_shown(client: CommandLine) -> None:
     client.environment.setenv("JOBSERVER_TOKEN", "secret\n")
     done = client("jobs")

@@ -437,10 +437,28 @@ def test_doctor_serve_and_config_show_name_every_backend_that_is_not_installed(
 def test_swapped_certificate_and_key_are_said_to_be_swapped(tmp_path: Path) -> None:
     key = tmp_path / "key.pem"
     key.write_text("-----BEGIN PRIVATE KEY-----\nMC4=\n-----END PRIVATE KEY-----\n", encoding="utf-8")
-    files = {"jobserver.http.tls-certificate": key, "jobserver.http.tls-key": config_file(tmp_path)}
+    certificate = tmp_path / "certificate.pem"
+    certificate.write_text("-----BEGIN CERTIFICATE-----\n", encoding="utf-8")
+    files = {"jobserver.http.tls-certificate": key, "jobserver.http.tls-key": certificate}
     finding = found(settings(tmp_path, **files))["HTTP"]
     assert finding.verdict is Verdict.BAD
     assert f"{key} contains a private key; are tls-certificate and tls-key swapped?" in finding.text
+
+
+def test_files_of_tls_that_are_not_in_pem_are_said_to_be(tmp_path: Path) -> None:
+    store, pem = tmp_path / "store.jks", tmp_path / "some.pem"
+    store.write_bytes(b"\xfe\xed\xfe\xed")
+    pem.write_text("-----BEGIN CERTIFICATE-----\n", encoding="utf-8")
+    for certificate, key, named in [(store, store, "certificate"), (pem, store, "key")]:
+        files = {"jobserver.http.tls-certificate": certificate, "jobserver.http.tls-key": key}
+        finding = found(settings(tmp_path, **files))["HTTP"]
+        assert finding.verdict is Verdict.BAD
+        assert finding.text == (
+            f"setting 'jobserver.http.tls-{named}': {store} is no PEM file; keytool and openssl make one of "
+            "a keystore"
+        )
+    finding = found(settings(tmp_path, **{"jobserver.callbacks.ca-file": store}))["Callbacks"]
+    assert finding.text.endswith(f"cannot use {store}: it contains no certificates in PEM format")
 
 
 def test_doctor_with_json_prints_every_finding(jobserver: CommandLine, tmp_path: Path) -> None:
