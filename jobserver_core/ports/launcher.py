@@ -300,7 +300,8 @@ class Launcher(Backend):
     kind = "launcher"
 
     writes_json: ClassVar[bool] = False
-    """Whether all results are JSON, whatever jobs return. Otherwise, core checks those up to 1 MiB."""
+    """Whether all results are JSON, whatever jobs return. Otherwise, core checks those up to 1 MiB, and the
+    beginning, the end and the encoding of larger ones."""
 
     @property
     def reattaches(self) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import ExitStack
 from datetime import datetime
 from typing import Any
 
 import attrs
 
-from jobserver_core.errors import JobInterrupted, JobPostponed, JobServerError, StorageError, TooLarge
+from jobserver_core.errors import JobInterrupted, JobPostponed, JobServerError, LaunchError, StorageError, TooLarge
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job, JobProgress, JobResult
@@ -17,6 +18,8 @@ from jobserver_core.ports import Clock, JobOutcome, JobSpec
 from jobserver_core.running.records import FinalOutcome, Records
 from jobserver_core.running.result_storage import ResultStore, ResultWriter
 from jobserver_core.running.waiting import Promise
+
+_log = logging.getLogger(__name__)
 
 RESULT_TIMEOUT = 300.0
 """Seconds for which storing a result is retried before the failure becomes the job's error."""
@@ -173,6 +176,8 @@ class LiveJob:
         except (JobServerError, UnicodeDecodeError) as error:
             if isinstance(error, StorageError) and self._may_finish_again():
                 raise
+            if isinstance(error, LaunchError):
+                _log.error("job %s: %s", self.job.id, error)
             info = ErrorInfo.from_exception(error, message=f"the result could not be stored: {error}")
             return FinalOutcome.failed(FailureKind.RESULT, info)
         return FinalOutcome(event=JobEvent.FINISH, result=result)

@@ -1,7 +1,16 @@
-"""Store results: small ones with the job's record, large ones in the blob store."""
+"""Store results: small ones with the job's record, large ones in the blob store.
+
+A result must be JSON, unless it is streamed. A launcher that does not promise this may be faulty, and its
+job should end with an error that says so. Parsing 100 MB would take seconds and a gigabyte of memory. So only
+results up to 1 MiB are parsed. Of a larger one, three things are checked as it arrives, which takes a tenth
+of a second for 100 MB: that its first MiB is the beginning of JSON, that all of it is UTF-8, and that it ends
+with the bracket or quote that belongs to its first one. This finds the ``repr`` of an object, a pickle, and
+what is cut off. Only those who read the result find a mistake in its middle.
+"""
 
 from __future__ import annotations
 
+import codecs
 import json
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -36,6 +45,7 @@ class ResultWriter(ResultSink):
         self._blobs = blobs
         self._pins = pins
         self._unchecked = "" if stream else unchecked
+        self._large = _LargeJson()
         self._pinned = ExitStack()
         self._kind = ResultKind.STREAM if stream else ResultKind.STORED
         self._inline_limit = -1 if stream else limits.inline_result_limit
@@ -67,11 +77,14 @@ class ResultWriter(ResultSink):
             if self._discarded:  # just now, by another thread that saw no writer
                 release("a part of a result", self._writer.discard)
                 return
-            self._writer.write(bytes(self._buffer))
+            data = bytes(self._buffer) + data
             self._buffer.clear()
         if self._writer is None:
             self._buffer += data
         else:
+            data = bytes(data)
+            if self._unchecked:
+                self._large.check(data)
             self._writer.write(data)
 
     def finish(self) -> JobResult:
@@ -79,7 +92,7 @@ class ResultWriter(ResultSink):
 
         Raises:
             StorageError: The bytes could not be stored.
-            LaunchError: They are not JSON. This is not found in a result that is larger than the buffer.
+            LaunchError: They are not JSON, as far as that is checked.
             JobServerError: :meth:`write` has raised it.
         """
         if self._result is None:
@@ -104,7 +117,7 @@ class ResultWriter(ResultSink):
         return error
 
     def _store(self) -> JobResult:
-        if self._unchecked and self._writer is None:
+        if self._unchecked:
             self._check_json()
         if self._writer is not None:
             blob = self._commit(self._writer)
@@ -117,11 +130,10 @@ class ResultWriter(ResultSink):
         return JobResult(kind=self._kind, size=blob.size, digest=blob.digest)
 
     def _check_json(self) -> None:
-        try:
-            json.loads(self._buffer.decode(), parse_constant=_refuse)
-        except (ValueError, RecursionError) as error:
-            message = f"the launcher {self._unchecked} wrote a result that is not JSON: {error}"
-            raise LaunchError(message=message) from error
+        fault = _fault(self._buffer) if self._writer is None else self._large.end()
+        if fault:
+            message = f"the launcher {self._unchecked} wrote a result that is not JSON: {fault}"
+            raise LaunchError(message=message)
 
     def _commit(self, writer: BlobWriter) -> Blob:
         self._pinned.enter_context(self._pins.pinned(writer.digest))
@@ -130,6 +142,57 @@ class ResultWriter(ResultSink):
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not allowed")
+
+
+def _fault(data: bytes | bytearray, *, cut: bool = False) -> str:
+    """Return why bytes are not JSON or, if they are ``cut`` off, why no JSON begins with them; else empty."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(data, final=not cut)
+        json.loads(text, parse_constant=_refuse)
+    except json.JSONDecodeError as error:
+        at_the_end = error.pos >= len(text.rstrip()) - _LONGEST_WORD or error.msg.startswith(
+            "Unterminated string"
+        )
+        return "" if cut and at_the_end else str(error)
+    except (ValueError, RecursionError) as error:
+        return str(error)
+    return ""
+
+
+_LONGEST_WORD = len("-Infinity")
+"""How far before the end of a text that is cut off an error may be that only the cut has caused."""
+_LAST = {b"{": b"}", b"[": b"]", b'"': b'"'}
+"""How JSON ends that begins with these bytes."""
+_SPACE = b" \t\r\n"
+
+
+class _LargeJson:
+    """Checks the parts of a large result, as far as that is cheap."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._fault = ""
+        self._first = self._last = b""
+
+    def check(self, data: bytes) -> None:
+        """Check the next bytes; the first ones are larger than the buffer."""
+        if self._fault:
+            return
+        if not self._first:
+            self._fault = _fault(data[:BUFFER], cut=True)
+            self._first = data.lstrip(_SPACE)[:1]
+        self._last = data.rstrip(_SPACE)[-1:] or self._last
+        try:
+            self._decoder.decode(data)
+        except ValueError as error:
+            self._fault = self._fault or str(error)
+
+    def end(self) -> str:
+        """Return what is wrong about the whole; empty if nothing was found."""
+        if not self._fault and self._last != _LAST.get(self._first, self._last):
+            first, last = self._first.decode(), _LAST[self._first].decode()
+            return f"it begins with {first}, but does not end with {last}"
+        return self._fault
 
 
 @attrs.frozen(eq=False)

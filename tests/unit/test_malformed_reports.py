@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ from jobserver_core import (
 from jobserver_core.models.lifecycle import ContextState, JobState
 from jobserver_core.ports import ContextEnd, ContextHandle, ContextListener, ContextSpec, JobOutcome, JobSpec
 from jobserver_core.ports import Launcher as LauncherPort
+from jobserver_core.running import result_storage
 from jobserver_core.testing.server import empty_wheel
 
 Script = Callable[[ContextListener, str], None]
@@ -219,10 +221,36 @@ def test_a_streamed_result_need_not_be_json(data: bytes) -> None:
         assert server.submit(REQUEST).result(timeout=10) == data
 
 
-@pytest.mark.parametrize("data", [b"{x".ljust(2_000_000), b'"\xff"'.ljust(2_000_000)])
-def test_a_large_result_that_is_not_json_is_an_error_of_the_launcher_when_it_is_read(data: bytes) -> None:
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"{x".ljust(2_000_000),
+        b"['a', " + b"1," * 1_000_000 + b"1]",  # a repr
+        b'"\xff"'.ljust(2_000_000),
+        b'["' + b"x" * 2_000_000 + b'\xff"]',
+        b"[" + b"1," * 1_000_000,  # cut off
+    ],
+    ids=["other text", "repr", "other encoding", "other encoding later", "cut off"],
+)
+def test_a_large_result_that_is_not_json_at_its_beginning_or_end_is_not_stored(
+    data: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     def script(listener: ContextListener, job_id: str) -> None:
-        listener.open_result(job_id, stream=False).write(data)
+        sink = listener.open_result(job_id, stream=False)
+        for start in range(0, len(data), 300_000):
+            sink.write(data[start : start + 300_000])
+        listener.job_ended(job_id, JobOutcome())
+
+    error = error_of(Careless(script))
+    assert error.failure is FailureKind.RESULT
+    fault = "the launcher Careless wrote a result that is not JSON: "
+    assert fault in error.error.message
+    assert len([record for record in caplog.records if fault in record.getMessage()]) == 1
+
+
+def test_a_large_result_that_is_not_json_in_its_middle_is_an_error_of_the_launcher_when_it_is_read() -> None:
+    def script(listener: ContextListener, job_id: str) -> None:
+        listener.open_result(job_id, stream=False).write(b"[" + b"1," * 1_000_000 + b"x, 1]")
         listener.job_ended(job_id, JobOutcome())
 
     with serving(Careless(script)) as server:
@@ -234,6 +262,32 @@ def test_a_large_result_that_is_not_json_is_an_error_of_the_launcher_when_it_is_
         assert reader is not None
         with pytest.raises(LaunchError, match=fault):
             reader.value()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"é\\u00e9\\\\\\"": [1, -2.5e-10, true, false, null, {}, []],\n   "b": "\U0001f642"}  ',
+        ' [ [ ] , { "a" : { } } , "" ]',
+        '"one string"',
+        "-1234567890",
+    ],
+)
+def test_a_large_result_of_json_is_stored_wherever_its_beginning_is_cut_off(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = text.encode()
+
+    def script(listener: ContextListener, job_id: str) -> None:
+        sink = listener.open_result(job_id, stream=False)
+        for byte in data:
+            sink.write(bytes([byte]))
+        listener.job_ended(job_id, JobOutcome())
+
+    with serving(Careless(script), **{"inline-result-limit": 0}) as server:
+        for size in range(len(data)):
+            monkeypatch.setattr(result_storage, "BUFFER", size)
+            assert server.submit(REQUEST).result(timeout=10) == json.loads(text)
 
 
 def test_a_launcher_that_promises_json_and_writes_something_else_is_named() -> None:
