@@ -163,8 +163,17 @@ class _Context(ContextHandle):
     def _start(self) -> None:
         """Create the directory, and check that the interpreter works."""
         self.spec.work_dir.mkdir(parents=True)
-        with self.spec.log_path.open("ab") as log:
-            subprocess.run([self.python, "--version"], check=True, stdout=log, stderr=log)
+        command = [self.python, "--version"]
+        with (
+            self.spec.log_path.open("ab") as log,
+            subprocess.Popen(command, stdout=log, stderr=log) as process,
+        ):
+            while process.poll() is None and not self._ending.wait(0.02):
+                pass
+            if process.poll() is None:
+                process.kill()
+            elif process.returncode:
+                raise subprocess.CalledProcessError(process.returncode, command)
 
     def _end_jobs(self) -> None:
         with self._lock:

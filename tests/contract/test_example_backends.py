@@ -142,6 +142,12 @@ class TestSubprocessLauncher(LauncherContract):
     def failing_settings(self) -> tuple[dict[str, Any], str]:
         return {"process": {"python": "/nowhere/python"}}, "/nowhere/python"
 
+    def unready_settings(self, directory: Path) -> dict[str, Any]:
+        python = directory / "sleeping-python"
+        python.write_text("#!/bin/sh\nexec sleep 3600\n")
+        python.chmod(0o700)
+        return {"process": {"python": str(python)}}
+
     def refused_settings(self) -> tuple[dict[str, Any], str]:
         return {"process": {"pyhton": sys.executable}}, "process.pyhton"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import inspect
+import json
 import signal
 import subprocess
 import threading
@@ -18,7 +19,7 @@ from typing import Any, ClassVar
 
 import pytest
 from faults import DEADLINE, LEFT_THREADS, Rendezvous
-from test_launchers import FUNCTIONS
+from test_launchers import FUNCTIONS, DelayingLauncher
 from test_launchers import TestInlineLauncher as Suite
 
 from jobserver_core.memory import InlineJob, InlineLauncher, inline_jobs
@@ -43,7 +44,7 @@ from jobserver_core.testing.launcher import LauncherContract, RunningContext
 STILL_RAN = "was reported as ended while processes of job"
 
 
-class Fault(InlineLauncher):
+class Fault(DelayingLauncher):
     """A launcher without a fault, for faults to be planted in."""
 
     caught_by: ClassVar[tuple[str, ...]]
@@ -309,6 +310,34 @@ class ReturnsAResultThatIsNotJson(Fault):
     parts = {"InlineRun": Run}
 
 
+class ReturnsALargeResultThatIsNotJson(Fault):
+    caught_by = ("test_a_large_result_arrives_whole",)
+    because = "the result of test.echo has to be JSON in UTF-8, not b"
+
+    class Run(InlineRun):
+        def _write(self, value: Any) -> None:
+            def write(listener: ContextListener) -> None:
+                listener.open_result(self._spec.id, stream=False).write(repr(value).encode())
+
+            self._listener.report(self._spec.id, write)
+
+    parts = {"InlineRun": Run}
+
+
+class CutsOffALargeResult(Fault):
+    caught_by = ("test_a_large_result_arrives_whole",)
+    because = "the result of test.echo has to be JSON in UTF-8, not b"
+
+    class Run(InlineRun):
+        def _write(self, value: Any) -> None:
+            def write(listener: ContextListener) -> None:
+                listener.open_result(self._spec.id, stream=False).write(json.dumps(value).encode()[:65536])
+
+            self._listener.report(self._spec.id, write)
+
+    parts = {"InlineRun": Run}
+
+
 # -- calls that have to return at once ----------------------------------------------------------
 
 
@@ -354,6 +383,18 @@ class StartWaitsUntilTheContextIsReady(Fault):
         wait_until(lambda: handle._listener._ready, "the context is ready", DEADLINE)
         with handle._listener._lock:
             return handle
+
+
+class StartWaitsForTheContext(Fault):
+    caught_by = ("test_a_start_does_not_wait_for_the_context",)
+    because = "start_context did not return within 0.5 s, and the context is not ready"
+    timeout = 0.5
+
+    def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
+        handle = super().start_context(spec, listener)
+        assert isinstance(handle, _InlineContext)
+        wait_until(lambda: handle._listener._ready or not handle.lives, "the context is ready", DEADLINE)
+        return handle
 
 
 class StartBlocks(Fault):

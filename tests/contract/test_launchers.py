@@ -11,7 +11,7 @@ import pytest
 from jobserver_core.memory import InlineJob, InlineLauncher, JobRefused
 from jobserver_core.memory.inline_jobs import JobFunction
 from jobserver_core.models.binaries import BinaryType
-from jobserver_core.ports import JobCode, Launcher
+from jobserver_core.ports import ContextHandle, ContextListener, ContextSpec, JobCode, Launcher
 from jobserver_core.testing.launcher import LauncherContract
 from jobserver_core.testing.options import BackendOptions
 
@@ -92,6 +92,14 @@ FUNCTIONS = {
 }
 
 
+class DelayingLauncher(InlineLauncher):
+    """Its contexts are ready after the seconds that their settings name."""
+
+    def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
+        self.start_delay = spec.settings.get("delay", 0.0)
+        return super().start_context(spec, listener)
+
+
 class TestInlineLauncher(LauncherContract):
     timeout = 10.0
     start_timeout = 10.0
@@ -99,7 +107,7 @@ class TestInlineLauncher(LauncherContract):
 
     @pytest.fixture
     def launcher(self) -> Iterator[Launcher]:
-        launcher = InlineLauncher(FUNCTIONS, kill_grace=10.0)
+        launcher = DelayingLauncher(FUNCTIONS, kill_grace=10.0)
         yield launcher
         launcher.close()
 
@@ -125,6 +133,9 @@ class TestInlineLauncher(LauncherContract):
 
     def failing_settings(self) -> tuple[dict[str, Any], str]:
         return {"inline": {"fail": "no cores left"}}, "no cores left"
+
+    def unready_settings(self, directory: Path) -> dict[str, Any]:
+        return {"delay": 3600.0}
 
     def refused_settings(self) -> tuple[dict[str, Any], str]:
         return {"inline": {"fial": "no cores left"}}, "inline.fial"

@@ -90,6 +90,15 @@ class LauncherAccess(OptionsContract):
     def refused_settings(self) -> tuple[JsonObject, str]:
         """Return invalid settings, and the invalid key."""
 
+    def unready_settings(self, directory: Path) -> JsonObject | None:
+        """Return settings with which a context starts, but is not ready until it is killed.
+
+        Examples are an interpreter that is a script in ``directory`` and only sleeps, and the address of a
+        cluster that does not answer. None, which is the default, skips the test that a start does not wait
+        for the context: implement this if you can.
+        """
+        return None
+
     @cached_property
     def _class_path(self) -> tuple[JobCode, ...]:
         """The class path with the jobs, the same for all jobs of a test: running ones may read its files."""
@@ -197,6 +206,19 @@ class LauncherAccess(OptionsContract):
         _, end, error = context.listener.wait_for("context_ended", timeout=timeout or self.timeout)
         return end, error
 
+    def expect_end(self, context: RunningContext, expected: ContextEnd, why: str) -> None:
+        """Wait for the end of a context, and check how it ended; ``why`` says what happened to it."""
+        end = self.end_of(context, timeout=self.start_timeout)[0]
+        assert end is expected, f"the end of a context {why} has to be reported with {expected}, not {end}"
+
+    def expect_reports(self, listener: RecordingListener, job: JobSpec, *expected: str) -> None:
+        """Check which reports about a job have come."""
+        found = listener.of_job(job.id)
+        assert found == list(expected), (
+            f"the reports about job {job.class_name} have to be {', '.join(expected) or 'none'}, in this "
+            f"order, not {', '.join(found) or 'none'}"
+        )
+
     def outcome(self, context: RunningContext, job: JobSpec) -> JobOutcome:
         """Wait for the end of a job."""
         return context.listener.outcome(job.id, timeout=self.timeout)
@@ -268,7 +290,8 @@ class LauncherAccess(OptionsContract):
         try:
             return json.loads(bytes(data))
         except ValueError as error:
-            wrong = f"the result of {job.class_name} has to be JSON in UTF-8, not {bytes(data)!r}: {error}"
+            shown = f"{bytes(data[:100])!r}{'…' if len(data) > 100 else ''}"
+            wrong = f"the result of {job.class_name} has to be JSON in UTF-8, not {shown}: {error}"
             raise AssertionError(wrong) from None
 
     def successor(self, launcher: Launcher) -> Launcher | None:

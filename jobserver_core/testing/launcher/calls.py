@@ -13,7 +13,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from jobserver_core.ports import Launcher
+import pytest
+
+from jobserver_core.ports import ContextEnd, Launcher
 from jobserver_core.testing.launcher.access import LauncherAccess, RunningContext
 
 
@@ -106,3 +108,31 @@ class CallsContract(LauncherAccess):
         listener.wait_for("context_ready", timeout=self.start_timeout)
         context.handle.kill()
         self.end_of(context)
+
+    def test_a_start_does_not_wait_for_the_context(self, launcher: Launcher, tmp_path: Path) -> None:
+        settings = self.unready_settings(tmp_path)
+        if settings is None:
+            pytest.skip("unready_settings() of this suite returns none")
+        begun: list[RunningContext | Exception] = []
+
+        def start() -> None:
+            try:
+                begun.append(self.start(launcher, tmp_path, settings))
+            except Exception as error:  # noqa: BLE001 - raised below
+                begun.append(error)
+
+        thread = threading.Thread(target=start, daemon=True)
+        thread.start()
+        thread.join(self.start_timeout)
+        assert begun, (
+            f"start_context did not return within {self.start_timeout:g} s, and the context is not ready; it "
+            "has to return at once, and to start the context on another thread or in another process"
+        )
+        (context,) = begun
+        if isinstance(context, Exception):
+            raise context
+        assert context.listener.events == [], (
+            f"with unready_settings(), nothing may be reported before the kill, but {context.listener.events}"
+        )
+        context.handle.kill()
+        self.expect_end(context, ContextEnd.KILLED, "that was killed while it started")

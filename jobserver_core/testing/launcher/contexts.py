@@ -27,8 +27,11 @@ class ContextsContract(LauncherAccess):
         context = self.started(launcher, tmp_path, self.settings())
         context.handle.stop(30.0)
         context.handle.stop(30.0)
-        assert self.end_of(context) == (ContextEnd.STOPPED, None)
-        assert [event[0] for event in context.listener.events] == ["context_ready", "context_ended"]
+        self.expect_end(context, ContextEnd.STOPPED, "that was stopped")
+        reports = [event[0] for event in context.listener.events]
+        assert reports == ["context_ready", "context_ended"], (
+            f"context_ready and context_ended have to be reported once each, not {reports}"
+        )
         assert context.listener.faults == []
         assert not context.spec.work_dir.exists(), _WORK_DIR_LEFT
         text = context.spec.log_path.read_text(encoding="utf-8")
@@ -71,29 +74,33 @@ class ContextsContract(LauncherAccess):
             launcher.validate(settings)
         with pytest.raises(InvalidSetting) as at_start:
             self.start(launcher, directory, settings)
-        assert before.value.key == at_start.value.key == key
-        assert str(before.value) == str(at_start.value)
+        found = [(error.value.key, str(error.value)) for error in (before, at_start)]
+        assert found == [(key, found[0][1])] * 2, (
+            f"validate and start_context have to refuse {key} with the same error, not with {found}"
+        )
         logs = list(directory.glob("*.log"))
-        assert [log.read_text() for log in logs] == [EARLIER]
-        assert set(directory.iterdir()) == {directory / "code", directory / "data", *logs}
+        written = [log.read_text() for log in logs]
+        assert written == [EARLIER], f"a refused start writes nothing to the log, but it has {written}"
+        left = set(directory.iterdir()) - {directory / "code", directory / "data", *logs}
+        assert not left, f"a refused start leaves nothing, but here is {left}"
 
     def test_a_killed_context_ends_killed_with_nothing_left(self, context: RunningContext) -> None:
         self.hold(context)
         context.handle.kill()
-        assert self.end_of(context)[0] is ContextEnd.KILLED
+        self.expect_end(context, ContextEnd.KILLED, "that was killed")
         assert not context.spec.work_dir.exists(), _WORK_DIR_LEFT
         assert context.listener.faults == []
 
     def test_killing_a_starting_context_ends_it(self, launcher: Launcher, tmp_path: Path) -> None:
         context = self.start(launcher, tmp_path, self.settings())
         context.handle.kill()
-        assert self.end_of(context)[0] is ContextEnd.KILLED
+        self.expect_end(context, ContextEnd.KILLED, "that was killed while it started")
         assert not context.spec.work_dir.exists(), _WORK_DIR_LEFT
 
     def test_stopping_a_starting_context_ends_it(self, launcher: Launcher, tmp_path: Path) -> None:
         context = self.start(launcher, tmp_path, self.settings())
         context.handle.stop(30.0)
-        assert self.end_of(context, timeout=self.start_timeout)[0] is ContextEnd.STOPPED
+        self.expect_end(context, ContextEnd.STOPPED, "that was stopped while it started")
 
     def test_a_context_that_cannot_start_reports_the_real_reason(
         self, launcher: Launcher, tmp_path: Path
@@ -101,14 +108,15 @@ class ContextsContract(LauncherAccess):
         settings, reason = self.failing_settings()
         context = self.start(launcher, tmp_path, settings)
         end, error = self.end_of(context, timeout=self.start_timeout)
-        assert end is ContextEnd.FAILED
+        assert end is ContextEnd.FAILED, f"the end of a context that cannot start has to be FAILED, not {end}"
         assert isinstance(error, ErrorInfo), (
             f"the error of a failed context has to be an ErrorInfo: {error!r}"
         )
         assert reason in error.message, (
             f"the error has to give the real reason, {reason!r}: {error.message!r}"
         )
-        assert [event[0] for event in context.listener.events] == ["context_ended"]
+        reports = [event[0] for event in context.listener.events]
+        assert reports == ["context_ended"], f"only context_ended may be reported once, not {reports}"
         assert not context.spec.work_dir.exists(), _WORK_DIR_LEFT
 
     def test_closing_the_launcher_kills_what_is_left_and_waits_for_it(
@@ -119,8 +127,11 @@ class ContextsContract(LauncherAccess):
         self.close(launcher)
         events = list(context.listener.events)
         self.close(launcher)
-        assert events[-1][:2] == ("context_ended", ContextEnd.KILLED)
-        assert context.listener.events == events
+        assert events[-1][:2] == ("context_ended", ContextEnd.KILLED), (
+            f"close has to return only once context_ended was reported with KILLED; reported: {events}"
+        )
+        later = context.listener.events[len(events) :]
+        assert not later, f"nothing may be reported after close, but {later} was"
         assert context.listener.faults == []
 
     def test_a_context_stops_with_its_running_jobs(self, launcher: Launcher, tmp_path: Path) -> None:
@@ -128,7 +139,7 @@ class ContextsContract(LauncherAccess):
         context = self.started(launcher, tmp_path, self.settings())
         self.hold(context)
         context.handle.stop(60.0)
-        assert self.end_of(context)[0] is ContextEnd.STOPPED
+        self.expect_end(context, ContextEnd.STOPPED, "that was stopped")
         assert context.listener.faults == []
         self.close(launcher)
         assert_none_left(
@@ -144,4 +155,4 @@ class ContextsContract(LauncherAccess):
         context.handle.kill_job(job.id)
         context.handle.stop(1.0)
         context.handle.kill()
-        assert context.listener.of_job(job.id) == []
+        self.expect_reports(context.listener, job)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobserver_core.ports import ContextEnd, ContextHandle, JobOutcome, Launcher
+from jobserver_core.ports import ContextEnd, ContextHandle, Launcher
 from jobserver_core.testing.contract import returned, wait_until
 from jobserver_core.testing.launcher.access import LauncherAccess, RunningContext
 
@@ -36,27 +36,31 @@ class SurvivorsContract(LauncherAccess):
         assert following is not None
         try:
             (spec,) = returned("survivors", following.survivors(), Sequence)
-            assert spec == context.spec
+            assert spec == context.spec, "survivors has to return the specs that start_context was given"
             listener = self.listener()
             arriving = self.spec_of(context, "echo", '{"value": "it never arrived"}')
             jobs = [ended, streamed, running, arriving]
             handle = returned("reattach", following.reattach(spec, jobs, listener), ContextHandle)
             again = RunningContext(spec, listener, handle)
             following.sweep()
-            assert listener.wait_for("context_ready", timeout=self.timeout) == ready
-            assert self.value(again, ended) == "again"
-            assert listener.outcome(streamed.id, timeout=self.timeout) == JobOutcome()
-            assert listener.results[streamed.id] == (True, bytearray(b"abc"))
-            assert self.value(again, arriving) == "it never arrived"
+            found = listener.wait_for("context_ready", timeout=self.timeout)
+            assert found == ready, f"context_ready has to be repeated as it was, {ready}, not as {found}"
+            whole = "a job that has ended is reported again, with its whole result"
+            assert self.value(again, ended) == "again", whole
+            self.expect_success(again, streamed)
+            assert listener.results[streamed.id] == (True, bytearray(b"abc")), whole
+            late = "a job that the earlier launcher never got is run now"
+            assert self.value(again, arriving) == "it never arrived", late
             for job in (ended, streamed, arriving):
-                assert listener.of_job(job.id) == ["job_running", "open_result", "job_ended"]
+                self.expect_reports(listener, job, "job_running", "open_result", "job_ended")
             again.handle.kill_job(running.id)
-            assert listener.outcome(running.id, timeout=self.timeout) == JobOutcome(killed=True)
+            outcome = listener.outcome(running.id, timeout=self.timeout)
+            assert outcome.killed, f"a job that kill_job ended has to be reported as killed, not {outcome}"
             self.wait_until_free(unwanted)
             for job in (acknowledged, unwanted):
                 assert listener.of_job(job.id) == [], "an acknowledged or unwanted job was reported"
             again.handle.stop(30.0)
-            assert listener.wait_for("context_ended", timeout=self.timeout)[1] is ContextEnd.STOPPED
+            self.expect_end(again, ContextEnd.STOPPED, "that was stopped")
             assert listener.faults == []
             assert not spec.work_dir.exists(), (
                 f"the context was reported as ended, but its work_dir {spec.work_dir} is still there"
@@ -73,13 +77,12 @@ class SurvivorsContract(LauncherAccess):
         following = self.successor(launcher)
         assert following is not None
         try:
-            assert [spec.id for spec in returned("survivors", following.survivors(), Sequence)] == [
-                context.spec.id
-            ]
+            found = [spec.id for spec in returned("survivors", following.survivors(), Sequence)]
+            assert found == [context.spec.id], "survivors has to return the contexts that were detached"
             following.sweep()
             self.wait_until_free(job)
             work_dir = context.spec.work_dir
             wait_until(lambda: not work_dir.exists(), f"{work_dir} is removed", self.timeout)
-            assert list(following.survivors()) == []
+            assert list(following.survivors()) == [], "what sweep has ended is no survivor"
         finally:
             self.close(following)
