@@ -9,7 +9,7 @@ from typing import ClassVar
 import attrs
 import pytest
 
-from jobserver_core.testing.contract import in_threads
+from jobserver_core.testing.contract import in_threads, returned
 from jobserver_core.testing.options import OptionsContract
 from jobserver_http.authentication import Authenticator, Credentials, Identity
 
@@ -51,12 +51,13 @@ class AuthenticatorContract(OptionsContract):
         return found
 
     def is_current(self, authenticator: Authenticator, identity: Identity) -> bool:
-        """Return what ``current`` returns."""
+        """Return what ``current`` returns, and check its type."""
         try:
-            return authenticator.current(identity)
+            found = authenticator.current(identity)
         except Exception as error:
             right = "it has to return False for an identity that is no longer valid"
             raise AssertionError(f"current raised {error!r} for {identity}; {right}") from error
+        return returned("current", found, bool)
 
     def test_valid_credentials_identify_their_owner(self, authenticator: Authenticator) -> None:
         found = self.identity(authenticator)
@@ -111,6 +112,12 @@ class AuthenticatorContract(OptionsContract):
         found = self.identity(authenticator)
         assert self.valid().secret not in repr(found), "the repr of the identity shows the secret"
         assert not found.proof or found.proof not in repr(found), "the repr of the identity shows its proof"
+
+    def test_its_problem_is_a_string_or_none(self, authenticator: Authenticator) -> None:
+        problem: object = authenticator.problem()
+        assert problem is None or isinstance(problem, str), (
+            f"problem returned {problem!r}; it has to return a string for the operator, or None"
+        )
 
     def test_the_challenge_names_the_scheme(self, authenticator: Authenticator) -> None:
         challenges: object = authenticator.challenges

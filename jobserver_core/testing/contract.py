@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
+import textwrap
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import wraps
 from pathlib import Path
-from typing import TypeVar
+from types import FunctionType
+from typing import Any, TypeVar, get_type_hints
 
 import pytest
 
@@ -134,10 +140,15 @@ class Contract:
     A subclass supplies the fixtures and methods that the suite needs, and can add tests. Defining a subclass
     in which a test of the contract is replaced (redefined, set to None, or hidden by a mixin) is a TypeError,
     so that passing a contract means the same for every backend.
+
+    A failure quotes what the port says about the call that the failed line is about.
     """
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
+        for name, member in list(vars(cls).items()):
+            if name.startswith("test_") and isinstance(member, FunctionType):
+                setattr(cls, name, _quoting(member))
         replaced = sorted(name for name, owner in _tests(cls).items() if owner is not _owner(cls, name))
         if replaced:
             raise TypeError(f"{cls.__qualname__} replaces tests of its contract: {', '.join(replaced)}")
@@ -162,3 +173,61 @@ def _tests(cls: type) -> dict[str, type]:
 def _owner(cls: type, name: str) -> type:
     """Return the class whose definition of a name is used."""
     return next(base for base in cls.__mro__ if name in vars(base))
+
+
+def _quoting(test: FunctionType) -> Callable[..., None]:
+    """Return a test whose failures quote the port."""
+
+    @wraps(test)
+    def run(*arguments: Any, **fixtures: Any) -> None:
+        __tracebackhide__ = True
+        try:
+            test(*arguments, **fixtures)
+        except AssertionError as error:
+            error.args = ("\n".join(filter(None, (str(error), *_quotes(test, error)))),)
+            raise
+        except pytest.fail.Exception as error:  # of pytest.raises
+            error.msg = "\n".join(filter(None, (error.msg, *_quotes(test, error))))
+            raise
+
+    return run
+
+
+def _quotes(test: FunctionType, error: BaseException) -> Iterator[str]:
+    """Yield what the port says about the calls in the statement that failed, or else in the last before."""
+    failed = max(
+        (line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code is test.__code__),
+        default=0,
+    )
+    try:
+        lines, first = inspect.getsourcelines(test)
+        nodes = list(ast.walk(ast.parse("\n" * (first - 1) + textwrap.dedent("".join(lines)))))
+        hints = get_type_hints(test)
+    except (OSError, SyntaxError, NameError):  # of a test that is not ours
+        return
+    within = [node for node in nodes if isinstance(node, ast.stmt) and node.lineno <= failed <= _end(node)]
+    end = min(within, key=lambda node: _end(node) - node.lineno, default=None)
+    for fixture, port in hints.items():
+        calls = {
+            name: node.lineno
+            for node in nodes
+            if isinstance(node, ast.expr) and node.lineno <= (_end(end) if end else 0)
+            for name in _called(node, fixture, test)
+            if hasattr(port, name)
+        }
+        for name, line in calls.items():
+            said = inspect.getdoc(inspect.getattr_static(port, name))
+            if said and (line >= failed or line == max(calls.values())):
+                yield f"\n{port.__name__}.{name}: {said}"
+
+
+def _called(node: ast.expr, fixture: str, test: FunctionType) -> tuple[str, ...]:
+    """Return the methods of a fixture that an expression uses, itself or in a function of the module."""
+    if isinstance(node, ast.Attribute) and ast.unparse(node.value) == fixture:
+        return (node.attr,)
+    function = test.__globals__.get(node.id) if isinstance(node, ast.Name) else None
+    return function.__code__.co_names if isinstance(function, FunctionType) else ()
+
+
+def _end(node: ast.stmt) -> int:
+    return node.end_lineno or node.lineno

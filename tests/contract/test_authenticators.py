@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -145,6 +146,16 @@ class AllowsEverything(Simple):
 class NeverForgets(Simple):
     def current(self, identity: Identity) -> bool:
         return True
+
+
+class AnswersInWords(Simple):
+    def current(self, identity: Identity) -> Any:
+        return "yes" if super().current(identity) else ""
+
+
+class HasNumberedProblems(Simple):
+    def problem(self) -> Any:
+        return 5
 
 
 class ShowsTheSecret(Simple):

@@ -19,8 +19,10 @@ from jobserver_core.memory import MemoryMetadataStore
 from jobserver_core.testing.metadata import MetadataStoreContract
 
 
-def _fails(store: type[MemoryMetadataStore], name: str, suite: type[MetadataStoreContract] = Suite) -> bool:
-    """Whether a test of the contract fails for a store, with any of its parameters."""
+def _failure(
+    store: type[MemoryMetadataStore], name: str, suite: type[MetadataStoreContract] = Suite
+) -> BaseException | None:
+    """Return how a test of the contract fails for a store, with any of its parameters, or None."""
     ran = 0
     for test, arguments in cases(suite):
         if test != name:
@@ -28,23 +30,26 @@ def _fails(store: type[MemoryMetadataStore], name: str, suite: type[MetadataStor
         ran += 1
         try:
             getattr(suite(), test)(store=store(), **arguments)
-        except (Exception, pytest.fail.Exception):
-            return True
+        except (Exception, pytest.fail.Exception) as error:
+            return error
     assert ran, f"the contract has no test {name}"
-    return False
+    return None
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_the_contract_catches(fault: type[Fault]) -> None:
-    assert not _fails(MemoryMetadataStore, fault.caught_by), "the test fails for a store without a fault"
-    assert _fails(fault, fault.caught_by)
+    assert not _failure(MemoryMetadataStore, fault.caught_by), "the test fails for a store without a fault"
+    failure = _failure(fault, fault.caught_by)
+    assert failure is not None
+    if isinstance(failure, (AssertionError, pytest.fail.Exception)):
+        assert "MetadataStore." in str(failure), "the failure does not quote the port"
 
 
 @pytest.mark.parametrize("fault", PERSISTENT_FAULTS, ids=lambda fault: fault.__name__)
 def test_the_contract_of_persistent_stores_catches(fault: type[Persistent]) -> None:
-    assert not _fails(Persistent, fault.caught_by, PersistentSuite), "the test fails without a fault"
+    assert not _failure(Persistent, fault.caught_by, PersistentSuite), "the test fails without a fault"
     try:
-        assert _fails(fault, fault.caught_by, PersistentSuite)
+        assert _failure(fault, fault.caught_by, PersistentSuite)
     finally:
         LEFT_THREADS.end()
 

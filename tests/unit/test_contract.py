@@ -1,5 +1,10 @@
 """Contracts are binding: a subclass cannot remove tests of the shipped suites."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from jobserver_core.testing.contract import Contract
@@ -59,3 +64,44 @@ def test_a_subclass_may_add_tests_and_replace_what_is_not_a_test() -> None:
 
     assert set(Backend.contract_tests()) == {"test_one", "test_two", "test_three"}
     assert Backend().helper() == "ours"
+
+
+class Scales:
+    """A port."""
+
+    def weight(self) -> int:
+        """Return the weight in kilograms."""
+        return -1
+
+    def limit(self) -> int:
+        """Return the greatest weight."""
+        return 100
+
+    def reset(self) -> None:
+        """Forget the weight."""
+
+
+class Weighing(Contract):
+    def test_the_call_that_failed(self, scales: Scales) -> None:
+        assert scales.limit() == 100
+        assert scales.weight() >= 0
+
+    def test_the_call_before(self, scales: Scales) -> None:
+        scales.reset()
+        weight = scales.weight()
+        assert weight >= 0
+
+    def test_a_call_that_should_raise(self, scales: Scales) -> None:
+        scales.reset()
+        with pytest.raises(ValueError, match="no weight"):
+            scales.weight()
+        scales.limit()
+
+
+@pytest.mark.parametrize("test", [getattr(Weighing(), name) for name in Weighing.contract_tests()])
+def test_a_failure_quotes_what_the_port_says_about_the_call_in_question(test: Callable[..., Any]) -> None:
+    with pytest.raises((AssertionError, pytest.fail.Exception)) as failed:
+        test(scales=Scales())
+    text = str(failed.value)
+    assert text.endswith("\n\nScales.weight: Return the weight in kilograms.")
+    assert text.count("Scales.") == 1
