@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
 from jobserver_core.errors import InvalidSetting, MalformedUrl
+from jobserver_core.models.arguments import check_several
 from jobserver_core.uris import FILE_SCHEMES, HOST_SCHEMES, Uri
 from jobserver_net.addresses import METADATA_NETWORKS, Address, Network, is_no_server, parse_address, reached
 
@@ -54,13 +55,22 @@ class AddressPolicy:
     def __init__(
         self,
         *,
-        schemes: Iterable[str] = ("http", "https"),
-        allowed_hosts: Iterable[str] = (),
-        denied_hosts: Iterable[str] = (),
-        allowed_networks: Iterable[str] = (),
-        denied_networks: Iterable[str] = (),
+        schemes: Collection[str] = ("http", "https"),
+        allowed_hosts: Collection[str] = (),
+        denied_hosts: Collection[str] = (),
+        allowed_networks: Collection[str] = (),
+        denied_networks: Collection[str] = (),
         section: str = "jobserver.fetcher",
     ) -> None:
+        names = {
+            "schemes": schemes,
+            "allowed_hosts": allowed_hosts,
+            "denied_hosts": denied_hosts,
+            "allowed_networks": allowed_networks,
+            "denied_networks": denied_networks,
+        }
+        for what, values in names.items():
+            check_several(what, values, str, "strings")
         self._section = section
         self.schemes = tuple(scheme.lower() for scheme in schemes)
         self._allowed = _Hosts(allowed_hosts)
@@ -75,7 +85,7 @@ class AddressPolicy:
 
     @classmethod
     def from_settings(
-        cls, settings: FetcherSettings | CallbackSettings, *, schemes: Iterable[str]
+        cls, settings: FetcherSettings | CallbackSettings, *, schemes: Collection[str]
     ) -> AddressPolicy:
         """Create the policy that a section of the configuration describes.
 

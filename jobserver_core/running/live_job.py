@@ -9,7 +9,14 @@ from typing import Any
 
 import attrs
 
-from jobserver_core.errors import JobInterrupted, JobPostponed, JobServerError, LaunchError, StorageError, TooLarge
+from jobserver_core.errors import (
+    JobInterrupted,
+    JobPostponed,
+    JobServerError,
+    LaunchError,
+    StorageError,
+    TooLarge,
+)
 from jobserver_core.models.callbacks import Delivery
 from jobserver_core.models.failures import ErrorInfo, FailureKind
 from jobserver_core.models.jobs import Job, JobProgress, JobResult

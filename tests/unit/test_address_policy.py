@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobserver_core.config.settings import CallbackSettings, FetcherSettings, Settings
-from jobserver_core.errors import InvalidSetting, MalformedUrl
+from jobserver_core.errors import InvalidRequest, InvalidSetting, MalformedUrl
 from jobserver_net import AddressPolicy
 from jobserver_net.addresses import parse_address, reached
 
@@ -272,3 +272,11 @@ def test_the_settings_make_the_policy() -> None:
     assert not allowed(policy, "http://example.com/x")
     assert not allowed(policy, "ftp://a.example.org/x")
     assert allowed(policy, "file:/etc/x")
+
+
+@pytest.mark.parametrize(
+    "names", ["schemes", "allowed_hosts", "denied_hosts", "allowed_networks", "denied_networks"]
+)
+def test_one_string_instead_of_a_list_is_refused(names: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"^{names} must be a list of strings, not str$"):
+        AddressPolicy(**{names: "internal.example"})
