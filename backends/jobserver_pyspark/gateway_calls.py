@@ -32,9 +32,9 @@ def call(target: JavaObject, method: str, *arguments: str) -> str:
     return _command("c", target._get_object_id(), method, *map(_string, arguments))
 
 
-def call_with(target: JavaObject, method: str, argument: JavaObject) -> str:
-    """Return the command that calls a method of a Java object with another one."""
-    return _command("c", target._get_object_id(), method, f"r{argument._get_object_id()}")
+def call_with(target: JavaObject, method: str, *arguments: JavaObject) -> str:
+    """Return the command that calls a method of a Java object with others."""
+    return _command("c", target._get_object_id(), method, *map(_reference, arguments))
 
 
 def static_call(class_name: str, method: str, *arguments: str) -> str:
@@ -44,11 +44,15 @@ def static_call(class_name: str, method: str, *arguments: str) -> str:
 
 def construction(class_name: str, *arguments: JavaObject) -> str:
     """Return the command that makes an object of a class from Java objects."""
-    return _command("i", class_name, *(f"r{argument._get_object_id()}" for argument in arguments))
+    return _command("i", class_name, *map(_reference, arguments))
 
 
 def _command(*lines: str) -> str:
     return "\n".join((*lines, "e", ""))
+
+
+def _reference(argument: JavaObject) -> str:
+    return f"r{argument._get_object_id()}"
 
 
 def _string(value: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from jobserver_pyspark import processes
 from jobserver_pyspark.gateway_calls import call, construction, mute_lost_connections, results
-from jobserver_pyspark.host.jvm_threads import OWNER, JvmThreads
+from jobserver_pyspark.host.jvm_threads import OWNER, JvmThreads, StartingThread
 from jobserver_pyspark.host.logs import BoundedLog, Output, OutputPump
 from jobserver_pyspark.host.setting_values import check_values
 from jobserver_pyspark.host.yarn import YarnApplication, YarnStatus, log_states, provide_jars
@@ -88,6 +88,7 @@ class Driver:
         self.gateway: Any = None
         self.context: Any = None
         self.session: Any = None
+        self.loader: Any = None  # in which Python jobs find the classes of their jars
         self._threads: JvmThreads  # as soon as the application runs
         self._yarn: YarnApplication | None = None
         self.known = KnownReplies({}, {}, [])
@@ -195,10 +196,9 @@ class Driver:
             self._threads = JvmThreads(self.gateway, context.localProperties())
             # A thread that Spark ends with the application.
             self._event_loop = context.dagScheduler().eventProcessLoop().eventThread()
-            # The class loader in which Python jobs find the classes of their jars.
             parent = self.jvm.java.lang.Thread.currentThread().getContextClassLoader()
             nothing = self.gateway.new_array(self.jvm.java.net.URL, 0)
-            self._loader = self.jvm.org.apache.spark.util.MutableURLClassLoader(nothing, parent)
+            self.loader = self.jvm.org.apache.spark.util.MutableURLClassLoader(nothing, parent)
             self._starter.submit(self._prepare_starter).result()
         except Exception as error:
             raise self._failure_of(error) from error
@@ -261,21 +261,23 @@ class Driver:
     def gateway_server(self, tag: str) -> GatewayServer:
         """Start a gateway server for one runner; the Spark jobs of all its threads carry ``tag``.
 
-        Threads inherit local properties and class loaders. So all servers are started by one thread of the
-        JVM, which serves nothing else and keeps what is the same for all of them.
+        Threads inherit local properties, class loaders and groups. So all servers are started by one thread
+        of the JVM, which serves nothing else and keeps what is the same for all of them.
         """
         return self._starter.submit(self._start_gateway_server, tag).result()
 
     def _prepare_starter(self) -> None:
         self._starter_conf = self.context.conf()
-        self.jvm.java.lang.Thread.currentThread().setContextClassLoader(self._loader)
+        self._starting_thread = StartingThread(self.gateway)
+        self.jvm.java.lang.Thread.currentThread().setContextClassLoader(self.loader)
         self.context.setLocalProperty("spark.job.interruptOnCancel", "true")
 
     def _start_gateway_server(self, tag: str) -> GatewayServer:
         client = self.gateway._gateway_client
         keys = ("spark.jobGroup.id", "spark.job.tags", OWNER)
         properties = [call(self.context, "setLocalProperty", key, tag) for key in keys]
-        *_, server = results(client, [*properties, construction(_SERVER_CLASS, self._starter_conf)])
+        group = self._starting_thread.start_in_group(tag)
+        *_, server = results(client, [*properties, group, construction(_SERVER_CLASS, self._starter_conf)])
         # The constructor created the accepting thread.
         methods = ("start", "getListeningPort", "secret")
         try:
@@ -305,6 +307,10 @@ class Driver:
         """Return the threads of the JVM that serve a runner: in a call, or waiting for the next one."""
         return self._threads.calls(tag)
 
+    def newest_thread(self) -> int:
+        """Return an ID that all later threads of the JVM exceed."""
+        return int(self.jvm.java.lang.Thread().getId())
+
     def stop_streaming(self, tag: str) -> None:
         """Stop the application's StreamingContext, of which a JVM has at most one, if a runner started it."""
         active = self.jvm.org.apache.spark.streaming.StreamingContext.getActive()
@@ -329,7 +335,7 @@ class Driver:
         self.context.addJar(path.as_uri())
         if self._share_with_session("addedJars"):
             self.session.sharedState().jarClassLoader().addURL(url)
-        self._loader.addURL(url)
+        self.loader.addURL(url)
 
     def _share_with_session(self, name: str) -> bool:
         """Let the session have the application's files of a kind; return False if it has them on this Spark.

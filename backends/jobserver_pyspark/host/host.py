@@ -147,7 +147,7 @@ class Host:
         self._zygote.write_log_to(self._log.write)
         self._jars = JobJars(self._driver, spec)
         self._jvm_jobs = JvmJobs(spec, self._driver, self._reports, self._jars)
-        jobs.adopt(spec, self._jars, self._log.write)
+        jobs.adopt(spec, self._jars, self._jvm_jobs, self._log.write)
         log.close()
         self._report_ready()
 
@@ -215,6 +215,7 @@ class Host:
                 reports=self._reports,
                 board=board,
                 jars=self._jars,
+                jvm_jobs=self._jvm_jobs,
                 spare=self._spare,
             )
             self._start_session_and_runner(jobs)

@@ -34,6 +34,12 @@ class JobJars:
         self._of_jvm_jobs: dict[str, frozenset[str]] = {}
         self._spark_classes: frozenset[str] | None = None
 
+    @property
+    def paths(self) -> list[Path]:
+        """The added jars."""
+        with self._lock:
+            return [self._path(digest) for digest in self._added]
+
     def add(self, jars: Sequence[Jar]) -> None:
         """Make jars usable by Python jobs.
 
@@ -62,8 +68,11 @@ class JobJars:
         self._check(jar.digest, classes, self._of_jvm_jobs | self._added)
         self._directory.mkdir(parents=True, exist_ok=True)
         # The server keeps the file for this job alone; executors may ask for it later.
-        self._driver.add_jar(Path(shutil.copyfile(jar.path, self._directory / f"{jar.digest}.jar")))
+        self._driver.add_jar(Path(shutil.copyfile(jar.path, self._path(jar.digest))))
         self._added[jar.digest] = classes
+
+    def _path(self, digest: str) -> Path:
+        return self._directory / f"{digest}.jar"
 
     def _check(self, digest: str, classes: frozenset[str], others: dict[str, frozenset[str]]) -> None:
         for other, theirs in others.items():

@@ -31,7 +31,7 @@ from jobserver_pyspark.protocol.frames import CHUNK_SIZE
 from jobserver_pyspark.protocol.messages import ErrorDetails, HostSpec, Jar, JobFailureKind, JobReport
 
 if TYPE_CHECKING:
-    from jobserver_pyspark.jvm import JvmJobRunner, JvmJobState
+    from jobserver_pyspark.jvm import CallThreads, JvmJobRunner, JvmJobState
     from jobserver_pyspark.protocol.jvm_messages import JvmJar
 
 _Hint = Callable[[JsonMapping, str], str]
@@ -121,6 +121,24 @@ class JvmJobs:
                 "that all jobs share may be that of another running job with the same classes. In the second "
                 "case, it ends with that job; in any case, with its context"
             )
+
+    def call_threads(self, tag: str, newest: int) -> CallThreads | None:
+        """Return the threads that calls of a Python job have started; None if no jar has code that could.
+
+        ``tag`` is that of its process, ``newest`` the ID of the newest thread that began before the job.
+
+        Raises:
+            LaunchError: The JVM side cannot be compiled.
+        """
+        jars = self.jars
+        if not jars:
+            return None
+        return self._load().call_threads(tag, newest=newest, jars=jars, loader=self._driver.loader)
+
+    @property
+    def jars(self) -> tuple[Path, ...]:
+        """The jars of the context and of its Python jobs, whose code their calls can start."""
+        return (*self._spec.jars, *self._jars.paths)
 
     def refuse(self, job_id: str, message: str) -> None:
         """Stop sending a result that the server does not accept."""

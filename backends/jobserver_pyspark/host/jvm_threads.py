@@ -12,8 +12,9 @@ together show it:
 - *Whether it is in a call.* When the server is shut down, its connections are closed. A thread that waits for
   the next call ends then, so those that are left are in a call.
 
-Deliberately not handled: threads that a call has started, because they may belong to one of these pools.
-Their Spark jobs carry the tag of the runner, and are cancelled.
+Threads that a call has started are ended only if they run code of the context's jars, because they may
+belong to one of these pools: see ``CallThreads.scala``. Some of them do not inherit the property, so the
+threads of a runner also have a thread group, whose name is the tag.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from jobserver_pyspark.gateway_calls import call_with
 from jobserver_pyspark.java_objects import JavaGateway, JavaObject
 
 OWNER = "jobserver.job"
@@ -28,7 +30,46 @@ OWNER = "jobserver.job"
 
 _DEFAULT_NAME = re.compile(r"Thread-\d+")
 """The names that Java gives to threads without one, such as py4j's. Few others need a look at their stack."""
+_NEW_GROUPS = 19
+"""The first Java whose groups do not keep their subgroups, and whose threads have a ``holder``."""
 _CONNECTIONS = ("py4j.ClientServerConnection", "py4j.GatewayConnection")
+
+
+class StartingThread:
+    """The calling thread of the JVM, which starts threads in groups of their own.
+
+    Java has no API to change the group of a thread, which those that it starts inherit. Until Java 19, a
+    group would never be forgotten, because its parent refers to it.
+    """
+
+    def __init__(self, gateway: JavaGateway) -> None:
+        java = gateway.jvm.java.lang
+        thread = java.Thread.currentThread()
+        self._new_group = java.ThreadGroup
+        self._parent = thread.getThreadGroup()
+        self._forget: JavaObject | None = None
+        self._holder = thread
+        if java.Runtime.version().feature() < _NEW_GROUPS:
+            self._arguments = gateway.new_array(java.Object, 1)
+            types = gateway.new_array(java.Class, 1)
+            types[0] = self._parent.getClass()
+            self._forget = _opened(self._parent.getClass().getDeclaredMethod("remove", types))
+        else:
+            self._holder = _opened(thread.getClass().getDeclaredField("holder")).get(thread)
+        self._field = _opened(self._holder.getClass().getDeclaredField("group"))
+
+    def start_in_group(self, name: str) -> str:
+        """Return the command that lets threads start in a new group of this name."""
+        group = self._new_group(self._parent, name)
+        if self._forget is not None:
+            self._arguments[0] = group
+            self._forget.invoke(self._parent, self._arguments)
+        return call_with(self._field, "set", self._holder, group)
+
+
+def _opened(member: JavaObject) -> JavaObject:
+    member.setAccessible(True)
+    return member
 
 
 class JvmThreads:

@@ -17,13 +17,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import TYPE_CHECKING
 
+from jobserver_core.errors import LaunchError
 from jobserver_core.results import RESULT_REFUSED
 from jobserver_pyspark import processes
 from jobserver_pyspark.host.class_paths import TaskClassPaths, WorkerPools
 from jobserver_pyspark.host.driver import Driver
 from jobserver_pyspark.host.job_jars import JobJars
 from jobserver_pyspark.host.job_threads import JobThreads
+from jobserver_pyspark.host.jvm_jobs import JvmJobs
 from jobserver_pyspark.host.logs import BoundedLog, OutputPump
 from jobserver_pyspark.host.orphans import end_orphans
 from jobserver_pyspark.host.progress import ProgressBoard, SparkTag
@@ -36,12 +39,19 @@ from jobserver_pyspark.protocol.failures import bounded, describe
 from jobserver_pyspark.protocol.frames import ChannelClosed
 from jobserver_pyspark.protocol.messages import ErrorDetails, HostSpec, JobFailureKind, JobReport
 
+if TYPE_CHECKING:
+    from jobserver_pyspark.jvm import CallThreads
+
 _ATTEMPTS = 3
 """How many runners may end before one accepts the job: a spare may have died unnoticed."""
 _CORES_TIMEOUT = 8.0
 """Seconds to wait until the tasks of a killed job have freed their cores."""
 _CALLS_WARNING = 30.0
 """Seconds after the kill of a job before the server's log warns that its calls in the JVM go on."""
+_LONGEST_PAUSE = 1.0
+"""Seconds between two attempts to end what a killed job does in the JVM, after some short ones."""
+_COMPILATION_PAUSE = 30.0
+"""The same, if each attempt compiles the JVM side again."""
 _LATE_CALLS_TIMEOUT = 600.0
 """Seconds after the end of a runner in which Spark jobs that its calls start are found and cancelled.
 
@@ -86,6 +96,7 @@ class _PythonJob:
         self.clean = False
         self.reusable = False
         self.used_spark = True
+        self.threads: CallThreads | None = None  # those that its calls have started, once it is killed
 
     @property
     def finished(self) -> bool:
@@ -119,6 +130,7 @@ class PythonJobs:
         reports: JobReports,
         board: ProgressBoard,
         jars: JobJars,
+        jvm_jobs: JvmJobs,
         spare: bool = False,
     ) -> None:
         self._spec = spec
@@ -136,6 +148,7 @@ class PythonJobs:
         self._closing = False
         self._board = board
         self._jars = jars
+        self._jvm_jobs = jvm_jobs
         self.runners = RunnerPool(
             spec,
             spares=1 if spare else spec.spare_runners,
@@ -146,10 +159,11 @@ class PythonJobs:
             warn=self._warn,
         )
 
-    def adopt(self, spec: HostSpec, jars: JobJars, log: Callable[[bytes], None]) -> None:
+    def adopt(self, spec: HostSpec, jars: JobJars, jvm_jobs: JvmJobs, log: Callable[[bytes], None]) -> None:
         """Run the jobs of a context, as a spare that has run none; idle runners write to its log."""
         self._spec = spec
         self._jars = jars
+        self._jvm_jobs = jvm_jobs
         self._class_paths = TaskClassPaths(self._driver, spec)
         self.runners.adopt(spec, log)
 
@@ -268,6 +282,8 @@ class PythonJobs:
                 self._driver.cancel(runner.tag)  # before its next job's Spark jobs carry the same tag
                 self._abandon_named_objects(job.id)
             reason = runner.wait_until_restored(_RESTORE_TIMEOUT)
+            if self._jvm_jobs.jars:
+                runner.newest_thread = self._driver.newest_thread()
         runner.output.write = runner.idle_write
         if reason is None:
             self.runners.keep(runner)
@@ -350,7 +366,8 @@ class PythonJobs:
     def _end_runner(self, job: _PythonJob, runner: RunnerProcess) -> None:
         """End the process, its descendants and its Spark jobs; wait until its cores are free.
 
-        If the job was killed, this also waits for its calls in the JVM, for as long as they last.
+        If the job was killed, this also waits for its calls in the JVM, and for the threads that they have
+        started, for as long as they last.
         """
         runner.kill()
         if job.finished:  # while the process ends
@@ -373,25 +390,59 @@ class PythonJobs:
         runner.close(self._pump)
 
     def _end_calls(self, job: _PythonJob, runner: RunnerProcess) -> None:
-        """Interrupt the calls of a killed job in the JVM, and wait until none of them runs any more.
+        """End the calls of a killed job in the JVM, and the threads that they have started; wait until then.
 
         A call may ignore interrupts while it plans a query for minutes. If the job were already reported as
         killed, the tasks of the query would start after that. So the job stays RUNNING, like a JVM job with
-        such code. A call that never returns ends only with the context.
+        such code. A call or a thread that never ends only does so with the context.
         """
         begun, pause, warned = time.monotonic(), 0.01, False
-        while (calls := self._driver.calls(runner.tag)) and not self._closing:
+        while not self._closing:
+            calls, longest = self._driver.calls(runner.tag), _LONGEST_PAUSE
             for thread in calls:
                 thread.interrupt()  # in each round, because code may ignore an interrupt and then wait again
+            try:
+                left = self._end_threads(job, runner)  # after the calls, which may start some
+            except (LaunchError, OSError) as error:
+                left, longest = f"whether it left threads in the JVM is unknown ({error})", _COMPILATION_PAUSE
+            if not left and not calls:
+                return
             self._driver.cancel(runner.tag)
             if time.monotonic() - begun > _CALLS_WARNING and not warned:
                 warned = True
                 self._reports.warn(
-                    f"job {job.id} still runs after its kill: its process has ended, but a call that it made "
-                    "in the JVM ignores interrupts. It ends with that call, or with its context"
+                    f"job {job.id} still runs after its kill: its process has ended, but "
+                    f"{left or 'a call that it made in the JVM ignores interrupts'}. "
+                    "The job ends with that, or with its context"
                 )
             time.sleep(pause)
-            pause = min(pause * 2, 1.0)
+            pause = min(pause * 2, longest)
+
+    def _end_threads(self, job: _PythonJob, runner: RunnerProcess) -> str | None:
+        """Try once to end the threads that a job's calls have started; return what is left, or None.
+
+        Raises:
+            LaunchError: The JVM side cannot be compiled.
+            OSError: The compiled JVM side cannot be stored.
+        """
+        if job.threads is None:
+            job.threads = self._jvm_jobs.call_threads(runner.tag, runner.newest_thread)
+        left = job.threads.end(self._others(job)) if job.threads is not None else None
+        if left is not None:
+            self._driver.stop_queries(runner.tag)  # they may start threads, too
+            self._driver.stop_streaming(runner.tag)
+        return left
+
+    def _others(self, job: _PythonJob) -> list[str]:
+        """Return the tags that threads of other running jobs carry."""
+        return [
+            *(
+                other.runner.tag
+                for other in list(self._jobs.values())
+                if other is not job and other.outcome is None and other.runner
+            ),
+            *self._jvm_jobs.running(),
+        ]
 
     def _end_spark_jobs(self, job: _PythonJob, runner: RunnerProcess) -> None:
         """Cancel what the job left in Spark, and wake waiters for its unfinished named objects.

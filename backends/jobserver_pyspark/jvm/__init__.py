@@ -53,11 +53,12 @@ Python jobs use it through any gateway connection to the context's JVM, whether 
 from jobserver_pyspark.installation.compiler import CompilationFailed, JvmToolchain
 from jobserver_pyspark.installation.libraries import LibrariesUnavailable, LibrarySource
 from jobserver_pyspark.installation.spark import SparkInstall
-from jobserver_pyspark.jvm.jobs import JvmJobRunner, JvmSession, context_settings, isolation_for
+from jobserver_pyspark.jvm.jobs import CallThreads, JvmJobRunner, JvmSession, context_settings, isolation_for
 from jobserver_pyspark.protocol.jvm_messages import JvmJar, JvmJobRequest, JvmJobState
 from jobserver_pyspark.runner.named_objects import NamedObjects
 
 __all__ = [
+    "CallThreads",
     "CompilationFailed",
     "JvmJar",
     "JvmJobRequest",

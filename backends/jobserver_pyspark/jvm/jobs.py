@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 RUNNER_CLASS = "org.apache.spark.sql.jobserver.JobRunner"
+_CALL_THREADS_CLASS = "org.apache.spark.sql.jobserver.CallThreads"
 _MAX_SESSIONS = 16
 """How many class paths the JVM keeps ready for their next job."""
 
@@ -66,6 +67,20 @@ class JvmSession:
         gateway: JavaGateway | None = session.sparkContext._gateway
         assert gateway is not None  # the context is attached
         return cls(gateway, session._jsparkSession)
+
+
+@attrs.frozen
+class CallThreads:
+    """The threads that a Python job's calls have started in the JVM; see ``CallThreads.scala``."""
+
+    _threads: JavaObject
+
+    def end(self, others: Iterable[str]) -> str | None:
+        """Try once to end them all; return what is left, as a clause for a warning, or None.
+
+        ``others`` are the tags of the processes of other running jobs.
+        """
+        return " ".join(str(self._threads.end("\n".join(others))).split()) or None
 
 
 @attrs.define
@@ -123,6 +138,19 @@ class JvmJobRunner:
         if self._runner is not None:
             self._runner.close(int(wait * 1000), int(drain * 1000))
 
+    def call_threads(self, tag: str, *, newest: int, jars: Sequence[Path], loader: JavaObject) -> CallThreads:
+        """Return the threads that calls of a Python job have started, to end them.
+
+        ``tag`` is that of its process. ``newest`` is the ID of the newest thread of the JVM that began before
+        the job. Only threads that run code of ``jars`` count, which calls find in ``loader``.
+        """
+        with self._lock:
+            if not self.job_classes.is_symlink():
+                self._publish([self.toolchain.runner_jar()])
+        spark = self.session.java_session.sparkContext()
+        paths = "\n".join(map(str, jars))
+        return CallThreads(self._new(_CALL_THREADS_CLASS, spark, tag, newest, paths, loader))
+
     def _run(self, request: JvmJobRequest, on_running: Callable[[], None] | None) -> JvmJobState:
         runner = self._prepare_runner(request)
         if request.job_id in self._cancelled:
@@ -146,15 +174,19 @@ class JvmJobRunner:
     def _make_runner(self) -> JavaObject:
         jar = self.toolchain.runner_jar()
         self._publish([jar])
-        gateway = self.session.gateway
-        arguments = gateway.new_array(gateway.jvm.java.lang.Object, 3)
-        arguments[0] = self.session.java_session
-        arguments[1] = self.isolation
-        arguments[2] = _MAX_SESSIONS
-        loader = gateway.jvm.java.lang.ClassLoader.getSystemClassLoader()
-        runner: JavaObject = loader.loadClass(RUNNER_CLASS).getConstructors()[0].newInstance(arguments)
+        runner = self._new(RUNNER_CLASS, self.session.java_session, self.isolation, _MAX_SESSIONS)
         runner.addLibraries(_written(JvmJars(jars=(_jar(jar),))))
         return runner
+
+    def _new(self, class_name: str, *arguments: object) -> JavaObject:
+        """Create an object of a published class, which has one constructor."""
+        gateway = self.session.gateway
+        array = gateway.new_array(gateway.jvm.java.lang.Object, len(arguments))
+        for index, argument in enumerate(arguments):
+            array[index] = argument
+        loader = gateway.jvm.java.lang.ClassLoader.getSystemClassLoader()
+        made: JavaObject = loader.loadClass(class_name).getConstructors()[0].newInstance(array)
+        return made
 
     def _load_api(self, runner: JavaObject, request: JvmJobRequest) -> None:
         """Load the job API before any class that refers to it, or any copy of it, can be loaded.

@@ -25,6 +25,7 @@ from jobserver_pyspark import PySparkLauncher
 from jobserver_pyspark.demo import build_wheel
 
 JVM_JOBS = Path(__file__).parent / "jobs" / "jvm" / "JvmJobs.scala"
+CALLED = Path(__file__).parent / "jobs" / "java" / "Remains.java"
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +58,22 @@ def jvm_classes() -> Path:
 @pytest.fixture(scope="session")
 def jar(jvm_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> JobCode:
     return _jar(jvm_classes, tmp_path_factory.mktemp("jar") / "jobs.jar", lambda name: "Release" not in name)
+
+
+@pytest.fixture(scope="session")
+def remains_jar() -> JobCode:
+    """Java code that starts threads, for calls of Python jobs."""
+    javac = shutil.which("javac")
+    if javac is None:
+        pytest.skip("javac is not installed: a JDK is needed to compile the code that jobs call")
+
+    def build(directory: Path) -> None:
+        classes = directory / "classes"
+        command = [javac, "--release", "17", "-d", str(classes), str(CALLED)]
+        subprocess.run(command, check=True, timeout=200)
+        _jar(classes, directory / "remains.jar", lambda _: True)
+
+    return code_of(built_once("remains", [CALLED.read_text("utf-8")], build) / "remains.jar", BinaryType.JAR)
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from context_processes import family
 from launcher_world import Context, Start, code_of
 
 from built_once import built_once
+from conditions import wait_until
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.models.failures import FailureKind
 from jobserver_core.ports import ContextEnd, JobCode, JobSpec
@@ -79,6 +80,21 @@ def test_kills_kill_on_spark_3_5(on_35: Context, name: str) -> None:
     assert on_35.listener.outcome(job.id, timeout=15.0).killed
     assert on_35.run("trouble.JvmCalls", {"frame": "Thread.sleep"}).value == 0
     assert on_35.end_of(on_35.submit("work.WordCount", {"input": {"string": "a"}}), 20.0).value == {"a": 1}
+
+
+@pytest.mark.parametrize("kind", ["thread", "timer", "scheduled", "queue"])
+def test_a_kill_ends_the_threads_that_the_calls_of_a_job_have_started_on_spark_3_5(
+    on_35: Context, remains_jar: JobCode, tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "written"
+    config = {"path": str(path), "kind": kind, "stay": True}
+    job = on_35.submit("calls.Starts", config, before=remains_jar)
+    wait_until(path.exists, timeout=120.0)
+    on_35.handle.kill_job(job.id)
+    assert on_35.end_of(job).outcome.killed
+    path.unlink()
+    assert on_35.run("work.WordCount", {"input": {"string": "a"}}).value == {"a": 1}
+    assert not path.exists()
 
 
 def test_a_connection_of_a_stranger_does_not_stop_the_context_on_spark_3_5(on_35: Context) -> None:

@@ -142,10 +142,11 @@ def test_a_gateway_server_whose_start_fails_is_shut_down(gateway: Callable[[], G
     driver = Driver.__new__(Driver)  # without a JVM
     driver.gateway = SimpleNamespace(_gateway_client=jvm)
     driver.context = driver._starter_conf = SimpleNamespace(_get_object_id=lambda: "o100")
-    jvm.failing = {"c\no3\nstart\ne\n"}
+    driver._starting_thread = SimpleNamespace(start_in_group=lambda name: f"c\no101\nset\ns{name}\ne\n")
+    jvm.failing = {"c\no4\nstart\ne\n"}
     with pytest.raises(Py4JJavaError):
         driver._start_gateway_server("tag")
-    assert jvm.alone == ["c\no3\nshutdown\ne\n"]
+    assert jvm.alone == ["c\no4\nshutdown\ne\n"]
 
 
 def test_an_answer_that_is_cut_off_is_an_error() -> None:

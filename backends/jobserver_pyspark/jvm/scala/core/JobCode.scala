@@ -1,6 +1,8 @@
 package org.apache.spark.sql.jobserver
 
+import java.io.File
 import java.lang.reflect.{Field, Modifier}
+import java.net.URI
 import java.util.{ArrayDeque, Collections, IdentityHashMap}
 import java.util.concurrent.Executor
 
@@ -22,6 +24,10 @@ private[jobserver] object JobCode {
 
   /** The name of a class, or of the class whose source contains it if it is a lambda. */
   def writtenIn(cls: Class[_]): String = cls.getName.split("\\$\\$Lambda", 2).head
+
+  /** The file of a class. */
+  def fileOf(cls: Class[_]): Option[File] =
+    locationOf(cls).flatMap(place => Try(new File(new URI(place)).getCanonicalFile).toOption)
 
   private def locationOf(cls: Class[_]): Option[String] =
     Option(cls.getProtectionDomain.getCodeSource).flatMap(source => Option(source.getLocation)).map(_.toString)

@@ -31,20 +31,12 @@ private[jobserver] final class JobThreads(val jobId: String, val log: JobLog) ex
    * and pools. Returns whether there were any.
    */
   def end(code: OwnCode): Boolean = {
-    // A task that repeats moves between the queue of its pool and a stack, so the queue is read before and after.
-    def pending: Set[Thread] = members.filter(JobThreads.work(_).exists(JobCode.isForeign)).toSet
-    val before = pending
-    val stacks = Thread.getAllStackTraces.asScala
-    val after = pending
-    val own = members.filter(thread => thread != Thread.currentThread && thread.isAlive).filter { thread =>
-      val frames = stacks.getOrElse(thread, Array.empty[StackTraceElement])
-      before(thread) || after(thread) || frames.exists(JobCode.isForeign(_, code.loader))
-    }.filterNot(JobListeners.isDispatcher) ++ members.filter(JobThreads.isHttpClient)
+    val own = JobThreads.running(members, JobCode.isForeign(_), _.exists(JobCode.isForeign(_, code.loader))) ++
+      members.filter(JobThreads.isHttpClient)
     own.foreach(JobThreads.drain)
     own.foreach(_.interrupt())
-    val servers = members.flatMap(JobThreads.httpServerOf)
-    servers.foreach(JobThreads.stop)
-    own.nonEmpty || servers.nonEmpty
+    val served = JobThreads.endServers(members)
+    own.nonEmpty || served
   }
 }
 
@@ -63,6 +55,30 @@ private[jobserver] object JobThreads {
     Option(group.asInstanceOf[JobThreads]).filter(_.log.isOpen)
   }
 
+  /**
+   * Those of some threads that run certain code, or will: whose own classes or pending tasks `isOwn` accepts, or whose
+   * stacks `runsIn` accepts. Without the calling thread and those that deliver Spark's events.
+   */
+  def running(
+      threads: => Seq[Thread], isOwn: Class[_] => Boolean, runsIn: Array[StackTraceElement] => Boolean): Seq[Thread] = {
+    // A task that repeats moves between the queue of its pool and a stack, so the queue is read before and after. A thread
+    // that ended in between counts, because it may have started another one.
+    def waiting(found: Seq[Thread]): Set[Thread] = found.filter(work(_).exists(isOwn)).toSet
+    val first = threads
+    val before = waiting(first)
+    val stacks = Thread.getAllStackTraces.asScala
+    val last = threads
+    val own = before ++ (first ++ last).filter(stacks.get(_).exists(runsIn)) ++ waiting(last)
+    own.filterNot(thread => thread == Thread.currentThread || JobListeners.isDispatcher(thread)).toSeq
+  }
+
+  /** Stops the servers of `com.sun.net.httpserver` that some threads serve. Returns whether there were any. */
+  def endServers(threads: Seq[Thread]): Boolean = {
+    val servers = threads.flatMap(httpServerOf)
+    servers.foreach(stop)
+    servers.nonEmpty
+  }
+
   /** The classes of a thread, of its Runnable, and of the pending tasks in its pool or timer. */
   private def work(thread: Thread): Seq[Class[_]] = {
     val target = targetOf(thread)
@@ -73,6 +89,11 @@ private[jobserver] object JobThreads {
 
   private def drain(thread: Thread): Unit = {
     poolOf(targetOf(thread)).filterNot(SharedPools.isForChannels).foreach(_.shutdownNow())
+    cancelTimer(thread)
+  }
+
+  /** Cancels the timer of a thread, if it has one, so that the thread ends. */
+  def cancelTimer(thread: Thread): Unit =
     Fields.get(thread, "queue").filter(_ => isTimer(thread)).foreach { queue =>
       queue.synchronized {
         Fields.set(thread, "newTasksMayBeScheduled", java.lang.Boolean.FALSE)
@@ -80,10 +101,9 @@ private[jobserver] object JobThreads {
         queue.notifyAll()
       }
     }
-  }
 
   /** Whether a thread waits for responses to the job's `java.net.http.HttpClient`, for as long as that has requests. */
-  private def isHttpClient(thread: Thread): Boolean =
+  def isHttpClient(thread: Thread): Boolean =
     thread.getClass.getName == "jdk.internal.net.http.HttpClientImpl$SelectorManager"
 
   /** The server of `com.sun.net.httpserver` that a thread serves, if any. It runs only code of the JDK, and never ends. */

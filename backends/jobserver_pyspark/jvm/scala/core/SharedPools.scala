@@ -63,7 +63,8 @@ private[jobserver] object SharedPools {
   private def workers: Stacks =
     Thread.getAllStackTraces.asScala.filter { case (thread, frames) => isWorker(thread, frames) }
 
-  private def isWorker(thread: Thread, frames: Array[StackTraceElement]): Boolean =
+  /** Whether a thread works for all jobs. */
+  def isWorker(thread: Thread, frames: Array[StackTraceElement] = Array.empty): Boolean =
     thread.isInstanceOf[ForkJoinWorkerThread] || thread.getName == SharedTimer.ThreadName || isSingleTask(thread, frames) ||
       isOfChannels(thread, frames)
 
