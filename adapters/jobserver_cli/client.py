@@ -122,6 +122,15 @@ class CommandClient:
         """Return the JSON response of a GET request."""
         return self.call("GET", path, params=params)
 
+    def records(self, path: str, **params: str | int | None) -> list[Json]:
+        """Return the records that a GET request lists."""
+        found = self.get(path, **params)
+        if not isinstance(found, list) or not all(isinstance(record, dict) for record in found):
+            message = f"the server at {self.url} does not list {path} as this version of jobserver expects"
+            advice = "An older server may lack this list. Upgrade it, or use the jobserver of its version."
+            raise CommandFailed(message, ExitCode.REFUSED, advice)
+        return found
+
     def job(self, job_id: str) -> JobFields:
         """Return the record of a job, without its result."""
         record: JobFields = self.get(f"/jobs/{quoted_segment(job_id)}", result="false")

@@ -66,7 +66,7 @@ def _connection(given: Mapping[str, Any]) -> ServerOptions:
 
 
 def _recent_jobs(client: CommandClient, *, live: bool) -> Iterable[Described]:
-    for record in client.get("/jobs", limit=RECENT):
+    for record in client.records("/jobs", limit=RECENT):
         if not live or record.get("status") not in FINAL:
             about = [job_state(record), class_shown(record.get("classPath"), wide=False)]
             yield record["jobId"], " ".join([*about, time_shown(record.get("startTime"))])
@@ -87,7 +87,7 @@ def live_job_ids(client: CommandClient, _typed: str) -> Iterable[Described]:
 @_completing
 def context_names(client: CommandClient, _typed: str) -> Iterable[Described]:
     """Yield the names of live contexts."""
-    for record in client.get("/contexts", details="true"):
+    for record in client.records("/contexts", details="true"):
         yield record["name"], f"{context_state(record)} since {time_shown(record.get('startTime'))}"
 
 

@@ -53,10 +53,10 @@ def contexts(
         _list_pools(client, terminal)
     elif ended:
         columns = ["Context", "State", "Started", "Ended", "ID"]
-        _list(terminal, client.get("/contexts", ended="true"), columns, "no ended contexts")
+        _list(terminal, client.records("/contexts", ended="true"), columns, "no ended contexts")
     else:
         columns = ["Context", "State", "Started", "Application", "Spark UI"]
-        _list(terminal, client.get("/contexts", details="true"), columns, "no contexts")
+        _list(terminal, client.records("/contexts", details="true"), columns, "no contexts")
 
 
 _CELLS: Mapping[str, Callable[[ContextFields], object]] = {
@@ -77,7 +77,7 @@ def _list(terminal: Terminal, records: list[ContextFields], columns: list[str], 
 
 
 def _list_pools(client: CommandClient, terminal: Terminal) -> None:
-    pools = client.get("/contexts", spares="true")
+    pools = client.records("/contexts", spares="true")
     rows = ([pool["pool"], pool["size"], pool["ready"], pool["starting"]] for pool in pools)
     none = "no pools of spare contexts; set jobserver.contexts.pools"
     terminal.records(pools, ["Pool", "Size", "Ready", "Starting"], rows, none=none)

@@ -119,7 +119,7 @@ def jobs(
         if status is JobStatus.WAITING:
             records = _waiting(client, chosen)[:limit]
         else:
-            records = client.get("/jobs", limit=limit, status=status.value if status else None, **chosen)
+            records = client.records("/jobs", limit=limit, status=status.value if status else None, **chosen)
         columns = ["Job", "State", "Submitted", "Duration", "Class", "Context"]
         rows = (
             [
@@ -150,7 +150,7 @@ def _waiting(client: CommandClient, chosen: Mapping[str, str | None]) -> list[Jo
     found = [
         record
         for status in (JobStatus.STARTED, JobStatus.RESTARTING)
-        for record in client.get("/jobs", limit=MAX_LISTED, status=status.value, **chosen)
+        for record in client.records("/jobs", limit=MAX_LISTED, status=status.value, **chosen)
         if record.get("waiting")
     ]
     return sorted(found, key=lambda record: str(record.get("startTime")), reverse=True)
@@ -301,7 +301,7 @@ def kill(
 def _advice_for_last(client: CommandClient, job_ids: list[str], force: bool) -> str | None:
     """Return which job is the newest, and how to kill it; None if there is none, or it cannot be listed."""
     try:
-        [newest] = client.get("/jobs", limit=1)
+        [newest] = client.records("/jobs", limit=1)
     except (CommandFailed, ValueError):
         return None
     job_id, state = newest.get("jobId"), job_state(newest)

@@ -84,7 +84,7 @@ def _other_context(client: CommandClient, name: str) -> str:
 
 
 def _recent_jobs(client: CommandClient) -> list[str]:
-    return [record["jobId"] for record in client.get("/jobs", limit=RECENT)]
+    return [record["jobId"] for record in client.records("/jobs", limit=RECENT)]
 
 
 _KINDS = {
@@ -152,7 +152,7 @@ def unknown_filters(client: CommandClient, *, context: str | None, main_class: s
                 missing = _KINDS["context_not_found"].not_found(client, context)
                 yield f"{missing}. {missing.advice}" if missing.advice else str(missing)
     if main_class is not None:
-        recent = client.get("/jobs", limit=RECENT)
+        recent = client.records("/jobs", limit=RECENT)
         classes = {str(record.get("classPath")) for record in recent}
         if main_class not in classes:
             by_short_name = {name.rpartition(".")[2]: name for name in classes}
@@ -197,7 +197,7 @@ def resolve_job(client: CommandClient, given: str) -> str:
         CommandFailed: The prefix is empty or ambiguous, or there are no jobs for ``@last``.
     """
     if given == LAST:
-        newest = client.get("/jobs", limit=1)
+        newest = client.records("/jobs", limit=1)
         if not newest:
             raise CommandFailed("there are no jobs", ExitCode.REFUSED)
         return str(newest[0]["jobId"])
@@ -245,10 +245,10 @@ def resolve_context(client: CommandClient, given: str) -> str:
         # Only the name can be stopped. That of an ended context may belong to another one by now.
         lives = found["id"] == given and found["endTime"] == "Empty"
         return str(found["name"]) if lives else given
-    names = {str(record["id"]): str(record["name"]) for record in client.get("/contexts", details="true")}
+    names = {str(record["id"]): str(record["name"]) for record in client.records("/contexts", details="true")}
     if live := _only(given, [one for one in names if one.startswith(given)], "context"):
         return names[live]
     if len(given) < LEAST_PREFIX:  # more likely the name of no context
         return given
-    ended = [str(record["id"]) for record in client.get("/contexts", ended="true", limit=RECENT)]
+    ended = [str(record["id"]) for record in client.records("/contexts", ended="true", limit=RECENT)]
     return _only(given, [one for one in ended if one.startswith(given)], "context") or given

@@ -209,7 +209,7 @@ def login(client: CommandClient, terminal: Terminal, name: ServerName) -> None:
         jobserver login lab --server http://10.1.2.3:8090
     """
     try:
-        client.get("/jobs", limit=0)
+        client.records("/jobs", limit=0)
     except CommandFailed as refused:
         if refused.reason == UNAUTHENTICATED:  # without the hint that recommends this very command
             raise CommandFailed(str(refused), refused.code, login_advice(client.connection)) from None

@@ -20,6 +20,7 @@ from jobserver_cli.exits import ExitCode
 from jobserver_core import Settings
 from jobserver_http import running
 from jobserver_http.credential_files import hash_password, hash_token
+from loopback import Loopback
 from serving import a_server
 
 PASSWORD = "correct horse"
@@ -132,6 +133,19 @@ def test_a_server_that_is_not_a_job_server_is_recognized(jobserver: CommandLine,
     done = jobserver("submit", "a.B", "--cp", "a", "--server", stranger)
     assert (done.code, "does not look like a job server (it answered 404 Not Found)" in done.err) == (3, True)
     assert "Check --server and JOBSERVER_URL" in done.err
+
+
+@pytest.mark.parametrize("found", [b'["warm"]', b'{"warm": 1}', b"null"])
+@pytest.mark.parametrize("command", [("contexts", "--ended"), ("contexts", "--spares"), ("jobs",)])
+def test_a_list_in_the_form_of_another_version_is_no_bug_of_the_command(
+    jobserver: CommandLine, command: tuple[str, ...], found: bytes
+) -> None:
+    """Older servers answer ``?ended=true`` with the names of live contexts."""
+    with Loopback(lambda handler: handler.say(200, found)) as web:
+        done = jobserver(*command, "--server", web.url(""))
+    assert (done.code, "Traceback" in done.err) == (4, False)
+    assert f"does not list /{command[0]} as this version of jobserver expects" in done.err
+    assert "An older server may lack this list" in done.err
 
 
 @pytest.mark.parametrize(
