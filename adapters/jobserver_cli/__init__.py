@@ -29,9 +29,7 @@ def main() -> None:
         )
         sys.exit(7)
     if COMPLETION_VARIABLE in os.environ:
-        from typer import _completion_classes  # noqa: PLC0415 - only the scripts of shells need it
+        from jobserver_cli.completion import register_shell  # noqa: PLC0415 - only shells need it
 
-        # Descriptions have no markup to remove. Rich would wrap the long ones, and is half of the time.
-        _completion_classes._sanitize_help_text = lambda text: text
-        _completion_classes.completion_init()
+        register_shell()
     app(prog_name="jobserver")

@@ -8,6 +8,7 @@ description, which shells show beside it.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -25,11 +26,39 @@ RECENT = 50
 CONNECT_TIMEOUT, TIMEOUT = 1.0, 10.0
 """Seconds for opening a connection and for the response, while the shell is blocked."""
 
+_CURSOR = "\0"
+"""Marks the end of a line while it is split: no line that a shell passes contains it."""
+
 Described = tuple[str, str]
 """A name and its description."""
 
 
 Completion = Callable[[typer.Context, str], list[Described]]
+
+
+def register_shell() -> None:
+    """Let typer answer the scripts of :mod:`jobserver_cli.shells`, which ask as that of typer for fish."""
+    from typer import _completion_classes  # noqa: PLC0415 - only shells need it
+
+    def arguments(self: object) -> tuple[list[str], str]:
+        return words_before_cursor(os.environ.get("_TYPER_COMPLETE_ARGS", ""))
+
+    # Typer's own splitting ends a word at a blank, even if it is quoted.
+    _completion_classes.FishComplete.get_completion_args = arguments  # type: ignore[method-assign]
+    # Descriptions have no markup to remove. Rich would wrap the long ones, and is half of the time.
+    _completion_classes._sanitize_help_text = lambda text: text
+    _completion_classes.completion_init()
+
+
+def words_before_cursor(line: str) -> tuple[list[str], str]:
+    """Return the arguments of a line as it was typed, and the last word, whose quote may be open."""
+    for closing in ("", "'", '"'):
+        try:
+            words = shlex.split(f"{line}{_CURSOR}{closing}")
+        except ValueError:  # another quote is open
+            continue
+        return words[1:-1], words[-1].removesuffix(_CURSOR)
+    return [], ""
 
 
 def _completing(names: Callable[[CommandClient, str], Iterable[Described]]) -> Completion:

@@ -31,13 +31,20 @@ _ASK = "env _JOBSERVER_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-ar
 
 BASH = r"""_jobserver() {
     local line="${COMP_LINE:0:COMP_POINT}" last before="" mark value about shown room values=() abouts=()
+    # In quotes, bash replaces what follows the quote, and closes it.
+    local quote="${COMP_WORDS[COMP_CWORD]:0:1}"
     while IFS=$'\t' read -r value about; do
+        case "$quote" in
+            \') value="${value//\'/\'\\\'\'}" ;;
+            \") for mark in '\' '"' '$' '`'; do value="${value//"$mark"/"\\$mark"}"; done ;;
+            *) [[ -n "$value" ]] && value="$(printf %q "$value")" ;;
+        esac
         [[ -n "$value" ]] || continue
-        values+=("$(printf %q "$value")")
+        values+=("$value")
         abouts+=("$about")
     done < <(<ask>"$line" "${1/#\~/$HOME}" 2>/dev/null </dev/null)
     # Bash replaces only what follows the last : or =, or begins with the last @: drop what precedes it.
-    last="${line##*[[:space:]]}"
+    [[ "$line" =~ (([^[:space:]\\]|\\.)*)$ && "$quote" != [\'\"] ]] && last="${BASH_REMATCH[1]}"
     for mark in @ : =; do
         if [[ "$COMP_WORDBREAKS" == *"$mark"* && "$last" == *"$mark"* ]]; then
             value="${last%"$mark"*}${mark#@}"
@@ -60,7 +67,8 @@ complete -o default -o nosort -F _jobserver jobserver 2>/dev/null ||
 
 ZSH = r"""#compdef jobserver
 _jobserver() {
-    local line value about program="${words[1]/#\~/$HOME}" typed="${(j: :)words[1,CURRENT-1]} $PREFIX"
+    local line value about program="${words[1]/#\~/$HOME}"
+    local typed="${(j: :)words[1,CURRENT-1]} $QIPREFIX$PREFIX"
     local -a found
     for line in "${(@f)$(<ask>"$typed" "$program" 2>/dev/null </dev/null)}"; do
         value="${line%%$'\t'*}"
@@ -103,6 +111,7 @@ def completion(
     """Print the script that completes this command in a shell: commands, options, and names on the server.
 
     For bash, add the first line below to ~/.bashrc. For zsh, ~/.zfunc must be in fpath before compinit runs.
+    Create the directories of zsh and fish first if they do not exist.
 
     Examples:
         eval "$(jobserver completion bash)"

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import shutil
 import struct
 import subprocess
@@ -89,6 +90,14 @@ def test_contexts_binaries_and_data_files_are_completed(client: CommandLine, tmp
     assert list(completed("jobserver run words.Count --wheel wo")) == ["words"]
     assert list(completed("jobserver data delete b")) == [name]
     assert list(completed(f"jobserver data delete {path[:-5]}")) == [path]
+
+
+@pytest.mark.parametrize("typed", ["'two wo", '"two ', "two\\ ", r"two\ wo", "two' 'w"])
+def test_a_name_with_a_blank_is_completed_however_it_is_quoted(
+    client: CommandLine, server: JobServer, tmp_path: Path, typed: str
+) -> None:
+    server.upload("two words", BinaryType.WHEEL, (tmp_path / "words-0.1-py3-none-any.whl").read_bytes())
+    assert list(completed(f"jobserver binary delete {typed}")) == ["two words"]
 
 
 def test_saved_servers_are_completed_without_asking_any(client: CommandLine, tmp_path: Path) -> None:
@@ -225,7 +234,13 @@ def test_a_shell_completes_commands_and_names(
     ]
     assert shell.words("jobserver jobs --status=RUN") == ["jobserver", "jobs", "--status=RUNNING"]
     assert shell.words("jobserver context show w") == ["jobserver", "context", "show", "warm"]
-    assert shell.words("jobserver binary delete tw") == ["jobserver", "binary", "delete", "two words"]
+    for typed in ("tw", "'tw", '"tw', r"two\ ", "'two w", '"two w'):
+        assert shell.words(f"jobserver binary delete {typed}") == [
+            "jobserver",
+            "binary",
+            "delete",
+            "two words",
+        ]
 
 
 @pytest.mark.parametrize("name", ["bash", "zsh"])
@@ -248,16 +263,21 @@ def test_a_shell_shows_the_descriptions_of_several_names(
     shell.type("jobserver result \t\t", r"(?s)(?=.*the newest job)(?=.*FINISHED Count \d)")
 
 
-def test_fish_completes_commands_and_names(client: CommandLine, environment: dict[str, str]) -> None:
+def test_fish_completes_commands_and_names(
+    client: CommandLine, server: JobServer, environment: dict[str, str], tmp_path: Path
+) -> None:
     need("fish")
+    server.upload("two words", BinaryType.WHEEL, (tmp_path / "words-0.1-py3-none-any.whl").read_bytes())
     job_id = submitted(client)
     lines = (
         "jobserver logs @la",
         f"jobserver job show {job_id[:7]}",
         "jobserver serve --conf",
         "jobserver jobs --status=RUN",
+        r"jobserver binary delete two\ w",
+        'jobserver binary delete "two w',
     )
-    asked = "; ".join(f"complete -C '{line}'" for line in lines)
+    asked = "; ".join(f"complete -C {shlex.quote(line)}" for line in lines)
     done = subprocess.run(
         ["fish", "--no-config", "-c", f"jobserver completion fish | source; {asked}"],
         env={**environment, "JOBSERVER_URL": os.environ["JOBSERVER_URL"]},
@@ -266,8 +286,10 @@ def test_fish_completes_commands_and_names(client: CommandLine, environment: dic
         check=True,
         timeout=PATIENCE,
     )
-    last, job, option, value = done.stdout.splitlines()
+    last, job, option, value, escaped, quoted = done.stdout.splitlines()
     assert last == "@last\tthe newest job"
     assert job.startswith(f"{job_id}\t")
     assert option.startswith("--config\t")
     assert value == "--status=RUNNING"
+    assert escaped.split("\t")[0].endswith("words")
+    assert quoted.split("\t")[0].endswith("words")
