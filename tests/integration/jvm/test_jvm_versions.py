@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,6 +37,21 @@ def test_two_versions_at_once_are_each_right(bench: Any, version_jars: Any) -> N
         outcome = job.outcome()
         assert outcome.status == "finished"
         assert bench.content(job.request, outcome).decode().count(f"{version} sent") == 1
+
+
+def test_a_running_job_keeps_its_classes_when_they_are_loaded_anew_for_later_jobs(
+    bench: Any, version_jars: Any, tmp_path: Path
+) -> None:
+    one, _ = version_jars
+    gate = tmp_path / "gate"
+    job = bench.start(bench.request("versions.Job", one, config={"gate": str(gate)}))
+    job.wait_for_log("waiting")
+    bench.jobs._runner.addLibraries('{"jars": []}')  # so that the next job gets a session of its own
+    assert bench.value("versions.Job", one) == expected("one")
+    gate.touch()
+    outcome = job.outcome()
+    assert outcome.error is None
+    assert json.loads(bench.content(job.request, outcome)) == expected("one")
 
 
 def test_pool_threads_never_run_code_of_another_version(bench: Any, version_jars: Any) -> None:

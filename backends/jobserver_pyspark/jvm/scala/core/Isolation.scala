@@ -7,6 +7,9 @@ trait CodeLease {
   def session: SparkSession
   def loader: ClassLoader
 
+  /** Identifies the loader for [[Isolation.loaderOf]]. */
+  def id: String
+
   /** Runs `body` so that the driver and the executors see this class path's code. */
   def within[T](body: => T): T
 
@@ -25,14 +28,14 @@ trait Isolation {
   /** Jars that all class paths see: the runner's own, and the job API's. */
   def addLibraries(jars: Seq[JobJar]): Unit
 
-  /** The loader of a class path, by its key, or None if it no longer exists. */
-  def loaderOf(key: String): Option[ClassLoader]
+  /** The loader of a lease, by its ID, or None if it no longer exists. */
+  def loaderOf(id: String): Option[ClassLoader]
 
   def close(): Unit
 }
 
 private[jobserver] object Isolation {
-  /** The local property that carries a class path's key to its tasks, and so to the threads that receive their results. */
+  /** The local property that carries the ID of a job's loader to its tasks, and so to the threads that receive their results. */
   val ClassPathProperty = "jobserver.classpath"
 
   /** The local property of tasks that prepare an executor for all class paths, and so need the jars of none. */

@@ -142,7 +142,7 @@ private[jobserver] final class RunningJob(
   private def within(code: CodeLease): Outcome =
     try code.within {
       SparkSession.setActiveSession(code.session)
-      spark.setLocalProperty(Isolation.ClassPathProperty, request.classPathKey)
+      spark.setLocalProperty(Isolation.ClassPathProperty, code.id)
       try attempt(code)
       finally {
         SparkSession.clearActiveSession()

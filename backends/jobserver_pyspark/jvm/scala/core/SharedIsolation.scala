@@ -22,7 +22,7 @@ private[jobserver] final class SharedIsolation(root: Session) extends Isolation 
 
   override def addLibraries(jars: Seq[JobJar]): Unit = jars.foreach(add)
 
-  override def loaderOf(key: String): Option[ClassLoader] = Some(shared)
+  override def loaderOf(id: String): Option[ClassLoader] = Some(shared)
 
   override def close(): Unit = ()
 
@@ -41,6 +41,7 @@ private[jobserver] final class SharedIsolation(root: Session) extends Isolation 
 
     override def session: SparkSession = own
     override def loader: ClassLoader = shared
+    override def id: String = "shared"
     override def within[T](body: => T): T = {
       val thread = Thread.currentThread
       val before = thread.getContextClassLoader

@@ -14,7 +14,7 @@ import org.apache.spark.util.ThreadUtils
  *
  * Spark deserializes all results on a few threads of the scheduler, whose class loader does not know the classes of jobs:
  * an `rdd.collect()` of a job's own case class would fail there, or use another version of the class. So each stage
- * carries the key of the job's class path as a local property, by which the right loader is found here.
+ * carries the ID of the job's loader as a local property, by which the right loader is found here.
  */
 private[spark] final class JobResultGetter(
     env: SparkEnv, scheduler: TaskSchedulerImpl, property: String, loaderOf: String => Option[ClassLoader])

@@ -29,7 +29,7 @@ import org.apache.spark.sql.classic
  * Sessions are kept for the next job with the same class path. If there are more than `maxSessions`, the least recently
  * used ones are closed, except while a job or a named object still needs their code.
  *
- * The lock guards all fields but `newest` and `ambiguous`, which other threads read without it, and `union`.
+ * The lock guards all fields but `newest`, `loaders` and `ambiguous`, which other threads read without it, and `union`.
  */
 private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxSessions: Int) extends Isolation {
   private val sessions = mutable.LinkedHashMap[String, ClassPathSession]()
@@ -38,6 +38,8 @@ private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxS
   // The session of each class path that its next job gets. The threads that schedule tasks and receive results read it
   // without the lock, because all tasks would wait for them while a session is created.
   private val newest = new ConcurrentHashMap[String, ClassPathSession]()
+  // The loaders of all sessions, also of those that only running jobs still have, by the UUIDs of the sessions.
+  private val loaders = new ConcurrentHashMap[String, ClassLoader]()
   // The first checksum of each file in any class path so far.
   private val checksums = mutable.Map[String, Long]()
   // Whether any class path so far had another version of a file.
@@ -54,13 +56,18 @@ private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxS
     sessions.values.foreach(_.stale = true)
   }
 
-  override def loaderOf(key: String): Option[ClassLoader] = Option(newest.get(key)).map(_.loader)
+  /** A thread pool may outlive the session of the job that started it. Then it works for later jobs of its class path. */
+  override def loaderOf(id: String): Option[ClassLoader] = {
+    val Array(uuid, key) = id.split(" ", 2)
+    Option(loaders.get(uuid)).orElse(Option(newest.get(key)).map(_.loader))
+  }
 
   override def lease(request: JobRequest): CodeLease = synchronized {
     val session = sessions.remove(request.classPathKey).filterNot(_.stale)
       .getOrElse(new ClassPathSession(request.classPathKey, request.jars))
     sessions.put(request.classPathKey, session)
     newest.put(request.classPathKey, session)
+    loaders.put(session.state.uuid, session.loader)
     localExecutor.foreach(_.useForSession(session.state, session.loader, session.jars))
     if (session.users == 0) SharedViews.replace(root, session.spark)
     session.users += 1
@@ -79,6 +86,7 @@ private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxS
   private def discard(session: ClassPathSession): Unit = {
     sessions.get(session.key).filter(_ eq session).foreach(_ => sessions.remove(session.key))
     newest.remove(session.key, session)
+    loaders.remove(session.state.uuid)
     session.spark.artifactManager.close()
   }
 
@@ -170,6 +178,7 @@ private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxS
 
     override def session: SparkSession = leased.spark
     override def loader: ClassLoader = leased.loader
+    override def id: String = s"${leased.state.uuid} ${leased.key}"
     override def within[T](body: => T): T = leased.spark.artifactManager.withResources(body)
     override def reloadNextTime(): Unit = SessionIsolation.this.synchronized {
       // Otherwise, its named objects still need the classes that are loaded.

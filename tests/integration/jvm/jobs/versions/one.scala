@@ -31,6 +31,10 @@ object Job {
 
   private def work(sc: SparkContext, config: JMap[String, Object]): Any = {
     if (config.containsKey("sleep")) Thread.sleep(config.get("sleep").toString.toLong)
+    if (config.containsKey("gate")) {
+      println("waiting")
+      while (!java.nio.file.Files.exists(java.nio.file.Paths.get(config.get("gate").toString))) Thread.sleep(20)
+    }
     val tag = sc.broadcast(Tag("broadcast"))
     val tags = sc.parallelize(1 to 4, 2).map(n => Tag("sent")).collect()
     Map(
