@@ -97,8 +97,5 @@ class TestPySparkLauncher(LauncherContract):
         settings = {"spark": {"master": "local[*]", "serializer": "no.such.Serializer"}}
         return settings, "no.such.Serializer"
 
-    def unready_settings(self, directory: Path) -> dict[str, Any]:
-        return {"spark": {"master": "spark://127.0.0.1:8260"}}  # where nothing listens
-
     def refused_settings(self) -> tuple[dict[str, Any], str]:
         return {"spark": {"master": "local[no-number]"}}, "spark.master"
