@@ -260,7 +260,7 @@ class _Job:
             cwd=self._context.spec.work_dir,
             start_new_session=True,
         )
-        paths = [str(code.path) for code in self._context.spec.class_path_of(self._spec)]
+        paths = [str(code.path) for code in self._context.spec.search_path_of(self._spec)]
         request = {"class": self._spec.class_name, "path": paths, "config": self._spec.config}
         assert process.stdin is not None
         with suppress(BrokenPipeError):  # it has ended already

@@ -53,7 +53,7 @@ class InlineJob:
     ) -> None:
         self.id = spec.id
         self.class_name = spec.class_name
-        self.class_path = context.class_path_of(spec)
+        self.search_path = context.search_path_of(spec)
         self.config: JsonObject = loads(spec.config)
         self.context_settings: JsonMapping = context.settings
         self.data_dir = context.data_dir

@@ -66,8 +66,8 @@ class ContextSpec:
     work_dir: Path
     data_dir: Path
 
-    def class_path_of(self, job: JobSpec) -> tuple[JobCode, ...]:
-        """Return the class path that a job of this context sees: the context's entries, then its own."""
+    def search_path_of(self, job: JobSpec) -> tuple[JobCode, ...]:
+        """Return where the classes of a job are found: the class path of this context, then the job's own."""
         return (*self.class_path, *job.class_path)
 
     def log_tail(self, size: int = 4096) -> str:
@@ -112,10 +112,10 @@ class ContextSpec:
 class JobSpec:
     """A job to run in a context.
 
-    ``config`` is a JSON object as a string. ``class_path`` is in the order of the request, and not empty. If
-    two entries have a class with the same name, the first wins. If the last entry is a jar, the job is a JVM
-    job, otherwise a Python job. The launcher appends the job's standard output, standard error and log
-    messages to ``log_path`` while it runs.
+    ``config`` is a JSON object as a string. ``class_path`` is the job's own, in the order of the request, and
+    not empty. If two entries have a class with the same name, the first wins. If the last entry is a jar, the
+    job is a JVM job, otherwise a Python job. The launcher appends the job's standard output, standard error
+    and log messages to ``log_path`` while it runs.
     """
 
     id: str

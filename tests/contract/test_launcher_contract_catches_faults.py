@@ -184,7 +184,7 @@ class IgnoresTheContextsClassPath(Fault):
     class Job(InlineJob):
         def __init__(self, spec: Any, context: Any, tell: Any) -> None:
             super().__init__(spec, context, tell)
-            self.class_path = spec.class_path
+            self.search_path = spec.class_path
 
     parts = {"InlineJob": Job}
 
@@ -196,7 +196,7 @@ class PutsTheContextsClassPathLast(Fault):
     class Job(InlineJob):
         def __init__(self, spec: Any, context: Any, tell: Any) -> None:
             super().__init__(spec, context, tell)
-            self.class_path = (*spec.class_path, *context.class_path)
+            self.search_path = (*spec.class_path, *context.class_path)
 
     parts = {"InlineJob": Job}
 
@@ -567,7 +567,7 @@ class ReversesTheClassPath(Fault):
     class Job(InlineJob):
         def __init__(self, spec: Any, context: Any, tell: Any) -> None:
             super().__init__(spec, context, tell)
-            self.class_path = (*context.class_path, *reversed(spec.class_path))
+            self.search_path = (*context.class_path, *reversed(spec.class_path))
 
     parts = {"InlineJob": Job}
 

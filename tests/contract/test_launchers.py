@@ -72,7 +72,7 @@ def labelled(kind: str) -> JobFunction:
     """A job that returns the content of the first file of its kind in its class path."""
 
     def label(job: InlineJob) -> str:
-        return next(code.path.read_text() for code in job.class_path if code.source == kind)
+        return next(code.path.read_text() for code in job.search_path if code.source == kind)
 
     return label
 

@@ -129,9 +129,9 @@ def test_a_log_tells_that_no_master_can_be_reached(
     assert found == (f"Spark cannot connect to its master {named}{ends}" if named else "")
 
 
-def test_the_class_path_of_a_context_comes_before_that_of_its_job(tmp_path: Path) -> None:
+def test_the_search_path_of_a_job_begins_with_the_class_path_of_its_context(tmp_path: Path) -> None:
     first, second = (
         JobCode(path=tmp_path / name, type=BinaryType.JAR, digest="0" * 64, source=name) for name in "ab"
     )
     job = JobSpec(id="j", class_name="w.Any", class_path=(second,), config="{}", log_path=tmp_path / "log")
-    assert spec(tmp_path / "log", first).class_path_of(job) == (first, second)
+    assert spec(tmp_path / "log", first).search_path_of(job) == (first, second)

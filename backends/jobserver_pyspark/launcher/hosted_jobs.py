@@ -77,10 +77,10 @@ class HostedJobs:
         """
         self._resuming = True
         self._jobs = {job.id: _HostedJob(job) for job in jobs}
-        for class_path in (self._spec.class_path_of(job.spec) for job in self._jobs.values()):
-            if self._packages.ready(class_path):
+        for search_path in (self._spec.search_path_of(job.spec) for job in self._jobs.values()):
+            if self._packages.ready(search_path):
                 with contextlib.suppress(JobServerError):  # the host has what it needs if the job runs
-                    self._packages.prepare(class_path)
+                    self._packages.prepare(search_path)
 
     def resume(self, arrived: Iterable[str]) -> None:
         """Make host and server agree, given the jobs that have arrived in the host.
@@ -113,7 +113,7 @@ class HostedJobs:
         self._prepare_and_send(job)
 
     def _prepare_and_send(self, job: JobSpec) -> None:
-        if self._packages.ready(self._spec.class_path_of(job)):
+        if self._packages.ready(self._spec.search_path_of(job)):
             self._send_job(job)
         else:
             threading.Thread(target=self._send_job, args=(job,), name="unpacking", daemon=True).start()
@@ -139,7 +139,7 @@ class HostedJobs:
 
     def _send_job(self, spec: JobSpec) -> None:
         try:
-            packages = self._packages.prepare(self._spec.class_path_of(spec))
+            packages = self._packages.prepare(self._spec.search_path_of(spec))
         except JobServerError as error:
             self._end_unsent(
                 spec, JobOutcome(error=ErrorInfo.from_exception(error), failure=FailureKind.LOADING)
