@@ -1,4 +1,4 @@
-"""Commands for this machine: checks, settings, the compilers' class path, saved servers, credentials."""
+"""Commands for this machine: checks, settings, the Java class path to compile with, servers, credentials."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def jvm_api(
         typer.Option("--without-spark", help="Only the job API and its libraries, without Spark's own jars."),
     ] = False,
 ) -> None:
-    """Print the class path for compiling JVM jobs.
+    """Print the Java class path for compiling JVM jobs.
 
     Example:
         javac -cp "$(jobserver jvm-api)" -d classes WordCount.java
@@ -194,8 +194,8 @@ def jvm_api(
             "building the job API (once per Spark version; a minute, or several on a slow machine)"
         )
         announce = functools.cache(lambda: building.enter_context(status))
-        class_path = JvmToolchain(on_build=announce).class_path(with_spark=not without_spark)
-    terminal.line(class_path)
+        java_class_path = JvmToolchain(on_build=announce).java_class_path(with_spark=not without_spark)
+    terminal.line(java_class_path)
 
 
 ServerName = Annotated[str, argument("NAME", "The name of the saved server.", server_names)]

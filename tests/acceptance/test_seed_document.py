@@ -134,8 +134,8 @@ def jar(served: Served) -> Path:
     toolchain = JvmToolchain()
     classes = served.directory / "classes"
     classes.mkdir()
-    command = [toolchain.java, "-cp", toolchain.spark.class_path, "scala.tools.nsc.Main", "-nowarn"]
-    command += ["-d", str(classes), "-classpath", toolchain.class_path(), str(SCALA)]
+    command = [toolchain.java, "-cp", toolchain.spark.java_class_path, "scala.tools.nsc.Main", "-nowarn"]
+    command += ["-d", str(classes), "-classpath", toolchain.java_class_path(), str(SCALA)]
     subprocess.run(command, check=True, timeout=SPARK_WAIT)
     path = served.directory / "binary.jar"
     with zipfile.ZipFile(path, "w") as archive:

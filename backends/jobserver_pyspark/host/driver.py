@@ -94,7 +94,7 @@ class Driver:
         self.known = KnownReplies({}, {}, [])
 
     def _start(self, jvm: JvmCommand, pump: OutputPump) -> subprocess.Popen[bytes]:
-        # A JVM treats a class-path entry as a directory only if it exists when the JVM starts.
+        # A JVM treats an entry of its Java class path as a directory only if it exists when the JVM starts.
         self.job_classes.mkdir(parents=True, exist_ok=True)
         reader, writer = os.pipe()
         parent = os.getpid()
@@ -156,7 +156,7 @@ class Driver:
         return port, data[8 : 8 + length].decode()
 
     def check_factory(self) -> None:
-        """Check that the class of the user's own context factory is on the class path of the driver.
+        """Check that the class of the user's own context factory is on the Java class path of the driver.
 
         The class is not loaded: it may extend a class of another job server.
 

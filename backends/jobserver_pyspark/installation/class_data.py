@@ -3,9 +3,8 @@
 A JVM with the option ``-XX:ArchiveClassesAtExit`` writes the classes it has loaded into a file; later ones
 map that file instead of loading and checking some fifteen thousand classes again (Java's "dynamic class-data
 sharing"). An archive fits one Java, one Spark and one set of options, so its file's name is a hash of all
-these. Directories of configuration come after the jars of Spark in the class path (see ``class_path``) and
-contain no classes, so one archive fits servers with different ones. A JVM that cannot use an archive starts
-without it.
+these. Directories of configuration come after the jars of Spark (see ``java_class_path``) and contain no
+classes, so one archive fits servers with different ones. A JVM that cannot use an archive starts without it.
 """
 
 from __future__ import annotations

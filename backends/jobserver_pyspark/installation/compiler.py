@@ -63,7 +63,7 @@ class JvmToolchain:
     def runner_jar(self) -> Path:
         """Return the runner, which needs only Spark; compile it if it does not exist yet."""
         sources = _sources("core", f"spark{min(self.spark.major, 4)}")
-        return self._build_jar("runner", sources, class_path=())
+        return self._build_jar("runner", sources, against=())
 
     def api_jars(self) -> tuple[Path, ...]:
         """Return the ``spark.jobserver`` API and the libraries that it needs.
@@ -73,7 +73,7 @@ class JvmToolchain:
         """
         runner = self.runner_jar()
         libraries = resolve_libraries(self.libraries, self.java, self.spark, runner, self._shared)
-        api = self._build_jar("api", _sources("api"), class_path=(runner, *libraries))
+        api = self._build_jar("api", _sources("api"), against=(runner, *libraries))
         return (api, *libraries)
 
     def ready_api_jars(self) -> tuple[Path, ...] | None:
@@ -84,7 +84,7 @@ class JvmToolchain:
             return None
         if libraries is None:
             return None
-        api = self._jar("api", _sources("api"), class_path=(self.runner_jar(), *libraries))
+        api = self._jar("api", _sources("api"), against=(self.runner_jar(), *libraries))
         return (api, *libraries) if api.is_file() else None
 
     def unpack(self, jars: Sequence[Path]) -> Path:
@@ -113,11 +113,11 @@ class JvmToolchain:
         self.unpack([runner])
         self.unpack([runner, *self.api_jars()])
 
-    def class_path(self, *, with_spark: bool = True) -> str:
-        """Return the class path to compile jobs with: the API, its libraries and, by default, Spark."""
+    def java_class_path(self, *, with_spark: bool = True) -> str:
+        """Return the Java class path to compile jobs with: the API, its libraries and, by default, Spark."""
         entries = [str(jar) for jar in self.api_jars()]
         if with_spark:
-            entries.append(self.spark.class_path)
+            entries.append(self.spark.java_class_path)
         return os.pathsep.join(entries)
 
     @property
@@ -127,8 +127,8 @@ class JvmToolchain:
     def _home(self) -> Path:
         return self._shared / f"spark-{self.spark.version}_{self.spark.scala}-{self.spark.digest}"
 
-    def _build_jar(self, name: str, sources: Sequence[Path], class_path: Sequence[Path]) -> Path:
-        jar = self._jar(name, sources, class_path)
+    def _build_jar(self, name: str, sources: Sequence[Path], against: Sequence[Path]) -> Path:
+        jar = self._jar(name, sources, against)
         if not jar.is_file():
             self.on_build()
             with (
@@ -136,20 +136,21 @@ class JvmToolchain:
                 _made_at_once(jar.parent) as built,
                 tempfile.TemporaryDirectory() as classes,
             ):
-                self._compile(sources, Path(classes), class_path)
+                self._compile(sources, Path(classes), against)
                 _archive(Path(classes), built / jar.name)
         return jar
 
-    def _jar(self, name: str, sources: Sequence[Path], class_path: Sequence[Path]) -> Path:
-        key = _digest(sources, [jar_digest(jar) for jar in class_path])
+    def _jar(self, name: str, sources: Sequence[Path], against: Sequence[Path]) -> Path:
+        key = _digest(sources, [jar_digest(jar) for jar in against])
         return self._home() / f"{name}-{key}" / f"jobserver-{name}_{self.spark.scala}.jar"
 
-    def _compile(self, sources: Sequence[Path], classes: Path, class_path: Sequence[Path]) -> None:
+    def _compile(self, sources: Sequence[Path], classes: Path, against: Sequence[Path]) -> None:
         spark = sorted(str(path) for path in self.spark.jars.glob("*.jar"))
         # One short run: the first compiler tier alone is the fastest.
-        arguments = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xss8m", "-cp", self.spark.class_path]
+        arguments = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xss8m"]
+        arguments += ["-cp", self.spark.java_class_path]
         arguments += ["scala.tools.nsc.Main", "-nowarn", "-encoding", "UTF-8", "-d", str(classes)]
-        arguments += ["-classpath", os.pathsep.join([*map(str, class_path), *spark]), *map(str, sources)]
+        arguments += ["-classpath", os.pathsep.join([*map(str, against), *spark]), *map(str, sources)]
         failed = f"cannot compile the JVM side for Spark {self.spark.version}"
         try:
             done = run_java(self.java, arguments, timeout=COMPILE_TIMEOUT)

@@ -1,4 +1,4 @@
-"""The driver JVM: its options, its class path, and the machine's configuration of Spark and Hadoop.
+"""The driver JVM: its options, its Java class path, and the machine's configuration of Spark and Hadoop.
 
 The configuration is read from the places where Spark's scripts search for it.
 """
@@ -49,14 +49,14 @@ some JDKs lack. Two are ours: a JVM that runs out of memory exits instead of thr
 file in ``/tmp``."""
 
 
-def class_path(
+def java_class_path(
     installation: Installation,
     *,
     before: str | None = None,
     after: Sequence[Path] = (),
     hadoop: Sequence[Path] | None = None,
 ) -> str:
-    """Return the driver's class path: Spark's jars, the site's configuration, then the context's own jars.
+    """Return the driver's Java class path: Spark's jars, the site's configuration, then the context's jars.
 
     ``hadoop`` are the directories of Hadoop's configuration, by default those that the environment names.
 

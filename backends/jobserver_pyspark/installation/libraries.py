@@ -155,7 +155,7 @@ def _resolve(
     source: LibrarySource, java: str, spark: SparkInstall, runner: Path, libraries: Sequence[_Library]
 ) -> list[Path]:
     coordinates = [library.coordinates for library in libraries]
-    arguments = ["-XX:TieredStopAtLevel=1", "-cp", os.pathsep.join([str(runner), spark.class_path])]
+    arguments = ["-XX:TieredStopAtLevel=1", "-cp", os.pathsep.join([str(runner), spark.java_class_path])]
     arguments += ["org.apache.spark.sql.jobserver.ResolveLibraries", ",".join(coordinates)]
     arguments += [source.ivy_settings or "", source.repositories or "", source.ivy or ""]
     advice = (

@@ -51,7 +51,7 @@ class Installation:
 
     @property
     def jars(self) -> list[Path]:
-        """Spark's own class path, in a fixed order: the logging interface first, as in Spark."""
+        """Spark's own Java class path, in a fixed order: the logging interface first, as in Spark."""
         found = sorted((self.package / "jars").glob("*.jar"))
         return sorted(found, key=lambda jar: not jar.name.startswith("slf4j-api"))
 
@@ -108,8 +108,8 @@ class SparkInstall:
         return int(self.version.split(".")[0])
 
     @property
-    def class_path(self) -> str:
-        """All of Spark's jars, as a class path."""
+    def java_class_path(self) -> str:
+        """All of Spark's jars, as a Java class path."""
         return str(self.jars / "*")
 
 

@@ -34,9 +34,9 @@ interruption still runs; only the end of the JVM ends such code. The outcome of 
 unless it was decided before, and is reported when none of its code runs. Streams end with every job; see
 ``JobRemains.scala`` for the rest.
 
-**Class path.** The runner and the API are in a directory on the JVM's own class path, which is empty until
-the first job. It comes above the loaders of all jobs and before the jars of the context, so these jars can
-use the API, and copies of it in other jars are never loaded.
+**Java class path.** The runner and the API are in a directory on the Java class path of the driver, which is
+empty until the first job. It comes above the loaders of all jobs and before the jars of the context, so these
+jars can use the API, and copies of it in other jars are never loaded.
 
 **Isolation.** ``session`` (Spark 4): a session per class path, identified by its jars' contents, so that
 two versions of a class are right on the driver and on executors, at once and in turn. Temporary views are

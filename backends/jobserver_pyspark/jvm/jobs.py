@@ -87,8 +87,8 @@ class CallThreads:
 class JvmJobRunner:
     """The JVM jobs of one context.
 
-    ``session`` is the context's own. ``job_classes`` is a directory that the JVM has had on its class path
-    since it started, before ``context_jars``; it is empty until the first job, and then has the runner's
+    ``session`` is the context's own. ``job_classes`` is a directory that the JVM has had on its Java class
+    path since it started, before ``context_jars``; it is empty until the first job, and then has the runner's
     classes and the API's. ``isolation`` is as :func:`isolation_for` returns it. Thread-safe.
 
     Errors of the job are in its :class:`JvmJobState`. :class:`~jobserver_core.errors.LaunchError` is raised
@@ -207,11 +207,11 @@ class JvmJobRunner:
         self._api_loaded = True
 
     def _publish(self, jars: list[Path]) -> None:
-        """Put the classes of these jars on the JVM's class path.
+        """Put the classes of these jars on the Java class path of the JVM.
 
-        The JVM searches the directories of its class path each time it loads a class, so the content can be
-        added later. Every loader of jobs is below, and the context's own jars come after it. So all code
-        uses these classes, even if a jar has copies of them.
+        The JVM searches the directories there each time it loads a class, so the content can be added later.
+        Every loader of jobs is below, and the context's own jars come after it. So all code uses these
+        classes, even if a jar has copies of them.
         """
         new = self.job_classes.with_name(f"{self.job_classes.name}.new")
         new.symlink_to(self.toolchain.unpack(jars))

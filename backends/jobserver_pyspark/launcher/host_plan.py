@@ -14,7 +14,7 @@ from jobserver_core.config.trees import as_objects
 from jobserver_core.models import json_values
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.ports import ContextSpec
-from jobserver_pyspark.installation.driver_jvm import JVM_OPTIONS, class_path, has_hive, spark_defaults
+from jobserver_pyspark.installation.driver_jvm import JVM_OPTIONS, has_hive, java_class_path, spark_defaults
 from jobserver_pyspark.installation.environment import (
     HADOOP_VARIABLES,
     allowed_environment,
@@ -92,7 +92,7 @@ def make_plan(
     if pod_template is not None:
         conf[TEMPLATE_FILE] = str(tmp_dir / "executor-pod.yaml")
     submitted = settings.needs_submit or not PREPARED.isdisjoint(spark_defaults(installation))
-    classes = class_path(
+    classes = java_class_path(
         installation,
         before=conf.get("spark.driver.extraClassPath"),
         hadoop=hadoop,

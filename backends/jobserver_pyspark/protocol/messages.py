@@ -67,7 +67,7 @@ PROTOCOL_VERSION = 6
 """The version of this module's messages; server and host must have the same one."""
 
 JOB_CLASSES = "job-classes"
-"""The directory in ``tmp_dir`` of a host for classes that are added to its JVM's class path later."""
+"""The directory in ``tmp_dir`` of a host for classes that the Java class path of its JVM gets later."""
 
 ContextType = Literal["any", "spark", "session", "sql", "hive", "streaming", "custom"]
 """The type of the jobs' context; with ``any``, the class of each job decides."""
@@ -155,7 +155,7 @@ class HostSpec:
     ``jars`` are those of the context's class path. ``cluster`` says whether executors are other processes
     than the driver. ``settings`` are the context's as JSON text, so that jobs can read numbers as they were
     written. The zygote imports the modules ``preload``. ``api_path`` is the directory of the job API, for
-    executors. The class of ``factory`` has to be on the driver's class path. Limits are in bytes; a
+    executors. The class of ``factory`` has to be on the Java class path of the driver. Limits are in bytes; a
     ``result_limit`` of 0 is none. With ``reuse``, runners serve several jobs. Without ``reattachment``, the
     context ends with its server.
     """

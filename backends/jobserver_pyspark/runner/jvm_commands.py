@@ -35,7 +35,7 @@ class Commands:
     """The commands that are sent to the JVM: counted, except for the release of garbage.
 
     Most questions about names are not sent. py4j asks the JVM what a name such as ``PythonRDD`` stands for
-    each time that PySpark uses it, and the JVM searches its whole class path for it in every imported
+    each time that PySpark uses it, and the JVM searches its whole Java class path for it in every imported
     package, which takes longer than most calls. So a reply is remembered if it cannot change: that the name
     is a class, a method of one, or a package of Java or Spark. The loaders of added jars ask their parents
     first, so a class that was found stays the same. A name that stands for nothing is asked again, because a

@@ -152,7 +152,7 @@ def compile_jar(toolchain: JvmToolchain) -> Callable[..., Path]:
             classes = directory / name
             classes.mkdir()
             command = [toolchain.java, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
-            command += ["-cp", toolchain.spark.class_path]
+            command += ["-cp", toolchain.spark.java_class_path]
             command += ["scala.tools.nsc.Main", "-nowarn", "-d", str(classes), "-classpath", against]
             subprocess.run([*command, *map(str, sources)], check=True, timeout=DEADLINE * 4)
             archive(classes, directory / f"{name}.jar", more or {})
@@ -175,7 +175,9 @@ def archive(classes: Path, jar: Path, more: Mapping[str, str] = MappingProxyType
 @pytest.fixture(scope="session")
 def old_jar(compile_jar: Callable[..., Path], toolchain: JvmToolchain) -> Path:
     """The documented sample jobs of the old server, against the shipped API."""
-    return compile_jar("old", *sorted((SOURCES / "old").glob("*.scala")), class_path=toolchain.class_path())
+    return compile_jar(
+        "old", *sorted((SOURCES / "old").glob("*.scala")), class_path=toolchain.java_class_path()
+    )
 
 
 @pytest.fixture(scope="session")
@@ -185,11 +187,11 @@ def java_jar(toolchain: JvmToolchain, javac: str) -> Path:
     def build(directory: Path) -> None:
         classes = directory / "classes"
         classes.mkdir()
-        command = [javac, "-nowarn", "-proc:none", "-d", str(classes), "-cp", toolchain.class_path()]
+        command = [javac, "-nowarn", "-proc:none", "-d", str(classes), "-cp", toolchain.java_class_path()]
         subprocess.run([*command, *map(str, sources)], check=True, timeout=DEADLINE * 4)
         archive(classes, directory / "java.jar")
 
-    inputs = [toolchain.class_path(), *(source.read_text("utf-8") for source in sources)]
+    inputs = [toolchain.java_class_path(), *(source.read_text("utf-8") for source in sources)]
     return built_once("java", inputs, build) / "java.jar"
 
 
@@ -216,12 +218,12 @@ def base_jar(compile_jar: Callable[..., Path], toolchain: JvmToolchain) -> Path:
     """The context's jar."""
     more = {"META-INF/services/java.sql.Driver": "loading.base.NoDriver\n"}
     source = SOURCES / "loading" / "Base.scala"
-    return compile_jar("base", source, class_path=toolchain.class_path(), more=more)
+    return compile_jar("base", source, class_path=toolchain.java_class_path(), more=more)
 
 
 @pytest.fixture(scope="session")
 def thin_jar(compile_jar: Callable[..., Path], toolchain: JvmToolchain, base_jar: Path) -> Path:
-    class_path = f"{base_jar}:{toolchain.class_path()}"
+    class_path = f"{base_jar}:{toolchain.java_class_path()}"
     more = {
         "META-INF/services/loading.base.Greeting": "loading.Hello\n",
         "loading/words.txt": "of the jar\n",

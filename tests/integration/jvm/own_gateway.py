@@ -17,7 +17,7 @@ import pytest
 
 from conditions import wait_until
 from jobserver_pyspark.installation.class_data import ClassData
-from jobserver_pyspark.installation.driver_jvm import JVM_OPTIONS, class_path, spark_defaults
+from jobserver_pyspark.installation.driver_jvm import JVM_OPTIONS, java_class_path, spark_defaults
 from jobserver_pyspark.installation.java import find_java
 from jobserver_pyspark.installation.spark import default_cache_dir, find_installation
 
@@ -61,7 +61,7 @@ def _command(jars: Sequence[Path]) -> list[str]:
     return [
         str(java.program),
         *ClassData(installation, java, default_cache_dir()).options(),
-        *("-cp", class_path(installation, after=jars)),
+        *("-cp", java_class_path(installation, after=jars)),
         *(*JVM_OPTIONS, *defaults.get("spark.driver.extraJavaOptions", "").split(), "-Xmx1g"),
         *(f"-D{key}={value}" for key, value in defaults.items()),
         "org.apache.spark.api.python.PythonGatewayServer",

@@ -185,7 +185,7 @@ def test_only_data_files_can_be_opened_by_name(
         }
         """
     )
-    jar = compile_jar("datafile", source, class_path=toolchain.class_path())
+    jar = compile_jar("datafile", source, class_path=toolchain.java_class_path())
     data = tmp_path / "data"
     data.mkdir()
     (data / "it.dat").write_text("content")

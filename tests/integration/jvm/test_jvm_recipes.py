@@ -151,7 +151,7 @@ def test_only_the_class_path_is_printed(
     *jars, spark = line.split(os.pathsep)
     assert [Path(jar).suffix for jar in jars] == [".jar"] * 3
     assert all(Path(jar).is_file() for jar in jars)
-    assert spark == SparkInstall.find().class_path
+    assert spark == SparkInstall.find().java_class_path
 
 
 def test_the_versions_are_found_as_the_document_says_and_are_those_it_names(reader: Reader) -> None:

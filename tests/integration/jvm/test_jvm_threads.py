@@ -42,7 +42,7 @@ def test_groups_of_ended_jobs_are_forgotten_but_a_pool_of_such_a_job_can_still_s
     assert javac  # Java compiles the program before it runs it
     (tmp_path / "Groups.java").write_text(PROGRAM)
     opened = "--add-opens=java.base/java.lang=ALL-UNNAMED"
-    class_path = f"{toolchain.runner_jar()}:{toolchain.spark.class_path}"
+    class_path = f"{toolchain.runner_jar()}:{toolchain.spark.java_class_path}"
     command = [
         toolchain.java,
         opened,

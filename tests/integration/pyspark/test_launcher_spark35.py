@@ -142,13 +142,13 @@ def compile_35(python: str) -> Callable[..., JobCode]:
     spark = [str(jar) for jar in toolchain.spark.jars.glob("*.jar")]
 
     def compiled(*sources: Path) -> JobCode:
-        class_path = os.pathsep.join([toolchain.class_path(with_spark=False), *spark])
+        class_path = os.pathsep.join([toolchain.java_class_path(with_spark=False), *spark])
 
         def build(directory: Path) -> None:
             classes = directory / "classes"
             classes.mkdir()
             command = [toolchain.java, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
-            command += ["-cp", toolchain.spark.class_path, "scala.tools.nsc.Main", "-nowarn"]
+            command += ["-cp", toolchain.spark.java_class_path, "scala.tools.nsc.Main", "-nowarn"]
             command += ["-d", str(classes), "-classpath", class_path, *map(str, sources)]
             subprocess.run(command, check=True, timeout=200)
             with zipfile.ZipFile(directory / "jobs.jar", "w") as archive:

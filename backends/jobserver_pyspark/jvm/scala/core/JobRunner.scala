@@ -39,7 +39,7 @@ final class JobRunner(root: SparkSession, isolationMode: String, maxSessions: In
     serializers.prepareAnew()
   }
 
-  /** The `spark.jobserver` API and the two libraries that it needs, which must already be on this JVM's class path. */
+  /** The `spark.jobserver` API and the two libraries that it needs, already on the Java class path of this JVM. */
   def addJobApi(jarsJson: String): Unit = synchronized {
     if (oldApi.isEmpty) {
       addLibraries(jarsJson)
