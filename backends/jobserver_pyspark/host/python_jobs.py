@@ -76,7 +76,7 @@ class _PythonJob:
         self.id = request.job_id
         self.request = request
         self.log = log
-        self.class_path = (*(p.digest for p in request.packages), *(jar.digest for jar in request.jars))
+        self.class_path_key = (*(p.digest for p in request.packages), *(jar.digest for jar in request.jars))
         self.begun = processes.boot_ticks()  # orphans that began earlier are not this job's
         # An attempt.
         self.attempts = 0
@@ -243,9 +243,9 @@ class PythonJobs:
 
     def _perform(self, job: _PythonJob) -> messages.JobEnded:
         """Run the job in a runner, or in another one if that died while idle or the job needs a fresh one."""
-        job.fresh = (*job.class_path, job.request.class_name) in self._fresh_only
+        job.fresh = (*job.class_path_key, job.request.class_name) in self._fresh_only
         while True:
-            runner = self.runners.take(job.class_path, fresh=job.fresh)
+            runner = self.runners.take(job.class_path_key, fresh=job.fresh)
             runner.output.write = job.log.write
             self._serve(job, runner)
             if job.clean:
@@ -301,9 +301,9 @@ class PythonJobs:
                 return
         try:
             self._jars.add(job.request.jars)
-            class_path = self._class_paths.provide(job.request.packages)
-            job.worker_pool = class_path.worker_pool
-            runner.class_path = job.class_path
+            for_tasks = self._class_paths.provide(job.request.packages)
+            job.worker_pool = for_tasks.worker_pool
+            runner.class_path_key = job.class_path_key
             job.started = int(time.time() * 1000)
             self._worker_pools.begin(job.worker_pool)
             runner.channel.send(
@@ -312,8 +312,8 @@ class PythonJobs:
                     class_name=job.request.class_name,
                     context_type=self._spec.context_type,
                     sys_path=tuple(package.directory for package in job.request.packages),
-                    includes=class_path.includes,
-                    worker_pool=class_path.worker_pool,
+                    includes=for_tasks.includes,
+                    worker_pool=for_tasks.worker_pool,
                     data_dir=self._spec.data_dir,
                     reuse=self._reuses(job),
                     settings=self._spec.settings,
@@ -349,7 +349,7 @@ class PythonJobs:
                 raise ChannelClosed(message.message)
             case messages.FreshProcessNeeded():
                 job.accepted, job.fresh = False, True
-                self._fresh_only.add((*job.class_path, job.request.class_name))
+                self._fresh_only.add((*job.class_path_key, job.request.class_name))
                 runner.kill()  # it does not end by itself
                 raise ChannelClosed("the job needs a process that has served no other one")
             case messages.RunFailed():

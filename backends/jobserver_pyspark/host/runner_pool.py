@@ -88,13 +88,15 @@ class RunnerPool:
             runner.warm_up(self._spec.context_type)
             runner.prepare(self._spec.context_type)
 
-    def take(self, class_path: tuple[str, ...], *, fresh: bool) -> RunnerProcess:
+    def take(self, class_path_key: tuple[str, ...], *, fresh: bool) -> RunnerProcess:
         """Return a runner for a job; ``fresh`` says that it must not have served another one."""
         with self._lock:
             dead = [runner for runner in (*self._spares, *self._idle) if runner.exited.is_set()]
             self._spares = [spare for spare in self._spares if spare not in dead]
             self._idle = [runner for runner in self._idle if runner not in dead]
-            fit = [] if fresh else [runner for runner in self._idle if runner.class_path == class_path]
+            fit = (
+                [] if fresh else [runner for runner in self._idle if runner.class_path_key == class_path_key]
+            )
             if fit:
                 self._idle.remove(fit[-1])  # the one whose memory is still in the processor's caches
             spare = self._spares.pop(0) if self._spares and not fit else None

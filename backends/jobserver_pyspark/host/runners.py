@@ -37,13 +37,13 @@ class RunnerProcess:
     """A runner as the host sees it: a process that runs one job at a time.
 
     ``exit_status`` is negative for a signal, and None until the process has ended. Only jobs with the same
-    ``class_path`` can use it; that is None before its first job. ``newest_thread`` is the ID of the newest
-    thread of the JVM that earlier jobs may have started.
+    ``class_path_key``, the digests of their class path, can use it; that is None before its first job.
+    ``newest_thread`` is the ID of the newest thread of the JVM that earlier jobs may have started.
     """
 
     def __init__(self, number: int, channel: Channel[HostToRunner, RunnerToHost], output: Output) -> None:
         self.tag = f"jobserver-runner-{number}"
-        self.class_path: tuple[str, ...] | None = None
+        self.class_path_key: tuple[str, ...] | None = None
         self.newest_thread = 0
         self.channel = channel
         self.output = output

@@ -25,8 +25,8 @@ class Spec:
 class Runner:
     """A runner that notes what is asked of it, and fails one call; it ends at once when it is killed."""
 
-    def __init__(self, class_path: tuple[str, ...] | None = None, *, fails: str | None = None) -> None:
-        self.class_path = class_path
+    def __init__(self, class_path_key: tuple[str, ...] | None = None, *, fails: str | None = None) -> None:
+        self.class_path_key = class_path_key
         self._fails = fails
         self.exited = threading.Event()
         self.calls: list[str] = []
