@@ -176,13 +176,17 @@ def _details(call: Call, contexts: Iterable[Context]) -> list[JsonObject]:
 async def create_context(call: Call) -> Response:
     name = call.names.new(call.path["name"])
     text = await call.text("the configuration")
+    warnings: list[str] = []
 
     def begin(config: JsonMapping) -> Preparation[Waiter[Context]]:
-        settings = merged(_renamed(call.query), _renamed(context_settings_of(config)))
+        posted = context_settings_of(config)
+        if config and not posted:
+            warnings.append("the body has nothing in spark.context-settings; its other keys have no effect")
+        settings = merged(_renamed(call.query), _renamed(posted))
         return call.server.begin_context(name, call.names.settings(settings), caller=call.caller)
 
     await call.wait(await call.run_prepared(text, begin))
-    return success("Context initialized")
+    return success("Context initialized", warnings=warnings)
 
 
 @ROUTES.add(

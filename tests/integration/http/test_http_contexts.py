@@ -38,6 +38,14 @@ def test_a_context_is_created_shown_and_stopped(site: Site) -> None:
     error(site.client.get("/contexts/none"), 404, "can't find context with name none")
 
 
+@pytest.mark.parametrize("body", ["num-cpu-cores = 2", "context-settings { num-cpu-cores = 2 }", "spark = 5"])
+def test_the_response_warns_of_a_body_without_settings_of_the_context(site: Site, body: str) -> None:
+    response = site.client.post("/contexts/etl", content=body)
+    warning = "the body has nothing in spark.context-settings; its other keys have no effect"
+    expected = {"status": "SUCCESS", "result": "Context initialized", "warnings": [warning]}
+    ok(response, 200, expected)
+
+
 def test_a_context_shows_its_load_and_its_effective_settings_without_secrets(start: Start) -> None:
     site = start({"jobs": {"max-jobs-per-context": 1}})
     site.client.post("/contexts/etl?memory-per-node=1g&passthrough.fs.s3a.secret.key=hunter2")
