@@ -49,8 +49,8 @@ private[jobserver] final class SharedIsolation(root: Session) extends Isolation 
       try body finally thread.setContextClassLoader(before)
     }
     override def release(): Unit = SharedIsolation.this.synchronized {
-      SharedViews.publish(own, views, root)
-      users -= 1
+      try SharedViews.publish(own, views, root)
+      finally users -= 1
     }
   }
 

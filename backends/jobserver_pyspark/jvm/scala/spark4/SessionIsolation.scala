@@ -70,9 +70,10 @@ private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxS
     loaders.put(session.state.uuid, session.loader)
     localExecutor.foreach(_.useForSession(session.state, session.loader, session.jars))
     if (session.users == 0) SharedViews.replace(root, session.spark)
+    val lease = new Lease(session)
     session.users += 1
     evict()
-    new Lease(session)
+    lease
   }
 
   override def close(): Unit = synchronized(sessions.values.toList.foreach(discard))
@@ -185,9 +186,11 @@ private[jobserver] final class SessionIsolation(root: classic.SparkSession, maxS
       if (!NamedObjectTable.hasObjectsOf(leased.key)) leased.stale = true
     }
     override def release(): Unit = SessionIsolation.this.synchronized {
-      SharedViews.publish(leased.spark, before, root)
-      leased.users -= 1
-      if (leased.stale && leased.users == 0) discard(leased)
+      try SharedViews.publish(leased.spark, before, root)
+      finally {
+        leased.users -= 1
+        if (leased.stale && leased.users == 0) discard(leased)
+      }
     }
   }
 }
