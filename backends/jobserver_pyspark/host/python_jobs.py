@@ -398,25 +398,43 @@ class PythonJobs:
         """
         begun, pause, warned = time.monotonic(), 0.01, False
         while not self._closing:
-            calls, longest = self._driver.calls(runner.tag), _LONGEST_PAUSE
-            for thread in calls:
-                thread.interrupt()  # in each round, because code may ignore an interrupt and then wait again
+            longest = _LONGEST_PAUSE
             try:
-                left = self._end_threads(job, runner)  # after the calls, which may start some
-            except (LaunchError, OSError) as error:
-                left, longest = f"whether it left threads in the JVM is unknown ({error})", _COMPILATION_PAUSE
-            if not left and not calls:
+                left = self._end_calls_once(job, runner)
+            except Exception as error:  # noqa: BLE001 - the objects of a job may raise anything when they are read
+                if self._driver.over:
+                    return
+                left = f"what it left in the JVM is unknown ({describe(error)})"
+                if isinstance(error, (LaunchError, OSError)):  # the JVM side cannot be compiled or stored
+                    longest = _COMPILATION_PAUSE
+            if left is None:
                 return
-            self._driver.cancel(runner.tag)
             if time.monotonic() - begun > _CALLS_WARNING and not warned:
                 warned = True
                 self._reports.warn(
-                    f"job {job.id} still runs after its kill: its process has ended, but "
-                    f"{left or 'a call that it made in the JVM ignores interrupts'}. "
+                    f"job {job.id} still runs after its kill: its process has ended, but {left}. "
                     "The job ends with that, or with its context"
                 )
             time.sleep(pause)
             pause = min(pause * 2, longest)
+
+    def _end_calls_once(self, job: _PythonJob, runner: RunnerProcess) -> str | None:
+        """Try once to end them; return what is left, or None.
+
+        Raises:
+            LaunchError: The JVM side cannot be compiled.
+            OSError: The compiled JVM side cannot be stored.
+        """
+        calls = self._driver.calls(runner.tag)
+        for thread in calls:
+            thread.interrupt()  # in each round, because code may ignore an interrupt and then wait again
+        try:
+            left = self._end_threads(job, runner)  # after the calls, which may start some
+            if left is None and calls:
+                left = "a call that it made in the JVM ignores interrupts"
+            return left
+        finally:
+            self._driver.cancel(runner.tag)
 
     def _end_threads(self, job: _PythonJob, runner: RunnerProcess) -> str | None:
         """Try once to end the threads that a job's calls have started; return what is left, or None.

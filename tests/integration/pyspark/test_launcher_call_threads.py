@@ -91,11 +91,12 @@ def test_a_kill_ends_the_threads_that_code_of_a_jobs_own_jar_has_started(
         _assert_nothing_runs(context, path)
 
 
+@pytest.mark.parametrize("kind", ["stubborn", "hostile"])
 def test_a_job_is_not_killed_before_the_threads_of_its_calls_have_ended(
-    calling: Context, tmp_path: Path
+    calling: Context, tmp_path: Path, kind: str
 ) -> None:
     path, gate = tmp_path / "written", tmp_path / "gate"
-    job = _started(calling, path, "stubborn", gate=str(gate))
+    job = _started(calling, path, kind, gate=str(gate))
     calling.handle.kill_job(job.id)
     for _ in range(3):  # each is slower than the report of a kill
         assert calling.run("work.WordCount", {"input": {"string": "a"}}).value == {"a": 1}

@@ -14,6 +14,9 @@ import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.Executor;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
+import java.util.concurrent.LinkedBlockingQueue;
+import java.util.concurrent.ThreadFactory;
+import java.util.concurrent.ThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
 
 /** Starts threads that write to a file for as long as nobody ends them. */
@@ -32,6 +35,7 @@ public final class Remains {
     switch (kind) {
       case "thread" -> new Thread(this::write).start();
       case "stubborn" -> new Thread(this::writeUntilGate, "stubborn").start();
+      case "hostile" -> startHostile();
       case "timer" -> new Timer("test-timer").schedule(task(), 0, 10);
       case "scheduled" -> Executors.newScheduledThreadPool(2).scheduleAtFixedRate(this::line, 0, 10, TimeUnit.MILLISECONDS);
       case "queue" -> fill(Executors.newFixedThreadPool(2));
@@ -67,6 +71,21 @@ public final class Remains {
       long end = System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(200);
       while (System.nanoTime() < end) line();
       submitAgain(pool);
+    });
+  }
+
+  /** A pool that cannot be examined. */
+  private void startHostile() {
+    ThreadPoolExecutor pool = new ThreadPoolExecutor(1, 1, 0, TimeUnit.SECONDS, new LinkedBlockingQueue<>()) {
+      @Override
+      public ThreadFactory getThreadFactory() {
+        if (Thread.currentThread().getStackTrace()[2].getClassName().startsWith("java.")) return super.getThreadFactory();
+        throw new IllegalStateException("hostile");
+      }
+    };
+    pool.execute(() -> {
+      writeUntilGate();
+      pool.shutdown();
     });
   }
 
