@@ -96,7 +96,7 @@ FUNCTIONS = {
     "w.Refuse": refuse,
     "w.Stream": stream,
     "w.Echo": echo,
-    "w.Sources": lambda job: [code.source for code in job.class_path],
+    "w.Sources": lambda job: [code.source for code in job.search_path],
     "w.Progress": progress,
 }
 

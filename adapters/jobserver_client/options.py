@@ -24,8 +24,8 @@ SLOW_TIMEOUT = 600.0
 (``fetcher.timeout``), and then waits up to a minute for the job's validation (``jobs.start-timeout``)."""
 OPERATION_TIMEOUT = 3600.0
 """The least for requests that waiters make. A context may wait 10 minutes until it is launched
-(``contexts.start-queue-timeout``), and start for longer than ``contexts.creation-timeout``, a minute, if its
-Python environment has to be unpacked."""
+(``contexts.start-queue-timeout``), and start for longer than ``contexts.creation-timeout``, 3 minutes, if
+its Python environment has to be unpacked."""
 _IN_A_HEADER = re.compile("[!-~]([ -~]*[!-~])?")
 
 _NO_PEM = "it contains no certificates in PEM format"

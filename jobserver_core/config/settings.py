@@ -214,7 +214,7 @@ class ContextLimits(Section, prefix="jobserver.contexts"):
     """Limits on contexts and on what they use in total, and on the time that they take to start and stop."""
 
     creation_timeout: float = kinds.duration(
-        60.0,
+        3 * _MINUTE,
         "How long a launched context may take to start before it fails, not counting the time to unpack its "
         "Python environment",
         minimum=0.001,

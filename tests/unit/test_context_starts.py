@@ -51,7 +51,7 @@ class Scene:
     def __init__(self, **contexts: Any) -> None:
         self.launcher = NamedLauncher()
         self.clock = ManualClock()
-        limits = {"concurrent-starts": 2, **contexts}
+        limits = {"concurrent-starts": 2, "creation-timeout": "1 minute", **contexts}
         settings = Settings.from_mapping({"jobserver": {"contexts": limits}})
         self.server: JobServer = a_server(launcher=self.launcher, clock=self.clock, settings=settings).start()
         upload(self.server)
