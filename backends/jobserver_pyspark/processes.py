@@ -57,11 +57,26 @@ def adopt_orphans() -> None:
 
 def children(pid: int) -> list[int]:
     """Return the ids of a process's children; empty if they cannot be read."""
-    found: list[int] = []
+    return [child for found in _children_of_threads(pid).values() for child in found]
+
+
+def forkers(pid: int) -> dict[int, str]:
+    """Return a process's children, each with the thread that forked it: its name, which Linux cuts."""
+    found = {}
+    for thread, forked in _children_of_threads(pid).items():
+        with contextlib.suppress(OSError), open(f"{thread}/comm", encoding="utf-8", errors="replace") as file:
+            found.update(dict.fromkeys(forked, file.read().rstrip("\n")))
+    return found
+
+
+def _children_of_threads(pid: int) -> dict[str, list[int]]:
+    """Return the children of those threads that have any, by the directories of the threads."""
+    found: dict[str, list[int]] = {}
     try:
         for task in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as file:
-                found += [int(child) for child in file.read().split()]
+                if words := file.read().split():
+                    found[os.path.dirname(file.name)] = [int(child) for child in words]
     except (OSError, ValueError):
         return found
     return found
@@ -81,6 +96,14 @@ def kill(pid: int) -> None:
     """Send SIGKILL to a process, unless it is gone."""
     with contextlib.suppress(ProcessLookupError, PermissionError):  # gone, or never ours
         os.kill(pid, signal.SIGKILL)
+
+
+def kill_tree(pid: int) -> None:
+    """Send SIGKILL to a process and to its descendants."""
+    below = children(pid)
+    kill(pid)
+    for child in below:
+        kill_tree(child)
 
 
 def kill_group(pid: int) -> None:

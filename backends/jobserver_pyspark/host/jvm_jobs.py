@@ -136,6 +136,11 @@ class JvmJobs:
         return self._load().call_threads(tag, newest=newest, jars=jars, loader=self._driver.loader)
 
     @property
+    def begun(self) -> list[int]:
+        """When those jobs began whose code runs, in ticks of :func:`boot_ticks`."""
+        return [job.begun for job in list(self._jobs.values()) if job.ended is None]
+
+    @property
     def jars(self) -> tuple[Path, ...]:
         """The jars of the context and of its Python jobs, whose code their calls can start."""
         return (*self._spec.jars, *self._jars.paths)
@@ -176,8 +181,7 @@ class JvmJobs:
         job.ended = processes.boot_ticks()
         warned = False
         while True:
-            others = [other.begun for other in list(self._jobs.values()) if other.ended is None]
-            end_orphans(job.begun, others, of_tasks=False)
+            end_orphans(job.begun, self.begun, of_tasks=False)
             left = unassigned_orphans(job.begun, job.ended)
             if not left:
                 return

@@ -28,7 +28,7 @@ from jobserver_pyspark.host.job_jars import JobJars
 from jobserver_pyspark.host.job_threads import JobThreads
 from jobserver_pyspark.host.jvm_jobs import JvmJobs
 from jobserver_pyspark.host.logs import BoundedLog, OutputPump
-from jobserver_pyspark.host.orphans import end_orphans
+from jobserver_pyspark.host.orphans import Forked, cut, end_orphans, forked, unassigned_orphans
 from jobserver_pyspark.host.progress import ProgressBoard, SparkTag
 from jobserver_pyspark.host.reports import JobReports
 from jobserver_pyspark.host.runner_pool import EXIT_TIMEOUT, RunnerPool
@@ -96,7 +96,10 @@ class _PythonJob:
         self.clean = False
         self.reusable = False
         self.used_spark = True
-        self.threads: CallThreads | None = None  # those that its calls have started, once it is killed
+        # Once it is killed.
+        self.threads: CallThreads | None = None  # those that its calls have started
+        self.processes: set[tuple[int, int]] = set()  # those that its calls have started: IDs and start times
+        self.calls_ended: int | None = None  # in ticks; what the JVM starts later is not this job's
 
     @property
     def finished(self) -> bool:
@@ -187,7 +190,20 @@ class PythonJobs:
     def _end_early(self, outcome: messages.JobEnded) -> None:
         job = self._jobs.get(outcome.job_id)
         if job is not None and job.set_outcome(outcome) and job.runner is not None:
-            job.runner.kill()
+            if outcome.killed and (found := forked(self._driver.process.pid, job.begun)):
+                self._threads.submit(partial(self._kill_noting, job, job.runner, found))
+            else:
+                job.runner.kill()
+
+    def _kill_noting(self, job: _PythonJob, runner: RunnerProcess, found: list[Forked]) -> None:
+        """Kill a runner, but note before which of these processes its calls have started.
+
+        The threads that forked them end with the runner's connections.
+        """
+        with self._warning_of_errors(job):
+            callers = self._callers(runner.tag)
+            job.processes = {(pid, start) for pid, start, thread in found if thread in callers}
+        runner.kill()
 
     def close(self) -> None:
         """Kill every job and every runner, without a report."""
@@ -366,8 +382,8 @@ class PythonJobs:
     def _end_runner(self, job: _PythonJob, runner: RunnerProcess) -> None:
         """End the process, its descendants and its Spark jobs; wait until its cores are free.
 
-        If the job was killed, this also waits for its calls in the JVM, and for the threads that they have
-        started, for as long as they last.
+        If the job was killed, this also waits for its calls in the JVM, and for the threads and processes
+        that they have started, for as long as they last.
         """
         runner.kill()
         if job.finished:  # while the process ends
@@ -385,8 +401,7 @@ class PythonJobs:
             self._driver.stop_streaming(runner.tag)
             if not job.finished:
                 self._end_spark_jobs(job, runner)
-        others = [other.begun for other in list(self._jobs.values()) if other is not job]
-        end_orphans(job.begun, others, of_tasks=True)
+        end_orphans(job.begun, self._begun(job), of_tasks=True)
         runner.close(self._pump)
 
     def _end_calls(self, job: _PythonJob, runner: RunnerProcess) -> None:
@@ -432,7 +447,9 @@ class PythonJobs:
             left = self._end_threads(job, runner)  # after the calls, which may start some
             if left is None and calls:
                 left = "a call that it made in the JVM ignores interrupts"
-            return left
+            if left is None and job.calls_ended is None:
+                job.calls_ended = processes.boot_ticks()
+            return self._end_processes(job) or left  # a call may wait for its process
         finally:
             self._driver.cancel(runner.tag)
 
@@ -450,6 +467,38 @@ class PythonJobs:
             self._driver.stop_queries(runner.tag)  # they may start threads, too
             self._driver.stop_streaming(runner.tag)
         return left
+
+    def _end_processes(self, job: _PythonJob) -> str | None:
+        """Try once to kill the processes that a job's calls have started; return what is left, or None.
+
+        If another job ran when a process was started, and the thread that forked it does not show whose it
+        is, it is neither killed nor ignored.
+        """
+        left = None
+        others = [*self._begun(job), *self._jvm_jobs.begun]
+        found = forked(self._driver.process.pid, job.begun)
+        callers = {name for tag in self._others(job) for name in self._callers(tag)} if found else set()
+        for pid, start, thread in found:
+            own = (pid, start) in job.processes
+            if not own and thread in callers:
+                continue
+            if own or not any(other <= start for other in others):
+                processes.kill_tree(pid)
+                left = f"process {pid}, which it has started in the JVM, does not end"
+            elif job.calls_ended is None or start <= job.calls_ended:
+                left = f"process {pid} of the JVM may be its own or that of another job"
+        end_orphans(job.begun, others, of_tasks=False)
+        if job.calls_ended is not None and (orphans := unassigned_orphans(job.begun, job.calls_ended)):
+            left = f"process {orphans[0]}, whose parent has ended, may be its own or that of another job"
+        return left
+
+    def _callers(self, tag: str) -> set[str]:
+        """Return the names of the threads of the JVM that serve a runner, as Linux shows them."""
+        return {cut(thread.getName()) for thread in self._driver.calls(tag)}
+
+    def _begun(self, job: _PythonJob) -> list[int]:
+        """Return when the other Python jobs began."""
+        return [other.begun for other in list(self._jobs.values()) if other is not job]
 
     def _others(self, job: _PythonJob) -> list[str]:
         """Return the tags that threads of other running jobs carry."""

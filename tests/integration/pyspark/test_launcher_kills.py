@@ -10,7 +10,7 @@ from launcher_world import Context, Start
 
 from conditions import wait_until
 from jobserver_core.models.failures import FailureKind
-from jobserver_core.ports import ContextEnd
+from jobserver_core.ports import ContextEnd, JobSpec
 
 pytestmark = pytest.mark.spark
 
@@ -60,6 +60,29 @@ def test_a_job_is_not_killed_before_its_calls_in_the_jvm_have_ended(context: Con
     socket.create_connection(("127.0.0.1", port)).close()
     assert context.end_of(job, timeout=10.0).outcome.killed
     assert _calls(context, "accept") == 0
+
+
+@pytest.mark.parametrize("read", [False, True])
+def test_a_kill_ends_the_processes_that_the_calls_of_a_job_have_started(
+    context: Context, tmp_path: Path, read: bool
+) -> None:
+    """Of two jobs at once, each of which has such a process, only one is killed."""
+
+    def started(name: str) -> tuple[JobSpec, list[int]]:
+        path = tmp_path / name
+        job = context.submit("trouble.JvmProcess", {"path": str(path), "read": read})
+        wait_until(lambda: path.exists() and len(path.read_text().split()) == 2)
+        return job, [int(pid) for pid in path.read_text().split()]
+
+    (other, others), (job, pids) = started("other"), started("killed")
+    context.handle.kill_job(job.id)
+    assert context.end_of(job).outcome.killed
+    assert [pid for pid in pids if command(pid)] == []
+    assert [pid for pid in others if command(pid)] == others
+    assert context.listener.of_job(other.id) == ["job_running"]
+    context.handle.kill_job(other.id)
+    assert context.end_of(other).outcome.killed
+    assert [pid for pid in others if command(pid)] == []
 
 
 def _calls(context: Context, frame: str) -> object:

@@ -133,6 +133,20 @@ class JvmAccept(Accepting):
         server.accept()
 
 
+class JvmProcess(Accepting):
+    """Starts a process with a child in the JVM, and reads what it prints, which no interrupt ends."""
+
+    def run_job(self, context, runtime, data):
+        jvm = context.sparkContext._jvm
+        command = jvm.java.util.ArrayList()
+        for word in ("sh", "-c", f"sleep 600 & echo $$ $! > '{data['path']}'; wait"):
+            command.add(word)
+        process = jvm.java.lang.ProcessBuilder(command).start()
+        if data["read"]:
+            process.getInputStream().read()
+        time.sleep(600)
+
+
 class JvmCalls(Accepting):
     """How many calls from Python in the JVM are in a frame with this text."""
 
