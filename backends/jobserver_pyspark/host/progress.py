@@ -66,9 +66,12 @@ class ProgressBoard:
                 self._reports.send(ProgressReport(job_id=job_id, **now._asdict()))
             self._reported[job_id] = now
 
-    def running_stages(self, tag: str) -> set[int]:
-        """Return the stages of those Spark jobs of a tag that run now."""
-        jobs = [job for job in self._jobs() if job["status"] == "RUNNING" and tag in _tags(job)]
+    def unfinished_stages(self, tag: str) -> set[int]:
+        """Return the stages of those Spark jobs of a tag that run now, or were cancelled or failed.
+
+        A cancelled Spark job counts as failed at once, while its tasks may still run.
+        """
+        jobs = [job for job in self._jobs() if job["status"] != "SUCCEEDED" and tag in _tags(job)]
         return {stage for job in jobs for stage in job["stageIds"]}
 
     def running_tags(self) -> set[str]:

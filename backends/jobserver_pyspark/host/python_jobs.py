@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 _ATTEMPTS = 3
 """How many runners may end before one accepts the job: a spare may have died unnoticed."""
 _CORES_TIMEOUT = 8.0
-"""Seconds to wait until the tasks of a killed job have freed their cores."""
+"""Seconds to wait until the tasks of a failed job have freed their cores."""
 _CALLS_WARNING = 30.0
 """Seconds after the kill of a job before the server's log warns that its calls in the JVM go on."""
 _LONGEST_PAUSE = 1.0
@@ -382,8 +382,8 @@ class PythonJobs:
     def _end_runner(self, job: _PythonJob, runner: RunnerProcess) -> None:
         """End the process, its descendants and its Spark jobs; wait until its cores are free.
 
-        If the job was killed, this also waits for its calls in the JVM, and for the threads and processes
-        that they have started, for as long as they last.
+        If the job was killed, this waits for its tasks and its calls in the JVM, and for the threads and
+        processes that these have started, for as long as they last.
         """
         runner.kill()
         if job.finished:  # while the process ends
@@ -405,7 +405,7 @@ class PythonJobs:
         runner.close(self._pump)
 
     def _end_calls(self, job: _PythonJob, runner: RunnerProcess) -> None:
-        """End the calls of a killed job in the JVM, and the threads that they have started; wait until then.
+        """End the calls of a killed job in the JVM, its tasks, and all that these have started; wait for it.
 
         A call may ignore interrupts while it plans a query for minutes. If the job were already reported as
         killed, the tasks of the query would start after that. So the job stays RUNNING, like a JVM job with
@@ -449,7 +449,10 @@ class PythonJobs:
                 left = "a call that it made in the JVM ignores interrupts"
             if left is None and job.calls_ended is None:
                 job.calls_ended = processes.boot_ticks()
-            return self._end_processes(job) or left  # a call may wait for its process
+            left = self._end_processes(job) or left  # a call may wait for its process
+            if left is None and self._board.busy(self._board.unfinished_stages(runner.tag)):
+                left = "tasks that it has started in Spark ignore interrupts"
+            return left
         finally:
             self._driver.cancel(runner.tag)
 
@@ -514,9 +517,9 @@ class PythonJobs:
     def _end_spark_jobs(self, job: _PythonJob, runner: RunnerProcess) -> None:
         """Cancel what the job left in Spark, and wake waiters for its unfinished named objects.
 
-        If it did not finish, wait until none of its tasks holds a core.
+        If it failed, wait for a while until none of its tasks holds a core. A killed job has waited already.
         """
-        stages = set() if job.finished else self._board.running_stages(runner.tag)
+        stages = set() if job.finished or job.killed else self._board.unfinished_stages(runner.tag)
         self._driver.cancel(runner.tag)
         deadline = time.monotonic() + _CORES_TIMEOUT
         while self._board.busy(stages) and time.monotonic() < deadline:

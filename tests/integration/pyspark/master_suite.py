@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import signal
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,18 @@ class MasterSuite:
             assert on_master.listener.outcome(job.id, timeout=30.0).killed
         counted = on_master.end_of(on_master.submit("work.WordCount", {"input": {"string": "a"}}), 30.0)
         assert counted.value == {"a": 1}
+
+    def test_a_killed_job_whose_calls_end_later_than_its_spark_jobs_waits_for_their_tasks(
+        self, on_master: Context
+    ) -> None:
+        for _ in range(3):  # a task may be quick to end by chance
+            job = on_master.running("trouble.TasksAndACall")
+            wait_until(lambda: on_master.run("trouble.ActiveTasks").value == 2, timeout=60.0)
+            port = int(job.log_path.read_text().split("port")[1].split()[0])
+            on_master.handle.kill_job(job.id)
+            socket.create_connection(("127.0.0.1", port)).close()
+            assert on_master.end_of(job, timeout=30.0).outcome.killed
+            assert on_master.run("trouble.ActiveTasks").value == 0
 
     def test_a_job_whose_process_is_killed_fails_alone(self, on_master: Context) -> None:
         job = on_master.running("trouble.SleepingTasks")

@@ -48,6 +48,27 @@ class SleepingTasks(Accepting):
         return spark.parallelize(range(4), 4).map(lambda _: time.sleep(600)).count()
 
 
+class TasksAndACall(Accepting):
+    """Runs tasks, while it waits in a call to the JVM that ignores interrupts."""
+
+    def run_job(self, context, runtime, data):
+        spark = context.sparkContext
+        threading.Thread(
+            target=lambda: spark.parallelize(range(2), 2).foreach(lambda _: time.sleep(600))
+        ).start()
+        server = spark._jvm.java.net.ServerSocket(0)
+        print("port", server.getLocalPort(), flush=True)
+        server.accept()
+
+
+class ActiveTasks(Accepting):
+    """The number of tasks that run."""
+
+    def run_job(self, context, runtime, data):
+        executors = context.sparkContext._jsc.sc().statusStore().executorList(True)
+        return sum(executors.apply(index).activeTasks() for index in range(executors.size()))
+
+
 class BusyTasks(Accepting):
     def run_job(self, context, runtime, data):
         def spin(_number):
