@@ -147,6 +147,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     if settings.launcher.backend == "pyspark":
         yield java_finding()
         yield pyspark_finding()
+        yield _finding("Cache directory", partial(_cache_dir, settings))
         yield _finding("File descriptors", _descriptors)
         yield _finding("Host name", _host_name)
         if settings.spark.master.startswith("spark://"):
@@ -575,6 +576,29 @@ def _existing(path: Path) -> Path:
 
 def _data_dir(settings: Settings) -> str:
     path = settings.data_dir
+    writable = _writable(path, DATA_DIR_ADVICE)
+    server = server_process(path)
+    if server is not None:
+        if not _listens(server, settings.http.port):
+            locked = DataDirLocked(path=str(path), holder=f" (process {server})")
+            text, _, advice = str(locked).partition(": ")
+            raise _Problem(text, _sentence(advice))
+        return f"{path} is used by the running server ({server})"
+    return writable
+
+
+def _cache_dir(settings: Settings) -> str:
+    advice = "set XDG_CACHE_HOME, or jobserver.launcher.options.cache-dir, to a directory you can write to"
+    missing = _advising(_OTHERS_FIRST, ImportError, about="it is not checked: ", verdict=Verdict.WARNING)
+    with missing:
+        from jobserver_pyspark.launcher.options import LauncherOptions  # noqa: PLC0415 - the extra may be missing
+    with _advising(_CORRECT, InvalidSetting):
+        options = LauncherOptions.from_settings(settings)
+    return _writable(options.cache_dir, advice)
+
+
+def _writable(path: Path, advice: str) -> str:
+    """Check that this user can write to a directory, or create it."""
     directory = _existing(path)
     try:
         if not directory.is_dir():
@@ -583,14 +607,9 @@ def _data_dir(settings: Settings) -> str:
             pass
     except OSError as error:
         text = f"cannot write to {directory}: {error.strerror or error}"
-        raise _Problem(text, _sentence(DATA_DIR_ADVICE)) from error
-    server = server_process(path)
-    if server is not None:
-        if not _listens(server, settings.http.port):
-            locked = DataDirLocked(path=str(path), holder=f" (process {server})")
-            text, _, advice = str(locked).partition(": ")
-            raise _Problem(text, _sentence(advice))
-        return f"{path} is used by the running server ({server})"
+        if directory != path:
+            text = f"cannot create {path}: {text}"
+        raise _Problem(text, _sentence(advice)) from error
     return f"{path} {'is writable' if directory == path else 'can be created'}"
 
 

@@ -173,14 +173,17 @@ def check_files(conf: Mapping[str, str]) -> None:
 
 
 def heap_size(key: str, value: str, conf: Mapping[str, str]) -> str:
-    """Return the memory of a driver or an executor as Spark writes it, without blanks.
+    """Return the memory of a driver or an executor as Spark writes it, without blanks and with a unit.
+
+    Spark takes a bare number for MiB in some places, and for bytes in others.
 
     Raises:
         InvalidSetting: It is not a size, or too small for Spark.
     """
     if parse_memory(key, value) < LEAST_MEMORY * 2**20 and "spark.testing.reservedMemory" not in conf:
         raise InvalidSetting(key=key, message=f"Spark needs at least {LEAST_MEMORY}m, got {value!r}")
-    return value.replace(" ", "").lower()
+    text = value.replace(" ", "").lower()
+    return f"{text}m" if text.isdecimal() else text
 
 
 def parse_memory(key: str, value: str) -> int:

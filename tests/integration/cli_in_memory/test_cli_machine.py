@@ -750,6 +750,23 @@ def test_doctor_reports_an_unusable_data_directory(tmp_path: Path, way: str) -> 
     assert "--data-dir" in finding.advice
 
 
+@pytest.mark.parametrize("way", ["setting", "variable"])
+def test_doctor_reports_an_unusable_cache_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    more = {"jobserver__launcher__options__cache-dir": file / "cache"} if way == "setting" else {}
+    if way == "variable":
+        monkeypatch.setenv("XDG_CACHE_HOME", str(file))
+    findings = found(settings(tmp_path, jobserver__launcher__backend="pyspark", **more))
+    finding = findings["Cache directory"]
+    assert finding.verdict is Verdict.BAD
+    assert finding.text.endswith(f"cannot write to {file}: Not a directory")
+    assert finding.advice is not None
+    assert "XDG_CACHE_HOME, or jobserver.launcher.options.cache-dir" in finding.advice
+
+
 @pytest.mark.parametrize("name", ["Disk", "Temporary disk"])
 def test_doctor_warns_of_a_disk_that_is_nearly_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -817,8 +834,10 @@ def test_doctor_accepts_settings_that_fit_or_are_for_other_machines(
 
 
 def test_doctor_looks_for_java_and_pyspark_only_where_the_launcher_needs_them(tmp_path: Path) -> None:
-    assert not {"Java", "PySpark"} & set(found(settings(tmp_path)))
-    assert {"Java", "PySpark"} <= set(found(settings(tmp_path, jobserver__launcher__backend="pyspark")))
+    assert not {"Java", "PySpark", "Cache directory"} & set(found(settings(tmp_path)))
+    assert {"Java", "PySpark", "Cache directory"} <= set(
+        found(settings(tmp_path, jobserver__launcher__backend="pyspark"))
+    )
 
 
 def test_without_java_the_advice_says_what_to_install(

@@ -59,6 +59,7 @@ def test_memory_is_the_executors_and_in_local_mode_the_drivers_too() -> None:
         "spark.driver.memory": "2g",
     }
     assert read({"memory-per-node": "512m"}, "yarn").conf == {"spark.executor.memory": "512m"}
+    assert read({"memory-per-node": 512}, "yarn").conf == {"spark.executor.memory": "512m"}
     chosen = read({"memory-per-node": "2g", "launcher": {"spark": {"driver": {"memory": "1g"}}}})
     assert chosen.conf["spark.driver.memory"] == "1g"
 
