@@ -151,8 +151,8 @@ def test_a_context_that_is_not_ready_in_time_is_an_error() -> None:
     clock = ManualClock()
     with a_server(clock=clock, start_delay=WAIT * 10) as server:
         waiter = server.create_context("slow")
-        clock.advance(60)
-        with pytest.raises(errors.ContextFailed, match="not ready after 60 s"):
+        clock.advance(server.settings.contexts.creation_timeout)
+        with pytest.raises(errors.ContextFailed, match="not ready after 180 s"):
             waiter.result(WAIT)
         wait_until(lambda: server.context("slow").state is ContextState.ERROR)
 
