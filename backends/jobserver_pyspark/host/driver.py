@@ -292,6 +292,15 @@ class Driver:
         """Cancel the Spark jobs of a runner, in all groups."""
         self.context.cancelJobsWithTag(tag)
 
+    def has_tasks(self, tag: str) -> bool:
+        """Return whether tasks of a runner's Spark jobs run, even if these were cancelled.
+
+        Only this table of the scheduler has a task until its executor reports the end. Sets of tasks forget
+        it when they are cancelled, and what Spark shows about stages is late.
+        """
+        running = self.context.taskScheduler().taskIdToTaskSetManager().values()
+        return any(tasks.taskSet().properties().getProperty(OWNER) == tag for tasks in running)
+
     def stop_queries(self, tag: str) -> None:
         """Stop a runner's streaming queries, in all sessions.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -66,14 +65,6 @@ class ProgressBoard:
                 self._reports.send(ProgressReport(job_id=job_id, **now._asdict()))
             self._reported[job_id] = now
 
-    def unfinished_stages(self, tag: str) -> set[int]:
-        """Return the stages of those Spark jobs of a tag that run now, or were cancelled or failed.
-
-        A cancelled Spark job counts as failed at once, while its tasks may still run.
-        """
-        jobs = [job for job in self._jobs() if job["status"] != "SUCCEEDED" and tag in _tags(job)]
-        return {stage for job in jobs for stage in job["stageIds"]}
-
     def running_tags(self) -> set[str]:
         """Return the tags of all Spark jobs that run now."""
         return {tag for job in self._jobs() if job["status"] == "RUNNING" for tag in _tags(job)}
@@ -81,16 +72,6 @@ class ProgressBoard:
     def _jobs(self) -> list[JsonObject]:
         found: list[JsonObject] = json.loads(self._mapper.writeValueAsString(self._store.jobsList(None)))
         return found
-
-    def busy(self, stages: set[int]) -> bool:
-        """Return whether tasks of any of these stages still run, even if their Spark job was cancelled."""
-        from py4j.protocol import Py4JJavaError  # noqa: PLC0415 - loaded while the JVM starts
-
-        for stage in stages:
-            with contextlib.suppress(Py4JJavaError):  # an unknown stage has not begun, or ended long ago
-                if self._store.lastStageAttempt(stage).numActiveTasks() > 0:
-                    return True
-        return False
 
 
 def _tags(job: JsonObject) -> set[str]:

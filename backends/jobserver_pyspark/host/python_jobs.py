@@ -450,7 +450,7 @@ class PythonJobs:
             if left is None and job.calls_ended is None:
                 job.calls_ended = processes.boot_ticks()
             left = self._end_processes(job) or left  # a call may wait for its process
-            if left is None and self._board.busy(self._board.unfinished_stages(runner.tag)):
+            if left is None and self._driver.has_tasks(runner.tag):
                 left = "tasks that it has started in Spark ignore interrupts"
             return left
         finally:
@@ -519,11 +519,11 @@ class PythonJobs:
 
         If it failed, wait for a while until none of its tasks holds a core. A killed job has waited already.
         """
-        stages = set() if job.finished or job.killed else self._board.unfinished_stages(runner.tag)
         self._driver.cancel(runner.tag)
         deadline = time.monotonic() + _CORES_TIMEOUT
-        while self._board.busy(stages) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        if not (job.finished or job.killed):
+            while self._driver.has_tasks(runner.tag) and time.monotonic() < deadline:
+                time.sleep(0.02)
         self._abandon_named_objects(job.id)
 
     @contextlib.contextmanager
