@@ -59,6 +59,7 @@ class TasksAndACall(Accepting):
         server = spark._jvm.java.net.ServerSocket(0)
         print("port", server.getLocalPort(), flush=True)
         server.accept()
+        time.sleep(600)
 
 
 class ActiveTasks(Accepting):
