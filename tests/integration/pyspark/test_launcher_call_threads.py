@@ -133,15 +133,18 @@ def test_a_static_pool_can_be_used_after_a_kill_that_emptied_it(calling: Context
 def test_a_kill_leaves_what_earlier_jobs_of_the_same_process_have_left(
     calling: Context, tmp_path: Path
 ) -> None:
-    left, path, gate = tmp_path / "left", tmp_path / "written", tmp_path / "gate"
-    for _ in range(10):  # until a process is ready for the second job in time
-        config = {"path": str(left), "gate": str(gate), "kind": "stubborn", "stay": False}
-        first = calling.run("calls.Starts", config).log
+    path, gate = tmp_path / "written", tmp_path / "gate"
+    left: dict[str, Path] = {}  # what each process writes to, by the log that names the process
+    for number in range(10):  # until one has a second job
+        own = tmp_path / f"left-{number}"
+        config = {"path": str(own), "gate": str(gate), "kind": "stubborn", "stay": False}
+        left[calling.run("calls.Starts", config).log] = own
+        calling.run("calls.Threads")  # the process of the job before is ready again only after a while
         job = _started(calling, path, "thread")
         calling.handle.kill_job(job.id)
         assert calling.end_of(job).outcome.killed
-        _writes(left)
-        if job.log_path.read_text() == first:
+        if (log := job.log_path.read_text()) in left:
+            _writes(left[log])
             gate.touch()
             return
         path.unlink(missing_ok=True)
