@@ -298,8 +298,11 @@ class Driver:
         Only this table of the scheduler has a task until its executor reports the end. Sets of tasks forget
         it when they are cancelled, and what Spark shows about stages is late.
         """
-        running = self.context.taskScheduler().taskIdToTaskSetManager().values()
-        return any(tasks.taskSet().properties().getProperty(OWNER) == tag for tasks in running)
+        managers = self.context.taskScheduler().taskIdToTaskSetManager()
+        # py4j's own ``values`` looks up each key, and finds nothing by an Integer where Spark has a Long.
+        [values] = results(self.gateway._gateway_client, [call(managers, "values")])
+        sets = self.jvm.java.util.HashSet(values)  # far fewer than tasks
+        return any(tasks.taskSet().properties().getProperty(OWNER) == tag for tasks in sets)
 
     def stop_queries(self, tag: str) -> None:
         """Stop a runner's streaming queries, in all sessions.

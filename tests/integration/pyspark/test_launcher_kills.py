@@ -40,6 +40,17 @@ def test_a_kill_ends_any_job_and_frees_its_cores(context: Context, name: str) ->
     assert context.end_of(neighbour).outcome.killed
 
 
+def test_a_kill_does_not_wait_for_the_tasks_of_another_job(context: Context) -> None:
+    neighbour = context.running("trouble.SleepingTasks")
+    wait_until(lambda: context.listener.progress.get(neighbour.id), "the other job has tasks")
+    victim = context.running("contract.Endless")
+    context.handle.kill_job(victim.id)
+    assert context.listener.outcome(victim.id, timeout=10.0).killed
+    assert "job_ended" not in context.listener.of_job(neighbour.id)
+    context.handle.kill_job(neighbour.id)
+    assert context.end_of(neighbour, timeout=10.0).outcome.killed
+
+
 def test_a_kill_interrupts_the_calls_that_a_job_waits_for_in_the_jvm(context: Context) -> None:
     before = _calls(context, "Thread.sleep")
     job = context.running("trouble.JvmSleep")
