@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from jobserver_client.synchronous import StreamedResponse
-    from jobserver_core.models.json_values import Json
+    from jobserver_core.models.json_values import Json, JsonMapping
 
 DEFAULT_PORT = 8090
 DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
@@ -327,6 +327,8 @@ def refusal(response: httpx.Response, url: str) -> CommandFailed:
     elif reason == "invalid_request" and isinstance(fields, dict) and fields.get("message"):
         message = str(fields["message"])  # without the label of the HTTP API
     code = _EXITS.get(str(reason), ExitCode.REFUSED)
+    if reason in _FAILED_STARTS and _error_class(body) == _UNKNOWN_FACTORY:  # which only the start found
+        code = ExitCode.USAGE
     return CommandFailed(
         message,
         code,
@@ -334,6 +336,15 @@ def refusal(response: httpx.Response, url: str) -> CommandFailed:
         reason=reason,
         detail=body.get("detail"),
     )
+
+
+_FAILED_STARTS = ("context_failed", "context_init_failed")
+_UNKNOWN_FACTORY = "jobserver_core.errors.UnknownContextFactory"
+
+
+def _error_class(body: JsonMapping) -> Json:
+    result = body.get("result")
+    return result.get("errorClass") if isinstance(result, dict) else None
 
 
 def _unlike_a_server(url: str, status: int, reason: str) -> CommandFailed:

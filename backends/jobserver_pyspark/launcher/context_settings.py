@@ -187,6 +187,9 @@ def _read(
         _check_user(flat.get(_PROXY_USER, ""))
         check_files(conf)
         _check_streaming(flat)
+        if flat.get(_FACTORY) == "":
+            message = "must not be empty; without it, each job chooses the type of its context"
+            raise UnknownContextFactory(key=_FACTORY, message=message)
         _choice(flat, _SESSION_HIVE, "true", "false")
         if hadoop_conf_dir and master != "yarn" and not hadoop_conf_dir.is_dir():  # on YARN, more is checked
             message = f"directory '{hadoop_conf_dir}' does not exist on the server's machine"
@@ -313,21 +316,30 @@ def _context_type_of(factory: str) -> tuple[ContextType, FactoryClass | None]:
     own = "." in factory and not factory.startswith(_OLD_FACTORIES)
     if not own and name in CONTEXT_TYPES:
         return CONTEXT_TYPES[name], None
-    names = {known.lower(): known for known in (*CONTEXT_TYPES, CUSTOM)}
-    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.95 if own else 0.6)
-    nearest = names[near[0]] if near else None
     if own and all(part.replace("$", "_").isidentifier() for part in factory.split(".")):
-        message = (
-            f"class {factory} is in no jar of the context's class path (cp, dependent-jar-uris); "
-            f"for a context that Python jobs build in build_context, use {CUSTOM}"
-        )
-        missing = details_of(UnknownContextFactory(key=_FACTORY, message=message, nearest=nearest))
-        return CUSTOM, FactoryClass(name=factory, missing=missing)
+        return CUSTOM, FactoryClass(name=factory, missing=details_of(missing_factory(factory)))
+    nearest = _nearest_factory(name, cutoff=0.95 if own else 0.6)
     message = f"unknown context factory {factory!r}"
-    if not near:
+    if nearest is None:
         known = ", ".join((*CONTEXT_TYPES, CUSTOM))
         message += f"; expected one of {known}, or a class in a jar of the context's class path"
     raise UnknownContextFactory(key=_FACTORY, message=message, nearest=nearest)
+
+
+def missing_factory(name: str) -> UnknownContextFactory:
+    """Return the error for a class of the user's own that the driver does not have."""
+    message = (
+        f"class {name} is in no jar of the context's class path (cp, dependent-jar-uris); "
+        f"for a context that Python jobs build in build_context, use {CUSTOM}"
+    )
+    nearest = _nearest_factory(name.rpartition(".")[2], cutoff=0.95)
+    return UnknownContextFactory(key=_FACTORY, message=message, nearest=nearest)
+
+
+def _nearest_factory(name: str, *, cutoff: float) -> str | None:
+    names = {known.lower(): known for known in (*CONTEXT_TYPES, CUSTOM)}
+    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=cutoff)
+    return names[near[0]] if near else None
 
 
 def _check_user(name: str) -> None:

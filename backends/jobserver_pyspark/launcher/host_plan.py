@@ -25,6 +25,7 @@ from jobserver_pyspark.installation.spark import Installation, python_view, spar
 from jobserver_pyspark.jvm.jobs import context_settings
 from jobserver_pyspark.launcher.context_settings import LOOPBACK, PREPARED, ContextSettings
 from jobserver_pyspark.launcher.environments import EnvironmentLock, Pythons
+from jobserver_pyspark.launcher.factory_classes import check_factory
 from jobserver_pyspark.launcher.kubernetes import TEMPLATE_FILE, ClusterObjects, driver_settings, identity
 from jobserver_pyspark.launcher.leftovers import LeftoverRecord
 from jobserver_pyspark.launcher.options import LauncherOptions
@@ -84,10 +85,19 @@ def make_plan(
     """Return the plan of a context's host; writes only directories of links, into the cache.
 
     Without ``pythons``, executors run the interpreter of the installation.
+
+    Raises:
+        UnknownContextFactory: The class of the context's factory certainly does not exist.
     """
     marker = f"{spec.id}:{secrets.token_hex(8)}"
     hadoop = hadoop_directories(settings.hadoop_conf_dir or options.hadoop_conf_dir)
     conf = _conf(spec, settings, installation, hadoop)
+    if settings.factory is not None:
+        known = java_class_path(installation, hadoop=hadoop).split(os.pathsep)
+        site = {**spark_defaults(installation), **settings.conf}
+        check_factory(
+            settings.factory.name, [*(code.path for code in spec.class_path), *map(Path, known)], site
+        )
     pod_template = settings.pod_template if settings.kubernetes else None
     if pod_template is not None:
         conf[TEMPLATE_FILE] = str(tmp_dir / "executor-pod.yaml")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 
@@ -352,3 +353,16 @@ def test_a_look_up_of_a_context_that_fails_does_not_hide_that_the_context_was_no
 def test_an_unknown_context_exits_with_4(client: CommandLine, action: str) -> None:
     done = client("context", action, "cold")
     assert (done.code, "context" in done.err, "cold" in done.err) == (4, True, True)
+
+
+@pytest.mark.parametrize("code", ["context_failed", "context_init_failed"])
+def test_a_misspelled_factory_that_only_the_start_finds_exits_with_2(
+    jobserver: CommandLine, code: str
+) -> None:
+    reason = {"message": "no such class", "errorClass": "jobserver_core.errors.UnknownContextFactory"}
+    answer = {"status": "CONTEXT INIT ERROR", "code": code, "result": reason}
+    with Loopback(lambda handler: handler.say(500, json.dumps(answer).encode())) as web:
+        done = jobserver(
+            "context", "create", "etl", "-s", "context-factory=com.example.Typo", "--server", web.url()
+        )
+    assert (done.code, "✗ CONTEXT INIT ERROR: no such class" in done.err) == (2, True), done.err

@@ -178,6 +178,7 @@ def test_the_page_about_jvm_jobs_lists_every_factory_in_the_row_of_its_type() ->
         ("spark.jobserver.context.SesionContextFactory", "did you mean 'SessionContextFactory'"),
         ("spark.jobserver.context.SqlContextFactory", "did you mean 'SQLContextFactory'"),
         ("Custom", "did you mean 'custom'"),
+        ("", "must not be empty; without it, each job chooses"),
         ("nonsense", "expected one of DefaultSparkContextFactory, .*, custom, or a class in a jar"),
         ("spark.jobserver.custom", "did you mean 'custom'"),
         ("spark.jobserver.Nonsense", "expected one of DefaultSparkContextFactory, "),

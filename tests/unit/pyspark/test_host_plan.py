@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 
-from jobserver_core.errors import InvalidSetting
+from jobserver_core.errors import InvalidSetting, UnknownContextFactory
 from jobserver_core.models.binaries import BinaryType
 from jobserver_core.ports import ContextSpec, JobCode
 from jobserver_pyspark.installation.java import Java
@@ -257,3 +258,47 @@ def test_a_properties_file_is_read_back_as_it_was() -> None:
     assert text.isascii()
     assert text.splitlines()[0] == r"spark.a=x\u003dy\u003a\u0020z\u0023\u005cn"
     assert r"spark.c=\u00fcn\u00ef\u20ac\ud834\udd1e" in text
+
+
+def with_class(path: Path, name: str) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(name, b"never loaded")
+    return path
+
+
+def test_a_factory_that_no_jar_has_is_refused_before_a_jvm_starts(
+    spec: ContextSpec, installation: Installation, tmp_path: Path
+) -> None:
+    settings = {"context-factory": "com.example.Typo"}
+    with pytest.raises(UnknownContextFactory, match=r"class com\.example\.Typo is in no jar"):
+        plan_of(spec, installation, tmp_path, settings)
+    jar = with_class(tmp_path / "other.jar", "com/example/Right.class")
+    code = JobCode(path=jar, type=BinaryType.JAR, digest="d" * 64, source="other")
+    with pytest.raises(UnknownContextFactory):
+        plan_of(attrs.evolve(spec, class_path=(code,)), installation, tmp_path, settings)
+
+
+def test_a_factory_in_a_jar_of_the_context_or_of_spark_is_accepted(
+    spec: ContextSpec, installation: Installation, tmp_path: Path
+) -> None:
+    settings = {"context-factory": "com.example.Outer$Mine"}
+    jar = with_class(tmp_path / "mine.jar", "com/example/Outer$Mine.class")
+    code = JobCode(path=jar, type=BinaryType.JAR, digest="d" * 64, source="mine")
+    assert plan_of(attrs.evolve(spec, class_path=(code,)), installation, tmp_path, settings).spec.factory
+    with pytest.raises(UnknownContextFactory):
+        plan_of(spec, installation, tmp_path, settings)
+    jar.replace(installation.package / "jars" / "added.jar")
+    assert plan_of(spec, installation, tmp_path, settings).spec.factory
+
+
+@pytest.mark.parametrize(
+    "key", ["spark.driver.extraClassPath", "spark.jars.packages", "spark.driver.extraJavaOptions"]
+)
+def test_only_the_jvm_can_know_a_factory_where_settings_may_add_classes(
+    key: str, spec: ContextSpec, installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factory = {"context-factory": "com.example.Mine"}
+    assert plan_of(spec, installation, tmp_path, {**factory, key: "-javaagent:a.jar"}).spec.factory
+    monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
+    (tmp_path / "spark-defaults.conf").write_text(f"{key} -javaagent:a.jar\n")
+    assert plan_of(spec, installation, tmp_path, factory).spec.factory
