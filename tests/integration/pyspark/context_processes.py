@@ -22,7 +22,7 @@ from jobserver_pyspark import processes
 _SERVER = """
 import json, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+sys.path[:] = json.loads(sys.argv[1])
 from launcher_world import code_of, make_launcher, starter
 directory = Path(sys.argv[2])
 launcher = make_launcher(directory)
@@ -134,8 +134,13 @@ class ServerProcess:
         cls, directory: Path, code: JobCode, settings: dict[str, Any], jobs: list[tuple[str, dict[str, Any]]]
     ) -> ServerProcess:
         """Start it; it is ready when ``wait`` returns."""
-        here = str(Path(__file__).parent)
-        arguments = [here, str(directory), str(code.path), json.dumps(settings), json.dumps(jobs)]
+        arguments = [
+            json.dumps(sys.path),
+            str(directory),
+            str(code.path),
+            json.dumps(settings),
+            json.dumps(jobs),
+        ]
         process = subprocess.Popen(
             [sys.executable, "-c", _SERVER, *arguments],
             stdin=subprocess.PIPE,
