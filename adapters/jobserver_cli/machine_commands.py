@@ -20,6 +20,7 @@ from jobserver_cli import saved_servers
 from jobserver_cli.client import UNAUTHENTICATED, CommandClient, login_advice
 from jobserver_cli.completion import server_names
 from jobserver_cli.exits import CommandFailed, ExitCode
+from jobserver_cli.interruption import sigterm_as_interrupt
 from jobserver_cli.options import ConfigFile, DataDir, Host, Port, argument, check_config_file, settings_of
 from jobserver_cli.server_process import front_end
 from jobserver_cli.terminal import Terminal
@@ -94,7 +95,10 @@ def prepare(terminal: Terminal, *, config: ConfigFile = None) -> None:
 
     settings = settings_of(config, None, None, None)
     name = settings.launcher.backend
-    with tempfile.TemporaryDirectory(prefix="js", ignore_cleanup_errors=True) as directory:
+    with (
+        sigterm_as_interrupt(),
+        tempfile.TemporaryDirectory(prefix="js", ignore_cleanup_errors=True) as directory,
+    ):
         try:
             loaded = plugins.load(Launcher, name, settings, Path(directory))
             with closing(checked(Launcher, loaded)) as launcher:
@@ -189,7 +193,7 @@ def jvm_api(
             "Install it with: pip install 'jobserver-core[pyspark,jdk]'",
         ) from error
     terminal = Terminal()
-    with ExitStack() as building:
+    with sigterm_as_interrupt(), ExitStack() as building:
         status = terminal.status(
             "building the job API (once per Spark version; a minute, or several on a slow machine)"
         )

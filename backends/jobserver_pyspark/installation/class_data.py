@@ -88,6 +88,8 @@ class ClassData:
                 fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except OSError:
                 return self.exists
+            for left in self._directory.glob(f"{self.path.stem}.*.part"):  # of a process that was killed
+                left.unlink(missing_ok=True)
             if not self.exists:
                 self._make(train, give_up or threading.Event())
         return self.exists

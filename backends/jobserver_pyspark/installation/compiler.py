@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
+import shutil
 import subprocess
 import tempfile
 import zipfile
@@ -27,6 +29,8 @@ from jobserver_pyspark.installation.spark import SparkInstall, default_cache_dir
 SOURCES = Path(__file__).parent.parent / "jvm" / "scala"
 _MAX_OUTPUT = 4000
 """The most characters of the compiler's output that an error shows: the last ones, with the summary."""
+_BUILDING = ".building-"
+"""How the names of directories begin whose content is not complete."""
 COMPILE_TIMEOUT = 300.0
 """Seconds; a compilation takes about five on two idle cores."""
 
@@ -131,13 +135,11 @@ class JvmToolchain:
         jar = self._jar(name, sources, against)
         if not jar.is_file():
             self.on_build()
-            with (
-                writing_to_cache(self.cache_dir),
-                _made_at_once(jar.parent) as built,
-                tempfile.TemporaryDirectory() as classes,
-            ):
-                self._compile(sources, Path(classes), against)
-                _archive(Path(classes), built / jar.name)
+            with writing_to_cache(self.cache_dir), _made_at_once(jar.parent) as built:
+                classes = built.with_name("classes")
+                classes.mkdir()
+                self._compile(sources, classes, against)
+                _archive(classes, built / jar.name)
         return jar
 
     def _jar(self, name: str, sources: Sequence[Path], against: Sequence[Path]) -> Path:
@@ -165,8 +167,8 @@ class JvmToolchain:
 def _made_at_once(directory: Path) -> Iterator[Path]:
     """Yield an empty directory that is moved to its place at the end, unless another process was faster."""
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".building-", dir=directory.parent) as temporary:
-        made = Path(temporary) / "made"
+    with _building_directory(directory.parent) as temporary:
+        made = temporary / "made"
         made.mkdir()
         yield made
         try:
@@ -174,6 +176,41 @@ def _made_at_once(directory: Path) -> Iterator[Path]:
         except OSError:
             if not directory.is_dir():
                 raise
+
+
+@contextlib.contextmanager
+def _building_directory(parent: Path) -> Iterator[Path]:
+    """Yield a temporary directory, and remove those of processes that were killed.
+
+    A process locks its directory, and the system unlocks it when the process ends. The lock of ``parent``
+    keeps others away while a new directory has no lock yet. Some file systems have no such locks: there,
+    nothing is removed.
+    """
+    with contextlib.ExitStack() as held:
+        with _locked(parent) as alone:
+            for left in parent.glob(f"{_BUILDING}*") if alone else ():
+                with contextlib.suppress(OSError), _locked(left, wait=False) as dead:
+                    if dead:
+                        shutil.rmtree(left)
+            temporary = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=parent))
+            held.enter_context(_locked(temporary))
+            held.callback(shutil.rmtree, temporary, ignore_errors=True)
+        yield temporary
+
+
+@contextlib.contextmanager
+def _locked(directory: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Lock a directory for the block, and yield whether this succeeded."""
+    opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        locked = True
+    except OSError:
+        locked = False
+    try:
+        yield locked
+    finally:
+        os.close(opened)
 
 
 def _sources(*directories: str) -> list[Path]:

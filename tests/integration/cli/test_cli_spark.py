@@ -336,6 +336,22 @@ def test_prepare_says_why_it_cannot(private: dict[str, str]) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("name", ["prepare", "jvm-api"])
+def test_sigterm_ends_a_compilation_and_leaves_nothing_of_it(
+    private: dict[str, str], scratch: Path, tmp_path: Path, name: str
+) -> None:
+    fresh = {**private, "XDG_CACHE_HOME": str(tmp_path)}
+    with subprocess.Popen(command(name), env=fresh, stderr=subprocess.PIPE, text=True) as process:
+        building = tmp_path / "jobserver" / "jvm"
+        wait_until(lambda: list(building.glob("*/.building-*/classes")), "a compilation", SPARK_WAIT)
+        process.terminate()
+        shown = process.communicate(timeout=SPARK_WAIT)[1]
+    assert (process.returncode, "Traceback" in shown) == (ExitCode.INTERRUPTED, False), shown
+    assert list(building.glob("*/.building-*")) == []
+    assert list(scratch.iterdir()) == []
+    wait_until(lambda: not processes_of((tmp_path,)), "the end of the compiler", SPARK_WAIT)
+
+
 def test_jvm_api_passes_over_a_java_that_is_too_old(private: dict[str, str], tmp_path: Path) -> None:
     old = tmp_path / "jdk8" / "bin" / "java"
     old.parent.mkdir(parents=True)

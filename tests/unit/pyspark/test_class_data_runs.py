@@ -99,6 +99,17 @@ def test_a_new_archive_removes_those_that_no_context_has_used_for_a_month(tmp_pa
     assert unused.options() == []
 
 
+def test_what_a_killed_process_left_of_an_archive_is_removed_by_the_next(tmp_path: Path) -> None:
+    data, other = class_data(tmp_path, "one"), class_data(tmp_path, "two")
+    data.path.parent.mkdir()
+    left = [data.path.with_suffix(suffix) for suffix in (".1.part", ".base.1.part")]
+    kept = other.path.with_suffix(".1.part")  # another process may be writing it
+    for path in (*left, kept):
+        path.touch()
+    assert data.make(written)
+    assert [path.exists() for path in (*left, kept)] == [False, False, True]
+
+
 def test_an_old_archive_that_cannot_be_removed_does_not_fail_a_new_one(tmp_path: Path) -> None:
     unused, new = class_data(tmp_path, "one"), class_data(tmp_path, "two")
     assert unused.make(written)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 
 from jobserver_core.errors import InvalidSetting, LaunchError
 from jobserver_pyspark.installation.class_data import ClassData
-from jobserver_pyspark.installation.compiler import JvmToolchain
+from jobserver_pyspark.installation.compiler import JvmToolchain, _building_directory
 from jobserver_pyspark.installation.java import Java
 from jobserver_pyspark.installation.libraries import LibrarySource, resolve_libraries
 from jobserver_pyspark.installation.spark import (
@@ -187,3 +189,25 @@ def test_a_directory_of_ivy_that_cannot_be_written_is_not_called_an_unreachable_
         "Ivy cannot write to its directory /home/ann/.ivy2.5.2 (Permission denied): set spark.jars.ivy in "
         "spark-defaults.conf to a directory that this user can write to"
     )
+
+
+_KILLED_BUILDING = """
+import os, signal, sys
+from pathlib import Path
+from jobserver_pyspark.installation.compiler import _building_directory
+with _building_directory(Path(sys.argv[1])) as directory:
+    (directory / "half").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_was_building_is_removed_by_the_next_but_not_what_another_builds(
+    tmp_path: Path,
+) -> None:
+    killed = subprocess.run([sys.executable, "-c", _KILLED_BUILDING, tmp_path], timeout=60, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    [left] = tmp_path.iterdir()
+    with _building_directory(tmp_path) as first, _building_directory(tmp_path) as second:
+        assert set(tmp_path.iterdir()) == {first, second}
+        assert left not in (first, second)
+    assert list(tmp_path.iterdir()) == []
