@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from types import FunctionType
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_type_hints
 
 import pytest
 
@@ -141,17 +141,49 @@ class Contract:
     in which a test of the contract is replaced (redefined, set to None, or hidden by a mixin) is a TypeError,
     so that passing a contract means the same for every backend.
 
-    A failure quotes what the port says about the call that the failed line is about.
+    A failure quotes what the port says about the call that the failed line is about. If the setup of a
+    test fails like that of an earlier one, it is skipped, so a backend that cannot be created fails once.
     """
+
+    _failed_setups: ClassVar[dict[str, str]]
+    """The errors of fixtures, each with the first test that had it."""
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
+        cls._failed_setups = {}
         for name, member in list(vars(cls).items()):
             if name.startswith("test_") and isinstance(member, FunctionType):
                 setattr(cls, name, _quoting(member))
         replaced = sorted(name for name, owner in _tests(cls).items() if owner is not _owner(cls, name))
         if replaced:
             raise TypeError(f"{cls.__qualname__} replaces tests of its contract: {', '.join(replaced)}")
+
+    @pytest.fixture(autouse=True)
+    def _set_up_once(self, request: pytest.FixtureRequest) -> None:
+        """Set up the fixtures of a test; skip it if that fails as before. It runs first, for its name."""
+        call = getattr(request.node, "callspec", None)
+        others = {"request", request.fixturename, *(call.params if call else ())}
+        try:
+            self._check_complete()
+            for name in request.fixturenames:
+                if name not in others:
+                    request.getfixturevalue(name)
+        except Exception as error:
+            what = (
+                f"no fixture {error.argname}" if isinstance(error, pytest.FixtureLookupError) else repr(error)
+            )
+            first = self._failed_setups.setdefault(what, request.node.name)
+            if first == request.node.name:
+                raise
+            pytest.skip(f"its setup failed like that of {first}: {what}")
+
+    @classmethod
+    def _check_complete(cls) -> None:
+        """Check that no method is missing. Pytest would ignore a test class that is an ABC."""
+        members = {name: getattr(cls, name, None) for name in dir(cls)}
+        missing = [name for name, member in members.items() if getattr(member, "__isabstractmethod__", False)]
+        if missing:
+            raise TypeError(f"{cls.__qualname__} has to implement {', '.join(missing)}")
 
     @classmethod
     def contract_tests(cls) -> tuple[str, ...]:

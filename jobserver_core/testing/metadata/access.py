@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from enum import Enum
 from typing import TypeVar
@@ -86,15 +87,15 @@ class StoreAccess(OptionsContract):
     @pytest.fixture
     def store(self) -> MetadataStore:
         """Return an empty store; close it and drop its data after the test."""
-        raise NotImplementedError("supply a fixture that returns an empty store")
+        raise TypeError("a metadata store's tests override the fixture `store`")
 
+    @abstractmethod
     def raw_counts(self, store: MetadataStore) -> dict[str, int]:
         """Count the stored records of each kind.
 
         The keys are ``binaries``, ``contexts``, ``jobs``, ``configs``, ``results``, ``deliveries``.
         """
-        raise NotImplementedError("count the stored records without the store's own methods")
 
+    @abstractmethod
     def raw_job_state(self, store: MetadataStore, job_id: str) -> str | None:
         """Return the stored state of a job, or None for an unknown job."""
-        raise NotImplementedError("read a job's state without the store's own methods")

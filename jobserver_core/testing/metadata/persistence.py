@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 from functools import partial
@@ -40,13 +41,13 @@ from jobserver_core.testing.metadata.returns import StoredRecords
 class PersistenceContract(StoreAccess):
     """A store that is opened again, or twice at once, is the same store."""
 
+    @abstractmethod
     def open_again(self, store: MetadataStore) -> MetadataStore:
         """Return another store on the same data; the contract closes it, and may have closed the first."""
-        raise NotImplementedError("open the data of the store once more")
 
+    @abstractmethod
     def broken(self, store: MetadataStore) -> AbstractContextManager[None]:
         """Make the data unusable inside the ``with`` block, for instance by renaming all tables."""
-        raise NotImplementedError("make the data of the store unusable for a while")
 
     def test_every_kind_of_record_is_there_after_opening_again(self, store: MetadataStore) -> None:
         binary, context, job = a_binary("b"), a_context("c", settings={"a": [1]}), full_job()

@@ -163,6 +163,8 @@ def test_entries_without_a_time_never_count_as_old(blobs: FsspecBlobStore, habit
     habits["timeless"] = True
     blobs.put([b"content"])
     assert list(blobs.digests(modified_before=later())) == []
+    habits["times"] = lambda _: {"mtime": ("a", "tuple")}  # what no driver is known to give
+    assert list(blobs.digests(modified_before=later())) == []
 
 
 def test_usage_is_read_from_listings_alone(blobs: FsspecBlobStore, habits: dict[str, Any]) -> None:
