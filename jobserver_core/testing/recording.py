@@ -16,7 +16,7 @@ from jobserver_core.models.failures import ErrorInfo
 from jobserver_core.models.jobs import JobProgress
 from jobserver_core.ports import ContextEnd, ContextListener, JobOutcome, ResultSink
 
-_PART_OF_LATER_TIMEOUTS = 0.25
+PART_OF_LATER_TIMEOUTS = 0.25
 """How long a wait for a report takes that an earlier test has missed, as a part of its timeout."""
 
 
@@ -176,7 +176,7 @@ class RecordingListener(ContextListener):
         report = str(start[0])
         wanted = " of job ".join(map(str, start[:2]))
         again = report in self._missed
-        timeout = timeout * _PART_OF_LATER_TIMEOUTS if again else timeout
+        timeout = timeout * PART_OF_LATER_TIMEOUTS if again else timeout
 
         def found() -> tuple[Any, ...] | None:
             return next((event for event in self.events if event[: len(start)] == start), None)

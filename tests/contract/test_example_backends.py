@@ -121,7 +121,7 @@ class TestSubprocessLauncher(LauncherContract):
         self.jobs = wheel(tmp_path, "contract_jobs", JOBS)
         launcher = subprocess_launcher.SubprocessLauncher()
         yield launcher
-        launcher.close()
+        self.close(launcher)
 
     def backend_options(self, directory: Path) -> BackendOptions:
         return BackendOptions(backend=subprocess_launcher.SubprocessLauncher, accepted=[{}], refused=[])

@@ -387,13 +387,30 @@ class StartWaitsUntilTheContextIsReady(Fault):
 
 class StartWaitsForTheContext(Fault):
     caught_by = ("test_a_start_does_not_wait_for_the_context",)
-    because = "start_context did not return within 0.5 s, and the context is not ready"
+    because = "start_context did not return within 0.5 s; reported: nothing; it has to return at once"
     timeout = 0.5
 
     def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
         handle = super().start_context(spec, listener)
         assert isinstance(handle, _InlineContext)
         wait_until(lambda: handle._listener._ready or not handle.lives, "the context is ready", DEADLINE)
+        return handle
+
+
+class StartWaitsForTheReport(Fault):
+    """A start that does not return if the context never becomes ready."""
+
+    caught_by = (
+        "test_a_context_that_cannot_start_reports_the_real_reason",
+        "test_a_start_does_not_wait_for_the_context",
+    )
+    because = "start_context did not return within 0.5 s; reported: "
+    timeout = 0.5
+
+    def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
+        handle = super().start_context(spec, listener)
+        assert isinstance(handle, _InlineContext)
+        wait_until(lambda: handle._listener._ready, "the context is ready", DEADLINE)
         return handle
 
 

@@ -109,7 +109,7 @@ class TestInlineLauncher(LauncherContract):
     def launcher(self) -> Iterator[Launcher]:
         launcher = DelayingLauncher(FUNCTIONS, kill_grace=10.0)
         yield launcher
-        launcher.close()
+        self.close(launcher)
 
     def backend_options(self, directory: Path) -> BackendOptions:
         return BackendOptions(backend=InlineLauncher, accepted=[{}], refused=[])

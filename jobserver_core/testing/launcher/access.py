@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import threading
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 from uuid import uuid4
 
 import pytest
@@ -26,7 +27,15 @@ from jobserver_core.ports import (
 )
 from jobserver_core.testing.contract import returned, wait_until
 from jobserver_core.testing.options import OptionsContract
-from jobserver_core.testing.recording import RecordingListener, end_holders, is_held_in_one_session, is_locked
+from jobserver_core.testing.recording import (
+    PART_OF_LATER_TIMEOUTS,
+    RecordingListener,
+    end_holders,
+    is_held_in_one_session,
+    is_locked,
+)
+
+T = TypeVar("T")
 
 
 class RunningContext:
@@ -36,6 +45,22 @@ class RunningContext:
         self.spec = spec
         self.listener = listener
         self.handle = handle
+
+
+def _called(call: Callable[[], T], timeout: float) -> Future[T]:
+    """Make a call that may never return on a thread of its own; return its outcome, which may not be done."""
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - raised where the outcome is read
+            outcome.set_exception(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    return outcome
 
 
 EARLIER = "written by an earlier run\n"
@@ -106,7 +131,7 @@ class LauncherAccess(OptionsContract):
 
     @pytest.fixture
     def launcher(self) -> Iterator[Launcher]:
-        """Supply the launcher under test, and close it afterwards; a subclass overrides this."""
+        """Supply the launcher under test, and :meth:`close` it afterwards; a subclass overrides this."""
         raise TypeError("a launcher's tests override the fixture `launcher`")
 
     @cached_property
@@ -127,23 +152,12 @@ class LauncherAccess(OptionsContract):
         return "".join(end_holders(lock) for lock in self._locks)
 
     def close(self, launcher: Launcher) -> None:
-        """Close a launcher, within the timeout."""
-        errors: list[BaseException] = []
-
-        def close() -> None:
-            try:
-                launcher.close()
-            except BaseException as error:  # noqa: BLE001 - raised below
-                errors.append(error)
-
-        closing = threading.Thread(target=close, daemon=True)
-        closing.start()
-        closing.join(self.timeout)
-        if errors:
-            raise errors[0]
-        if closing.is_alive():
+        """Close a launcher; fail if that takes longer than the timeout."""
+        closing = _called(launcher.close, self.timeout)
+        if not closing.done():
             left = self.end_own_processes()
-            raise AssertionError(f"close() did not return within {self.timeout} s{left}")
+            raise AssertionError(f"close() did not return within {self.timeout:g} s{left}")
+        closing.result()
 
     @pytest.fixture
     def context(self, launcher: Launcher, tmp_path: Path) -> Iterator[RunningContext]:
@@ -183,8 +197,18 @@ class LauncherAccess(OptionsContract):
             data_dir=data_dir,
         )
         listener = listener or self.listener()
-        handle = launcher.start_context(spec, listener)
-        return RunningContext(spec, listener, returned("start_context", handle, ContextHandle))
+        again = "start_context" in self._missed
+        timeout = self.start_timeout * (PART_OF_LATER_TIMEOUTS if again else 1)
+        starting = _called(lambda: launcher.start_context(spec, listener), timeout)
+        if not starting.done():
+            self._missed.add("start_context")
+            reported = listener.events or "nothing"
+            raise AssertionError(
+                f"start_context did not return within {timeout:g} s; reported: {reported}; it has to "
+                "return at once: start the context on another thread or in another process, and report "
+                "context_ready or context_ended from there"
+            )
+        return RunningContext(spec, listener, returned("start_context", starting.result(), ContextHandle))
 
     def started(
         self,

@@ -113,24 +113,7 @@ class CallsContract(LauncherAccess):
         settings = self.unready_settings(tmp_path)
         if settings is None:
             pytest.skip("unready_settings() of this suite returns none")
-        begun: list[RunningContext | Exception] = []
-
-        def start() -> None:
-            try:
-                begun.append(self.start(launcher, tmp_path, settings))
-            except Exception as error:  # noqa: BLE001 - raised below
-                begun.append(error)
-
-        thread = threading.Thread(target=start, daemon=True)
-        thread.start()
-        thread.join(self.start_timeout)
-        assert begun, (
-            f"start_context did not return within {self.start_timeout:g} s, and the context is not ready; it "
-            "has to return at once, and to start the context on another thread or in another process"
-        )
-        (context,) = begun
-        if isinstance(context, Exception):
-            raise context
+        context = self.start(launcher, tmp_path, settings)
         assert context.listener.events == [], (
             f"with unready_settings(), nothing may be reported before the kill, but {context.listener.events}"
         )
