@@ -54,6 +54,8 @@ _PAIR = re.compile(r'\s*([\w.-]+)\s*[=:]\s*([^\s{\["].*?)\s*')
 """Matches one line with a key and a value that is not in quotes, nor begins an object or a list."""
 _NEXT_PAIR = re.compile(r",(?=\s*[\w.-]+\s*=)")
 """Matches the comma between two pairs."""
+_NEXT_SETTING = re.compile(r"(?:\s*;\s*|\s+)(?=[\w.-]+\s*[=:])")
+"""Matches what stands between two settings where HOCON needs a comma."""
 
 ConfigTexts = Annotated[
     list[str] | None,
@@ -207,11 +209,36 @@ def _advice_for(texts: list[str]) -> str | None:
     if file := next(filter(os.path.isfile, texts), None):
         return f"Did you mean -d {shlex.quote(f'@{file}')}?"
     for text in texts:
-        pairs = [pair for part in _NEXT_PAIR.split(text) if (pair := _PAIR.fullmatch(part))]
-        if pairs and not _is_hocon(text):
+        if _is_hocon(text):
+            continue
+        advice = []
+        several = ", ".join(_NEXT_SETTING.split(text.strip()))
+        if several != text.strip() and _is_hocon(several):
+            advice.append(f"To set several, separate them with commas: -d {shlex.quote(several)}")
+        if pairs := [pair for part in _NEXT_PAIR.split(text) if (pair := _PAIR.fullmatch(part))]:
             given = [f"{pair[1].removeprefix(_CONTEXT_SETTINGS)}={pair[2]}" for pair in pairs]
             what = "a string as it is" if len(given) == 1 else "strings as they are"
-            return f"To set {what}, use: {' '.join(f'--set {shlex.quote(one)}' for one in given)}"
+            advice.append(f"To set {what}, use: {' '.join(f'--set {shlex.quote(one)}' for one in given)}")
+        if advice:
+            return "\n".join(advice)
+    return None
+
+
+def single_quoted(texts: list[str] | None) -> str | None:
+    """Return a key or string in single quotes, which HOCON does not know; None if there is none.
+
+    Texts of files are not searched, nor strings that have the quotes inside of double quotes. The texts must
+    be valid.
+    """
+    from jobserver_core.config.trees import flatten  # noqa: PLC0415 - --help does not need it
+
+    for text in texts or []:
+        if "'" not in text or text.startswith("@"):
+            continue
+        for key, value in flatten(_parsed(text)).items():
+            for word in (*key.split("."), *(value if isinstance(value, list) else [value])):
+                if isinstance(word, str) and re.fullmatch("'.*'", word) and f'"{word}' not in text:
+                    return word
     return None
 
 

@@ -23,6 +23,7 @@ from jobserver_cli.options import (
     duration_option,
     has_context_settings,
     number_option,
+    single_quoted,
 )
 from jobserver_cli.parameters import context_option
 from jobserver_cli.records import ContextFields, JobFields, duration_shown, missing_code_advice
@@ -160,7 +161,7 @@ def submit(
             f"-s {shlex.quote(f'spark.proxy.user={proxy_user}')}",
         )
     config = config_text(data, strings)
-    _note_unused_settings(terminal, config, context)
+    _note_doubtful_settings(terminal, data, config, context)
 
     def check_context() -> None:
         if context is not None:
@@ -230,7 +231,7 @@ def run(
         jobserver run com.example.Words --jar target/words.jar -d @words.conf
     """
     config = config_text(data, strings)  # before anything changes on the server
-    _note_unused_settings(terminal, config, context)
+    _note_doubtful_settings(terminal, data, config, context)
     code = upload_code(client, terminal, cp, package or [], option="code")
     denied = _ensure_context(client, terminal, context, code) if context is not None else None
     try:
@@ -298,8 +299,13 @@ def _live_context(client: CommandClient, name: str) -> ContextFields | None:
     return record if record and record.get("endTime") == "Empty" else None
 
 
-def _note_unused_settings(terminal: Terminal, config: str, context: str | None) -> None:
-    """Warn of settings for a context of the job's own, which a job in a shared context does not get."""
+def _note_doubtful_settings(
+    terminal: Terminal, data: list[str] | None, config: str, context: str | None
+) -> None:
+    """Warn of single quotes, and of settings for a context of its own that a job in a shared one ignores."""
+    if quoted := single_quoted(data):
+        why = f'HOCON takes the single quotes in {quoted} as part of it; write "{quoted[1:-1]}"'
+        terminal.note(f"warning: {why}", style="yellow")
     if context is not None and has_context_settings(config):
         why = f"the job runs in context {context}, which has its own"
         terminal.note(f"warning: spark.context-settings has no effect: {why}", style="yellow")

@@ -306,6 +306,46 @@ def test_a_file_without_the_sign_of_one_is_recognized(
     assert "Did you mean" not in client(*command, "-d", "other.conf").err
 
 
+@pytest.mark.parametrize(
+    ("data", "shown"),
+    [
+        ("a=1;b=2", "-d 'a=1, b=2'\n"),
+        ("a=1 b.c = x", "-d 'a=1, b.c = x'\n"),
+        ("a: [1]; b: 2", "-d 'a: [1], b: 2'\n"),
+        ("jdbc = url;user=x", "--set 'jdbc=url;user=x'\n"),
+    ],
+)
+def test_settings_without_a_comma_between_them_are_recognized(
+    client: CommandLine, data: str, shown: str
+) -> None:
+    done = client("submit", "words.Count", "--cp", "words", "-d", data)
+    assert (done.code, done.out) == (2, "")
+    assert "To set several, separate them with commas: -d" in done.err
+    assert shown in done.err
+
+
+@pytest.mark.parametrize(
+    ("data", "quoted"),
+    [
+        ("{'a': 1}", "'a'"),
+        ("input.string = 'a b'", "'a b'"),
+        ("a = [1, 'b']", "'b'"),
+        ("x { 'y' = 1 }", "'y'"),
+    ],
+)
+def test_single_quotes_are_warned_of(client: CommandLine, data: str, quoted: str) -> None:
+    done = client("submit", "words.Sleep", "--cp", "words", "-c", "warm", "-d", data)
+    assert done.code == 0
+    expected = f'HOCON takes the single quotes in {quoted} as part of it; write "{quoted[1:-1]}"'
+    assert f"warning: {expected}\n" in done.err
+
+
+@pytest.mark.parametrize("data", ["a = it's", """{"'a'": "'b'"}""", """sql = "select 'a'" """])
+def test_other_single_quotes_are_not_warned_of(client: CommandLine, data: str) -> None:
+    done = client("submit", "words.Sleep", "--cp", "words", "-c", "warm", "-d", data)
+    assert (done.code, done.err) == (0, "")
+
+
 def test_a_jar_among_packages_and_packages_of_a_jar_are_sent_to_the_right_option(
     client: CommandLine, server: JobServer, tmp_path: Path
 ) -> None:
