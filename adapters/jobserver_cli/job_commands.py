@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Annotated
@@ -116,10 +115,7 @@ def jobs(
             "classPath": main_class,
             "since": since.isoformat() if since else None,
         }
-        if status is JobStatus.WAITING:
-            records = _waiting(client, chosen)[:limit]
-        else:
-            records = client.records("/jobs", limit=limit, status=status.value if status else None, **chosen)
+        records = client.records("/jobs", limit=limit, status=status.value if status else None, **chosen)
         columns = ["Job", "State", "Submitted", "Duration", "Class", "Context"]
         rows = (
             [
@@ -143,17 +139,6 @@ def jobs(
         show_repeatedly(client, terminal, show)
     else:
         show()
-
-
-def _waiting(client: CommandClient, chosen: Mapping[str, str | None]) -> list[JobFields]:
-    """Return the jobs that wait for a slot or a context, newest first. The server has no such state."""
-    found = [
-        record
-        for status in (JobStatus.STARTED, JobStatus.RESTARTING)
-        for record in client.records("/jobs", limit=MAX_LISTED, status=status.value, **chosen)
-        if record.get("waiting")
-    ]
-    return sorted(found, key=lambda record: str(record.get("startTime")), reverse=True)
 
 
 def job(

@@ -41,7 +41,10 @@ DEFAULT_LIMIT = 50
 """The number of jobs in a list without ``limit``, as in the old server."""
 BYTES = "application/octet-stream"
 MAX_PAGES = 200
-"""The maximum number of pages that are searched for the jobs of one user."""
+"""The maximum number of pages that are searched for the jobs of one user, or for waiting jobs."""
+WAITING = "WAITING"
+"""The value of ``status`` for jobs that wait for a slot or their context, which is not a state."""
+_STATES_OF_WAITING = (JobState.STARTED, JobState.RESTARTING)
 KILL_MARGIN = 2.0
 """Seconds to wait beyond the configured kill timeout before responding that the job has not ended yet."""
 
@@ -94,7 +97,12 @@ _SUBMIT_PARAMETERS = (
     summary="List jobs, newest first",
     parameters=(
         Parameter("limit", f"how many jobs; default {DEFAULT_LIMIT}", Integer(0, 10_000)),
-        Parameter("status", "only this state", Choice(tuple(s.value for s in JobState), any_case=True)),
+        Parameter(
+            "status",
+            "only this state; WAITING selects the jobs of the states STARTED and RESTARTING that wait for a "
+            "slot or their context",
+            Choice((*(s.value for s in JobState), WAITING), any_case=True),
+        ),
         Parameter("context", "only this context"),
         Parameter("classPath", "only this class"),
         Parameter("since", "submitted at this time or later", Timestamp()),
@@ -111,7 +119,7 @@ async def list_jobs(call: Call) -> Response:
     limit = DEFAULT_LIMIT if call.params["limit"] is None else call.params["limit"]
     status, context = call.params["status"], call.params["context"]
     query = JobQuery(
-        states=(JobState(status),) if status else None,
+        states=_STATES_OF_WAITING if status == WAITING else (JobState(status),) if status else None,
         context_name=call.names.stored(context) if context else None,
         class_name=call.params["classPath"],
         since=call.params["since"],
@@ -120,7 +128,7 @@ async def list_jobs(call: Call) -> Response:
         offset=call.params["offset"] or 0,
         limit=limit,
     )
-    page = await call.threads.quick.run(_page, call, query)
+    page = await call.threads.quick.run(_page, call, query, status == WAITING)
     headers = {}
     if page.next is not None:
         next_query = {**call.query, "cursor": page.next}
@@ -129,17 +137,25 @@ async def list_jobs(call: Call) -> Response:
     return json_response([job_record(job, call.names) for job in page.jobs], headers=headers)
 
 
-def _page(call: Call, query: JobQuery) -> JobPage:
-    """Return a page of the caller's jobs. If each user has separate jobs, other users' jobs are skipped."""
-    if call.names.owner is None or query.context_name is not None:
+def _page(call: Call, query: JobQuery, waiting: bool) -> JobPage:
+    """Return a page of the caller's jobs, or of those that wait.
+
+    If each user has separate jobs, other users' jobs are skipped.
+    """
+    of_all = call.names.owner is None or query.context_name is not None
+    if of_all and not waiting:
         return call.server.jobs(query)
+
+    def wanted_job(job: Job) -> bool:
+        return (of_all or call.names.owns(job.context_name)) and (job.waiting or not waiting)
+
     wanted = query.offset + query.limit
     found: list[Job] = []
     cursor = query.after
     for _ in range(MAX_PAGES):
         missing = wanted - len(found)
         page = call.server.jobs(attrs.evolve(query, offset=0, limit=max(missing, 1), after=cursor))
-        found += [job for job in page.jobs if call.names.owns(job.context_name)][:missing]
+        found += [job for job in page.jobs if wanted_job(job)][:missing]
         cursor = page.next
         if cursor is None or len(found) >= wanted:
             break

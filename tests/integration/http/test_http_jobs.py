@@ -331,6 +331,25 @@ def test_jobs_are_listed_newest_first_by_filters_and_pages(site: Site) -> None:
     assert found == listed("")
 
 
+def test_jobs_that_wait_are_listed_as_such_by_pages(site: Site) -> None:
+    site.client.post("/contexts/etl")
+    slots = site.server.settings.jobs.max_jobs_per_context
+    ids = [site.submit("w.Sleep", context="etl").json()["jobId"] for _ in range(slots + 3)]
+    newest = [ids[-1], ids[-2], ids[-3]]
+
+    def listed(query: str) -> list[str]:
+        return [job["jobId"] for job in site.client.get(f"/jobs?{query}").json()]
+
+    assert listed("status=WAITING") == listed("status=waiting&context=etl") == newest
+    assert listed("status=WAITING&context=other") == []
+    assert listed("status=WAITING&limit=1&offset=1") == [newest[1]]
+    first = site.client.get("/jobs?status=WAITING&limit=2")
+    following = str(first.url.join(first.links["next"]["url"]))
+    assert [job["jobId"] for job in [*first.json(), *site.client.get(following).json()]] == newest
+    site.client.delete(f"/jobs/{newest[0]}")
+    assert listed("status=WAITING") == newest[1:]
+
+
 @pytest.mark.parametrize(
     "query", ["limit=-1", "limit=x", "limit=100000", "status=done", "since=today", "offset=-1", "cursor=x"]
 )

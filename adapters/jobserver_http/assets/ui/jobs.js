@@ -1,5 +1,5 @@
 // The list of all jobs, a page at a time.
-import { json, send } from "./api.js";
+import { send } from "./api.js";
 import { button, catchFocus, element, say, section, showError } from "./dom.js";
 import { subscribe, throttled } from "./events.js";
 import { WAITING } from "./format.js";
@@ -7,7 +7,6 @@ import { choice, field, onSubmit } from "./forms.js";
 import { jobTable } from "./tables.js";
 
 const LIMIT = 50;
-const MAX_WAITING = 1000;
 const FILTERS = ["status", "context", "classPath"];
 const STATES = [
   ["", "Any"], [WAITING], ["STARTED", "STARTED or WAITING"], ["RUNNING"], ["RESTARTING", "RESTARTING or WAITING"],
@@ -71,17 +70,9 @@ export function jobs(page, query) {
 
 /** Return the rows of a page, and the cursor of the following one or null. */
 async function loadPage(given, cursor, signal) {
-  if (given.status === WAITING) return { rows: await waiting(given, signal), following: null };
   const response = await send(["jobs"], { query: { ...given, limit: LIMIT, cursor }, signal });
   const found = /[?&]cursor=([^&>]+)/.exec(response.headers.get("link") ?? "");
   return { rows: await response.json(), following: found && decodeURIComponent(found[1]) };
-}
-
-/** The jobs that wait for a slot or a context, newest first. The server has no such state. */
-async function waiting(given, signal) {
-  const of = (status) => json(["jobs"], { query: { ...given, status, limit: MAX_WAITING }, signal });
-  const found = (await Promise.all(["STARTED", "RESTARTING"].map(of))).flat().filter((job) => job.waiting);
-  return found.sort((one, other) => other.startTime.localeCompare(one.startTime));
 }
 
 function filters(query) {
