@@ -302,7 +302,7 @@ _EXITS = {
 
 
 _ADVICE = {
-    "no_slots": "Try again when a job has ended. To see those that run and wait: jobserver jobs",
+    "no_slots": "To see the jobs that run and wait: jobserver jobs",
     "capacity_reached": "Try again when a context has ended, or stop one. To see them: jobserver contexts",
 }
 """What to do after errors that pass, by the server's error codes."""

@@ -379,6 +379,13 @@ def _rephrased_errors(
         with suggestions(client, for_job=True, context=context):
             yield
     except CommandFailed as refused:
+        if refused.reason == "no_slots" and context is not None:
+            refused.advice = f"To see the jobs that run and wait: jobserver jobs -c {shlex.quote(context)}"
+        elif refused.reason == "capacity_reached" and context is None:
+            refused.advice = (
+                "Without -c, each job starts a context of its own. To run it in one that lives: -c NAME. "
+                "To see them: jobserver contexts"
+            )
         rephrased = _rephrased(client, refused, main_class, code)
         raise (rephrased or refused) from None
 

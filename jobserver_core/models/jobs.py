@@ -255,11 +255,19 @@ class QueueLimits:
         if free > (max(0, waiting_of_user - max(0, slots)) if user else 0):
             return
         limit = f"jobserver.jobs.max-queued-jobs = {self.places}"
-        reason = f"the queue is full ({waiting} waiting, {limit})"
-        if free > 0:
+        reason = (
+            f"the queue is full ({waiting} waiting, {limit}), and so are the slots "
+            f"(jobserver.jobs.max-jobs-per-context = {self.slots}); try again when a job has ended"
+        )
+        if free <= 0 and not self.places:
+            reason = (
+                f"all slots are taken (jobserver.jobs.max-jobs-per-context = {self.slots}), and no job may "
+                f"wait ({limit}); try again when a job has ended"
+            )
+        elif free > 0:
             reason = (
                 f"user {user} already has one user's share of the queue ({waiting_of_user} waiting, "
-                f"{limit}), and the rest is reserved for others"
+                f"{limit}), and the rest is reserved for others; try again when one of these jobs has started"
             )
         raise NoSlots(context=context, running=running, reason=reason)
 

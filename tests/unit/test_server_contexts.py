@@ -340,8 +340,9 @@ def test_without_a_queue_a_full_context_refuses_with_the_old_wording() -> None:
         with pytest.raises(errors.NoSlots) as caught:
             server.submit(a_request("w.Echo", context="shared"))
         assert str(caught.value) == (
-            "context shared has no free job slot (running jobs: 1): the queue is full "
-            "(0 waiting, jobserver.jobs.max-queued-jobs = 0)"
+            "context shared has no free job slot (running jobs: 1): all slots are taken "
+            "(jobserver.jobs.max-jobs-per-context = 1), and no job may wait "
+            "(jobserver.jobs.max-queued-jobs = 0); try again when a job has ended"
         )
         assert len(server.jobs().jobs) == 1
 

@@ -53,8 +53,13 @@ def test_a_job_or_context_without_room_is_refused_with_when_to_try_again(
         submitted(jobserver, "Sleep")
         job = jobserver("submit", "words.Sleep", "--cp", "words", "-c", "warm")
         context = jobserver("context", "create", "other")
+        alone = jobserver("submit", "words.Sleep", "--cp", "words")
     assert (job.code, context.code) == (ExitCode.REFUSED, ExitCode.REFUSED)
-    assert "Try again when a job has ended." in " ".join(job.err.split())
+    shown = " ".join(job.err.split())
+    assert "(jobserver.jobs.max-jobs-per-context = 1), and no job may wait" in shown
+    assert "try again when a job has ended To see the jobs that run and wait: jobserver jobs -c warm" in shown
+    assert alone.code == ExitCode.REFUSED
+    assert "Without -c, each job starts a context of its own." in " ".join(alone.err.split())
     assert "Try again when a context has ended, or stop one." in " ".join(context.err.split())
 
 

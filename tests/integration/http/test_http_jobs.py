@@ -149,7 +149,10 @@ def test_more_jobs_than_slots_are_refused_when_nothing_may_wait(start: Start) ->
     site.client.post("/contexts/etl")
     site.sleeping(context="etl")
     response = site.submit("w.Count", context="etl")
-    reason = "the queue is full (0 waiting, jobserver.jobs.max-queued-jobs = 0)"
+    reason = (
+        "all slots are taken (jobserver.jobs.max-jobs-per-context = 1), and no job may wait "
+        "(jobserver.jobs.max-queued-jobs = 0); try again when a job has ended"
+    )
     ok(
         response,
         503,

@@ -114,7 +114,10 @@ def test_a_server_that_sheds_load_says_so_and_stays_ready(start: Start) -> None:
     assert site.client.get("/readyz").json() == {"status": "SUCCESS"}
     refused = site.submit("w.Echo", context="etl")
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
-    assert refused.json()["detail"] == "the queue is full (1 waiting, jobserver.jobs.max-queued-jobs = 1)"
+    assert refused.json()["detail"] == (
+        "the queue is full (1 waiting, jobserver.jobs.max-queued-jobs = 1), and so are the slots "
+        "(jobserver.jobs.max-jobs-per-context = 1); try again when a job has ended"
+    )
     ready = site.client.get("/readyz")
     assert ready.status_code == 200
     assert ready.json()["result"].startswith("shedding load")

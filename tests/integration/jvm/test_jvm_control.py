@@ -59,7 +59,10 @@ def test_jobs_above_the_slots_wait_and_more_are_refused(caller: Caller, context:
     waiting = send().json()
     assert waiting["waiting"] is True
     refused = send()
-    reason = "the queue is full (1 waiting, jobserver.jobs.max-queued-jobs = 1)"
+    reason = (
+        "the queue is full (1 waiting, jobserver.jobs.max-queued-jobs = 1), and so are the slots "
+        "(jobserver.jobs.max-jobs-per-context = 2); try again when a job has ended"
+    )
     assert (refused.status_code, refused.json()) == (
         503,
         {
