@@ -142,7 +142,7 @@ def test_while_a_context_starts_one_user_may_have_as_many_jobs_as_it_has_slots()
         server.create_context("shared")
         for _ in range(8):
             server.submit(a_request("w.Any", context="shared", submitted_by="ann"))
-        with pytest.raises(errors.NoSlots, match="queue is full"):
+        with pytest.raises(errors.NoSlots, match="no job may wait"):
             server.submit(a_request("w.Any", context="shared", submitted_by="ann"))
         launcher.close()
 
