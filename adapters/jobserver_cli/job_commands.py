@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Annotated
@@ -326,3 +327,15 @@ def logs(
                 terminal.json(line)
         else:
             terminal.copy(response.iter_bytes())
+    if job_id is not None and not follow:
+        _note_waiting(client, terminal, job_id)
+
+
+def _note_waiting(client: CommandClient, terminal: Terminal, job_id: str) -> None:
+    """Say why a job has printed nothing if it has not started yet."""
+    with suppress(CommandFailed):  # the log was printed
+        record = client.job(job_id)
+        if record.get("waiting"):
+            awaited = f"context {record.get('context')} or for a slot in it"
+            follow = f"jobserver logs {job_id} --follow"
+            terminal.note(f"the job has not started: it waits for {awaited}; to see its output: {follow}")

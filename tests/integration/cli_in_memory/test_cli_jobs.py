@@ -686,6 +686,20 @@ def test_logs_prints_what_the_job_printed(client: CommandLine, server: JobServer
     assert client("logs", job_id, "--json").json == "counting"
 
 
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_logs_of_a_job_that_waits_say_so(
+    client: CommandLine, server: JobServer, options: tuple[str, ...]
+) -> None:
+    ids = [submitted(client, "Sleep") for _ in range(server.settings.jobs.max_jobs_per_context + 1)]
+    done = client("logs", ids[-1], *options)
+    assert (done.code, done.out) == (0, "")
+    assert done.err == (
+        "the job has not started: it waits for context warm or for a slot in it; to see its output: "
+        f"jobserver logs {ids[-1]} --follow\n"
+    )
+    assert client("logs", ids[0], *options).err == ""
+
+
 def test_logs_of_a_context_are_its_drivers(client: CommandLine) -> None:
     assert client("logs", "--context", "warm").out == "context warm runs inline\n"
 
