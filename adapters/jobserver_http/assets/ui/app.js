@@ -2,6 +2,7 @@
 import { authorization, clear, learnPermissions, send, setBasic, setBearer, watchServer } from "./api.js";
 import { binaries, binary } from "./binaries.js";
 import { context } from "./context.js";
+import { endedContexts } from "./contexts.js";
 import { alert, announce, bdi, element, say, showError } from "./dom.js";
 import { connect, disconnect, publishConnected } from "./events.js";
 import { minute, tick } from "./format.js";
@@ -14,6 +15,7 @@ const PAGES = [
   [/^$/, overview],
   [/^jobs$/, jobs],
   [/^jobs\/([^/]+)$/, job],
+  [/^contexts$/, endedContexts],
   [/^contexts\/([^/]+)$/, context],
   [/^binaries$/, binaries],
   [/^binaries\/([^/]+)$/, binary],

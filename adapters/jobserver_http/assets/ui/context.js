@@ -2,23 +2,27 @@
 import { json, may, send } from "./api.js";
 import { address, bdi, button, element, externalLink, facts, grid, nothing, refill, section } from "./dom.js";
 import { subscribe, throttled } from "./events.js";
-import { elapsed, moment, stateName } from "./format.js";
+import { moment, stateName } from "./format.js";
 import { confirm } from "./forms.js";
 import { errorSection } from "./job.js";
 import { showLog } from "./log.js";
-import { contextState, jobTable, memory } from "./tables.js";
+import { contextAge, contextState, jobTable, memory } from "./tables.js";
 
+/** The page of the newest context with a name, or of the context with this ID. */
 export function context(page, name) {
+  let called = name;
   page.title(`Context ${name}`);
   page.live();
   const parts = Object.fromEntries(["summary", "error", "jobs", "settings", "log"].map((part) => [part, element("div")]));
   page.root.append(...Object.values(parts));
-  const list = jobList(page, parts.jobs, name);
+  const list = jobList(page, parts.jobs, () => called);
   let shown = "";
   let last = "";
 
   const show = async () => {
     const record = await json(["contexts", name], { signal: page.signal });
+    called = record.name;
+    page.title(`Context ${called}`);
     if (stateName(record) !== last) page.announce(`Context is ${stateName(record)}`);
     last = stateName(record);
     refill(parts.summary, summary(page, record));
@@ -33,7 +37,7 @@ export function context(page, name) {
   const load = () => page.load(() => show().finally(list), [`There is no context with the name ${name}`, address(), "Overview"]);
   const refresh = throttled(load, page.signal);
   subscribe((event, data) => {
-    const mine = event === "context" ? data.name === name : data.context === name;
+    const mine = event === "context" ? data.name === called : data.context === called;
     if (mine || event === "lost" || event === "connected") refresh();
   }, page.signal);
   refresh();
@@ -47,11 +51,12 @@ function summary(page, record) {
   const stop = ended || !may("contexts:delete") ? null : ask;
   return section("Summary", facts([
     ["State", contextState(record)],
-    ["Up for", ended ? null : elapsed(record.startTime)],
+    ...(ended ? [] : [contextAge(record)]),
+    ["Preparing", record.preparing && bdi(record.preparing)],
     ["Slots in use", load && `${load.running} of ${load.slots}`],
     ["Jobs in the queue", load?.waiting],
     ["Memory", bdi(memory(record))],
-    ["Started", moment(record.startTime)],
+    [["STARTED", "RESTARTING"].includes(record.state) ? "Start requested" : "Started", moment(record.startTime)],
     ["Ended", ended ? moment(record.endTime) : null],
     ["Ended because", record.endReason && bdi(record.endReason)],
     ["Server", record.server && bdi(record.server)],
@@ -88,13 +93,16 @@ async function stop(page, record, force) {
   page.announce(response.status === 202 ? "The context is stopping" : "The context was stopped");
 }
 
-/** Add the newest jobs of a context, and return a function that loads them. */
-function jobList(page, container, name) {
+/** Add the newest jobs of the context that `called` names, and return a function that loads them. */
+function jobList(page, container, called) {
   const table = jobTable("Jobs of this context", ["job", "state", "class", "progress:wide", "started", "duration"], "No jobs yet.");
   const message = element("div");
-  const all = element("a", { href: `${address("jobs")}?${new URLSearchParams({ context: name })}` }, "All jobs of this context");
+  const all = element("a", {}, "All jobs of this context");
   container.append(section("Jobs", message, table.root, element("p", {}, all)));
-  return () => page.rows(table, message, () => json(["jobs"], { query: { context: name, limit: 20 }, signal: page.signal }));
+  return () => {
+    all.href = `${address("jobs")}?${new URLSearchParams({ context: called() })}`;
+    return page.rows(table, message, () => json(["jobs"], { query: { context: called(), limit: 20 }, signal: page.signal }));
+  };
 }
 
 function settings(values) {

@@ -82,9 +82,10 @@ export function bytes(count) {
 /** What is shown for a job or context that has not begun, in place of STARTED or RESTARTING. */
 export const WAITING = "WAITING";
 
-/** The state of a job or context as it is shown. */
+/** The state of a job or context as it is shown. For a context, STARTED means that its start was requested. */
 export function stateName(record) {
-  return record.waiting ? WAITING : record.status ?? record.state;
+  if (record.waiting) return WAITING;
+  return record.state === "STARTED" ? "STARTING" : record.status ?? record.state;
 }
 
 /** A state with its colour. Its text alone says everything. */

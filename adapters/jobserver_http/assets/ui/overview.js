@@ -8,7 +8,7 @@ import { contextTable, jobTable } from "./tables.js";
 const jobsWith = (query) => (options) => json(["jobs"], { ...options, query });
 
 const PARTS = [
-  { title: "Contexts", make: contextTable, load: (options) => json(["contexts"], { ...options, query: { details: true } }) },
+  { title: "Contexts", link: ["Ended contexts", address("contexts")], make: contextTable, load: (options) => json(["contexts"], { ...options, query: { details: true } }) },
   {
     title: "Running jobs",
     more: { status: "RUNNING" },
@@ -45,15 +45,19 @@ export function overview(page) {
   refresh();
 }
 
+function jobsLink(title, query) {
+  return [`All ${title.toLowerCase().replace("recent ", "")}`, `${address("jobs")}?${new URLSearchParams(query)}`];
+}
+
 /**
  * Add a section, and return a function that loads its rows. A caller may lack the permission for one of them.
  * One that is `hidden` appears when it has rows.
  */
-function show(page, { title, more, hidden = false, make, load }) {
+function show(page, { title, more, link = jobsLink(title, more), hidden = false, make, load }) {
   const list = make();
   const message = element("div");
-  const link = more && element("p", {}, element("a", { href: `${address("jobs")}?${new URLSearchParams(more)}` }, `All ${title.toLowerCase().replace("recent ", "")}`));
-  const shown = section(title, message, list.root, link);
+  const [text, href] = link;
+  const shown = section(title, message, list.root, element("p", {}, element("a", { href }, text)));
   shown.hidden = hidden;
   page.root.append(shown);
   return () => page.rows(list, message, async () => {

@@ -89,6 +89,18 @@ export function memory({ settings = {} }) {
   return parts.join(", ") || "default";
 }
 
+/** For how long a live context is up, starts or waits: that has a name, and the time. */
+export function contextAge({ state: current, waiting, startTime }) {
+  const name = waiting ? "Waiting for" : ["STARTED", "RESTARTING"].includes(current) ? "Starting for" : "Up for";
+  return [name, elapsed(startTime)];
+}
+
+/** The same as it stands below "Up for". */
+function age(context) {
+  const [name, shown] = contextAge(context);
+  return name === "Up for" ? shown : element("span", {}, `${name.toLowerCase()} `, shown);
+}
+
 export function contextState(context) {
   return element("span", {}, state(stateName(context)));
 }
@@ -104,7 +116,22 @@ export function contextTable() {
       { title: "Slots in use", show: slots },
       { title: "Queue", class: "number", show: ({ load }) => load?.waiting ?? "–" },
       { title: "Memory", class: "wide", show: (context) => bdi(memory(context)) },
-      { title: "Up for", class: "number wide", show: ({ startTime }) => elapsed(startTime) },
+      { title: "Up for", class: "number wide", show: age },
+    ],
+  });
+}
+
+export function endedContextTable() {
+  return table({
+    label: "Ended contexts",
+    empty: "No context has ended yet.",
+    key: (context) => context.id,
+    columns: [
+      { title: "Context", show: ({ id, name }) => element("a", { class: "name", href: address("contexts", id) }, bdi(name)) },
+      { title: "State", show: contextState },
+      { title: "Why", show: (context) => element("bdi", { class: "excerpt" }, context.error ? decisiveLine(context.error.message) : context.endReason ?? "–") },
+      { title: "Started", class: "wide", show: ({ startTime }) => moment(startTime) },
+      { title: "Ended", show: ({ endTime }) => moment(endTime) },
     ],
   });
 }
