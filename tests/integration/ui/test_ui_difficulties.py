@@ -108,18 +108,19 @@ def test_an_action_that_a_user_may_not_take_is_not_offered(guarded: Site, opened
 
 
 @pytest.mark.parametrize(
-    ("message", "decisive", "shown"),
+    ("message", "kind", "said", "shown"),
     [
         (
             TASK_FAILED,
-            "ZeroDivisionError: integer division or modulo by zero",
+            "ZeroDivisionError",
+            "integer division or modulo by zero",
             'File "sales/words.py", line 5',
         ),
-        (JVM_FAILED, "java.io.IOException: no space", "at com.example.Sales.write(Sales.scala:7)"),
+        (JVM_FAILED, "java.io.IOException", "no space", "at com.example.Sales.write(Sales.scala:7)"),
     ],
 )
 def test_the_line_that_decides_stands_first_and_library_frames_are_folded(
-    start: Any, opened: Open, message: str, decisive: str, shown: str
+    start: Any, opened: Open, message: str, kind: str, said: str, shown: str
 ) -> None:
     def work(job: Any) -> Any:
         raise RuntimeError(message)
@@ -129,17 +130,44 @@ def test_the_line_that_decides_stands_first_and_library_frames_are_folded(
     site.until(job_id, "ERROR")
     page = opened(site.page())
     row = section(page, "Failed jobs").get_by_role("row", name=job_id[:8])
-    row.get_by_text(decisive, exact=True).wait_for()
+    row.get_by_text(f"{kind}: {said}", exact=True).wait_for()
     row.get_by_role("link", name=job_id[:8]).click()
     error = section(page, "Error")
-    error.get_by_role("paragraph").get_by_text(decisive, exact=True).wait_for()
+    error.get_by_role("paragraph").get_by_text(said, exact=True).wait_for()
+    assert error.get_by_role("paragraph").all_inner_texts() == [said, kind]
+    assert not error.get_by_label("Stack").is_visible()
+    for folded in ("Message", "Stack", "All frames"):
+        error.locator("summary").get_by_text(folded, exact=True).click()
     text = error.get_by_label("Message").inner_text()
     assert shown in text
     assert not re.search(r"worker\.py|Thread\.run|DAGScheduler|packages/contents", text)
     assert "in work" in error.get_by_label("Stack").inner_text()  # the frame of the job's own code
-    assert decisive not in error.get_by_label("Stack").inner_text()
-    error.get_by_text("All frames").click()
+    assert said not in error.get_by_label("Stack").inner_text()
     assert message.strip() in error.get_by_label("All frames").inner_text()
+
+
+@pytest.mark.parametrize(
+    ("error", "paragraphs"),
+    [
+        (KeyError("no column amount"), ["'no column amount'", "KeyError"]),
+        (ValueError("no rows\nof today"), ["no rows", "ValueError"]),
+        (AssertionError(), ["AssertionError"]),
+    ],
+)
+def test_the_message_of_an_error_comes_before_its_class(
+    start: Any, opened: Open, error: Exception, paragraphs: list[str]
+) -> None:
+    def work(job: Any) -> Any:
+        raise error
+
+    site = start(functions={"w.Work": work})
+    job_id = site.submit("w.Work")
+    site.until(job_id, "ERROR")
+    page = opened(site.page(f"jobs/{job_id}"))
+    shown = section(page, "Error")
+    shown.get_by_text(paragraphs[0], exact=True).wait_for()
+    assert shown.get_by_role("paragraph").all_inner_texts() == paragraphs
+    assert (shown.get_by_label("Message").count() == 1) is ("\n" in str(error))
 
 
 def test_names_that_do_not_exist_are_said_in_words_with_a_way_back(site: Site, opened: Open) -> None:

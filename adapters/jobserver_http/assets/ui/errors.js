@@ -62,9 +62,13 @@ export function foldedStack(message, stack) {
     else if (!line.startsWith("    ")) repeated = false;
     return !repeated && !/^[\w.$]+:\s*$/.test(line); // what is left of the line with the message
   }).join("\n").trimEnd();
-  const hasFrames = (text) => text.split("\n").some((line) => isFrame(line) || /^\s+at /.test(line));
   if (hasFrames(stack) && !hasFrames(frames)) return "";
   return hasFrames(folded(frames)) ? folded(frames) : shortened(frames);
+}
+
+/** Whether a text has frames of Python or of the JVM. */
+export function hasFrames(text) {
+  return text.split("\n").some((line) => isFrame(line) || /^\s+at /.test(line));
 }
 
 function shortened(text) {

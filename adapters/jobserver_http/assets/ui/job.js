@@ -1,7 +1,7 @@
 // The page of one job.
 import { json, may } from "./api.js";
 import { address, alert, bdi, breakable, button, element, facts, grid, nothing, preformatted, refill, section } from "./dom.js";
-import { decisiveLine, folded, foldedStack } from "./errors.js";
+import { decisiveLine, folded, foldedStack, hasFrames } from "./errors.js";
 import { subscribe, throttled } from "./events.js";
 import { confirm } from "./forms.js";
 import { bytes, duration, jobDuration, jobState, moment, progress, state, stateName } from "./format.js";
@@ -90,24 +90,35 @@ function askToKill(page, record) {
 const BEFORE_REASON = new Map([["ContextTerminated", ": "], ["JobKilled", " "]]);
 
 /**
- * A job's or context's error: the line that decides, then the message if it has more lines, and the frames of the
- * job's own code. All frames can be opened.
+ * A job's or context's error: what it says in one line, then its class, then the message if it has more lines. The
+ * frames of the job's own code, and all frames, can be opened.
  */
 export function errorSection(error) {
   const before = BEFORE_REASON.get(error.errorClass);
   const reason = before && error.stack ? before + error.stack : "";
-  const message = `${error.errorClass ? `${error.errorClass}: ` : ""}${error.message.trim()}${reason}`;
+  const message = `${error.message.trim()}${reason}`;
   const stack = reason ? "" : error.stack ?? "";
   const [text, frames] = [folded(message), foldedStack(error.message, stack)];
-  const pre = (shown, label, more = "") => preformatted(label, shown, { class: `whole ${more}` });
   const line = text.includes("\n") ? decisiveLine(message) : text;
   const more = text.startsWith(line) ? text.slice(line.length + 1) : text;
-  const whole = stack.includes(error.message.trim()) ? stack : `${message}\n${stack}`;
+  const [said, name] = messageAndClass(line, text.startsWith(line) ? error.errorClass : null);
+  const named = error.errorClass ? `${error.errorClass}: ${message}` : message;
+  const whole = stack.includes(error.message.trim()) ? stack : `${named}\n${stack}`;
+  const pre = (shown, label, kind = "") => preformatted(label, shown, { class: `whole ${kind}` });
+  const fold = (shown, label) => element("details", {}, element("summary", {}, label), pre(shown, label, "frames"));
   return section("Error",
-    element("p", { class: "alert" }, line),
-    more && pre(more, "Message"),
-    frames && pre(frames, "Stack", "frames"),
-    text === message && frames === stack ? null : element("details", {}, element("summary", {}, "All frames"), pre(whole, "All frames", "frames")));
+    element("p", { class: "alert" }, said),
+    name && element("p", {}, element("code", {}, name)),
+    more && (hasFrames(more) ? fold(more, "Message") : pre(more, "Message")),
+    frames && fold(frames, "Stack"),
+    text === message && frames === stack ? null : fold(whole, "All frames"));
+}
+
+/** A line without the class that it begins with, and this class; a line that is nothing else stands for itself. */
+function messageAndClass(line, given) {
+  if (given) return line ? [line, given] : [given, null];
+  const [, name, said] = /^([\w.$]+): (.+)$/s.exec(line) ?? [];
+  return said ? [said, name] : [line, null];
 }
 
 function classPath(entries) {
