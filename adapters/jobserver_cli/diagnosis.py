@@ -11,7 +11,7 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from enum import Enum
 from functools import partial
@@ -91,11 +91,13 @@ class Finding:
 
 
 class _Problem(Exception):
-    """What a check has found wrong, and how to solve it."""
+    """What a check has found wrong, and how to solve it. Several problems may have one solution."""
 
-    def __init__(self, text: str, advice: str, verdict: Verdict = Verdict.BAD) -> None:
-        super().__init__(text)
-        self.text, self.advice, self.verdict = text, advice, verdict
+    def __init__(self, text: str | Sequence[str], advice: str, verdict: Verdict = Verdict.BAD) -> None:
+        self.texts = [text] if isinstance(text, str) else list(text)
+        self.text = "; ".join(self.texts)
+        super().__init__(self.text)
+        self.advice, self.verdict = advice, verdict
 
 
 @contextmanager
@@ -113,16 +115,28 @@ def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _finding(name: str, check: Callable[[], str]) -> Finding:
-    """Run a check, which returns a good finding or raises a problem. What it logs becomes a warning."""
+def _findings(name: str, check: Callable[[], str]) -> Iterator[Finding]:
+    """Run a check, which returns a good finding or raises a problem. What it logs becomes a warning.
+
+    Of several problems with one solution, the last has the advice.
+    """
     with _collected_warnings() as logged:
         try:
             text = check()
         except _Problem as found:
-            text = "; ".join([found.text, *logged])
-            return Finding(name=name, verdict=found.verdict, text=text, advice=found.advice)
+            *others, last = found.texts
+            yield from (Finding(name=name, verdict=found.verdict, text=other) for other in others)
+            text = "; ".join([last, *logged])
+            yield Finding(name=name, verdict=found.verdict, text=text, advice=found.advice)
+            return
     verdict = Verdict.WARNING if logged else Verdict.GOOD
-    return Finding(name=name, verdict=verdict, text="; ".join([text, *logged]))
+    yield Finding(name=name, verdict=verdict, text="; ".join([text, *logged]))
+
+
+def _finding(name: str, check: Callable[[], str]) -> Finding:
+    """Run a check that has at most one problem."""
+    [finding] = _findings(name, check)
+    return finding
 
 
 @contextmanager
@@ -140,8 +154,8 @@ def _collected_warnings() -> Iterator[list[str]]:
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Run the checks, most important first, and yield their findings."""
-    if settings.warnings:
-        yield Finding(name="Settings", verdict=Verdict.WARNING, text="; ".join(settings.warnings))
+    for warning in settings.warnings:
+        yield Finding(name="Settings", verdict=Verdict.WARNING, text=warning)
     # Nothing to check: on a version before 3.10, this package cannot be installed or imported.
     yield _finding("Python", lambda: f"{platform.python_version()} ({sys.executable})")
     if settings.launcher.backend == "pyspark":
@@ -152,9 +166,17 @@ def examine(settings: Settings) -> Iterator[Finding]:
         yield _finding("Host name", _host_name)
         if settings.spark.master.startswith("spark://"):
             yield _finding("Spark master", partial(_master, settings.spark.master))
+    bad = set[str]()
     for name, check in _CHECKS.items():
-        if name != "Binaries" or settings.job_binary_paths:
-            yield _finding(name, partial(check, settings))
+        # The disk of a directory that cannot be used is another one, or has nothing to do with the problem.
+        if (name == "Disk" and "Data directory" in bad) or (
+            name == "Binaries" and not settings.job_binary_paths
+        ):
+            continue
+        for finding in _findings(name, partial(check, settings)):
+            if finding.verdict is Verdict.BAD:
+                bad.add(name)
+            yield finding
 
 
 def mistakes(settings: Settings) -> list[JobServerError]:
@@ -256,7 +278,7 @@ def binary_problems(settings: Settings) -> Iterator[str]:
 
 def _binaries(settings: Settings) -> str:
     if problems := list(binary_problems(settings)):
-        raise _Problem("; ".join(problems), "Correct jobserver.job-binary-paths.", Verdict.WARNING)
+        raise _Problem(problems, "Correct jobserver.job-binary-paths.", Verdict.WARNING)
     return f"each file of jobserver.job-binary-paths exists ({', '.join(settings.job_binary_paths)})"
 
 
@@ -415,7 +437,7 @@ def _options(settings: Settings) -> str:
             given = ", ".join(options)
             unchecked.append(f"those of jobserver.{port.kind}.options ({given}) are not checked by {name!r}")
     if unchecked:
-        raise _Problem("; ".join(unchecked), _COMPARE, Verdict.WARNING)
+        raise _Problem(unchecked, _COMPARE, Verdict.WARNING)
     return "those of the stores and the fetcher are known"
 
 
@@ -441,7 +463,7 @@ def _contexts(settings: Settings) -> str:
         text = f"their settings are not checked: {error}"
         raise _Problem(text, _OTHERS_FIRST, Verdict.WARNING) from error
     if problems:
-        raise _Problem("; ".join(problems), _CORRECT, Verdict.WARNING)
+        raise _Problem(problems, _CORRECT, Verdict.WARNING)
     return "their settings are valid"
 
 

@@ -73,7 +73,7 @@ def doctor(
                 terminal.line(f"  → {line}")
     if terminal.as_json:
         terminal.json([attrs.asdict(finding) for finding in findings])
-    bad = [finding.name for finding in findings if finding.verdict is Verdict.BAD]
+    bad = dict.fromkeys(finding.name for finding in findings if finding.verdict is Verdict.BAD)
     if bad:
         raise CommandFailed(f"this machine is not ready: {', '.join(bad)}", ExitCode.NOT_READY)
 

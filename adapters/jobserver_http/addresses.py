@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import shlex
 import socket
 import ssl
 from collections.abc import Collection, Mapping
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
+from jobserver_core.config.old_settings import PEM_COMMANDS
 from jobserver_core.config.settings import HttpSettings
 from jobserver_core.errors import InvalidSetting
 from jobserver_core.models.arguments import check_several
@@ -100,7 +102,8 @@ def check_certificate(http: HttpSettings) -> None:
             message = f"cannot read {file}: {error.strerror}"
             raise InvalidSetting(key=f"jobserver.http.tls-{name}", message=message) from None
         if b"-----BEGIN " not in content:
-            message = f"{file} is no PEM file; keytool and openssl make one of a keystore"
+            commands = PEM_COMMANDS.replace("KEYSTORE", shlex.quote(str(file)))
+            message = f"{file} is no PEM file; if it is a keystore, make PEM files of it with: {commands}"
             raise InvalidSetting(key=f"jobserver.http.tls-{name}", message=message)
 
     def refuse() -> str:

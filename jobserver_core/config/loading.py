@@ -24,6 +24,7 @@ from jobserver_core.config.old_settings import (
     START_TIMEOUTS,
     check_ignored,
     inside,
+    near_old_key,
     no_effect,
     no_effect_in_context,
 )
@@ -315,8 +316,10 @@ class Collected:
 
     def _nearest(self, written: str) -> str | None:
         leaf = written.rpartition(".")[2]
-        if leaf in START_TIMEOUTS:
-            return START_TIMEOUTS[leaf]
+        if start_timeout := difflib.get_close_matches(leaf, START_TIMEOUTS, n=1, cutoff=0.9):
+            return START_TIMEOUTS[start_timeout[0]]
+        if old := near_old_key(written):
+            return old
         by_leaf: dict[str, list[str]] = {}
         for key in [*self._types, *(f"spark.context-settings.{key}" for key in CONTEXT_KEYS)]:
             by_leaf.setdefault(key.rpartition(".")[2], []).append(key)

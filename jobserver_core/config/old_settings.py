@@ -5,6 +5,8 @@ Based on the ``application.conf`` files and templates of its versions 0.5 to 0.1
 
 from __future__ import annotations
 
+import difflib
+import shlex
 from collections.abc import Mapping
 
 import attrs
@@ -49,6 +51,19 @@ class NoEffect:
         return self.why if self.instead is None else f"{self.why}; {self.instead}"
 
 
+PEM_COMMANDS = (
+    "keytool -importkeystore -srckeystore KEYSTORE -destkeystore store.p12 -deststoretype PKCS12 && "
+    "openssl pkcs12 -in store.p12 -nokeys -out certificate.pem && "
+    "openssl pkcs12 -in store.p12 -nocerts -nodes -out key.pem"
+)
+"""The commands that make the files of ``jobserver.http.tls-certificate`` and ``tls-key`` from a keystore."""
+
+_LIMITS_OF_CONNECTIONS = (
+    "set jobserver.http.idle-timeout for idle-timeout, and jobserver.jobs.sync-timeout, which limits how "
+    "long a request waits for its job, for request-timeout; other limits of connections are in "
+    "jobserver.http"
+)
+
 _TABLE = (
     (
         "custom-downing .short-timeout .context-lookup-timeout .manager-initialization-timeout",
@@ -60,13 +75,8 @@ _TABLE = (
         "it configured actors, and there are none here",
         None,
     ),
-    (
-        "akka spray",
-        "there is no Akka here",
-        "set jobserver.http.idle-timeout for idle-timeout, and jobserver.jobs.sync-timeout, which limits how "
-        "long a request waits for its job, for request-timeout; other limits of connections are in "
-        "jobserver.http",
-    ),
+    ("akka", "there is no Akka here", _LIMITS_OF_CONNECTIONS),
+    ("spray", "there is no Spray here", _LIMITS_OF_CONNECTIONS),
     (
         ".context-per-jvm spark.context-per-jvm deploy .use-spark-launcher",
         "each context has its own processes",
@@ -206,7 +216,7 @@ _CONNECTIONS = {
     "idle-timeout": "set jobserver.http.idle-timeout",
     "request-timeout": "set jobserver.jobs.sync-timeout, which limits how long a request waits for its job",
     "max-connections": "set jobserver.http.max-connections",
-    "keystore": "set jobserver.http.tls-certificate and tls-key",
+    "keystore": f"set jobserver.http.tls-certificate and tls-key to files that you make with: {PEM_COMMANDS}",
     "keystorePW": "give jobserver.http.tls-key a key without a password",
 }
 """What to set instead of a setting of the HTTP server of Akka or Spray."""
@@ -222,12 +232,14 @@ def _connections(why: str, section: str, value: Json) -> NoEffect:
     found = flatten(value, f"{section}.") if isinstance(value, Mapping) else {section: value}
     known = {key: instead for key in found if (instead := _instead_of(section, key))}
     rest = [key for key in found if key not in known and key not in ALIASES]
-    named = ", ".join(rest[:_NAMED]) + (f" and {len(rest) - _NAMED} more" if len(rest) > _NAMED else "")
+    shown = [f"{key}{_near_connection(section, key)}" for key in rest[:_NAMED]]
+    named = ", ".join(shown) + (f" and {len(rest) - _NAMED} more" if len(rest) > _NAMED else "")
     lost = f"{named} {'has' if len(rest) == 1 else 'have'} no effect" if rest else ""
     if not known:
         return NoEffect("; ".join(filter(None, [why, lost])))
     parts = [
-        f"for {key}{'' if key.endswith(_SECRET) else f' = {found[key]}'}, {instead}"
+        f"for {key}{'' if key.endswith(_SECRET) else f' = {found[key]}'}, "
+        f"{instead.replace('KEYSTORE', shlex.quote(str(found[key])))}"
         for key, instead in known.items()
     ]
     return NoEffect(why, "; ".join([*parts, *filter(None, [lost])]))
@@ -237,9 +249,25 @@ def _instead_of(section: str, key: str) -> str | None:
     """Return what to set instead of a key of Akka or Spray, or None if nothing needs to replace it."""
     if key in (f"{section}.loglevel", f"{section}.stdout-loglevel"):
         return _LOG_LEVEL
-    if key.startswith((f"{section}.can.server.", f"{section}.http.server.")):
-        return _CONNECTIONS.get(key.rpartition(".")[2])
-    return None
+    return _CONNECTIONS.get(key.rpartition(".")[2]) if _of_the_server(section, key) else None
+
+
+def _near_connection(section: str, key: str) -> str:
+    """Return a hint at the setting that a misspelled key of Akka's or Spray's server may mean, or ""."""
+    leaf = key.rpartition(".")[2]
+    near = difflib.get_close_matches(leaf, _CONNECTIONS, n=1, cutoff=0.85)
+    return f" (did you mean {near[0]}?)" if near and _of_the_server(section, key) else ""
+
+
+def _of_the_server(section: str, key: str) -> bool:
+    return key.startswith((f"{section}.can.server.", f"{section}.http.server."))
+
+
+def near_old_key(written: str) -> str | None:
+    """Return the key of the old server that a misspelled one may mean, of those without effect here."""
+    keys = {key.removeprefix(f"{_OLD}."): key for key in IGNORED}
+    near = difflib.get_close_matches(written.removeprefix(f"{_OLD}."), keys, n=1, cutoff=0.85)
+    return keys[near[0]] if near else None
 
 
 def no_effect(key: str, value: Json) -> NoEffect:
@@ -282,5 +310,5 @@ def check_ignored(key: str, value: Json) -> None:
         raise InvalidSetting(
             key=f"{key}.{server}.ssl-encryption",
             message="is not supported; remove it, and set jobserver.http.tls-certificate and tls-key "
-            "to PEM files; keytool and openssl make them of a keystore",
+            f"to files that you make of the keystore with: {PEM_COMMANDS}",
         )

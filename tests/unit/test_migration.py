@@ -8,7 +8,7 @@ import pytest
 
 from jobserver_core.config.loading import load_settings
 from jobserver_core.config.migration import KeyMigration, Outcome, migrate
-from jobserver_core.config.old_settings import IGNORED, IGNORED_IN_CONTEXTS
+from jobserver_core.config.old_settings import IGNORED, IGNORED_IN_CONTEXTS, PEM_COMMANDS
 from jobserver_core.config.settings import Settings
 from jobserver_core.errors import (
     InvalidConfig,
@@ -197,8 +197,15 @@ def test_a_group_without_effect_is_named_only_if_it_has_such_keys(
             "akka { loglevel = DEBUG, http.server { keystore = k.jks, keystorePW = hidden, x = 1 } }",
             Outcome.GONE,
             "for akka.loglevel = DEBUG, start the server with --log-level; for akka.http.server.keystore = "
-            "k.jks, set jobserver.http.tls-certificate and tls-key; for akka.http.server.keystorePW, give "
+            f"k.jks, set jobserver.http.tls-certificate and tls-key to files that you make with: "
+            f"{PEM_COMMANDS.replace('KEYSTORE', 'k.jks')}; for akka.http.server.keystorePW, give "
             "jobserver.http.tls-key a key without a password; akka.http.server.x has no effect",
+        ),
+        (
+            "akka.http { server.request-timout = 3 s, client.idle-timeot = 3 s }",
+            Outcome.IGNORED,
+            "akka.http.server.request-timout (did you mean request-timeout?), akka.http.client.idle-timeot "
+            "have no effect",
         ),
         ("akka = 1", Outcome.IGNORED, "akka has no effect"),
     ],
@@ -223,10 +230,24 @@ def test_the_keys_of_a_file_of_version_0_6(tmp_path: Path) -> None:
     assert found["spark.jobserver.job-jar-paths"].setting == "jobserver.job-binary-paths"
     assert outcomes(found, Outcome.GONE) == {"spray"}
     assert found["spray"].explanation == (
-        "there is no Akka here; for spray.can.server.idle-timeout = 60 s, set jobserver.http.idle-timeout; "
+        "there is no Spray here; for spray.can.server.idle-timeout = 60 s, set jobserver.http.idle-timeout; "
         "spray.can.server.ssl-encryption has no effect"
     )
     assert outcomes(found, Outcome.IGNORED) >= {"deploy"}
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("flywy.locations", "flyway"),
+        ("spark.jobserver.short-timeuot", "spark.jobserver.short-timeout"),
+        ("spark.jobserver.contxt-init-timeout", "jobserver.contexts.creation-timeout"),
+    ],
+)
+def test_a_misspelled_key_of_the_old_server_is_recognized(tmp_path: Path, key: str, nearest: str) -> None:
+    [found] = migrated(tmp_path, f"{key} = 3s").values()
+    assert found.outcome is Outcome.UNKNOWN
+    assert found.explanation.endswith(f"; did you mean '{nearest}'?")
 
 
 def test_one_mistake_does_not_hide_the_others(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from jobserver_cli import diagnosis
 from jobserver_cli.diagnosis import Finding, Verdict, examine, java_finding
 from jobserver_cli.exits import ExitCode
 from jobserver_core.config.loading import load_settings
+from jobserver_core.config.old_settings import PEM_COMMANDS
 from jobserver_core.config.settings import Settings
 from jobserver_core.data_directory import lock_data_dir
 from jobserver_core.errors import StorageError
@@ -454,8 +455,8 @@ def test_files_of_tls_that_are_not_in_pem_are_said_to_be(tmp_path: Path) -> None
         finding = found(settings(tmp_path, **files))["HTTP"]
         assert finding.verdict is Verdict.BAD
         assert finding.text == (
-            f"setting 'jobserver.http.tls-{named}': {store} is no PEM file; keytool and openssl make one of "
-            "a keystore"
+            f"setting 'jobserver.http.tls-{named}': {store} is no PEM file; if it is a keystore, make PEM "
+            f"files of it with: {PEM_COMMANDS.replace('KEYSTORE', str(store))}"
         )
     finding = found(settings(tmp_path, **{"jobserver.callbacks.ca-file": store}))["Callbacks"]
     assert finding.text.endswith(f"cannot use {store}: it contains no certificates in PEM format")
@@ -923,11 +924,13 @@ akka.http.server.ssl-encryption = on
     assert "for spray.can.server.idle-timeout = 90 s, set jobserver.http.idle-timeout; " in line
     assert "for spray.can.server.request-timeout = 40 s, set jobserver.jobs.sync-timeout" in line
     assert line.endswith(
-        "; for spray.can.server.keystore = k.jks, set jobserver.http.tls-certificate and tls-key"
+        "; for spray.can.server.keystore = k.jks, set jobserver.http.tls-certificate and tls-key to files "
+        f"that you make with: {PEM_COMMANDS.replace('KEYSTORE', 'k.jks')}"
     )
     assert [line for line in done.out.splitlines() if "akka" in line] == [
         "✗ akka.http.server.ssl-encryption: is not supported; remove it, and set "
-        "jobserver.http.tls-certificate and tls-key to PEM files; keytool and openssl make them of a keystore"
+        "jobserver.http.tls-certificate and tls-key to files that you make of the keystore with: "
+        f"{PEM_COMMANDS}"
     ]
 
 
@@ -1215,3 +1218,26 @@ def test_token_prints_the_token_once_and_its_hash_for_the_file(jobserver: Comman
     assert done.out == f"robot:{hash_token(token)}:*\n"
     as_json = jobserver("credentials", "token", "robot", "*", "--json").json
     assert as_json["line"] == f"robot:{hash_token(as_json['token'])}:*"
+
+
+def test_doctor_gives_each_broken_context_a_line_and_the_advice_once(
+    jobserver: CommandLine, tmp_path: Path
+) -> None:
+    text = "spark.contexts { a.inline.fial = x, b.inline.fial = x, c.inline.fial = x }"
+    done = jobserver("doctor", "--config", config_file(tmp_path, text), "--data-dir", tmp_path / "data")
+    lines = done.out.splitlines()
+    first = lines.index(next(line for line in lines if "Contexts: " in line))
+    for line, name in zip(lines[first:], "abc", strict=False):
+        assert line.startswith(f"! Contexts: the configured context {name} cannot start: ")
+    assert lines[first + 3] == "  → Correct it in the configuration."
+    assert done.out.count("Correct it in the configuration") == 1
+
+
+def test_doctor_says_nothing_of_the_disk_of_a_directory_that_cannot_be_used(
+    jobserver: CommandLine, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    done = jobserver("doctor", "--config", config_file(tmp_path), "--data-dir", tmp_path / "file" / "data")
+    assert f"✗ Data directory: cannot create {tmp_path / 'file' / 'data'}: " in done.out
+    assert " Disk: " not in done.out
+    assert " Temporary disk: " in done.out
