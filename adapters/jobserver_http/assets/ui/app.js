@@ -60,9 +60,10 @@ function makePage() {
     },
     /**
      * Run `load`. Show its error above what was loaded before, until it succeeds. If what the page is about does not
-     * exist, `missing` says so, and where to go: a sentence, a link's address, and its text.
+     * exist, `missing` says so, and where to go: a sentence, a link's address, and its text. `suggest` returns a
+     * suggestion of a similar name, or null.
      */
-    load(load, missing) {
+    load(load, missing, suggest) {
       const [text, href, where] = missing;
       return this.attempt(message, async () => {
         try {
@@ -71,22 +72,26 @@ function makePage() {
           if (error.status !== 404 || signal.aborted) throw error;
           this.title(text);
           this.live(false);
-          root.replaceChildren(element("p", {}, element("a", { href }, where)));
+          const suggestion = await suggest().catch(() => null);
+          root.replaceChildren(...[suggestion, element("p", {}, element("a", { href }, where))].filter(Boolean));
         }
-      });
+      }, `${heading.textContent} cannot be shown`);
     },
     /** Show the rows that `load` returns in a table, or its error above those that were loaded before. */
     async rows(list, place, load) {
       if (!await this.attempt(place, async () => list.update(await load()))) list.stopWaiting();
     },
-    /** Run `action`, and show its error in `place`, unless it is handled elsewhere; return whether it succeeded. */
-    async attempt(place, action) {
+    /**
+     * Run `action`; return whether it succeeded. Show its error in `place`, with what has `failed`, unless it is handled
+     * elsewhere.
+     */
+    async attempt(place, action, failed) {
       try {
         await action();
         place.replaceChildren();
         return true;
       } catch (error) {
-        if (!this.failed(error)) showError(place, error);
+        if (!this.failed(error)) showError(place, error, failed);
         return false;
       }
     },

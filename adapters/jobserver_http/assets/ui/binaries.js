@@ -4,6 +4,7 @@ import { address, alert, announce, bdi, button, element, grid, nameLink, refill,
 import { subscribe, throttled } from "./events.js";
 import { bytes, moment } from "./format.js";
 import { choice, confirm, field, onSubmit } from "./forms.js";
+import { suggestion } from "./lookups.js";
 import { jobLink, table } from "./tables.js";
 
 const TYPES = [
@@ -91,7 +92,7 @@ function uploadForm(page, file, uploaded, remove) {
       remove(form);
       page.announce(`Uploaded ${name.input.value}`);
       await uploaded();
-    });
+    }, `${file.name} was not uploaded`);
   });
   return form;
 }
@@ -103,7 +104,8 @@ export function binary(page, name) {
     const remove = may("binaries:delete") ? button("Delete", () => askToDelete(page, name, versions), { class: "danger" }) : null;
     const shown = grid("Versions", ["Uploaded", "Package", "Type", "Size", "SHA-256", "In use by"], versions.map(cells));
     refill(page.root, section("Versions", shown, remove && element("div", { class: "actions" }, remove)));
-  }, [`There is no binary with the name ${name}`, address("binaries"), "All binaries"]);
+  }, [`There is no binary with the name ${name}`, address("binaries"), "All binaries"],
+    async () => suggestion(name, Object.keys(await json(["binaries"])), (found) => address("binaries", found)));
   loadNowAndAfterInterruptions(page, load);
 }
 
@@ -128,6 +130,7 @@ function askToDelete(page, name, versions) {
     text: versions.length === 1 ? `The only version of ${name} is deleted. This cannot be undone.`
       : `All ${versions.length} versions of ${name} are deleted. This cannot be undone.`,
     verb: "Delete the binary",
+    failed: `Binary ${name} was not deleted`,
     action: async () => {
       await send(["binaries", name], { method: "DELETE" });
       window.addEventListener("hashchange", () => announce("The binary was deleted"), { once: true }); // on its page

@@ -6,6 +6,7 @@ import { moment, stateName } from "./format.js";
 import { confirm } from "./forms.js";
 import { errorSection } from "./job.js";
 import { showLog } from "./log.js";
+import { suggestion } from "./lookups.js";
 import { contextAge, contextState, jobTable, memory } from "./tables.js";
 
 /** The page of the newest context with a name, or of the context with this ID. */
@@ -34,7 +35,8 @@ export function context(page, name) {
     }
   };
   // The jobs are another call, which a user may be allowed without the first.
-  const load = () => page.load(() => show().finally(list), [`There is no context with the name ${name}`, address(), "Overview"]);
+  const load = () => page.load(() => show().finally(list), [`There is no context with the name ${name}`, address(), "Overview"],
+    async () => suggestion(name, await json(["contexts"]), (found) => address("contexts", found)));
   const refresh = throttled(load, page.signal);
   subscribe((event, data) => {
     const mine = event === "context" ? data.name === called : data.context === called;
@@ -75,6 +77,7 @@ function askToStop(page, record) {
     text: `The jobs that run and wait in ${record.name} end as ERROR.`,
     option: "Kill it, without waiting for Spark to stop",
     verb: "Stop the context",
+    failed: `Context ${record.name} was not stopped`,
     action: (force) => stop(page, record, force),
   });
 }
@@ -84,6 +87,7 @@ function askToKill(page, record) {
     title: "Kill this context?",
     text: `${record.name} is stopping already. Kill it if it takes too long.`,
     verb: "Kill the context",
+    failed: `Context ${record.name} was not killed`,
     action: () => stop(page, record, true),
   });
 }

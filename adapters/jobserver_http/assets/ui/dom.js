@@ -87,9 +87,10 @@ export function say(place, text) {
   if (place.textContent !== text) place.textContent = text;
 }
 
-/** Show an error in `place`, unless it is there already. */
-export function showError(place, error) {
-  if (place.textContent !== error.message) place.replaceChildren(alert(error));
+/** Show an error in `place`, and what it has prevented, unless it is there already. */
+export function showError(place, error, failed) {
+  const shown = alert(error, failed);
+  if (place.textContent !== shown.textContent) place.replaceChildren(shown);
 }
 
 /** A text of several lines, which can be scrolled with the keyboard. */
@@ -127,7 +128,7 @@ export function announce(text) {
   document.getElementById("announcements").textContent = text;
 }
 
-/** An error as a message that screen readers announce. */
-export function alert(error) {
-  return element("p", { class: "alert", role: "alert" }, error.message);
+/** An error as a message that screen readers announce, perhaps with what has `failed` because of it. */
+export function alert(error, failed) {
+  return element("p", { class: "alert", role: "alert" }, failed ? `${failed}: ${error.message}` : error.message);
 }

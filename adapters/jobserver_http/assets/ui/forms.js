@@ -38,10 +38,10 @@ export function onSubmit(form, action) {
 }
 
 /**
- * Ask before `action` is run; an error of the action is shown in the dialog. `option` is the label of a
- * checkbox whose value the action gets.
+ * Ask before `action` is run. If it fails, the dialog shows what has not happened, `failed`, and why. `option` is the
+ * label of a checkbox whose value the action gets.
  */
-export function confirm({ title, text, verb, option, action }) {
+export function confirm({ title, text, verb, failed, option, action }) {
   const message = element("div");
   const checkbox = element("input", { type: "checkbox", id: "dialog-option" });
   const cancel = button("Cancel", () => dialog.close());
@@ -58,7 +58,7 @@ export function confirm({ title, text, verb, option, action }) {
       await action(checkbox.checked);
       dialog.close();
     } catch (error) {
-      message.replaceChildren(alert(error));
+      message.replaceChildren(alert(error, failed));
       perform.disabled = false;
       perform.textContent = verb;
       perform.focus();

@@ -7,6 +7,7 @@ import { confirm } from "./forms.js";
 import { bytes, duration, jobDuration, jobState, moment, progress, state, stateName } from "./format.js";
 import { tree } from "./jsontree.js";
 import { showLog } from "./log.js";
+import { RECENT, suggestion } from "./lookups.js";
 import { showResult } from "./result.js";
 
 const FINAL = ["FINISHED", "ERROR", "KILLED"];
@@ -31,7 +32,10 @@ export function job(page, id) {
       if (record.status === "FINISHED") showResult(page, id).then((result) => parts.result.replaceChildren(result));
       else parts.error.replaceChildren(errorSection(record.result));
     }
-  }, [`There is no job with the ID ${id}`, address("jobs"), "All jobs"]);
+  }, [`There is no job with the ID ${id}`, address("jobs"), "All jobs"], async () => {
+    const recent = await json(["jobs"], { query: { limit: RECENT } });
+    return suggestion(id, recent.map(({ jobId }) => jobId), (found) => address("jobs", found));
+  });
   const refresh = throttled(load, page.signal);
   subscribe((name, data) => {
     const mine = data.jobId === id;
@@ -79,6 +83,7 @@ function askToKill(page, record) {
     text: `${record.classPath} in context ${record.context} ends as KILLED.`,
     option: "Kill its context too if the job cannot be killed alone",
     verb: "Kill the job",
+    failed: `Job ${record.jobId} was not killed`,
     action: async (force) => {
       await json(["jobs", record.jobId], { method: "DELETE", query: { force: force || "" } });
       page.announce("The kill was requested");

@@ -1,9 +1,10 @@
 // The list of all jobs, a page at a time.
 import { send } from "./api.js";
-import { button, catchFocus, element, say, section, showError } from "./dom.js";
+import { address, button, catchFocus, element, say, section, showError } from "./dom.js";
 import { subscribe, throttled } from "./events.js";
 import { WAITING } from "./format.js";
 import { choice, field, onSubmit } from "./forms.js";
+import { unknownFilters } from "./lookups.js";
 import { jobTable } from "./tables.js";
 
 const LIMIT = 50;
@@ -22,12 +23,13 @@ export function jobs(page, query) {
   const cursors = [null]; // of the pages up to this one
   let next = null;
   const message = element("div");
+  const hints = element("div");
   const newest = button("Newest", () => go(() => cursors.splice(1)));
   const newer = button("Newer", () => cursors.length > 1 && go(() => cursors.pop()));
   const older = button("Older", () => next && go(() => cursors.push(next)));
   const turns = [newest, newer, older];
   const where = element("span", { role: "status", class: "empty" });
-  const content = [filters(query), section(`${filtered ? "Matching" : "All"} jobs, newest first`, message, list.root,
+  const content = [filters(query), section(`${filtered ? "Matching" : "All"} jobs, newest first`, message, list.root, hints,
     element("div", { class: "actions" }, newest, newer, older, where))];
   page.root.append(...content);
 
@@ -40,6 +42,7 @@ export function jobs(page, query) {
       if (outdated()) return;
       next = following;
       list.update(rows);
+      showHints(rows.length === 0);
       message.replaceChildren();
       if (!content[0].isConnected) page.root.replaceChildren(...content);
     } catch (error) {
@@ -56,6 +59,14 @@ export function jobs(page, query) {
     older.disabled = !next;
     catchFocus(turns.includes(document.activeElement), turns.find(({ disabled }) => !disabled));
     say(where, `Page ${cursors.length}`);
+  }
+  /** Below an empty list, say which names of the filter do not exist. They are looked up once. */
+  async function showHints(wanted) {
+    hints.hidden = !wanted;
+    if (!wanted || !(given.context || given.classPath) || hints.dataset.known) return;
+    hints.dataset.known = "true";
+    const href = (name) => jobsAddress({ ...given, ...name });
+    hints.replaceChildren(...await unknownFilters(given, href, page.signal).catch(() => []));
   }
   function go(turn) {
     turn();
@@ -75,6 +86,10 @@ async function loadPage(given, cursor, signal) {
   return { rows: await response.json(), following: found && decodeURIComponent(found[1]) };
 }
 
+function jobsAddress(given) {
+  return `${address("jobs")}?${new URLSearchParams(given)}`;
+}
+
 function filters(query) {
   const status = choice("State", STATES, query.get("status") ?? "");
   const context = field("Context", { value: query.get("context") ?? "", autocomplete: "off" });
@@ -83,8 +98,7 @@ function filters(query) {
     status.root, context.root, classPath.root, element("button", {}, "Filter"));
   onSubmit(form, () => {
     const wanted = { status: status.input.value, context: context.input.value.trim(), classPath: classPath.input.value.trim() };
-    const given = Object.entries(wanted).filter(([, value]) => value);
-    location.hash = `#/jobs?${new URLSearchParams(given)}`;
+    location.hash = jobsAddress(Object.fromEntries(Object.entries(wanted).filter(([, value]) => value)));
   });
   return form;
 }
