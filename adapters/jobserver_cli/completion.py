@@ -26,6 +26,8 @@ RECENT = 50
 CONNECT_TIMEOUT, TIMEOUT = 1.0, 10.0
 """Seconds for opening a connection and for the response, while the shell is blocked."""
 
+NO_FILES = "\t"
+"""The line, an empty candidate, for the scripts of :mod:`jobserver_cli.shells` that no file can be meant."""
 _CURSOR = "\0"
 """Marks the end of a line while it is split: no line that a shell passes contains it."""
 
@@ -61,10 +63,19 @@ def words_before_cursor(line: str) -> tuple[list[str], str]:
     return [], ""
 
 
-def _completing(names: Callable[[CommandClient, str], Iterable[Described]]) -> Completion:
-    """Return a completion: of the names that the function yields, those that begin with what was typed."""
+def _completing(
+    names: Callable[[CommandClient, str], Iterable[Described]], *, or_files: bool = False
+) -> Completion:
+    """Return a completion: of the names that the function yields, those that begin with what was typed.
+
+    If there are none, shells complete names of files only with ``or_files``.
+    """
 
     def complete(context: typer.Context, incomplete: str) -> list[Described]:
+        found = matching(context, incomplete)
+        return found if or_files else _without_files(found)
+
+    def matching(context: typer.Context, incomplete: str) -> list[Described]:
         try:
             options = saved_servers.completed(_connection(context.params))
             with CommandClient(
@@ -77,6 +88,13 @@ def _completing(names: Callable[[CommandClient, str], Iterable[Described]]) -> C
         return [(name, visible(about)) for name, about in found if visible(name) == name]
 
     return complete
+
+
+def _without_files(found: list[Described]) -> list[Described]:
+    """Tell the script that no file can be meant if nothing was found; typer prints only what was."""
+    if not found:
+        typer.echo(NO_FILES)
+    return found
 
 
 def _connection(given: Mapping[str, Any]) -> ServerOptions:
@@ -120,11 +138,15 @@ def context_names(client: CommandClient, _typed: str) -> Iterable[Described]:
         yield record["name"], f"{context_state(record)} since {time_shown(record.get('startTime'))}"
 
 
-@_completing
-def binary_names(client: CommandClient, _typed: str) -> Iterable[Described]:
-    """Yield the names of binaries."""
+def _binary_names(client: CommandClient, _typed: str) -> Iterable[Described]:
     for name, about in client.get("/binaries").items():
         yield name, f"{about.get('binary-type')} of {time_shown(about.get('upload-time'))}"
+
+
+binary_names = _completing(_binary_names)
+"""Completes the names of binaries."""
+code_names = _completing(_binary_names, or_files=True)
+"""Completes the names of binaries where a file can be given as well."""
 
 
 @_completing
@@ -139,7 +161,7 @@ def server_names(incomplete: str) -> list[Described]:
     try:
         saved = saved_servers.addresses()
     except CommandFailed:
-        return []
-    return [
-        (name, address.replace("[", "(")) for name, address in saved.items() if name.startswith(incomplete)
-    ]
+        saved = {}
+    return _without_files(
+        [(name, address.replace("[", "(")) for name, address in saved.items() if name.startswith(incomplete)]
+    )

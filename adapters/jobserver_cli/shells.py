@@ -5,7 +5,8 @@ The problem: each shell splits a line into words in its own way, and bash splits
 
 The idea: a script passes the line up to the cursor as it was typed. The command splits it itself, and
 prints what the last word can be, one candidate a line, with a tab before its description. The script only
-brings these lines into the form that its shell wants. If there are none, the shell completes file names.
+brings these lines into the form that its shell wants. If there are none, the shell completes file names,
+unless the only line is an empty candidate, a tab: then the word is the name of something on the server.
 
 The variables are those of typer for fish, whose lines have this form.
 """
@@ -30,10 +31,13 @@ class Shell(str, Enum):
 _ASK = "env _JOBSERVER_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args _TYPER_COMPLETE_ARGS="
 
 BASH = r"""_jobserver() {
-    local line="${COMP_LINE:0:COMP_POINT}" last before="" mark value about shown room values=() abouts=()
+    local line="${COMP_LINE:0:COMP_POINT}" last before="" mark value about shown room
+    local files=yes values=() abouts=()
     # In quotes, bash replaces what follows the quote, and closes it.
     local quote="${COMP_WORDS[COMP_CWORD]:0:1}"
-    while IFS=$'\t' read -r value about; do
+    while IFS= read -r shown; do
+        [[ "$shown" != $'\t' ]] || files=
+        IFS=$'\t' read -r value about <<<"$shown"
         case "$quote" in
             \') value="${value//\'/\'\\\'\'}" ;;
             \") for mark in '\' '"' '$' '`'; do value="${value//"$mark"/"\\$mark"}"; done ;;
@@ -54,6 +58,7 @@ BASH = r"""_jobserver() {
     # A description is for a list of candidates, and not to be put into the line.
     [[ ${#values[@]} -lt 2 || "$COMP_TYPE" == 37 || "$COMP_TYPE" == 42 ]] && abouts=()
     COMPREPLY=()
+    [[ -n "$files" ]] || compopt +o default 2>/dev/null  # the bash of macOS has no compopt
     for mark in "${!values[@]}"; do
         shown="${values[mark]#"$before"}"
         room=$((${COLUMNS:-80} - ${#shown} - 4))
@@ -67,18 +72,19 @@ complete -o default -o nosort -F _jobserver jobserver 2>/dev/null ||
 
 ZSH = r"""#compdef jobserver
 _jobserver() {
-    local line value about program="${words[1]/#\~/$HOME}"
+    local line value about files=yes program="${words[1]/#\~/$HOME}"
     local typed="${(j: :)words[1,CURRENT-1]} $QIPREFIX$PREFIX"
     local -a found
     for line in "${(@f)$(<ask>"$typed" "$program" 2>/dev/null </dev/null)}"; do
         value="${line%%$'\t'*}"
         about="${line#"$value"}"
+        [[ "$line" = $'\t' ]] && files=
         [[ -n "$value" ]] && found+=("${value//:/\\:}${about:+:${about#$'\t'}}")
     done
     [[ "$PREFIX" = --*=* ]] && compset -P '*='
     if (( ${#found} )); then
         _describe -V jobserver found
-    else
+    elif [[ -n "$files" ]]; then
         _files
     fi
 }
@@ -92,7 +98,9 @@ fi
 FISH = r"""function __jobserver
     set -l program (commandline -opc)[1]
     set -l found (<ask>(commandline -cp) $program 2>/dev/null </dev/null)
-    if test -n "$found[1]"
+    if test "$found[1]" = \t
+        return
+    else if test -n "$found[1]"
         set -l option (string match -r '^--[^=]+=' -- (commandline -ct))
         printf '%s\n' "$option"$found
     else

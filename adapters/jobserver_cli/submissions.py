@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from jobserver_cli.client import CommandClient, quoted_segment
-from jobserver_cli.completion import binary_names
+from jobserver_cli.completion import code_names
 from jobserver_cli.exits import CommandFailed, ExitCode
 from jobserver_cli.following import follow_job, interrupt_note, showing_start, wait_for_end
 from jobserver_cli.lookups import similar_context, suggestions, unknown_binaries
@@ -53,7 +53,7 @@ Packages = Annotated[
         "--package",
         metavar="NAME|URI|FILE",
         help="A further wheel, egg or ZIP file that a Python job imports from. Can be repeated.",
-        autocompletion=binary_names,
+        autocompletion=code_names,
     ),
 ]
 
@@ -80,7 +80,7 @@ def submit(
             "--cp",
             metavar="NAME|URI|FILE",
             help="Code: the name of a binary, a URI, or a local file to upload. Can be repeated.",
-            autocompletion=binary_names,
+            autocompletion=code_names,
         ),
     ],
     *,
@@ -207,7 +207,7 @@ def run(
             metavar="FILE|NAME|URI",
             help="Code: a local file, which is uploaded if its content is new, the name of a binary, or a "
             "URI. Can be repeated.",
-            autocompletion=binary_names,
+            autocompletion=code_names,
         ),
     ],
     *,

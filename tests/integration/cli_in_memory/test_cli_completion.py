@@ -24,6 +24,8 @@ from jobserver_core import BinaryType, JobServer
 from loopback import Loopback
 
 PATIENCE = 60.0
+NOTHING = {"": ""}
+"""What the command offers where no name matches and no file can be meant."""
 START = "import sys; from jobserver_cli import main; main()"
 
 
@@ -112,14 +114,21 @@ def test_saved_servers_are_completed_without_asking_any(client: CommandLine, tmp
 
 def test_completion_is_empty_when_no_server_answers(jobserver: CommandLine) -> None:
     jobserver.environment.setenv("JOBSERVER_URL", "http://127.0.0.1:9")
-    assert completed("jobserver result a") == {}
+    assert completed("jobserver result a") == NOTHING
 
 
 def test_completion_asks_the_server_only_once(jobserver: CommandLine) -> None:
     with Loopback(lambda handler: handler.say(502, b"<html>")) as web:
         jobserver.environment.setenv("JOBSERVER_URL", web.url(""))
-        assert completed("jobserver context show w") == {}
+        assert completed("jobserver context show w") == NOTHING
         assert len(web.calls) == 1
+
+
+def test_only_where_a_file_can_be_given_the_shell_may_complete_one(client: CommandLine) -> None:
+    for line in ("result nix", "context show nix", "binary delete nix", "data delete nix", "logout nix"):
+        assert completed(f"jobserver {line}") == NOTHING, line
+    for line in ("submit w.Count --cp nix", "run w.Count --wheel nix", "upload words nix"):
+        assert completed(f"jobserver {line}") == {}, line
 
 
 # -- in real shells -------------------------------------------------------------------------------
@@ -249,6 +258,10 @@ def test_a_shell_completes_files_where_there_are_no_names(
 ) -> None:
     (tmp_path / "server.conf").touch()
     shell: Terminal = request.getfixturevalue(name)
+    for command in ("result", "context show", "binary delete", "jobs --server"):
+        line = f"jobserver {command} {tmp_path}/ser"
+        assert shell.words(line) == line.split()
+    assert shell.words(f"jobserver submit w.Count --cp {tmp_path}/ser")[-1] == f"{tmp_path}/server.conf"
     found = shell.words(f"jobserver serve --config {tmp_path}/ser")
     assert found == ["jobserver", "serve", "--config", f"{tmp_path}/server.conf"]
 
@@ -276,6 +289,8 @@ def test_fish_completes_commands_and_names(
         "jobserver jobs --status=RUN",
         r"jobserver binary delete two\ w",
         'jobserver binary delete "two w',
+        f"jobserver result {tmp_path}/words-",  # not a file
+        f"jobserver run words.Count --wheel {tmp_path}/words-",
     )
     asked = "; ".join(f"complete -C {shlex.quote(line)}" for line in lines)
     done = subprocess.run(
@@ -286,10 +301,11 @@ def test_fish_completes_commands_and_names(
         check=True,
         timeout=PATIENCE,
     )
-    last, job, option, value, escaped, quoted = done.stdout.splitlines()
+    last, job, option, value, escaped, quoted, file = done.stdout.splitlines()
     assert last == "@last\tthe newest job"
     assert job.startswith(f"{job_id}\t")
     assert option.startswith("--config\t")
     assert value == "--status=RUNNING"
     assert escaped.split("\t")[0].endswith("words")
     assert quoted.split("\t")[0].endswith("words")
+    assert file.split("\t")[0] == f"{tmp_path}/words-0.1-py3-none-any.whl"
