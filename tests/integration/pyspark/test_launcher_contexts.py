@@ -213,9 +213,9 @@ def test_a_context_that_takes_too_long_to_start_fails_with_the_output_of_spark(t
                 return ""
 
         wait_until(lambda: "Failed to connect to master 127.0.0.1:1" in said(), timeout=60.0)
-        clock.advance(60)
+        clock.advance(180)
         said_first = (
-            r"after 60 s: Spark cannot connect to its master spark://127\.0\.0\.1:1; .*; its log ends"
+            r"after 180 s: Spark cannot connect to its master spark://127\.0\.0\.1:1; .*; its log ends"
         )
         with pytest.raises(ContextFailed, match=said_first) as caught:
             waiter.result(20.0)
