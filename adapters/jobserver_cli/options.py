@@ -224,22 +224,23 @@ def _advice_for(texts: list[str]) -> str | None:
     return None
 
 
-def single_quoted(texts: list[str] | None) -> str | None:
-    """Return a key or string in single quotes, which HOCON does not know; None if there is none.
+def single_quoted(texts: list[str] | None) -> list[str]:
+    """Return the keys and strings in single quotes, which HOCON does not know.
 
     Texts of files are not searched, nor strings that have the quotes inside of double quotes. The texts must
     be valid.
     """
     from jobserver_core.config.trees import flatten  # noqa: PLC0415 - --help does not need it
 
+    found: dict[str, None] = {}  # a key once, also if it has several below it
     for text in texts or []:
         if "'" not in text or text.startswith("@"):
             continue
         for key, value in flatten(_parsed(text)).items():
             for word in (*key.split("."), *(value if isinstance(value, list) else [value])):
                 if isinstance(word, str) and re.fullmatch("'.*'", word) and f'"{word}' not in text:
-                    return word
-    return None
+                    found[word] = None
+    return list(found)
 
 
 def _is_hocon(text: str) -> bool:

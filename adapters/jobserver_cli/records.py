@@ -168,11 +168,11 @@ def context_state(record: ContextFields) -> str:
 
 
 def state_shown(record: JobFields) -> str:
-    """Return a job's state, with a note if it waits for a slot or is being killed."""
+    """Return a job's state, with a note if it waits or is being killed."""
     state = str(record.get("status", ""))
     if record.get("killRequested"):
         return f"{state}, kill requested"
-    return f"{WAITING} for a slot" if record.get("waiting") else state
+    return f"{WAITING} for a slot or its context" if record.get("waiting") else state
 
 
 def progress_shown(record: JobFields) -> str | None:

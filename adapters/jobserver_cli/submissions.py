@@ -304,7 +304,8 @@ def _note_doubtful_settings(
 ) -> None:
     """Warn of single quotes, and of settings for a context of its own that a job in a shared one ignores."""
     if quoted := single_quoted(data):
-        why = f'HOCON takes the single quotes in {quoted} as part of it; write "{quoted[1:-1]}"'
+        double = ", ".join(f'"{word[1:-1]}"' for word in quoted)
+        why = f"HOCON takes the single quotes in {', '.join(quoted)} as part of it; write {double}"
         terminal.note(f"warning: {why}", style="yellow")
     if context is not None and has_context_settings(config):
         why = f"the job runs in context {context}, which has its own"

@@ -336,12 +336,14 @@ def test_settings_without_a_comma_between_them_are_recognized(
         ("input.string = 'a b'", "'a b'"),
         ("a = [1, 'b']", "'b'"),
         ("x { 'y' = 1 }", "'y'"),
+        ("{'a': 1, 'b': 'c'}", "'a', 'b', 'c'"),
     ],
 )
 def test_single_quotes_are_warned_of(client: CommandLine, data: str, quoted: str) -> None:
     done = client("submit", "words.Sleep", "--cp", "words", "-c", "warm", "-d", data)
     assert done.code == 0
-    expected = f'HOCON takes the single quotes in {quoted} as part of it; write "{quoted[1:-1]}"'
+    double = quoted.replace("'", '"')
+    expected = f"HOCON takes the single quotes in {quoted} as part of it; write {double}"
     assert f"warning: {expected}\n" in done.err
 
 

@@ -261,7 +261,7 @@ def test_a_class_is_shown_without_its_package_where_room_is_short() -> None:
 
 def test_a_state_is_shown_with_what_it_waits_for() -> None:
     assert state_shown({"status": "RUNNING"}) == "RUNNING"
-    assert state_shown({"status": "STARTED", "waiting": True}) == "WAITING for a slot"
+    assert state_shown({"status": "STARTED", "waiting": True}) == "WAITING for a slot or its context"
     assert state_shown({"status": "RUNNING", "killRequested": True}) == "RUNNING, kill requested"
 
 
