@@ -232,7 +232,7 @@ class ObjectBlobStore(BlobStore):
                 if _TIME_KEY_OF_HDFS in info:
                     at = info[_TIME_KEY_OF_HDFS] / 1000
                 modified = _time(self._files.modified(key) if at is None else at)
-            except (FileNotFoundError, NotImplementedError):  # fsspec raises it for a system without times
+            except (FileNotFoundError, NotImplementedError):  # the latter from a file system without times
                 return False
         return modified is not None and modified < limit
 

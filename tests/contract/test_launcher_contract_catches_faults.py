@@ -372,17 +372,24 @@ class StopWaitsForTheEnd(_Waiting):
     parts = {"_InlineContext": Context}
 
 
+def _when_ready(handle: ContextHandle, *, or_ended: bool = False) -> _InlineContext:
+    """Return a context once it is ready."""
+    assert isinstance(handle, _InlineContext)
+    wait_until(
+        lambda: handle._listener._ready or (or_ended and not handle.lives), "the context is ready", DEADLINE
+    )
+    return handle
+
+
 class StartWaitsUntilTheContextIsReady(Fault):
     caught_by = ("test_a_start_returns_before_the_listener_has_handled_that_the_context_is_ready",)
     because = "start_context returned after"
     call_timeout = 0.5
 
     def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
-        handle = super().start_context(spec, listener)
-        assert isinstance(handle, _InlineContext)
-        wait_until(lambda: handle._listener._ready, "the context is ready", DEADLINE)
-        with handle._listener._lock:
-            return handle
+        context = _when_ready(super().start_context(spec, listener))
+        with context._listener._lock:
+            return context
 
 
 class StartWaitsForTheContext(Fault):
@@ -391,10 +398,7 @@ class StartWaitsForTheContext(Fault):
     timeout = 0.5
 
     def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
-        handle = super().start_context(spec, listener)
-        assert isinstance(handle, _InlineContext)
-        wait_until(lambda: handle._listener._ready or not handle.lives, "the context is ready", DEADLINE)
-        return handle
+        return _when_ready(super().start_context(spec, listener), or_ended=True)
 
 
 class StartWaitsForTheReport(Fault):
@@ -408,10 +412,7 @@ class StartWaitsForTheReport(Fault):
     timeout = 0.5
 
     def start_context(self, spec: ContextSpec, listener: ContextListener) -> ContextHandle:
-        handle = super().start_context(spec, listener)
-        assert isinstance(handle, _InlineContext)
-        wait_until(lambda: handle._listener._ready, "the context is ready", DEADLINE)
-        return handle
+        return _when_ready(super().start_context(spec, listener))
 
 
 class StartBlocks(Fault):
